@@ -1,0 +1,114 @@
+# Tidemark. One non-recursive Makefile; `make help` lists the targets.
+#
+#   DEV=1      warnings are errors (CI and `make check` set it)
+#   SAN=asan   build/asan: AddressSanitizer + UBSan      SAN=tsan   build/tsan: ThreadSanitizer
+#
+# Layout: every io/*.c and agent/*.c goes into a library, except programs' mains, listed below.
+# Archives plus --as-needed keep each program's libraries to what it really uses: tidemark-wal must
+# not load libcurl, libpq or jansson.
+
+VARIANT := $(if $(SAN),$(SAN),release)
+B       := build/$(VARIANT)
+CC      ?= gcc
+
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wformat=2 -Wvla \
+        -Wstrict-prototypes -Wmissing-prototypes -Wswitch-enum -Wundef -Wwrite-strings \
+        -Wpointer-arith
+PGINC  = $(shell pg_config --includedir 2>/dev/null || echo /usr/include/postgresql)
+CFLAGS_ALL := -std=gnu17 -D_GNU_SOURCE -I. -g -O2 -fPIE -fstack-protector-strong -fno-common \
+        -ffunction-sections -fdata-sections -MMD -MP $(WARN) $(if $(DEV),-Werror)
+LDFLAGS_ALL := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -Wl,--gc-sections -pthread
+ifeq ($(SAN),asan)
+CFLAGS_ALL += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+LDFLAGS_ALL += -fsanitize=address,undefined
+else ifeq ($(SAN),tsan)
+CFLAGS_ALL += -fsanitize=thread
+LDFLAGS_ALL += -fsanitize=thread
+else
+CFLAGS_ALL += -D_FORTIFY_SOURCE=2
+endif
+CFLAGS_ALL += $(CFLAGS)
+LDFLAGS_ALL += $(LDFLAGS)
+
+VERSION := 0.1.0
+CFLAGS_ALL += -DTIDEMARK_VERSION='"$(VERSION)"'
+
+IO_MAINS    := io/guardian.c
+AGENT_MAINS := agent/main.c
+IO_SRC      := $(filter-out $(IO_MAINS),$(wildcard io/*.c))
+AGENT_SRC   := $(filter-out $(AGENT_MAINS),$(wildcard agent/*.c))
+# tools/cmd_*.c are the verbs of `tidemark`; every other tools/*.c is a program of its own.
+CMD_SRC     := $(wildcard tools/cmd_*.c)
+
+LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -ljansson
+
+PROGRAMS := tidemark-guardian tidemark-agent tidemark tidemark-wal tidemark-inspect
+
+IO_OBJ    := $(IO_SRC:%.c=$(B)/%.o)
+AGENT_OBJ := $(AGENT_SRC:%.c=$(B)/%.o)
+CMD_OBJ   := $(CMD_SRC:%.c=$(B)/%.o)
+ARCHIVES  := $(B)/libcmd.a $(B)/libagent.a $(B)/libio.a
+
+all: deps-check $(PROGRAMS:%=$(B)/%)
+
+help:
+	@grep -E '^#:' $(MAKEFILE_LIST) | sed 's/^#: //'
+#: all            build everything into build/release
+#: deps           install the build and run-time packages (Debian 12)
+#: demo           the main job on an embedded repository, with a private server
+#: check          all tests in their short form; ends with "N passed, N failed, N skipped"
+#: campaign       the long loops whole
+#: bench          micro-benchmarks of the pipelines
+#: install        DESTDIR= PREFIX=/usr
+#: clean          remove build/
+
+$(B)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+
+$(B)/agent/pg_child.o: CFLAGS_ALL += -isystem $(PGINC)
+
+$(B)/libio.a: $(IO_OBJ)
+	@rm -f $@ && ar crs $@ $^
+$(B)/libagent.a: $(AGENT_OBJ)
+	@rm -f $@ && ar crs $@ $^
+$(B)/libcmd.a: $(CMD_OBJ)
+	@rm -f $@ && ar crs $@ $^
+
+$(B)/tidemark-guardian: $(B)/io/guardian.o
+$(B)/tidemark-agent:    $(B)/agent/main.o $(ARCHIVES)
+$(B)/tidemark:          $(B)/tools/tidemark.o $(ARCHIVES)
+$(B)/tidemark-wal:      $(B)/tools/wal.o $(ARCHIVES)
+$(B)/tidemark-inspect:  $(B)/tools/inspect.o $(ARCHIVES)
+
+$(PROGRAMS:%=$(B)/%):
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
+
+# --- tests: tests/unit/t_*.c are TAP programs ------------------------------------------------------
+UNIT_SRC := $(wildcard tests/unit/t_*.c)
+UNIT     := $(UNIT_SRC:%.c=$(B)/%)
+$(UNIT): $(B)/%: $(B)/%.o $(ARCHIVES)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
+unit: $(UNIT)
+
+
+deps:
+	@tools/install-deps
+deps-check:
+	@tools/install-deps --check || tools/install-deps
+
+demo: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@tests/demo.sh
+
+check: deps
+	@tests/check.sh
+campaign: deps
+	@tests/check.sh --campaign
+
+clean:
+	rm -rf build
+
+-include $(shell [ -d $(B) ] && find $(B) -name '*.d')
+
+.PHONY: all help deps deps-check demo check campaign unit bench clean install

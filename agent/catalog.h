@@ -1,0 +1,36 @@
+/* The snapshots of a repository: finding, reading and committing records. One thread. */
+#ifndef TIDEMARK_AGENT_CATALOG_H
+#define TIDEMARK_AGENT_CATALOG_H
+
+#include "agent/record.h"
+
+/* Reads the record of snapshot id. ERR_MISSING, ERR_CORRUPT. */
+int catalog_read(struct store *store, const struct repo *repo, const char *cluster,
+                 const char *node, const uint8_t id[ID_LEN], struct record *ret, struct err *err);
+
+/* Finds by tag, 32-digit id, a unique id prefix of ≥ 6 digits, or "latest" (newest captured_s of
+ * this cluster and node; node NULL or "" = any). cluster NULL or "" = the only one in the
+ * repository. ERR_MISSING names the nearest tags; ERR_USAGE lists the candidates when ambiguous.
+ * Withdrawn and damaged records are not candidates; a damaged one is reported through
+ * *ret_damaged (count; may be NULL). */
+int catalog_find(struct store *store, const struct repo *repo, const char *cluster,
+                 const char *node, const char *what, struct record *ret, size_t *ret_damaged,
+                 struct err *err);
+
+/* Calls each() for every good record, oldest captured_s first. */
+int catalog_list(struct store *store, const struct repo *repo, const char *cluster,
+                 int (*each)(void *ctx, const struct record *record, struct err *err), void *ctx,
+                 size_t *ret_damaged, struct err *err);
+
+/* Writes the record: the commit. ERR_BUSY when the tag is already taken in this cluster and node
+ * by another snapshot. */
+int catalog_commit(struct store *store, const struct repo *repo, const struct record *record,
+                   struct err *err);
+
+/* Reads and checks a volume's manifest: SHA-256 of the record, ids, geometry. *ret_buf is
+ * malloc'ed, owned by the caller; ret points into it. */
+int catalog_manifest(struct store *store, const struct repo *repo, const struct record *record,
+                     size_t volume_index, void **ret_buf, struct fmt_manifest *ret,
+                     struct err *err);
+
+#endif

@@ -1,0 +1,87 @@
+/* Configuration: one table of options feeds the parser (inih, this is the only file that includes
+ * it), TIDEMARK_<SECTION>_<KEY> from the environment, the sample file, --help and the man page.
+ * Lean: no jansson, no libpq, no libcurl, so that tidemark-wal can use it. One thread.
+ *
+ * A line that is unknown, malformed, longer than 4096 bytes, indented, or has a value out of range
+ * is refused with file, line and the nearest valid name (ERR_CONFIG). */
+#ifndef TIDEMARK_AGENT_CONF_H
+#define TIDEMARK_AGENT_CONF_H
+
+#include <stdio.h>
+
+#include "io/err.h"
+
+enum { CONF_VOLUMES_MAX = 16, CONF_NAME_MAX = 63, CONF_PATH_MAX = 1023 };
+
+enum conf_provider { PROVIDER_FREEZE, PROVIDER_COMMAND, PROVIDER_OFFLINE };
+enum conf_freeze_by { FREEZE_BY_AGENT, FREEZE_BY_SCRIPT };
+enum conf_manager { MANAGER_PG_CTL, MANAGER_SYSTEMD, MANAGER_COMMAND };
+enum conf_resume { RESUME_AUTO, RESUME_WAIT };
+
+struct conf_volume {
+    char name[CONF_NAME_MAX + 1];   /* from [volume NAME] */
+    char mount[CONF_PATH_MAX + 1];  /* mount point */
+    char device[CONF_PATH_MAX + 1]; /* empty = what is mounted there */
+    enum conf_provider provider;
+    enum conf_freeze_by freeze_by;            /* provider = command */
+    char snapshot_command[CONF_PATH_MAX + 1]; /* prints the snapshot device's path */
+    char drop_command[CONF_PATH_MAX + 1];
+};
+
+struct conf {
+    char file[CONF_PATH_MAX + 1]; /* where it came from; empty = defaults only */
+    /* [tidemark] */
+    char cluster[CONF_NAME_MAX + 1];
+    char node[CONF_NAME_MAX + 1];
+    char state_dir[CONF_PATH_MAX + 1];
+    char socket[108];
+    uint64_t memory_max; /* bytes */
+    unsigned lanes;      /* 0 = min(cores, 8) */
+    uint64_t rate_limit; /* bytes a second; 0 = none */
+    unsigned freeze_deadline_ms;
+    enum conf_resume resume;
+    /* [repository] */
+    char repository_url[CONF_PATH_MAX + 1];
+    char repository_group[CONF_NAME_MAX + 1]; /* file:// only; default tidemark-repo if it exists */
+    unsigned chunk_size;                      /* bytes, used by init */
+    /* [postgresql] */
+    char data_directory[CONF_PATH_MAX + 1];
+    char connection[CONF_PATH_MAX + 1]; /* libpq conninfo, without password */
+    char bin_directory[CONF_PATH_MAX + 1];
+    char os_user[CONF_NAME_MAX + 1];
+    enum conf_manager manager;
+    char manager_arg[CONF_PATH_MAX + 1]; /* unit name, or command prefix */
+    char log_file[CONF_PATH_MAX + 1];    /* manager = pg_ctl: -l FILE; default in state_dir */
+    bool checkpoint_fast;
+    unsigned start_timeout_s;
+    /* [wal] */
+    char wal_spool[CONF_PATH_MAX + 1]; /* default <data_directory>/pg_wal/tidemark-spool */
+    unsigned wal_prefetch;             /* segments ahead; 0 = off */
+    unsigned wal_get_timeout_s;        /* 600 */
+    unsigned wal_archive_timeout_s;    /* how long a snapshot waits for its WAL to arrive */
+    /* [volume NAME], in file order */
+    struct conf_volume volumes[CONF_VOLUMES_MAX];
+    size_t volume_count;
+};
+
+/* Defaults, then file (NULL: $TIDEMARK_CONFIG, else /etc/tidemark/tidemark.conf when it exists,
+ * else defaults only), then the environment. */
+int conf_load(const char *file, struct conf *ret, struct err *err);
+
+/* Parses text as if it were file `name` (tests, fuzzing). */
+int conf_parse(const char *name, const char *text, size_t len, struct conf *ret, struct err *err);
+
+/* Sets one option as the file would: "repository.url", "volume pgdata.mount". */
+int conf_set(struct conf *conf, const char *key, const char *value, struct err *err);
+
+/* Writes the loaded values in a form conf_load() reads back (for jobs: the job sees exactly what
+ * the agent saw). */
+int conf_write(const struct conf *conf, FILE *to);
+
+/* The commented sample file, and the table as roff for tidemark.conf(5). */
+void conf_print_sample(FILE *to);
+void conf_print_man(FILE *to);
+
+const struct conf_volume *conf_volume_by_name(const struct conf *conf, const char *name);
+
+#endif

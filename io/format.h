@@ -1,0 +1,224 @@
+/* The repository format as pure code: bounds-checked encode and decode of every structure of
+ * FORMAT.md, which is the normative text. No I/O, no allocation, any thread.
+ *
+ * Decoders validate length, magic, version, flags and checksum before any other field and write
+ * *ret only on success. Wrong bytes give ERR_CORRUPT; a newer version or an unknown flag gives
+ * ERR_REFUSED, so that a reader never guesses. */
+#ifndef TIDEMARK_IO_FORMAT_H
+#define TIDEMARK_IO_FORMAT_H
+
+#include "io/repo.h"
+
+enum {
+    FMT_VERSION = 1,
+    FMT_HEADER_LEN = 192,
+    FMT_REGION_HEADER_LEN = 64,
+    FMT_PACK_REF_LEN = 24,
+    FMT_ENTRY_LEN = 32,
+    FMT_MANIFEST_FIXED_LEN = 256,
+    FMT_MANIFEST_REGION_LEN = 64,
+    FMT_MANIFEST_PACK_LEN = 40,
+    FMT_REPO_BODY_LEN = 64,
+    FMT_WAL_FIXED_LEN = 192,
+    FMT_SHA256_LEN = 32,
+    FMT_DIGEST_LEN = 16,
+    FMT_PACK_TARGET = 16 << 20, /* bytes: a pack is closed before it would grow past this */
+};
+
+enum fmt_kind {
+    FMT_REPO,     /* magic "TMREPO\0\0" */
+    FMT_PACK,     /* "TMPACK\0\0": header | chunk payloads */
+    FMT_TABLES,   /* "TMTABLE\0": header | region tables */
+    FMT_MANIFEST, /* "TMVOLUME": header | fixed part | regions | packs */
+    FMT_JSON,     /* "TMJSON\0\0": header | JSON; number = enum fmt_json */
+    FMT_WAL,      /* "TMWAL\0\0\0": header | fixed part | blocks */
+    FMT_KIND_COUNT
+};
+
+enum fmt_json { FMT_JSON_RECORD = 1, FMT_JSON_DRILL = 2, FMT_JSON_JOB = 3 };
+
+/* 0 magic 8 | 8 version 4 | 12 header_len 4 | 16 key_id 4 | 20 flags 4 | 24 body_len 8 |
+ * 32 repository 16 | 48 volume 16 | 64 snapshot 16 | 80 number 4 | 84 zero 4 | 88 digest 32 |
+ * 120 salt 32 (zero while key_id = 0) | 152 zero 24 | 176 checksum 16 = XXH3-128 of [0, 176) */
+struct fmt_header {
+    enum fmt_kind kind;
+    uint32_t key_id; /* 0 = plain; anything else is refused until encryption exists */
+    uint64_t body_len;
+    uint8_t repository[ID_LEN];
+    uint8_t volume[ID_LEN];   /* zero where the kind has none */
+    uint8_t snapshot[ID_LEN]; /* zero where the kind has none */
+    uint32_t number;          /* pack number, or enum fmt_json */
+    /* SHA-256 of the body (repo, manifest, JSON), of the raw file (WAL), zero for packs and table
+     * packs: their parts are covered by the digests of whoever refers to them. */
+    uint8_t digest[FMT_SHA256_LEN];
+};
+
+void fmt_header_encode(const struct fmt_header *header, uint8_t to[FMT_HEADER_LEN]);
+int fmt_header_decode(const uint8_t *from, size_t len, struct fmt_header *ret, struct err *err);
+
+/* Decodes and also requires kind, and repository id when it is not NULL. */
+int fmt_header_expect(const uint8_t *from, size_t len, enum fmt_kind kind,
+                      const uint8_t repository[ID_LEN], struct fmt_header *ret, struct err *err);
+
+/* --- tidemark.repo: body 64 bytes: chunk_size 4 | region_size 4 | digest_seed 8 | created_s 8 |
+ * wrapped_key_count 4 (0) | zero 36 */
+void fmt_repo_encode(const struct repo *repo, uint8_t to[FMT_HEADER_LEN + FMT_REPO_BODY_LEN]);
+int fmt_repo_decode(const uint8_t *from, size_t len, struct repo *ret, struct err *err);
+
+/* --- chunk entries ----------------------------------------------------------------------- */
+enum fmt_chunk_flag {
+    FMT_ZERO = 1, /* all bytes zero, nothing stored */
+    FMT_FREE = 2, /* no file had data here, nothing stored; restore may leave or zero it */
+    FMT_RAW = 4,  /* stored as it is; otherwise one LZ4 block */
+    FMT_FLAGS_KNOWN = 7
+};
+
+/* In memory and on disk alike, so that a mapped table needs no decoding.
+ * digest 16 | pack 4 | offset 4 | stored_len 3 + flags 1 | zero 4.
+ * digest, pack, offset and stored_len are 0 for ZERO and FREE. */
+struct fmt_entry {
+    uint8_t digest[FMT_DIGEST_LEN]; /* XXH3-128 (seeded, canonical big-endian) of the plain chunk */
+    uint32_t pack;                  /* index in the pack list of this table */
+    uint32_t offset;                /* bytes from the start of the object */
+    uint32_t len_flags;             /* stored_len | flags << 24 */
+    uint32_t zero;
+};
+_Static_assert(sizeof(struct fmt_entry) == FMT_ENTRY_LEN, "wire size of a chunk entry");
+
+static inline uint32_t fmt_entry_len(const struct fmt_entry *entry)
+{
+    return entry->len_flags & 0xffffff;
+}
+
+static inline uint32_t fmt_entry_flags(const struct fmt_entry *entry)
+{
+    return entry->len_flags >> 24;
+}
+
+/* snapshot 16 | number 4 | zero 4; the pack's volume is the table's volume. */
+struct fmt_pack_ref {
+    uint8_t snapshot[ID_LEN];
+    uint32_t number;
+    uint32_t zero;
+};
+_Static_assert(sizeof(struct fmt_pack_ref) == FMT_PACK_REF_LEN, "wire size of a pack ref");
+
+/* --- region table: 0 magic "TMREGION" 8 | 8 version 4 | 12 header_len 4 | 16 region_index 4 |
+ * 20 chunk_size 4 | 24 chunk_count 4 | 28 pack_count 4 | 32 last_chunk_len 4 | 36 flags 4 |
+ * 40 zero 8 | 48 checksum 16 = XXH3-128 of [0, 48) ; then pack refs, then entries.
+ * The whole table is covered by the SHA-256 in the manifest. */
+struct fmt_region {
+    uint32_t region_index;
+    uint32_t chunk_size;
+    uint32_t chunk_count;
+    uint32_t pack_count;
+    uint32_t last_chunk_len;          /* bytes; chunk_size unless this is the volume's last */
+    const struct fmt_pack_ref *packs; /* decode: point into the caller's buffer (8-aligned) */
+    const struct fmt_entry *entries;
+};
+
+static inline size_t fmt_region_len(uint32_t chunk_count, uint32_t pack_count)
+{
+    return FMT_REGION_HEADER_LEN + (size_t)pack_count * FMT_PACK_REF_LEN +
+           (size_t)chunk_count * FMT_ENTRY_LEN;
+}
+
+/* Writes fmt_region_len() bytes. */
+void fmt_region_encode(const struct fmt_region *region, uint8_t *to);
+/* len must be exact; every entry is validated (flags, pack < pack_count, lengths, offset). */
+int fmt_region_decode(const uint8_t *from, size_t len, struct fmt_region *ret, struct err *err);
+
+/* --- volume manifest. Fixed part (256 bytes): size 8 | chunk_size 4 | region_size 4 |
+ * region_count 4 | pack_count 4 | logical_sector 4 | physical_sector 4 | parent snapshot 16 |
+ * fs_type text 16 | fs_uuid text 40 | fs_label text 64 | zero. Texts are NUL-padded.
+ * Region (64): snapshot 16 | table pack number 4 | offset 4 | len 4 | zero 4 | SHA-256 32.
+ * Pack (40): snapshot 16 | number 4 | zero 4 | stored_len 8 | live_len 8; sorted by
+ * (snapshot, number), stored_len is the whole object, live_len the sum of chunks reached. */
+struct fmt_manifest_region {
+    uint8_t snapshot[ID_LEN];
+    uint32_t number;
+    uint32_t offset;
+    uint32_t len;
+    uint32_t zero;
+    uint8_t sha256[FMT_SHA256_LEN];
+};
+_Static_assert(sizeof(struct fmt_manifest_region) == FMT_MANIFEST_REGION_LEN, "wire size");
+
+struct fmt_manifest_pack {
+    uint8_t snapshot[ID_LEN];
+    uint32_t number;
+    uint32_t zero;
+    uint64_t stored_len;
+    uint64_t live_len;
+};
+_Static_assert(sizeof(struct fmt_manifest_pack) == FMT_MANIFEST_PACK_LEN, "wire size");
+
+struct fmt_manifest {
+    uint8_t volume[ID_LEN]; /* these two stand in the object header */
+    uint8_t snapshot[ID_LEN];
+    uint64_t size; /* bytes of the device */
+    uint32_t chunk_size;
+    uint32_t region_size;
+    uint32_t region_count;
+    uint32_t pack_count;
+    uint32_t logical_sector;
+    uint32_t physical_sector;
+    uint8_t parent[ID_LEN]; /* zero for a full snapshot */
+    char fs_type[16];
+    char fs_uuid[40];
+    char fs_label[64];
+    const struct fmt_manifest_region *regions; /* decode: into the caller's buffer (8-aligned) */
+    const struct fmt_manifest_pack *packs;
+};
+
+static inline size_t fmt_manifest_len(uint32_t region_count, uint32_t pack_count)
+{
+    return FMT_HEADER_LEN + FMT_MANIFEST_FIXED_LEN +
+           (size_t)region_count * FMT_MANIFEST_REGION_LEN +
+           (size_t)pack_count * FMT_MANIFEST_PACK_LEN;
+}
+
+/* Encodes the whole object, header included, fmt_manifest_len() bytes. */
+void fmt_manifest_encode(const struct fmt_manifest *manifest, const uint8_t repository[ID_LEN],
+                         uint8_t *to);
+/* Decodes a whole object and checks its SHA-256, geometry and sort order. */
+int fmt_manifest_decode(const uint8_t *from, size_t len, const uint8_t repository[ID_LEN],
+                        struct fmt_manifest *ret, struct err *err);
+
+/* --- JSON envelope: header with digest = SHA-256 of the JSON, then the JSON bytes.
+ * encode writes FMT_HEADER_LEN + json_len bytes; decode returns a view into from. */
+void fmt_json_encode(enum fmt_json kind, const uint8_t repository[ID_LEN],
+                     const uint8_t snapshot[ID_LEN], const char *json, size_t json_len,
+                     uint8_t *to);
+int fmt_json_decode(const uint8_t *from, size_t len, enum fmt_json kind,
+                    const uint8_t repository[ID_LEN], struct fmt_header *ret_header,
+                    const char **ret_json, size_t *ret_json_len, struct err *err);
+
+/* --- WAL object. Fixed part (192 bytes): raw_len 8 | system_id 8 | timeline 4 | block_size 4 |
+ * name text 64 | cluster text 64 | zero 40. Then blocks of block_size raw bytes (the last may be
+ * short): stored_len 4 (bit 31 = stored raw) | bytes. header.digest = SHA-256 of the raw file. */
+struct fmt_wal {
+    uint64_t raw_len;
+    uint64_t system_id;
+    uint32_t timeline;
+    uint32_t block_size; /* 64 KiB */
+    char name[64];
+    char cluster[64];
+    uint8_t raw_sha256[FMT_SHA256_LEN];
+};
+
+/* Upper bound of an object for raw_len bytes. */
+size_t fmt_wal_len_max(uint64_t raw_len);
+/* Builds the whole object from the raw bytes (compresses); returns its length. to has
+ * fmt_wal_len_max() bytes. raw_sha256 must be set in wal. */
+size_t fmt_wal_encode(const struct fmt_wal *wal, const uint8_t repository[ID_LEN], const void *raw,
+                      uint8_t *to);
+/* Decodes header and fixed part only. */
+int fmt_wal_decode_header(const uint8_t *from, size_t len, const uint8_t repository[ID_LEN],
+                          struct fmt_wal *ret, struct err *err);
+/* Decodes the blocks into raw (ret->raw_len bytes, from a header that was decoded before) and
+ * compares the SHA-256. */
+int fmt_wal_decode_body(const uint8_t *from, size_t len, const struct fmt_wal *wal, void *raw,
+                        struct err *err);
+
+#endif

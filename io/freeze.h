@@ -1,0 +1,44 @@
+/* Freezing filesystems with a guardian. The guardian is a tiny program exec'd before anything
+ * large is mapped; it holds the mount fds, says "ready" after mlockall, and thaws everything when
+ * the deadline passes or when we die (SIGKILL, SIGSTOP past the deadline). No FIFREEZE before
+ * "ready". FIFREEZE flushes and waits for writes in flight; a second FIFREEZE is EBUSY.
+ *
+ *     freeze_arm(&freeze, fds, count, deadline_ms, err)
+ *     freeze_all(&freeze, err)          … capture, no PostgreSQL call, no write to these volumes
+ *     freeze_thaw(&freeze, &expired, err)
+ *     freeze_disarm(&freeze)
+ *
+ * One thread. */
+#ifndef TIDEMARK_IO_FREEZE_H
+#define TIDEMARK_IO_FREEZE_H
+
+#include "io/err.h"
+
+enum { FREEZE_VOLUMES_MAX = 16 };
+
+struct freeze {
+    int fds[FREEZE_VOLUMES_MAX]; /* directories on the filesystems, borrowed */
+    size_t count;
+    size_t frozen;  /* fds[0..frozen) are frozen */
+    int control_fd; /* socket to the guardian; its EOF means we died */
+    int guardian_pid;
+    uint64_t frozen_at_ns; /* CLOCK_MONOTONIC */
+    uint64_t stall_ns;     /* first freeze to last thaw, after freeze_thaw() */
+};
+
+/* Starts the guardian (program "tidemark-guardian", looked up beside our own executable, then in
+ * ../lib/tidemark, or $TIDEMARK_GUARDIAN in tests) and waits for "ready". */
+int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned deadline_ms,
+               struct err *err);
+
+/* Freezes in order. On failure everything frozen so far is thawed again. ERR_BUSY when one is
+ * frozen already. */
+int freeze_all(struct freeze *freeze, struct err *err);
+
+/* Thaws in reverse order. *ret_expired: the guardian thawed first, so the capture is void. */
+int freeze_thaw(struct freeze *freeze, bool *ret_expired, struct err *err);
+
+/* Dismisses the guardian and reaps it. Accepts a half-armed object; thaws if still frozen. */
+void freeze_disarm(struct freeze *freeze);
+
+#endif

@@ -1,0 +1,60 @@
+/* push: device → repository. O_DIRECT reads, zero test, digest, comparison with the parent's
+ * table, LZ4, packs, PUT; on share-nothing lanes. See DESIGN §5 for the pipeline.
+ *
+ *     push_run(&push, used.items, used.count, err)      any number of times
+ *     push_seal(&push, &result, err)                    tables, then the manifest: once
+ *
+ * The caller owns everything a struct push points to and keeps it until push_seal() returned.
+ * push_run() starts and joins its own threads; call it from one thread. */
+#ifndef TIDEMARK_IO_PUSH_H
+#define TIDEMARK_IO_PUSH_H
+
+#include "io/extent.h"
+#include "io/lane_options.h"
+#include "io/table.h"
+
+struct push {
+    struct store *store;
+    const struct repo *repo;
+    int fd;                     /* volume, opened O_RDONLY | O_DIRECT */
+    uint32_t alignment;         /* of offsets, lengths and memory for fd, bytes (logical sector) */
+    uint32_t request_max;       /* largest read that the device takes in one piece; 0 = 1 MiB */
+    struct table *work;         /* from table_create() */
+    const struct table *parent; /* NULL: full snapshot */
+    struct lane_options options;
+    struct io_progress *progress;
+    uint32_t next_pack; /* first free pack number of this snapshot; starts at 0 */
+    /* stored object length of every pack of this snapshot, by number; owned, freed by
+     * push_release(). */
+    uint64_t *pack_len;
+    uint32_t pack_len_count;
+};
+
+/* Captures the chunks that touch the normalised extents. A chunk read twice in one snapshot takes
+ * its newest bytes. Errors: ERR_DEVICE, ERR_STORE, ERR_CANCELLED, ERR_INTERNAL (memory). */
+int push_run(struct push *push, const struct extent *used, size_t used_count, struct err *err);
+
+struct push_result {
+    uint8_t manifest_sha256[FMT_SHA256_LEN]; /* of the whole manifest object */
+    uint64_t manifest_len;
+    uint64_t table_bytes; /* stored bytes of new table packs */
+    uint32_t pack_count;  /* packs the snapshot reaches */
+};
+
+/* Device identity to record in the manifest. */
+struct push_identity {
+    uint32_t logical_sector;
+    uint32_t physical_sector;
+    char fs_type[16];
+    char fs_uuid[40];
+    char fs_label[64];
+    const struct fmt_manifest *parent_manifest; /* NULL: full; unchanged regions reuse its tables */
+};
+
+/* Writes table packs and the manifest, and seals the working table. */
+int push_seal(struct push *push, const struct push_identity *identity, struct push_result *ret,
+              struct err *err);
+
+void push_release(struct push *push);
+
+#endif

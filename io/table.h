@@ -1,0 +1,60 @@
+/* The chunk table of a whole volume as one memory-mapped file: 32 bytes a chunk (0.1 % of the
+ * volume) and the list of packs its entries name. Two uses: the working table that push fills,
+ * and the local cache of the newest committed snapshot, which an incremental compares with.
+ *
+ * The file is local (state_dir), never in the repository: header | pack refs | entries, with a
+ * SHA-256 over all of it that table_seal() writes and table_open() checks.
+ *
+ * Entries of different regions may be written by different threads; everything else is one
+ * thread's. */
+#ifndef TIDEMARK_IO_TABLE_H
+#define TIDEMARK_IO_TABLE_H
+
+#include "io/format.h"
+
+struct table {
+    int fd;
+    void *map;
+    size_t map_len;
+    uint8_t volume[ID_LEN];
+    uint8_t snapshot[ID_LEN]; /* the snapshot whose table this is */
+    uint64_t size;            /* bytes of the volume */
+    uint32_t chunk_size;
+    uint32_t region_size;
+    uint64_t chunk_count;
+    struct fmt_entry *entries; /* chunk_count, in the map */
+    /* Packs of the parent come first; packs of this snapshot follow as parent_pack_count + number,
+     * so lanes need no shared list. malloc'ed, owned. */
+    struct fmt_pack_ref *packs;
+    uint32_t pack_count;
+    uint32_t parent_pack_count;
+};
+
+/* Makes path (replacing it) with every entry FREE. parent may be NULL; its pack list is taken. */
+int table_create(const char *path, const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                 uint64_t size, const struct repo *repo, const struct table *parent,
+                 struct table *ret, struct err *err);
+
+/* Maps path read-only and checks it whole. ERR_MISSING or ERR_CORRUPT: rebuild it. */
+int table_open(const char *path, struct table *ret, struct err *err);
+
+/* Writes header, pack list and checksum, and fsyncs: the file can be opened from now on. */
+int table_seal(struct table *table, struct err *err);
+
+/* Builds the table of a manifest from the repository at path and seals it. Reads every region
+ * table and checks it. */
+int table_rebuild(const char *path, struct store *store, const struct repo *repo,
+                  const struct fmt_manifest *manifest, struct table *ret, struct err *err);
+
+/* Plain length in bytes of chunk index; the last one is short when size is not a multiple. */
+uint32_t table_chunk_len(const struct table *table, uint64_t chunk_index);
+
+void table_close(struct table *table);
+
+/* Reads one region's table through the store and checks it against the manifest. buf is malloc'ed
+ * and owned by the caller; ret points into it. */
+int table_fetch_region(struct store *store, const struct repo *repo,
+                       const struct fmt_manifest *manifest, uint32_t region_index, void **ret_buf,
+                       struct fmt_region *ret, struct err *err);
+
+#endif
