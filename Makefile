@@ -13,7 +13,7 @@ CC      ?= gcc
 
 WARN := -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wformat=2 -Wvla \
         -Wstrict-prototypes -Wmissing-prototypes -Wswitch-enum -Wundef -Wwrite-strings \
-        -Wpointer-arith
+        -Wpointer-arith -Wno-format-truncation
 PGINC  = $(shell pg_config --includedir 2>/dev/null || echo /usr/include/postgresql)
 CFLAGS_ALL := -std=gnu17 -D_GNU_SOURCE -I. -g -O2 -fPIE -fstack-protector-strong -fno-common \
         -ffunction-sections -fdata-sections -MMD -MP $(WARN) $(if $(DEV),-Werror)
@@ -43,6 +43,8 @@ CMD_SRC     := $(wildcard tools/cmd_*.c)
 LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -ljansson
 
 PROGRAMS := tidemark-guardian tidemark-agent tidemark tidemark-wal tidemark-inspect
+
+# Messages are cut on purpose where they are too long (-Wno-format-truncation above).
 
 IO_OBJ    := $(IO_SRC:%.c=$(B)/%.o)
 AGENT_OBJ := $(AGENT_SRC:%.c=$(B)/%.o)
@@ -84,6 +86,8 @@ $(B)/tidemark-inspect:  $(B)/tools/inspect.o $(ARCHIVES)
 $(PROGRAMS:%=$(B)/%):
 	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 
+objects: $(IO_OBJ) $(AGENT_OBJ) $(CMD_OBJ)
+
 # --- tests: tests/unit/t_*.c are TAP programs ------------------------------------------------------
 UNIT_SRC := $(wildcard tests/unit/t_*.c)
 UNIT     := $(UNIT_SRC:%.c=$(B)/%)
@@ -111,4 +115,4 @@ clean:
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all help deps deps-check demo check campaign unit bench clean install
+.PHONY: all objects help deps deps-check demo check campaign unit bench clean install
