@@ -1,0 +1,151 @@
+/* What all stores share: URL schemes, names that cannot leave the root, whole-object reads. */
+#include "io/store_ops.h"
+
+#include <assert.h>
+
+static bool component_valid(const char *name, size_t len)
+{
+    if (len == 0 || (len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.'))
+        return false;
+    for (size_t i = 0; i < len; i++) {
+        char c = name[i];
+        bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                    c == '.' || c == '_' || c == '-';
+        if (!good)
+            return false;
+    }
+    return true;
+}
+
+bool store_name_valid(const char *name)
+{
+    if (strlen(name) > STORE_NAME_MAX)
+        return false;
+    for (;;) {
+        size_t len = strcspn(name, "/");
+        if (!component_valid(name, len))
+            return false;
+        if (name[len] == '\0')
+            return true;
+        name += len + 1;
+    }
+}
+
+static int check_name(const struct store *store, const char *name, struct err *err)
+{
+    if (store_name_valid(name))
+        return 0;
+    return err_set(err, ERR_INTERNAL, "'%.64s' is not an object name (%s)", name, store->url);
+}
+
+/* A list prefix is "" or "a/b/": a name followed by '/'. */
+static int check_prefix(const struct store *store, const char *prefix, struct err *err)
+{
+    size_t len = strlen(prefix);
+    if (len == 0)
+        return 0;
+    char name[STORE_NAME_MAX + 1];
+    if (len <= STORE_NAME_MAX && prefix[len - 1] == '/') {
+        memcpy(name, prefix, len - 1);
+        name[len - 1] = '\0';
+        if (store_name_valid(name))
+            return 0;
+    }
+    return err_set(err, ERR_INTERNAL, "'%.64s' is not a list prefix (%s)", prefix, store->url);
+}
+
+int store_open(const char *url, const struct store_options *options, bool create,
+               struct store **ret, struct err *err)
+{
+    static const struct store_options none = {.group_id = -1};
+    if (options == NULL)
+        options = &none;
+    size_t scheme_len = strlen(store_file_ops.scheme);
+    if (strncmp(url, store_file_ops.scheme, scheme_len) != 0) {
+        (void)err_set(err, ERR_CONFIG, "repository URL '%s': unknown scheme", url);
+        return err_hint(err, "write file:///absolute/directory");
+    }
+    struct store *store;
+    int rc = store_file_open(url + scheme_len, options, create, &store, err);
+    if (rc < 0)
+        return rc;
+    store->url = strdup(url);
+    if (store->url == NULL) {
+        store->ops->close(store);
+        free(store);
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    }
+    *ret = store;
+    return 0;
+}
+
+void store_close(struct store *store)
+{
+    if (store == NULL)
+        return;
+    store->ops->close(store);
+    free(store->url);
+    free(store);
+}
+
+const char *store_url(const struct store *store)
+{
+    return store->url;
+}
+
+int store_put(struct store *store, const char *name, const void *ptr, size_t len, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 ? rc : store->ops->put(store, name, ptr, len, err);
+}
+
+int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
+              size_t *ret_len, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 ? rc : store->ops->get(store, name, offset, buf, len, ret_len, err);
+}
+
+int store_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 ? rc : store->ops->size(store, name, ret_size, err);
+}
+
+int store_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,
+                  size_t *ret_len, struct err *err)
+{
+    uint64_t size;
+    int rc = store_size(store, name, &size, err);
+    if (rc < 0)
+        return rc;
+    if (size > len_max)
+        return err_set(err, ERR_CORRUPT, "object '%s' has %llu bytes, at most %zu are possible",
+                       name, (unsigned long long)size, len_max);
+    free_mem void *buf = malloc((size_t)size + 1); /* never malloc(0) */
+    if (buf == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory for object '%s'", name);
+    size_t len;
+    rc = store_get(store, name, 0, buf, (size_t)size, &len, err);
+    if (rc < 0)
+        return rc;
+    if (len != size)
+        return err_set(err, ERR_STORE, "object '%s' became shorter while it was read", name);
+    *ret_buf = take_ptr(&buf);
+    *ret_len = len;
+    return 0;
+}
+
+int store_list(struct store *store, const char *prefix,
+               int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,
+               struct err *err)
+{
+    int rc = check_prefix(store, prefix, err);
+    return rc < 0 ? rc : store->ops->list(store, prefix, each, ctx, err);
+}
+
+int store_remove(struct store *store, const char *name, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 ? rc : store->ops->remove(store, name, err);
+}

@@ -1,0 +1,530 @@
+/* file:// repositories in client mode: one directory tree, one file an object. See store_file.h for
+ * the order that makes a put durable. */
+#include "io/store_file.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/openat2.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+static struct store_file *of(struct store *store)
+{
+    return CONTAINER_OF(store, struct store_file, store);
+}
+
+int store_file_error(struct store_file *file, const char *what, const char *name, struct err *err)
+{
+    int saved = errno;
+    const char *url = file->store.url ? file->store.url : "file://";
+    if (saved == ENOSPC || saved == EDQUOT) {
+        (void)err_sys(err, ERR_STORE, "the repository '%s' is full (%s '%s')", url, what, name);
+        return err_hint(err, "free space in the repository's filesystem or raise its quota");
+    }
+    return err_sys(err, ERR_STORE, "%s '%s' in %s", what, name, url);
+}
+
+/* openat(2) that cannot leave the root and follows no link at any level (openat2(2), 5.6). */
+static int open_beneath(int dir_fd, const char *path, int flags)
+{
+    struct open_how how = {
+        .flags = (unsigned)(flags | O_CLOEXEC | O_NOFOLLOW),
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS,
+    };
+    for (;;) {
+        long fd = syscall(SYS_openat2, dir_fd, path, &how, sizeof(how));
+        if (fd >= 0 || (errno != EAGAIN && errno != EINTR)) /* EAGAIN: a rename raced with us */
+            return (int)fd;
+    }
+}
+
+const char *store_file_split(const char *name, char *dir)
+{
+    const char *slash = strrchr(name, '/');
+    if (slash == NULL) {
+        dir[0] = '\0';
+        return name;
+    }
+    size_t len = (size_t)(slash - name);
+    assert(len <= STORE_NAME_MAX);
+    memcpy(dir, name, len);
+    dir[len] = '\0';
+    return slash + 1;
+}
+
+/* Opens one level below parent_fd, making it when it is missing, and flushes parent_fd. */
+static int step_down(struct store_file *file, int parent_fd, const char *part, int *ret_fd,
+                     struct err *err)
+{
+    if (mkdirat(parent_fd, part, 0770) < 0) {
+        if (errno != EEXIST)
+            return store_file_error(file, "make directory", part, err);
+    } else {
+        /* umask(2) must not decide, and the group is inherited only from a setgid parent. */
+        if (file->group_id >= 0 &&
+            fchownat(parent_fd, part, (uid_t)-1, (gid_t)file->group_id, AT_SYMLINK_NOFOLLOW) < 0)
+            return store_file_error(file, "set the group of directory", part, err);
+        if (fchmodat(parent_fd, part, STORE_FILE_DIR_MODE, 0) < 0)
+            return store_file_error(file, "set the mode of directory", part, err);
+    }
+    if (fsync(parent_fd) < 0)
+        return store_file_error(file, "flush the parent of directory", part, err);
+    int fd = open_beneath(parent_fd, part, O_RDONLY | O_DIRECTORY);
+    if (fd < 0)
+        return store_file_error(file, "open directory", part, err);
+    *ret_fd = fd;
+    return 0;
+}
+
+int store_file_open_dir(struct store_file *file, const char *dir, int *ret_fd, struct err *err)
+{
+    char path[STORE_NAME_MAX + 1];
+    (void)snprintf(path, sizeof(path), "%s", dir);
+    close_fd int fd = fcntl(file->root_fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return store_file_error(file, "open directory", "/", err);
+    char *rest = NULL;
+    for (char *part = strtok_r(path, "/", &rest); part; part = strtok_r(NULL, "/", &rest)) {
+        int next = -1;
+        int rc = step_down(file, fd, part, &next, err);
+        if (rc < 0)
+            return rc;
+        (void)close(fd);
+        fd = next;
+    }
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
+/* dir_fd of the store for the directory of name; puts in one directory follow one another. */
+static int put_dir(struct store_file *file, const char *dir, struct err *err)
+{
+    if (file->dir_fd >= 0 && strcmp(file->dir, dir) == 0)
+        return 0;
+    int fd;
+    int rc = store_file_open_dir(file, dir, &fd, err);
+    if (rc < 0)
+        return rc;
+    if (file->dir_fd >= 0)
+        (void)close(file->dir_fd);
+    file->dir_fd = fd;
+    (void)snprintf(file->dir, sizeof(file->dir), "%s", dir);
+    return 0;
+}
+
+static int open_named_temp(struct store_file *file, int flags, struct store_file_temp *temp,
+                           struct err *err)
+{
+    close_fd int dir_fd = -1;
+    int rc = store_file_open_dir(file, "tmp", &dir_fd, err);
+    if (rc < 0)
+        return rc;
+    uint64_t random[2];
+    if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
+        return err_sys(err, ERR_INTERNAL, "getrandom");
+    (void)snprintf(temp->name, sizeof(temp->name), "tmp/%016llx%016llx",
+                   (unsigned long long)random[0], (unsigned long long)random[1]);
+    temp->fd =
+        openat(dir_fd, temp->name + 4, flags | O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW,
+               STORE_FILE_OBJECT_MODE);
+    if (temp->fd < 0)
+        temp->name[0] = '\0';
+    return 0; /* the caller looks at fd and errno */
+}
+
+static int open_temp(struct store_file *file, int dir_fd, int flags, struct store_file_temp *temp,
+                     struct err *err)
+{
+    temp->name[0] = '\0';
+    if (!file->no_tmpfile) {
+        temp->fd =
+            openat(dir_fd, ".", flags | O_RDWR | O_TMPFILE | O_CLOEXEC, STORE_FILE_OBJECT_MODE);
+        /* open(2): EOPNOTSUPP from the filesystem, EISDIR or ENOENT from kernels without it. */
+        if (temp->fd >= 0 || (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT))
+            return 0;
+        file->no_tmpfile = true;
+    }
+    return open_named_temp(file, flags, temp, err);
+}
+
+int store_file_temp_open(struct store_file *file, int dir_fd, int flags,
+                         struct store_file_temp *ret, bool *ret_direct, struct err *err)
+{
+    struct store_file_temp temp = {.fd = -1};
+    int rc = open_temp(file, dir_fd, flags, &temp, err);
+    bool direct = (flags & O_DIRECT) != 0;
+    if (rc == 0 && temp.fd < 0 && direct && errno == EINVAL) { /* tmpfs before 6.5, some FUSE */
+        direct = false;
+        rc = open_temp(file, dir_fd, flags & ~O_DIRECT, &temp, err);
+    }
+    if (rc < 0)
+        return rc;
+    if (temp.fd < 0)
+        return store_file_error(file, "create an object in", file->dir, err);
+    if (file->group_id >= 0 && fchown(temp.fd, (uid_t)-1, (gid_t)file->group_id) < 0)
+        rc = store_file_error(file, "set the group of an object in", file->dir, err);
+    else if (fchmod(temp.fd, STORE_FILE_OBJECT_MODE) < 0)
+        rc = store_file_error(file, "set the mode of an object in", file->dir, err);
+    if (rc < 0) {
+        store_file_temp_close(file, &temp);
+        return rc;
+    }
+    *ret = temp;
+    if (ret_direct)
+        *ret_direct = direct;
+    return 0;
+}
+
+int store_file_temp_link(struct store_file *file, struct store_file_temp *temp, int dir_fd,
+                         const char *base, const char *name, struct err *err)
+{
+    int rc;
+    if (temp->name[0] != '\0') {
+        rc = linkat(file->root_fd, temp->name, dir_fd, base, 0);
+    } else {
+        /* AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH: linkat(2) shows this way for users. */
+        char path[32];
+        (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", temp->fd);
+        rc = linkat(AT_FDCWD, path, dir_fd, base, AT_SYMLINK_FOLLOW);
+    }
+    if (rc == 0)
+        return 0;
+    return errno == EEXIST ? STORE_EXISTS : store_file_error(file, "name object", name, err);
+}
+
+void store_file_temp_close(struct store_file *file, struct store_file_temp *temp)
+{
+    if (temp->name[0] != '\0')
+        (void)unlinkat(file->root_fd, temp->name, 0);
+    if (temp->fd >= 0)
+        (void)close(temp->fd);
+    temp->fd = -1;
+    temp->name[0] = '\0';
+}
+
+static int write_all(int fd, const void *ptr, size_t len)
+{
+    const char *from = ptr;
+    while (len > 0) {
+        ssize_t n = write(fd, from, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0) {
+            if (n == 0)
+                errno = EIO;
+            return -1;
+        }
+        from += n;
+        len -= (size_t)n;
+    }
+    return 0;
+}
+
+static int file_put(struct store *store, const char *name, const void *ptr, size_t len,
+                    struct err *err)
+{
+    struct store_file *file = of(store);
+    char dir[STORE_NAME_MAX + 1];
+    const char *base = store_file_split(name, dir);
+    int rc = put_dir(file, dir, err);
+    if (rc < 0)
+        return rc;
+    struct store_file_temp temp;
+    rc = store_file_temp_open(file, file->dir_fd, 0, &temp, NULL, err);
+    if (rc < 0)
+        return rc;
+    if (write_all(temp.fd, ptr, len) < 0)
+        rc = store_file_error(file, "write object", name, err);
+    else if (fsync(temp.fd) < 0)
+        rc = store_file_error(file, "flush object", name, err);
+    else
+        rc = store_file_temp_link(file, &temp, file->dir_fd, base, name, err);
+    /* Also when the object exists: who linked it may have died before this flush. */
+    if (rc >= 0 && fsync(file->dir_fd) < 0)
+        rc = store_file_error(file, "flush the directory of object", name, err);
+    store_file_temp_close(file, &temp);
+    return rc;
+}
+
+/* ENOENT means absence only where the repository itself can be seen. */
+static int missing(struct store_file *file, const char *name, struct err *err)
+{
+    struct stat st;
+    bool is_identity =
+        strcmp(name, "tidemark.repo") == 0 || strcmp(name, "tidemark.repo.copy") == 0;
+    bool there = is_identity ? fstat(file->root_fd, &st) == 0 && st.st_nlink > 0
+                             : faccessat(file->root_fd, "tidemark.repo", F_OK, 0) == 0 ||
+                                   faccessat(file->root_fd, "tidemark.repo.copy", F_OK, 0) == 0;
+    if (there)
+        return err_set(err, ERR_MISSING, "object '%s' does not exist in %s", name, file->store.url);
+    (void)err_set(err, ERR_STORE, "%s holds no repository ('%s' was asked for)", file->store.url,
+                  name);
+    return err_hint(err, "is the filesystem of the repository mounted? 'tidemark init' makes a "
+                         "new repository");
+}
+
+int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
+                           struct err *err)
+{
+    close_fd int fd = open_beneath(file->root_fd, name, O_RDONLY | O_NONBLOCK | flags);
+    if (fd < 0) {
+        if (errno == ENOENT)
+            return missing(file, name, err);
+        return store_file_error(file, "open object", name, err);
+    }
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return store_file_error(file, "stat object", name, err);
+    if (!S_ISREG(st.st_mode))
+        return err_set(err, ERR_STORE, "'%s' in %s is not a file", name, file->store.url);
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
+static int file_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
+                    size_t *ret_len, struct err *err)
+{
+    struct store_file *file = of(store);
+    close_fd int fd = -1;
+    int rc = store_file_open_object(file, name, 0, &fd, err);
+    if (rc < 0)
+        return rc;
+    size_t got = 0;
+    while (got < len) {
+        ssize_t n = pread(fd, (char *)buf + got, len - got, (off_t)(offset + got));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return store_file_error(file, "read object", name, err);
+        if (n == 0)
+            break;
+        got += (size_t)n;
+    }
+    *ret_len = got;
+    return 0;
+}
+
+static int file_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)
+{
+    struct store_file *file = of(store);
+    close_fd int fd = -1;
+    int rc = store_file_open_object(file, name, 0, &fd, err);
+    if (rc < 0)
+        return rc;
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return store_file_error(file, "stat object", name, err);
+    *ret_size = (uint64_t)st.st_size;
+    return 0;
+}
+
+static int file_remove(struct store *store, const char *name, struct err *err)
+{
+    struct store_file *file = of(store);
+    char dir[STORE_NAME_MAX + 1];
+    const char *base = store_file_split(name, dir);
+    close_fd int dir_fd = open_beneath(file->root_fd, dir[0] ? dir : ".", O_RDONLY | O_DIRECTORY);
+    if (dir_fd >= 0 && unlinkat(dir_fd, base, 0) == 0)
+        return 0;
+    return errno == ENOENT ? 0 : store_file_error(file, "remove object", name, err);
+}
+
+static void file_close(struct store *store)
+{
+    struct store_file *file = of(store);
+    if (file->dir_fd >= 0)
+        (void)close(file->dir_fd);
+    (void)close(file->root_fd);
+}
+
+/* --- list: a sorted walk ------------------------------------------------------------------ */
+
+struct walk {
+    struct store_file *file;
+    int (*each)(void *ctx, const char *name, uint64_t size, struct err *err);
+    void *ctx;
+    char name[STORE_NAME_MAX + 1]; /* prefix of the directory at hand, with its '/' */
+};
+
+struct walk_entries {
+    char **names; /* directories end with '/': that makes the order of whole names */
+    size_t count, capacity;
+};
+
+static void entries_release(struct walk_entries *entries)
+{
+    for (size_t i = 0; i < entries->count; i++)
+        free(entries->names[i]);
+    free(entries->names);
+}
+
+static int entries_add(struct walk_entries *entries, const char *name, bool is_dir, struct err *err)
+{
+    if (entries->count == entries->capacity) {
+        size_t capacity = entries->capacity ? entries->capacity * 2 : 64;
+        char **names = reallocarray(entries->names, capacity, sizeof(*names));
+        if (names == NULL)
+            return err_set(err, ERR_INTERNAL, "out of memory while listing the repository");
+        entries->names = names;
+        entries->capacity = capacity;
+    }
+    char *copy;
+    if (asprintf(&copy, "%s%s", name, is_dir ? "/" : "") < 0)
+        return err_set(err, ERR_INTERNAL, "out of memory while listing the repository");
+    entries->names[entries->count++] = copy;
+    return 0;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    const char *const *left = a, *const *right = b;
+    return strcmp(*left, *right);
+}
+
+/* Strangers' names (lost+found), our temporaries and what NFS keeps of removed files. */
+static bool is_foreign(const struct walk *walk, const char *name)
+{
+    return !store_name_valid(name) || strncmp(name, ".nfs", 4) == 0 ||
+           (walk->name[0] == '\0' && strcmp(name, "tmp") == 0);
+}
+
+static int read_entries(struct walk *walk, DIR *dir, struct walk_entries *entries, struct err *err)
+{
+    for (;;) {
+        errno = 0;
+        const struct dirent *entry = readdir(dir);
+        if (entry == NULL)
+            return errno == 0 ? 0 : store_file_error(walk->file, "list directory", walk->name, err);
+        if (is_foreign(walk, entry->d_name))
+            continue;
+        struct stat st;
+        if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
+            if (errno == ENOENT)
+                continue; /* removed since */
+            return store_file_error(walk->file, "stat", entry->d_name, err);
+        }
+        if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+            continue;
+        int rc = entries_add(entries, entry->d_name, S_ISDIR(st.st_mode), err);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+static int walk_dir(struct walk *walk, int dir_fd, struct err *err);
+
+static int walk_entry(struct walk *walk, int dir_fd, const char *name, struct err *err)
+{
+    size_t prefix_len = strlen(walk->name), len = strlen(name);
+    if (prefix_len + len > STORE_NAME_MAX)
+        return 0; /* no object of ours has such a name */
+    memcpy(walk->name + prefix_len, name, len + 1);
+    int rc = 0;
+    struct stat st;
+    if (name[len - 1] == '/') {
+        int fd = open_beneath(dir_fd, name, O_RDONLY | O_DIRECTORY);
+        if (fd >= 0)
+            rc = walk_dir(walk, fd, err);
+        else if (errno != ENOENT)
+            rc = store_file_error(walk->file, "open directory", walk->name, err);
+    } else if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+        rc = walk->each(walk->ctx, walk->name, (uint64_t)st.st_size, err);
+    } else if (errno != ENOENT) {
+        rc = store_file_error(walk->file, "stat", walk->name, err);
+    }
+    walk->name[prefix_len] = '\0';
+    return rc;
+}
+
+/* Takes dir_fd. Recursion is as deep as names have components. */
+static int walk_dir(struct walk *walk, int dir_fd, struct err *err)
+{
+    DIR *dir = fdopendir(dir_fd);
+    if (dir == NULL) {
+        (void)close(dir_fd);
+        return err_set(err, ERR_INTERNAL, "out of memory while listing the repository");
+    }
+    struct walk_entries entries = {0};
+    int rc = read_entries(walk, dir, &entries, err);
+    if (rc == 0 && entries.count > 0)
+        qsort(entries.names, entries.count, sizeof(*entries.names), compare_names);
+    for (size_t i = 0; rc == 0 && i < entries.count; i++)
+        rc = walk_entry(walk, dirfd(dir), entries.names[i], err);
+    entries_release(&entries);
+    (void)closedir(dir);
+    return rc;
+}
+
+static int file_list(struct store *store, const char *prefix,
+                     int (*each)(void *ctx, const char *name, uint64_t size, struct err *err),
+                     void *ctx, struct err *err)
+{
+    struct walk walk = {.file = of(store), .each = each, .ctx = ctx};
+    (void)snprintf(walk.name, sizeof(walk.name), "%s", prefix);
+    int fd = open_beneath(walk.file->root_fd, prefix[0] ? prefix : ".", O_RDONLY | O_DIRECTORY);
+    if (fd >= 0)
+        return walk_dir(&walk, fd, err);
+    if (errno != ENOENT)
+        return store_file_error(walk.file, "open directory", prefix, err);
+    int rc = missing(walk.file, prefix, err);
+    return rc == -ERR_MISSING ? 0 : rc; /* a directory without objects does not exist */
+}
+
+const struct store_ops store_file_ops = {
+    .scheme = "file://",
+    .put = file_put,
+    .get = file_get,
+    .size = file_size,
+    .list = file_list,
+    .remove = file_remove,
+    .close = file_close,
+};
+
+/* --- open --------------------------------------------------------------------------------- */
+
+/* Makes the root as step_down() makes directories below it, and its parent's entry durable. */
+static int make_root(const char *path, const struct store_options *options, struct err *err)
+{
+    if (mkdir(path, 0770) < 0)
+        return errno == EEXIST
+                   ? 0
+                   : err_sys(err, ERR_STORE, "make the repository directory '%s'", path);
+    if (options->group_id >= 0 && chown(path, (uid_t)-1, (gid_t)options->group_id) < 0)
+        return err_sys(err, ERR_STORE, "set the group of '%s'", path);
+    if (chmod(path, STORE_FILE_DIR_MODE) < 0)
+        return err_sys(err, ERR_STORE, "set the mode of '%s'", path);
+    free_mem char *parent = NULL;
+    if (asprintf(&parent, "%s/..", path) < 0)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    close_fd int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        return err_sys(err, ERR_STORE, "flush the parent of '%s'", path);
+    return 0;
+}
+
+int store_file_open(const char *path, const struct store_options *options, bool create,
+                    struct store **ret, struct err *err)
+{
+    if (path[0] != '/')
+        return err_set(err, ERR_CONFIG, "repository URL 'file://%s': the path must be absolute",
+                       path);
+    int rc = create ? make_root(path, options, err) : 0;
+    if (rc < 0)
+        return rc;
+    close_fd int root_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (root_fd < 0)
+        return err_sys(err, ERR_STORE, "open the repository directory '%s'", path);
+    struct store_file *file = calloc(1, sizeof(*file));
+    if (file == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    file->store.ops = &store_file_ops;
+    file->root_fd = take_fd(&root_fd);
+    file->group_id = options->group_id;
+    file->dir_fd = -1;
+    *ret = &file->store;
+    return 0;
+}

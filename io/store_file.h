@@ -1,0 +1,57 @@
+/* Private to io/store_file*.c and io/store_lane.c: the parts of the directory store that its
+ * client mode and its lane mode share.
+ *
+ * Durability of a put, in this order: data → fsync(file) → link(2), which never replaces → fsync of
+ * the directory and, once a directory, of all its ancestors (who made one may have died before its
+ * parent was flushed). Every name that can be seen therefore has its whole content. */
+#ifndef TIDEMARK_IO_STORE_FILE_H
+#define TIDEMARK_IO_STORE_FILE_H
+
+#include "io/store_ops.h"
+
+enum { STORE_FILE_DIR_MODE = 02770, STORE_FILE_OBJECT_MODE = 0440 };
+
+struct store_file {
+    struct store store;
+    int root_fd;
+    int64_t group_id;
+    /* Directory that the last put went to, open and with durable ancestors; -1 = none. */
+    int dir_fd;
+    char dir[STORE_NAME_MAX + 1];
+    bool no_tmpfile; /* the filesystem has no O_TMPFILE (NFS): named temporaries under tmp/ */
+};
+
+/* An object that is being written: nameless (O_TMPFILE), or tmp/<random>. */
+struct store_file_temp {
+    int fd;
+    char name[48]; /* "" when nameless */
+};
+
+/* "a/b/c" → dir "a/b", returns "c". dir has STORE_NAME_MAX + 1 bytes. */
+const char *store_file_split(const char *name, char *dir);
+
+/* Opens dir ("" = root), making what is missing and flushing the way down to it. The caller closes
+ * *ret_fd. */
+int store_file_open_dir(struct store_file *file, const char *dir, int *ret_fd, struct err *err);
+
+/* A new temporary with mode and group of an object. flags: 0 or O_DIRECT (falls back to 0 where
+ * the filesystem has none; *ret_direct says which). */
+int store_file_temp_open(struct store_file *file, int dir_fd, int flags,
+                         struct store_file_temp *ret, bool *ret_direct, struct err *err);
+
+/* Gives the flushed temporary its name. 0, STORE_EXISTS or an error. Does not flush dir_fd. */
+int store_file_temp_link(struct store_file *file, struct store_file_temp *temp, int dir_fd,
+                         const char *base, const char *name, struct err *err);
+
+/* Closes and forgets the temporary, whether it was linked or not. */
+void store_file_temp_close(struct store_file *file, struct store_file_temp *temp);
+
+/* Opens an object for reading without following links. ERR_MISSING only when absence is
+ * confirmed: an unmounted NFS is an empty directory, not an empty repository. */
+int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
+                           struct err *err);
+
+/* ERR_STORE with errno's text; says that the repository is full when it is. */
+int store_file_error(struct store_file *file, const char *what, const char *name, struct err *err);
+
+#endif

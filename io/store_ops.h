@@ -1,0 +1,40 @@
+/* Private to io/store*.c and to test stores: the table that every URL scheme fills. Names arrive
+ * validated; the rules of store.h (no replacing, confirmed absence, durability) are the
+ * implementation's to keep. */
+#ifndef TIDEMARK_IO_STORE_OPS_H
+#define TIDEMARK_IO_STORE_OPS_H
+
+#include "io/store.h"
+
+struct store_lane;
+struct lane;
+
+struct store_ops {
+    const char *scheme; /* "file://" */
+    int (*put)(struct store *store, const char *name, const void *ptr, size_t len, struct err *err);
+    int (*get)(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
+               size_t *ret_len, struct err *err);
+    int (*size)(struct store *store, const char *name, uint64_t *ret_size, struct err *err);
+    int (*list)(struct store *store, const char *prefix,
+                int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,
+                struct err *err);
+    int (*remove)(struct store *store, const char *name, struct err *err);
+    void (*close)(struct store *store); /* releases everything but url, and the struct itself */
+};
+
+/* First member of every implementation's own struct. */
+struct store {
+    const struct store_ops *ops;
+    char *url; /* malloc'ed, freed by store_close() */
+};
+
+/* file://: path is the part of the URL after the scheme. */
+extern const struct store_ops store_file_ops;
+int store_file_open(const char *path, const struct store_options *options, bool create,
+                    struct store **ret, struct err *err);
+
+/* True when name is a sequence of [A-Za-z0-9._-] components, none of them "." or "..", of at most
+ * STORE_NAME_MAX bytes: nothing that can leave the root. */
+bool store_name_valid(const char *name);
+
+#endif
