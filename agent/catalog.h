@@ -8,11 +8,12 @@
 int catalog_read(struct store *store, const struct repo *repo, const char *cluster,
                  const char *node, const uint8_t id[ID_LEN], struct record *ret, struct err *err);
 
-/* Finds by tag, 32-digit id, a unique id prefix of ≥ 6 digits, or "latest" (newest captured_s of
- * this cluster and node; node NULL or "" = any). cluster NULL or "" = the only one in the
- * repository. ERR_MISSING names the nearest tags; ERR_USAGE lists the candidates when ambiguous.
- * Withdrawn and damaged records are not candidates; a damaged one is reported through
- * *ret_damaged (count; may be NULL). */
+/* Finds by tag, 32-digit id, a unique id prefix of ≥ 6 digits (a tag of the same text wins), or
+ * "latest" (newest captured_s of this cluster and node; node NULL or "" = any). cluster NULL or ""
+ * = the only one in the repository. ERR_MISSING names the nearest tags; ERR_USAGE lists the
+ * candidates when ambiguous. Withdrawn and damaged records are not candidates (asked for by id, a
+ * damaged one is ERR_CORRUPT); damaged ones that were met are counted in *ret_damaged (also on
+ * failure; may be NULL). */
 int catalog_find(struct store *store, const struct repo *repo, const char *cluster,
                  const char *node, const char *what, struct record *ret, size_t *ret_damaged,
                  struct err *err);
@@ -21,6 +22,11 @@ int catalog_find(struct store *store, const struct repo *repo, const char *clust
 int catalog_list(struct store *store, const struct repo *repo, const char *cluster,
                  int (*each)(void *ctx, const struct record *record, struct err *err), void *ctx,
                  size_t *ret_damaged, struct err *err);
+
+/* ERR_BUSY when the tag is taken in this cluster and node: asked before anything is read or
+ * written, and once more by catalog_commit(). */
+int catalog_check_tag(struct store *store, const struct repo *repo, const char *cluster,
+                      const char *node, const char *tag, struct err *err);
 
 /* Writes the record: the commit. ERR_BUSY when the tag is already taken in this cluster and node
  * by another snapshot. */

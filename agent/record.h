@@ -8,7 +8,14 @@
 #include "io/extent.h"
 #include "io/format.h"
 
-enum { RECORD_VOLUMES_MAX = 16, RECORD_TAG_MAX = 30, RECORD_EXTENTS_MAX = 16 };
+enum {
+    RECORD_VOLUMES_MAX = 16,
+    RECORD_TAG_MAX = 30,
+    RECORD_EXTENTS_MAX = 16,
+    RECORD_CONFIG_FILES_MAX = 256,
+    RECORD_TABLESPACES_MAX = 4096,
+    RECORD_LABEL_MAX = 1 << 20, /* bytes of backup_label, of tablespace_map */
+};
 
 struct record_blob {
     char *path; /* where the file was, absolute */
@@ -86,9 +93,16 @@ void record_release(struct record *record);
 
 /* New reference; every field. */
 json_t *record_to_json(const struct record *record);
-/* Validates types, ranges, names and counts; ERR_CORRUPT. Unknown keys are ignored (a later minor
- * version may add some). */
+/* Validates types, lengths and counts, then record_check(); ERR_CORRUPT, or ERR_REFUSED for a newer
+ * format. Unknown keys are ignored (a later minor version may add some). */
 int record_from_json(const json_t *json, struct record *ret, struct err *err);
+
+/* Ranges, names, paths and what must agree: ERR_CORRUPT names it. Before a commit and behind every
+ * read. */
+int record_check(const struct record *record, struct err *err);
+
+/* Borrowed; NULL when there is none. */
+const struct record_volume *record_volume_by_name(const struct record *record, const char *name);
 
 /* What `show` prints: the record without contents of config files and without pg_control. */
 json_t *record_to_public_json(const struct record *record);
