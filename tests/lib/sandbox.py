@@ -1,0 +1,379 @@
+"""What a test run makes on this machine, and how it goes away again.
+
+A sandbox is a directory /var/tmp/tidemark-<name>-XXXXXXXX (or under $TMPDIR when every user can
+pass through it). Everything a test makes lies below it or is backed by a file below it, so
+cleaning needs no memory of its own: the mounts, loop devices and processes that belong to a
+sandbox are found from the directory's name alone, in /proc and /sys. That holds for a run that was
+killed as well as for one that ends normally; `reap_stale()` does it for the sandboxes whose owner
+(pid and start time in the file .owner) is gone.
+
+Processes are ended by pid, never by name.
+"""
+import atexit
+import fcntl
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+
+FITHAW = 0xC0045878
+PREFIX = "tidemark-"
+OWNER = ".owner"
+LATE = ".late"  # pids of FUSE servers: they have to outlive the mounts above them
+
+
+def poll(check, timeout_s=30, what="condition", every_s=0.05):
+    """Calls check() until it returns something true; that is returned. TimeoutError otherwise."""
+    end = time.monotonic() + timeout_s
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise TimeoutError(f"{what}: not within {timeout_s} s")
+        time.sleep(every_s)
+
+
+def process_start(pid):
+    """Start time in clock ticks since boot: with the pid it names a process for good."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def process_gone(pid):
+    """True when the process does not run any more; a zombie counts as gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def boot_id():
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def kill_pid(pid, sig=signal.SIGKILL, wait_s=10):
+    """Sends sig and waits until the process is gone (wait_s = 0: does not wait)."""
+    try:
+        os.kill(pid, sig)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(wait_s == 0 or poll(lambda: process_gone(pid), wait_s, f"end of {pid}"))
+    except TimeoutError:
+        return False
+
+
+def _below(path, root):
+    return path == root or path.startswith(root + "/")
+
+
+def mounts_below(root):
+    """Mount points under root, deepest (= last mounted) first."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            point = line.split()[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
+            if _below(point, root):
+                found.append(point)
+    return found[::-1]
+
+
+def loops_below(root):
+    """Loop devices whose backing file is, or was, under root."""
+    found = []
+    for name in os.listdir("/sys/block"):
+        if not name.startswith("loop"):
+            continue
+        try:
+            with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
+                backing = file.read().rstrip("\n")
+        except OSError:
+            continue
+        if _below(backing.removesuffix(" (deleted)"), root):
+            found.append("/dev/" + name)
+    return found
+
+
+def _ancestors():
+    pids, pid = set(), os.getpid()
+    while pid > 0:
+        pids.add(pid)
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                pid = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            break
+    return pids
+
+
+def processes_below(root):
+    """Processes that belong to the sandbox: its path is in their command line, or they are
+    PostgreSQL or Tidemark processes whose working directory lies in it."""
+    found, mine = [], _ancestors()
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) in mine or process_gone(int(name)):
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                args = file.read().split(b"\0")
+            cwd = os.readlink(f"/proc/{name}/cwd")
+            exe = os.path.basename(os.readlink(f"/proc/{name}/exe"))
+        except OSError:
+            continue
+        named = any(os.fsencode(root) + b"/" in arg for arg in args)
+        inside = _below(cwd, root) and exe.startswith(("postgres", "tidemark", "pg"))
+        if named or inside:
+            found.append(int(name))
+    return found
+
+
+def thaw(point):
+    """Thaws a frozen filesystem; one that is not frozen does not mind."""
+    try:
+        fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(fd, FITHAW, 0)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _quiet(*args):
+    return subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def _late_pids(root):
+    try:
+        with open(os.path.join(root, LATE), encoding="ascii") as file:
+            return {int(pid) for pid, start in (line.split() for line in file)
+                    if process_start(int(pid)) == int(start)}
+    except (OSError, ValueError):
+        return set()
+
+
+def clean(root, log=lambda text: None):
+    """Ends what belongs to the sandbox and removes it. Returns a list of what is left (empty =
+    clean)."""
+    late = _late_pids(root)
+    for attempt in range(60):
+        for point in mounts_below(root):
+            thaw(point)
+        pids = [pid for pid in processes_below(root) if pid not in late]
+        for pid in pids:
+            # First the polite signal: PostgreSQL then removes its shared memory.
+            kill_pid(pid, signal.SIGQUIT if attempt == 0 else signal.SIGKILL, 0)
+        for pid in pids:
+            kill_pid(pid, 0, 2)
+        busy = [point for point in mounts_below(root) if not _quiet("umount", point)]
+        for loop in loops_below(root):
+            _quiet("losetup", "-d", loop)
+        if not busy and not mounts_below(root) and not loops_below(root):
+            break
+        if attempt > 40:
+            for point in mounts_below(root):
+                log(f"lazy unmount of {point}")
+                _quiet("umount", "-l", point)
+        time.sleep(0.05)
+    for pid in late:
+        kill_pid(pid)
+    left = mounts_below(root) + loops_below(root) + [str(pid) for pid in processes_below(root)]
+    if not left:
+        shutil.rmtree(root, ignore_errors=True)
+        if os.path.exists(root):
+            left.append(root)
+    return left
+
+
+def base_directory():
+    """$TMPDIR when other users can pass through it, /var/tmp otherwise."""
+    base = os.path.realpath(os.environ.get("TMPDIR") or "/var/tmp")
+    part = base
+    while True:
+        try:
+            if not os.stat(part).st_mode & stat.S_IXOTH:
+                return "/var/tmp"
+        except OSError:
+            return "/var/tmp"
+        if part == "/":
+            return base
+        part = os.path.dirname(part)
+
+
+def _owner_alive(root):
+    try:
+        with open(os.path.join(root, OWNER), encoding="ascii") as file:
+            pid, start, boot = file.read().split()
+        return boot == boot_id() and process_start(int(pid)) == int(start)
+    except (OSError, ValueError):
+        # Between mkdtemp and the owner file: give a new directory a minute.
+        try:
+            return time.time() - os.stat(root).st_mtime < 60
+        except OSError:
+            return True
+
+
+def sandboxes():
+    base = base_directory()
+    found = []
+    for directory in {base, "/var/tmp"}:
+        for name in os.listdir(directory):
+            root = os.path.join(directory, name)
+            if name.startswith(PREFIX) and os.path.isdir(root) and not os.path.islink(root):
+                # A directory of another program may have this prefix: the owner file tells.
+                if os.path.exists(os.path.join(root, OWNER)):
+                    found.append(root)
+    return sorted(found)
+
+
+def reap_stale(log=lambda text: None):
+    """Cleans the sandboxes of runs that were killed. Returns what could not be removed."""
+    left = []
+    for root in sandboxes():
+        if not _owner_alive(root):
+            log(f"removing the leftovers of a killed run: {root}")
+            left += clean(root, log)
+    return left
+
+
+class Sandbox:
+    """One for a test program. `with Sandbox("name") as box:` or just `box = Sandbox("name")`:
+    it is cleaned at exit, on exceptions, SIGINT, SIGTERM and SIGHUP. TIDEMARK_KEEP=1 keeps it."""
+
+    def __init__(self, name="test"):
+        self.path = tempfile.mkdtemp(prefix=f"{PREFIX}{name}-", dir=base_directory())
+        os.chmod(self.path, 0o755)
+        with open(self.join(OWNER), "w", encoding="ascii") as file:
+            file.write(f"{os.getpid()} {process_start(os.getpid())} {boot_id()}\n")
+        self.pid = os.getpid()
+        self.cleaned = False
+        self.before_clean = []  # callables, last in first out; exceptions are reported
+        atexit.register(self.close)
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sig, _on_signal)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def join(self, *parts):
+        return os.path.join(self.path, *parts)
+
+    def mkdir(self, name, mode=0o755, user=None):
+        path = self.join(name)
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, mode)
+        if user:
+            shutil.chown(path, user, user)
+        return path
+
+    def write(self, name, text, mode=0o644):
+        path = self.join(name)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def keep_until_unmounted(self, pid):
+        """pid serves a FUSE mount in the sandbox: it is ended after the mounts, not before."""
+        with open(self.join(LATE), "a", encoding="ascii") as file:
+            file.write(f"{pid} {process_start(pid)}\n")
+
+    def image(self, name, size, fallocate=False):
+        """A file of size bytes, sparse unless fallocate."""
+        path = self.join(name)
+        with open(path, "wb") as file:
+            if fallocate:
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        return path
+
+    def loop(self, file, *options):
+        """Attaches a loop device with direct I/O; returns /dev/loopN."""
+        return output("losetup", "-f", "--show", "--direct-io=on", *options, file).strip()
+
+    def unloop(self, device):
+        output("losetup", "-d", device)
+
+    def mkfs(self, device, fs="ext4", *options):
+        if fs == "ext4":
+            output("mkfs.ext4", "-q", "-F", *options, device)
+        else:
+            output("mkfs.xfs", "-q", "-f", *options, device)
+
+    def mount(self, device, point, *options):
+        path = self.mkdir(point) if not os.path.isabs(point) else point
+        os.makedirs(path, exist_ok=True)
+        output("mount", *options, device, path)
+        return path
+
+    def umount(self, point, timeout_s=15):
+        poll(lambda: _quiet("umount", point), timeout_s, f"umount {point}")
+
+    def volume(self, name, size, fs="ext4", backing=None, mkfs=(), mount=()):
+        """A loop device over <backing or sandbox>/<name>.img, made with mkfs and mounted on
+        <sandbox>/<name>, owned by postgres. Returns a Volume."""
+        image = os.path.join(backing or self.path, name + ".img")
+        with open(image, "wb") as file:
+            file.truncate(size)
+        volume = Volume(name, image, self.loop(image), fs, None)
+        self.mkfs(volume.device, fs, *mkfs)
+        volume.mount = self.mount(volume.device, name, *mount)
+        if os.geteuid() == 0:
+            shutil.chown(volume.mount, "postgres", "postgres")
+        return volume
+
+    def close(self):
+        if self.cleaned or os.getpid() != self.pid:
+            return
+        self.cleaned = True
+        for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(sig, signal.SIG_IGN)
+        for step in reversed(self.before_clean):
+            try:
+                step()
+            except Exception as error:  # pylint: disable=broad-except
+                print(f"# while cleaning: {error}", file=sys.stderr)
+        if os.environ.get("TIDEMARK_KEEP"):
+            os.unlink(self.join(OWNER))
+            print(f"# kept: {self.path}", file=sys.stderr)
+            return
+        for item in clean(self.path, lambda text: print("# " + text, file=sys.stderr)):
+            print(f"# could not remove {item}", file=sys.stderr)
+
+
+class Volume:
+    """A loop device with a filesystem; mount is None while it is not mounted."""
+
+    def __init__(self, name, image, device, fs, mount):
+        self.name, self.image, self.device, self.fs, self.mount = name, image, device, fs, mount
+
+
+def _on_signal(number, _frame):
+    sys.exit(128 + number)  # runs the atexit handlers, which clean
+
+
+def output(*args, **options):
+    """Runs a command that has to succeed; returns its stdout."""
+    done = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True, check=False, **options)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(args)}: exit {done.returncode}: {done.stderr.strip()}")
+    return done.stdout

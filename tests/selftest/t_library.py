@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""The test library itself: what a sandbox makes goes away at exit, on a signal, and after kill -9."""
+import os
+import signal
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from tm import *  # noqa: E402,F403
+from sandbox import clean, reap_stale  # noqa: E402
+
+CHILD = """
+import sys, time
+sys.path.insert(0, {lib!r})
+from tm import *
+box = Sandbox("selftest-child")
+outer = box.volume("outer", 400 * MIB, "xfs")
+inner = box.volume("pgdata", 96 * MIB, "ext4", backing=outer.mount)
+server = Server(box, inner.mount + "/data")
+server.init()
+server.start()
+print(box.path, flush=True)
+time.sleep(600)
+"""
+
+
+def child():
+    lib = os.path.join(SOURCE, "tests/lib")
+    process = subprocess.Popen([sys.executable, "-c", CHILD.format(lib=lib)], text=True,
+                               stdout=subprocess.PIPE)
+    return process, process.stdout.readline().strip()
+
+
+def gone(path):
+    return not (os.path.exists(path) or mounts_below(path) or loops_below(path)
+                or processes_below(path))
+
+
+def test_signals():
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process, path = child()
+        ok(len(mounts_below(path)) == 2 and len(loops_below(path)) == 2 and processes_below(path),
+           "a child has two volumes and a server")
+        process.send_signal(number)
+        is_(process.wait(60), 128 + number, f"it ends on signal {int(number)}")
+        ok(gone(path), "nothing is left of it")
+
+
+def test_killed(box):
+    process, path = child()
+    process.kill()
+    process.wait()
+    ok(not gone(path), "after kill -9 its volumes and its server are still there")
+    is_(reap_stale(), [], "the reaper finds it")
+    ok(gone(path), "nothing is left of it")
+    ok(os.path.exists(box.path), "the sandbox of a run that is alive is not touched")
+
+
+def test_frozen(box):
+    volume = box.volume("frozen", 64 * MIB)
+    output("fsfreeze", "-f", volume.mount)
+    is_(clean_part(box), [], "a frozen volume is thawed and unmounted")
+
+
+def clean_part(box):
+    """clean() of a copy of the sandbox's name would remove the owner file; so mounts only."""
+    for point in mounts_below(box.path):
+        thaw(point)
+        box.umount(point)
+    return mounts_below(box.path)
+
+
+def test_server(box):
+    volume = box.volume("pgdata", 160 * MIB)
+    server = Server(box, os.path.join(volume.mount, "data"), superuser="boss")
+    server.init(archive_mode="on", archive_command="true")
+    server.start()
+    is_(server.psql("show data_checksums"), "on", "a server with checksums runs")
+    is_(server.psql("select current_user"), "boss", "under the given superuser")
+    is_(server.timeline(), 1, "on timeline 1")
+    server.pgbench_init(1)
+    load = server.pgbench()
+    ledger = Ledger(server).create().start()
+    ledger.wait(20)
+    load.wait_transactions(50)
+    before = ledger.acknowledged
+    tag = server.psql("select pg_create_restore_point('x')")
+    after = ledger.sent
+    ledger.wait(20)
+    load.stop()
+    last = ledger.stop()
+    least, most = ledger.bounds(tag)
+    ok(before - 1 <= least <= most <= after + 1 and most - least <= 1,
+       f"the ledger knows what a tag covers: {before} - {least}..{most} - {after}")
+    count, highest = ledger.present()
+    ok(count == highest and highest >= last, "every acknowledged commit is there")
+    sums = server.pgbench_sums()
+    ok(sums[0] == sums[1] == sums[2] == sums[3] and sums[4] > 50, "pgbench's sums agree")
+    is_(server.amcheck()[0], 0, "pg_amcheck finds nothing")
+    server.stop()
+    ok(not server.running(), "the server stops")
+
+
+def main():
+    need_root()
+    box = Sandbox("selftest")
+    test_server(box)
+    test_frozen(box)
+    test_signals()
+    test_killed(box)
+
+
+run(main)
