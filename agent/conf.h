@@ -74,8 +74,13 @@ int conf_parse(const char *name, const char *text, size_t len, struct conf *ret,
 /* Sets one option as the file would: "repository.url", "volume pgdata.mount". */
 int conf_set(struct conf *conf, const char *key, const char *value, struct err *err);
 
+/* Fills what depends on other values and is still empty: bin_directory (from PG_VERSION in
+ * data_directory), log_file (in state_dir), wal_spool (in data_directory). conf_load() calls it;
+ * call it again after conf_set(). */
+void conf_complete(struct conf *conf);
+
 /* Writes the loaded values in a form conf_load() reads back (for jobs: the job sees exactly what
- * the agent saw). */
+ * the agent saw). 0, or -1 when the stream failed. */
 int conf_write(const struct conf *conf, FILE *to);
 
 /* The commented sample file, and the table as roff for tidemark.conf(5). */

@@ -1,0 +1,124 @@
+/* One row an option: the parser, the environment, the sample file and the manual page are all made
+ * from this table, so that they cannot disagree. */
+#include "agent/conf_table.h"
+
+static const char *const provider_words[] = {"freeze", "command", "offline", NULL};
+static const char *const freeze_by_words[] = {"agent", "script", NULL};
+static const char *const resume_words[] = {"auto", "wait", NULL};
+static const char *const checkpoint_words[] = {"spread", "fast", NULL};
+const char *const option_sections[] = {"tidemark", "repository", "postgresql",
+                                       "wal",      "volume",     NULL};
+
+#define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
+#define VOLUME_FIELD(name)                                                                         \
+    offsetof(struct conf_volume, name), sizeof(((struct conf_volume *)0)->name)
+
+static const uint64_t size_max = 1ULL << 40;
+
+/* clang-format off: one row reads best as one block */
+const struct option option_table[] = {
+    {"tidemark", "cluster", OPTION_NAME, FIELD(cluster), "main", 0, 0, NULL, "name",
+     "Name of the cluster; part of the names of records and WAL in the repository.", NULL},
+    {"tidemark", "node", OPTION_NAME, FIELD(node), "", 0, 0, NULL, "name",
+     "Name of this server within the cluster. Default: the host name up to the first dot.", "db1"},
+    {"tidemark", "state_dir", OPTION_PATH, FIELD(state_dir), "/var/lib/tidemark", 0, 0, NULL,
+     "path", "Jobs, journals and table caches. Must not lie on a volume that is captured.", NULL},
+    {"tidemark", "socket", OPTION_PATH, FIELD(socket), "/run/tidemark/agent.sock", 0, 0, NULL,
+     "path, at most 107 bytes",
+     "Control socket, mode 0660, group tidemark. Who may use it may restore.", NULL},
+    {"tidemark", "memory_max", OPTION_SIZE, FIELD(memory_max), "512MiB", 64 << 20, size_max, NULL,
+     "size (64MiB … 1TiB)", "Memory for payload of one job, taken once at its start.", NULL},
+    {"tidemark", "lanes", OPTION_COUNT, FIELD(lanes), "0", 0, 64, NULL, "number (0 … 64)",
+     "Threads that copy; 0 = the number of processors, at most 8.", NULL},
+    {"tidemark", "rate_limit", OPTION_SIZE, FIELD(rate_limit), "0", 0, size_max, NULL,
+     "size a second; 0 = none", "Limit for reading devices during a snapshot.", NULL},
+    {"tidemark", "freeze_deadline", OPTION_TIME_MS, FIELD(freeze_deadline_ms), "5s", 100, 60000,
+     NULL, "time (100ms … 60s)",
+     "A frozen file system is thawed after this time whatever happens; the snapshot is then void.",
+     NULL},
+    {"tidemark", "resume", OPTION_WORD, FIELD(resume), "auto", 0, 0, resume_words, "auto | wait",
+     "What the agent does at its start with a restore that was interrupted after the device was "
+     "marked: go on, or report it and wait for `tidemark restore --resume`.",
+     NULL},
+
+    {"repository", "url", OPTION_TEXT, FIELD(repository_url), "", 0, 0, NULL, "URL",
+     "Where snapshots and WAL go.", "file:///var/backups/tidemark"},
+    {"repository", "group", OPTION_TEXT, FIELD(repository_group), "", 0, 0, NULL, "group name",
+     "Group that owns the objects of a file:// repository. Default: tidemark-repo when it exists.",
+     "tidemark-repo"},
+    {"repository", "chunk_size", OPTION_SIZE, FIELD(chunk_size), "32KiB", 16 << 10, 64 << 10, NULL,
+     "16KiB | 32KiB | 64KiB",
+     "Unit of change, compression and checksum; only `tidemark init` uses it.", NULL},
+
+    {"postgresql", "data_directory", OPTION_PATH, FIELD(data_directory), "", 0, 0, NULL, "path",
+     "The server's data directory.", "/srv/pg/data"},
+    {"postgresql", "connection", OPTION_TEXT, FIELD(connection), "", 0, 0, NULL,
+     "libpq connection string",
+     "How to reach the server (never a password; peer authentication as os_user works).",
+     "host=/var/run/postgresql port=5432"},
+    {"postgresql", "bin_directory", OPTION_PATH, FIELD(bin_directory), "", 0, 0, NULL, "path",
+     "Where postgres and pg_ctl are. Default: /usr/lib/postgresql/<major version>/bin of the data "
+     "directory.",
+     "/usr/lib/postgresql/15/bin"},
+    {"postgresql", "os_user", OPTION_TEXT, FIELD(os_user), "postgres", 0, 0, NULL, "user name",
+     "The server's own user: every PostgreSQL program runs under it.", NULL},
+    {"postgresql", "manager", OPTION_MANAGER, FIELD(manager), "pg_ctl", 0, 0, NULL,
+     "pg_ctl | systemd:UNIT | command:COMMAND",
+     "Who starts and stops the server. COMMAND is called with start or stop appended.", NULL},
+    {"postgresql", "log_file", OPTION_PATH, FIELD(log_file), "", 0, 0, NULL, "path",
+     "Server log of manager = pg_ctl. Default: postgresql.log in state_dir.", NULL},
+    {"postgresql", "checkpoint", OPTION_WORD, FIELD(checkpoint_fast), "fast", 0, 0,
+     checkpoint_words, "spread | fast", "How a snapshot asks for its checkpoint.", NULL},
+    {"postgresql", "start_timeout", OPTION_TIME_S, FIELD(start_timeout_s), "10min", 5, 86400, NULL,
+     "time (5s … 24h)", "How long starting and stopping may take without any sign of progress.",
+     NULL},
+
+    {"wal", "spool", OPTION_PATH, FIELD(wal_spool), "", 0, 0, NULL, "path",
+     "Where tidemark-wal keeps prefetched segments; must be on pg_wal's file system. Default: "
+     "pg_wal/tidemark-spool in the data directory.",
+     NULL},
+    {"wal", "prefetch", OPTION_COUNT, FIELD(wal_prefetch), "8", 0, 256, NULL, "number (0 … 256)",
+     "Segments fetched ahead of replay; 0 = none.", NULL},
+    {"wal", "get_timeout", OPTION_TIME_S, FIELD(wal_get_timeout_s), "10min", 1, 86400, NULL,
+     "time (1s … 24h)", "How long `tidemark-wal get` retries a failing repository.", NULL},
+    {"wal", "archive_timeout", OPTION_TIME_S, FIELD(wal_archive_timeout_s), "5min", 1, 86400, NULL,
+     "time (1s … 24h)", "How long a snapshot waits for its WAL to arrive in the repository.", NULL},
+
+    {"volume", "mount", OPTION_PATH, VOLUME_FIELD(mount), "", 0, 0, NULL, "path",
+     "Mount point of the volume.", "/srv/pg"},
+    {"volume", "device", OPTION_PATH, VOLUME_FIELD(device), "", 0, 0, NULL, "path",
+     "Its block device. Default: what is mounted there.", "/dev/disk/by-id/…"},
+    {"volume", "provider", OPTION_WORD, VOLUME_FIELD(provider), "freeze", 0, 0, provider_words,
+     "freeze | command | offline",
+     "How one instant is captured: freeze the file system while copying (small volumes), ask "
+     "snapshot_command for a snapshot device, or copy a volume that nobody writes.",
+     NULL},
+    {"volume", "freeze_by", OPTION_WORD, VOLUME_FIELD(freeze_by), "agent", 0, 0, freeze_by_words,
+     "agent | script",
+     "provider = command: who freezes the file system around snapshot_command. LVM freezes by "
+     "itself: script.",
+     NULL},
+    {"volume", "snapshot_command", OPTION_TEXT, VOLUME_FIELD(snapshot_command), "", 0, 0, NULL,
+     "command", "provider = command: makes the snapshot device and prints its path.", NULL},
+    {"volume", "drop_command", OPTION_TEXT, VOLUME_FIELD(drop_command), "", 0, 0, NULL, "command",
+     "provider = command: removes the snapshot device.", NULL},
+};
+/* clang-format on */
+const size_t option_count = ARRAY_LEN(option_table);
+
+const struct option *option_find(const char *section, const char *key)
+{
+    for (size_t i = 0; i < option_count; i++)
+        if (strcmp(option_table[i].section, section) == 0 && strcmp(option_table[i].key, key) == 0)
+            return &option_table[i];
+    return NULL;
+}
+
+void option_keys(const char *section, const char *names[CONF_KEYS_MAX + 1])
+{
+    size_t count = 0;
+    for (size_t i = 0; i < option_count && count < CONF_KEYS_MAX; i++)
+        if (strcmp(option_table[i].section, section) == 0)
+            names[count++] = option_table[i].key;
+    names[count] = NULL;
+}
