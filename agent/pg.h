@@ -10,8 +10,13 @@
 
 #include "agent/conf.h"
 #include "agent/json.h"
+#include "agent/pg_names.h"
 
 struct pg_session;
+
+/* Once *cancel is true every later or running call on the session ends with ERR_CANCELLED; the
+ * session is dead then and the server rolls back (an open pg_backup_start is aborted). */
+void pg_set_cancel(struct pg_session *session, const _Atomic bool *cancel);
 
 /* Connects with conf->connection (dbname=postgres unless given; dbname overrides it when not
  * NULL), application_name tidemark, statement_timeout 0, idle_session_timeout 0,
@@ -19,14 +24,16 @@ struct pg_session;
 int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret, struct err *err);
 
 /* Runs one statement; params are text, NULL-ended list (may be NULL). ret_rows: new reference to an
- * array of arrays of string|null; may be NULL. timeout_s 0 = none. */
+ * array of arrays of string|null; may be NULL. timeout_s 0 = none. ERR_POSTGRES with the server's
+ * message and SQLSTATE; a statement that times out is cancelled and the session stays usable. */
 int pg_query(struct pg_session *session, const char *sql, const char *const *params,
              unsigned timeout_s, json_t **ret_rows, struct err *err);
 
-/* One row, one column, as malloc'ed text (NULL for SQL null). */
+/* One row, one column, as malloc'ed text (NULL for SQL null). No timeout. */
 int pg_query_text(struct pg_session *session, const char *sql, const char *const *params,
                   char **ret, struct err *err);
 
+/* Accepts NULL. */
 void pg_close(struct pg_session *session);
 
 /* The child's main(). */
@@ -35,16 +42,31 @@ int pg_session_main(int argc, char **argv);
 /* --- server control (conf->manager) ---------------------------------------------------------- */
 enum pg_state { PG_STOPPED, PG_STARTING, PG_RUNNING };
 
-/* From postmaster.pid and the process it names (state Z counts as gone). */
+/* From postmaster.pid and the process it names (state Z counts as gone, and so does a process that
+ * does not live in data_directory: the number was used again). PG_RUNNING: accepts connections.
+ * PG_STARTING: there, but it does not (starting, recovering, stopping). *ret_pid is 0 when stopped;
+ * ret_pid may be NULL. */
 int pg_server_state(const struct conf *conf, enum pg_state *ret, int *ret_pid, struct err *err);
-/* Fast stop; waits until the process is gone (start_timeout_s), then ERR_POSTGRES. */
+/* Fast stop; waits until the process is gone (start_timeout_s), then ERR_POSTGRES. It is never
+ * killed harder than that. A server that is stopped already is fine. */
 int pg_server_stop(const struct conf *conf, struct err *err);
 /* Starts; returns as soon as the postmaster is there: the caller follows recovery itself, because
- * pg_ctl's word is not trusted (FACTS). extra: "-c name=value" options for this start, NULL-ended,
- * may be NULL; ERR_CONFIG with managers that cannot pass them. */
+ * pg_ctl's word is not trusted (FACTS). extra: "name=value" settings for this start only (-c),
+ * NULL-ended, may be NULL; ERR_CONFIG with managers that cannot pass them. A server that is there
+ * already: ERR_BUSY. */
 int pg_server_start(const struct conf *conf, const char *const *extra, struct err *err);
-/* Runs a program of bin_directory as os_user; output is malloc'ed text when ret_output. */
+/* Where the server's messages go with manager = pg_ctl. */
+void pg_server_log(const struct conf *conf, char path[CONF_PATH_MAX + 1]);
+
+/* Runs a program of bin_directory (argv[0] is its name) as os_user with LC_ALL=C; output is
+ * malloc'ed text when ret_output is not NULL. A status other than 0 is ERR_POSTGRES. */
 int pg_run(const struct conf *conf, const char *const *argv, char **ret_output, struct err *err);
+/* The same, for programs whose status and output are the answer (pg_amcheck): only a program that
+ * cannot be run, is killed or is cancelled is an error. errors (size bytes, may be NULL) gets the
+ * end of stderr. timeout_s 0 = none; cancel may be NULL. */
+int pg_run_status(const struct conf *conf, const char *const *argv, unsigned timeout_s,
+                  const _Atomic bool *cancel, int *ret_status, char **ret_output, char *errors,
+                  size_t size, struct err *err);
 
 /* --- pg_control ------------------------------------------------------------------------------ */
 struct pg_control {
@@ -55,18 +77,13 @@ struct pg_control {
     uint32_t segment_size, block_size;
     char state[48]; /* "in production", "shut down", … */
     bool checksums;
+    /* What a standby or a recovery must not go below. */
+    uint32_t max_connections, max_worker_processes, max_wal_senders, max_prepared_xacts,
+        max_locks_per_xact;
 };
-/* Reads <data_directory>/global/pg_control through pg_controldata. */
+/* Reads <data_directory>/global/pg_control through pg_controldata. ERR_CORRUPT when its checksum is
+ * wrong (pg_controldata only warns). */
 int pg_control_read(const struct conf *conf, const char *data_directory, struct pg_control *ret,
                     struct err *err);
-
-/* --- LSN and names --------------------------------------------------------------------------- */
-bool pg_lsn_parse(const char *text, uint64_t *ret);
-void pg_lsn_format(uint64_t lsn, char text[24]);
-void pg_segment_name(uint32_t timeline, uint64_t segment_number, uint32_t segment_size,
-                     char name[25]);
-/* True for 24 upper-case hex digits; fills timeline and segment number. */
-bool pg_segment_parse(const char *name, uint32_t segment_size, uint32_t *ret_timeline,
-                      uint64_t *ret_segment);
 
 #endif

@@ -1,0 +1,249 @@
+/* The parent's side of a PostgreSQL session: starts `tidemark-agent pg-session` (pg_child.c) and
+ * exchanges JSON lines with it over one socket. A socket and not two pipes: send(MSG_NOSIGNAL)
+ * makes a dead child an error instead of a SIGPIPE, and there is one descriptor to close. */
+#include "agent/pg.h"
+#include "agent/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <time.h>
+
+enum {
+    CONNECT_TIMEOUT_S = 180, /* the child has its own, shorter one, in the conninfo */
+    ANSWER_GRACE_S = 30,     /* after a statement's timeout the child still reports it */
+    ANSWER_MAX = 256 << 20,
+    CLOSE_WAIT_MS = 5000,
+    POLL_SLICE_MS = 200,
+};
+
+struct pg_session {
+    int fd; /* -1 once the session is lost */
+    pid_t pid;
+    const _Atomic bool *cancel;
+    char *buf;
+    size_t len, size;
+};
+
+void pg_set_cancel(struct pg_session *session, const _Atomic bool *cancel)
+{
+    session->cancel = cancel;
+}
+
+/* Our end closed, the child cancels its statement and ends; the server rolls back. */
+static void drop_child(struct pg_session *session)
+{
+    int ignored;
+    if (session->fd >= 0)
+        (void)close(take_fd(&session->fd));
+    if (session->pid <= 0)
+        return;
+    if (!process_wait(session->pid, CLOSE_WAIT_MS, &ignored)) {
+        (void)kill(session->pid, SIGKILL);
+        (void)process_wait(session->pid, CLOSE_WAIT_MS, &ignored);
+    }
+    session->pid = 0;
+}
+
+void pg_close(struct pg_session *session)
+{
+    if (!session)
+        return;
+    drop_child(session);
+    free(session->buf);
+    free(session);
+}
+
+static int send_line(struct pg_session *session, const json_t *json, struct err *err)
+{
+    if (session->fd < 0)
+        return err_set(err, ERR_POSTGRES, "the PostgreSQL session was lost before");
+    char *text = json_text(json);
+    size_t len = strlen(text), sent = 0;
+    text[len] = '\n'; /* in place of the NUL */
+    while (sent < len + 1) {
+        ssize_t done = send(session->fd, text + sent, len + 1 - sent, MSG_NOSIGNAL);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            break;
+        sent += (size_t)done;
+    }
+    free(text);
+    if (sent == len + 1)
+        return 0;
+    err_sys(err, ERR_POSTGRES, "the PostgreSQL session's process went away");
+    drop_child(session);
+    return -ERR_POSTGRES;
+}
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void make_room(struct pg_session *session)
+{
+    if (session->size - session->len >= 65536)
+        return;
+    session->size = session->size ? session->size * 2 : 131072;
+    session->buf = realloc(session->buf, session->size);
+    if (!session->buf)
+        abort();
+}
+
+/* Appends what the child says; 0 = more to come. */
+static int receive_some(struct pg_session *session, uint64_t deadline, struct err *err)
+{
+    struct pollfd poll_fd = {.fd = session->fd, .events = POLLIN};
+    (void)poll(&poll_fd, 1, POLL_SLICE_MS);
+    if (session->cancel && atomic_load(session->cancel))
+        return err_set(err, ERR_CANCELLED, "cancelled while waiting for PostgreSQL");
+    if (!poll_fd.revents)
+        return now_ms() < deadline ? 0 : err_set(err, ERR_POSTGRES, "PostgreSQL did not answer");
+    if (session->len > ANSWER_MAX)
+        return err_set(err, ERR_POSTGRES, "PostgreSQL's answer is larger than %d bytes",
+                       ANSWER_MAX);
+    make_room(session);
+    ssize_t len =
+        recv(session->fd, session->buf + session->len, session->size - session->len, MSG_DONTWAIT);
+    if (len > 0)
+        session->len += (size_t)len;
+    if (len == 0)
+        return err_set(err, ERR_POSTGRES, "the PostgreSQL session's process ended");
+    if (len < 0 && errno != EINTR && errno != EAGAIN)
+        return err_sys(err, ERR_POSTGRES, "the PostgreSQL session's process went away");
+    return 0;
+}
+
+/* One line from the child, parsed. The session is dropped on every error: a late answer must not
+ * be taken for the next one's. */
+static int receive(struct pg_session *session, unsigned timeout_s, json_t **ret, struct err *err)
+{
+    uint64_t deadline = timeout_s ? now_ms() + timeout_s * 1000ull : UINT64_MAX;
+    int rc = 0;
+    session->len = 0;
+    while (rc == 0 && (session->len == 0 || session->buf[session->len - 1] != '\n'))
+        rc = receive_some(session, deadline, err);
+    if (rc == 0)
+        rc = json_parse(session->buf, session->len - 1, ERR_POSTGRES, ret, err);
+    if (rc < 0)
+        drop_child(session);
+    return rc;
+}
+
+/* {"ok":false,…} becomes the error; a lost connection ends the child. */
+static int check_answer(struct pg_session *session, const json_t *answer, struct err *err)
+{
+    if (json_is_true(json_object_get(answer, "ok")))
+        return 0;
+    const char *text = json_string_value(json_object_get(answer, "error"));
+    const char *sqlstate = json_string_value(json_object_get(answer, "sqlstate"));
+    int rc = err_set(err, ERR_POSTGRES, "%s%s%s%s", text ? text : "no answer",
+                     sqlstate ? " (SQLSTATE " : "", sqlstate ? sqlstate : "", sqlstate ? ")" : "");
+    for (char *c = err->text; *c; c++)
+        *c = *c == '\n' ? ' ' : *c; /* libpq's messages have several lines */
+    if (json_is_true(json_object_get(answer, "lost")))
+        drop_child(session);
+    return rc;
+}
+
+static int start_child(struct pg_session *session, struct err *err)
+{
+    char path[1024];
+    int rc = process_sibling("tidemark-agent", path, sizeof(path), err);
+    if (rc < 0)
+        return rc;
+    int pair[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+        return err_sys(err, ERR_INTERNAL, "make a socket pair");
+    session->fd = pair[0];
+    close_fd int theirs = pair[1];
+    const char *argv[] = {path, "pg-session", NULL};
+    struct process_options options = PROCESS_OPTIONS_INIT;
+    options.argv = argv;
+    options.stdin_fd = theirs;
+    options.stdout_fd = theirs;
+    options.keep_environment = true; /* PGPASSFILE, PGSSLROOTCERT, KRB5CCNAME, … */
+    return process_start(&options, &session->pid, err);
+}
+
+static int say_hello(struct pg_session *session, const struct conf *conf, const char *dbname,
+                     struct err *err)
+{
+    free_json json_t *hello = json_pack("{s:s, s:s, s:s?}", "user", conf->os_user, "connection",
+                                        conf->connection, "dbname", dbname);
+    if (!hello)
+        return err_set(err, ERR_CONFIG, "the connection string is not UTF-8");
+    free_json json_t *answer = NULL;
+    int rc = send_line(session, hello, err);
+    if (rc == 0)
+        rc = receive(session, CONNECT_TIMEOUT_S, &answer, err);
+    return rc < 0 ? rc : check_answer(session, answer, err);
+}
+
+int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret, struct err *err)
+{
+    struct pg_session *session = calloc(1, sizeof(*session));
+    if (!session)
+        abort();
+    session->fd = -1;
+    int rc = start_child(session, err);
+    if (rc == 0)
+        rc = say_hello(session, conf, dbname, err);
+    if (rc < 0) {
+        pg_close(session);
+        return err_prefix(err, "connect to PostgreSQL");
+    }
+    *ret = session;
+    return 0;
+}
+
+static json_t *request_of(const char *sql, const char *const *params, unsigned timeout_s)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; params && params[i]; i++)
+        json_array_append_new(list, json_string(params[i]));
+    return json_pack("{s:s, s:o, s:i}", "sql", sql, "params", list, "timeout_s", (int)timeout_s);
+}
+
+int pg_query(struct pg_session *session, const char *sql, const char *const *params,
+             unsigned timeout_s, json_t **ret_rows, struct err *err)
+{
+    free_json json_t *request = request_of(sql, params, timeout_s);
+    free_json json_t *answer = NULL;
+    if (!request)
+        return err_set(err, ERR_POSTGRES, "a statement or parameter is not UTF-8");
+    int rc = send_line(session, request, err);
+    if (rc == 0)
+        rc = receive(session, timeout_s ? timeout_s + ANSWER_GRACE_S : 0, &answer, err);
+    if (rc == 0)
+        rc = check_answer(session, answer, err);
+    if (rc == 0 && ret_rows)
+        *ret_rows = json_incref(json_object_get(answer, "rows"));
+    return rc;
+}
+
+int pg_query_text(struct pg_session *session, const char *sql, const char *const *params,
+                  char **ret, struct err *err)
+{
+    free_json json_t *rows = NULL;
+    int rc = pg_query(session, sql, params, 0, &rows, err);
+    if (rc < 0)
+        return rc;
+    const json_t *row = json_array_get(rows, 0);
+    if (json_array_size(rows) != 1 || json_array_size(row) != 1)
+        return err_set(err, ERR_POSTGRES, "%zu rows where one value was expected: %s",
+                       json_array_size(rows), sql);
+    const char *text = json_string_value(json_array_get(row, 0));
+    char *copy = text ? strdup(text) : NULL;
+    if (text && !copy)
+        abort();
+    *ret = copy;
+    return 0;
+}
