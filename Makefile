@@ -24,6 +24,12 @@ LDFLAGS_ALL += -fsanitize=address,undefined
 else ifeq ($(SAN),tsan)
 CFLAGS_ALL += -fsanitize=thread
 LDFLAGS_ALL += -fsanitize=thread
+else ifeq ($(SAN),fuzz)
+# clang, for libFuzzer; its warnings are not ours.
+CC := clang
+CFLAGS_ALL := $(filter-out $(WARN) -Werror,$(CFLAGS_ALL)) -w -O1 -fno-omit-frame-pointer \
+        -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+LDFLAGS_ALL += -fsanitize=address,undefined
 else
 CFLAGS_ALL += -D_FORTIFY_SOURCE=2
 endif
@@ -59,9 +65,11 @@ help:
 #: deps           install the build and run-time packages (Debian 12)
 #: demo           the main job on an embedded repository, with a private server
 #: check          all tests in their short form; ends with "N passed, N failed, N skipped"
+#:                TESTS='store pg/' runs only tests whose name contains one of these
 #: campaign       the long loops whole
 #: bench          micro-benchmarks of the pipelines
 #: install        DESTDIR= PREFIX=/usr
+#: fuzz           build the libFuzzer targets into build/fuzz
 #: clean          remove build/
 
 $(B)/%.o: %.c
@@ -102,6 +110,14 @@ $(TOOLS): $(B)/%: $(B)/%.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 test-tools: $(TOOLS)
 
+# --- fuzzing: tests/fuzz/fuzz_<name>.c with its corpus in tests/fuzz/corpus/<name>/ ----------------
+FUZZ := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+$(FUZZ): $(B)/%: $(B)/tests/fuzz/%.o $(ARCHIVES)
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
+fuzz-programs: $(FUZZ)
+fuzz:
+	@$(MAKE) --no-print-directory SAN=fuzz fuzz-programs
+
 deps:
 	@tools/install-deps
 deps-check:
@@ -112,13 +128,13 @@ demo: deps
 	@tests/demo.sh
 
 check: deps
-	@tests/check.sh
+	@tests/check.sh $(TESTS)
 campaign: deps
-	@tests/check.sh --campaign
+	@tests/check.sh --campaign $(TESTS)
 
 clean:
 	rm -rf build
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all objects help deps deps-check demo check campaign unit test-tools bench clean install
+.PHONY: all objects help deps deps-check demo check campaign unit test-tools fuzz fuzz-programs bench clean install

@@ -22,8 +22,21 @@ enum {
     FMT_WAL_FIXED_LEN = 192,
     FMT_SHA256_LEN = 32,
     FMT_DIGEST_LEN = 16,
+    FMT_REPO_LEN = FMT_HEADER_LEN + FMT_REPO_BODY_LEN,
+    FMT_MARKER_LEN = 4096,
+    FMT_REGION_SIZE = 64 << 20,
+    FMT_CHUNK_SIZE_MIN = 16 << 10,
+    FMT_CHUNK_SIZE_MAX = 64 << 10,
+    FMT_WAL_BLOCK_SIZE = 64 << 10,
+    FMT_WAL_RAW_MAX = 1 << 30,  /* bytes: the largest WAL segment that initdb allows */
     FMT_PACK_TARGET = 16 << 20, /* bytes: a pack is closed before it would grow past this */
 };
+
+/* True for 16, 32 and 64 KiB. */
+static inline bool fmt_chunk_size_valid(uint32_t size)
+{
+    return size >= FMT_CHUNK_SIZE_MIN && size <= FMT_CHUNK_SIZE_MAX && (size & (size - 1)) == 0;
+}
 
 enum fmt_kind {
     FMT_REPO,     /* magic "TMREPO\0\0" */
@@ -56,13 +69,22 @@ struct fmt_header {
 void fmt_header_encode(const struct fmt_header *header, uint8_t to[FMT_HEADER_LEN]);
 int fmt_header_decode(const uint8_t *from, size_t len, struct fmt_header *ret, struct err *err);
 
+/* Name of a kind for messages: "pack", "volume manifest", … */
+const char *fmt_kind_name(enum fmt_kind kind);
+
 /* Decodes and also requires kind, and repository id when it is not NULL. */
 int fmt_header_expect(const uint8_t *from, size_t len, enum fmt_kind kind,
                       const uint8_t repository[ID_LEN], struct fmt_header *ret, struct err *err);
 
+/* As fmt_header_expect() for a whole object: also requires len = header + body_len, and the digest
+ * of the kinds whose digest covers the body (repo, manifest, JSON). */
+int fmt_header_expect_whole(const uint8_t *from, size_t len, enum fmt_kind kind,
+                            const uint8_t repository[ID_LEN], struct fmt_header *ret,
+                            struct err *err);
+
 /* --- tidemark.repo: body 64 bytes: chunk_size 4 | region_size 4 | digest_seed 8 | created_s 8 |
  * wrapped_key_count 4 (0) | zero 36 */
-void fmt_repo_encode(const struct repo *repo, uint8_t to[FMT_HEADER_LEN + FMT_REPO_BODY_LEN]);
+void fmt_repo_encode(const struct repo *repo, uint8_t to[FMT_REPO_LEN]);
 int fmt_repo_decode(const uint8_t *from, size_t len, struct repo *ret, struct err *err);
 
 /* --- chunk entries ----------------------------------------------------------------------- */
@@ -94,6 +116,10 @@ static inline uint32_t fmt_entry_flags(const struct fmt_entry *entry)
 {
     return entry->len_flags >> 24;
 }
+
+/* Checks one entry of a chunk of plain_len bytes against the rules above. */
+int fmt_entry_check(const struct fmt_entry *entry, uint32_t plain_len, uint32_t pack_count,
+                    struct err *err);
 
 /* snapshot 16 | number 4 | zero 4; the pack's volume is the table's volume. */
 struct fmt_pack_ref {
@@ -153,6 +179,14 @@ struct fmt_manifest_pack {
 };
 _Static_assert(sizeof(struct fmt_manifest_pack) == FMT_MANIFEST_PACK_LEN, "wire size");
 
+/* Order of the pack list: snapshot id as bytes, then number. */
+static inline int fmt_manifest_pack_compare(const struct fmt_manifest_pack *a,
+                                            const struct fmt_manifest_pack *b)
+{
+    int order = memcmp(a->snapshot, b->snapshot, ID_LEN);
+    return order ? order : (a->number > b->number) - (a->number < b->number);
+}
+
 struct fmt_manifest {
     uint8_t volume[ID_LEN]; /* these two stand in the object header */
     uint8_t snapshot[ID_LEN];
@@ -195,13 +229,14 @@ int fmt_json_decode(const uint8_t *from, size_t len, enum fmt_json kind,
                     const char **ret_json, size_t *ret_json_len, struct err *err);
 
 /* --- WAL object. Fixed part (192 bytes): raw_len 8 | system_id 8 | timeline 4 | block_size 4 |
- * name text 64 | cluster text 64 | zero 40. Then blocks of block_size raw bytes (the last may be
- * short): stored_len 4 (bit 31 = stored raw) | bytes. header.digest = SHA-256 of the raw file. */
+ * name text 64 | cluster text 64 | zero 24 | checksum 16 = XXH3-128 of the first 368 bytes of the
+ * object. Then blocks of block_size raw bytes (the last may be short): stored_len 4 (bit 31 =
+ * stored raw) | bytes. header.digest = SHA-256 of the raw file. */
 struct fmt_wal {
     uint64_t raw_len;
     uint64_t system_id;
     uint32_t timeline;
-    uint32_t block_size; /* 64 KiB */
+    uint32_t block_size; /* FMT_WAL_BLOCK_SIZE; encode fills it in */
     char name[64];
     char cluster[64];
     uint8_t raw_sha256[FMT_SHA256_LEN];
@@ -220,5 +255,13 @@ int fmt_wal_decode_header(const uint8_t *from, size_t len, const uint8_t reposit
  * compares the SHA-256. */
 int fmt_wal_decode_body(const uint8_t *from, size_t len, const struct fmt_wal *wal, void *raw,
                         struct err *err);
+
+/* --- device marker: the first 4 KiB of a volume under restore. magic "TMMARKER" 8 | version 4 |
+ * zero 4 | job id 16 | volume size 8 | zero 4040 | checksum 16 = XXH3-128 of [0, 4080).
+ * decode: ERR_MISSING when the magic is not there, ERR_CORRUPT or ERR_REFUSED otherwise. */
+void fmt_marker_encode(const uint8_t job_id[ID_LEN], uint64_t volume_size,
+                       uint8_t to[FMT_MARKER_LEN]);
+int fmt_marker_decode(const uint8_t *from, size_t len, uint8_t ret_job_id[ID_LEN],
+                      uint64_t *ret_volume_size, struct err *err);
 
 #endif

@@ -26,16 +26,19 @@ struct freeze {
     uint64_t stall_ns;     /* first freeze to last thaw, after freeze_thaw() */
 };
 
-/* Starts the guardian (program "tidemark-guardian", looked up beside our own executable, then in
+/* deadline_ms counts from the first FIFREEZE. Starts the guardian (program "tidemark-guardian",
+ * looked up beside our own executable, then in
  * ../lib/tidemark, or $TIDEMARK_GUARDIAN in tests) and waits for "ready". */
 int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned deadline_ms,
                struct err *err);
 
 /* Freezes in order. On failure everything frozen so far is thawed again. ERR_BUSY when one is
- * frozen already. */
+ * frozen already (that freeze is left alone), or when the deadline passed meanwhile. */
 int freeze_all(struct freeze *freeze, struct err *err);
 
-/* Thaws in reverse order. *ret_expired: the guardian thawed first, so the capture is void. */
+/* Thaws in reverse order. *ret_expired: the guardian thawed first, so the capture is void.
+ * Everything is thawed when it returns, also with an error: ERR_DEVICE when the guardian was gone.
+ * After success freeze_all() may follow again. */
 int freeze_thaw(struct freeze *freeze, bool *ret_expired, struct err *err);
 
 /* Dismisses the guardian and reaps it. Accepts a half-armed object; thaws if still frozen. */

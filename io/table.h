@@ -2,7 +2,7 @@
  * volume) and the list of packs its entries name. Two uses: the working table that push fills,
  * and the local cache of the newest committed snapshot, which an incremental compares with.
  *
- * The file is local (state_dir), never in the repository: header | pack refs | entries, with a
+ * The file is local (state_dir), never in the repository: header | entries | pack refs, with a
  * SHA-256 over all of it that table_seal() writes and table_open() checks.
  *
  * Entries of different regions may be written by different threads; everything else is one
@@ -38,7 +38,11 @@ int table_create(const char *path, const uint8_t volume[ID_LEN], const uint8_t s
 /* Maps path read-only and checks it whole. ERR_MISSING or ERR_CORRUPT: rebuild it. */
 int table_open(const char *path, struct table *ret, struct err *err);
 
-/* Writes header, pack list and checksum, and fsyncs: the file can be opened from now on. */
+/* Appends the refs of this snapshot's packs 0 … count - 1 to the list, once, when all are known. */
+int table_add_packs(struct table *table, uint32_t count, struct err *err);
+
+/* Drops packs that no entry names (entries get new pack indices), writes header, pack list and
+ * checksum, and fsyncs: the file can be opened from now on. packs must be complete. */
 int table_seal(struct table *table, struct err *err);
 
 /* Builds the table of a manifest from the repository at path and seals it. Reads every region

@@ -1,0 +1,22 @@
+/* What freeze.c and the guardian say to each other over a SOCK_SEQPACKET pair: two bytes each way,
+ * {verb, index of the volume}. Every request is answered with one verb. */
+#ifndef TIDEMARK_IO_FREEZE_PROTOCOL_H
+#define TIDEMARK_IO_FREEZE_PROTOCOL_H
+
+enum {
+    GUARD_CONTROL_FD = 3, /* in the guardian; the volumes' directories follow from 4 on */
+    GUARD_VOLUMES_FD = 4,
+    GUARD_VOLUMES_MAX = 16,
+};
+
+enum guard_verb {
+    GUARD_READY = 'R',   /* guardian, once: armed, memory locked */
+    GUARD_FREEZE = 'F',  /* next I freeze volume index; the clock starts at the first of these */
+    GUARD_FORGET = 'U',  /* volume index was not frozen by me after all: never thaw it */
+    GUARD_THAWED = 'T',  /* I have thawed everything: stop the clock, forget all volumes */
+    GUARD_QUIT = 'Q',    /* nothing is frozen, end without thawing; not answered */
+    GUARD_OK = 'O',      /* answer: nothing was thawed by the guardian since the last T */
+    GUARD_EXPIRED = 'X', /* answer: the guardian has thawed */
+};
+
+#endif

@@ -1,0 +1,94 @@
+/* Parsing of /proc/self/mountinfo: one place, because the octal escapes and the optional fields
+ * are easily got wrong (a mount point may hold blanks, a source may be "none"). */
+#include "io/mountinfo.h"
+
+#include <stdio.h>
+
+static bool is_octal(char c)
+{
+    return c >= '0' && c <= '7';
+}
+
+/* Copies the next blank-separated field, unescaped; NULL when there is none or it is too long. */
+static const char *next_field(const char *from, char *to, size_t to_len)
+{
+    while (*from == ' ')
+        from++;
+    if (*from == '\0')
+        return NULL;
+    size_t len = 0;
+    while (*from != '\0' && *from != ' ') {
+        char c = *from++;
+        if (c == '\\' && is_octal(from[0]) && is_octal(from[1]) && is_octal(from[2])) {
+            c = (char)((from[0] - '0') * 64 + (from[1] - '0') * 8 + (from[2] - '0'));
+            from += 3;
+        }
+        if (len + 1 >= to_len)
+            return NULL;
+        to[len++] = c;
+    }
+    to[len] = '\0';
+    return from;
+}
+
+bool mount_has_option(const char *options, const char *name)
+{
+    size_t len = strlen(name);
+    for (const char *at = options; at != NULL; at = strchr(at, ',')) {
+        if (*at == ',')
+            at++;
+        if (strncmp(at, name, len) == 0 && (at[len] == '\0' || at[len] == ',' || at[len] == '='))
+            return true;
+    }
+    return false;
+}
+
+/* 36 35 98:0 /root /mnt rw,noatime shared:1 … - ext4 /dev/sda1 rw,errors=continue */
+bool mount_entry_parse(const char *line, struct mount_entry *ret)
+{
+    struct mount_entry entry = {0};
+    char word[256];
+    const char *at = line;
+    for (int i = 0; i < 2; i++) /* mount id, parent id */
+        if ((at = next_field(at, word, sizeof(word))) == NULL)
+            return false;
+    if ((at = next_field(at, word, sizeof(word))) == NULL ||
+        sscanf(word, "%u:%u", &entry.major, &entry.minor) != 2)
+        return false;
+    if ((at = next_field(at, entry.root, sizeof(entry.root))) == NULL ||
+        (at = next_field(at, entry.mount_point, sizeof(entry.mount_point))) == NULL ||
+        (at = next_field(at, entry.options, sizeof(entry.options))) == NULL)
+        return false;
+    do { /* any number of optional fields, then a lone hyphen */
+        if ((at = next_field(at, word, sizeof(word))) == NULL)
+            return false;
+    } while (strcmp(word, "-") != 0);
+    if ((at = next_field(at, entry.fs_type, sizeof(entry.fs_type))) == NULL ||
+        (at = next_field(at, entry.source, sizeof(entry.source))) == NULL ||
+        next_field(at, entry.super_options, sizeof(entry.super_options)) == NULL)
+        return false;
+    entry.read_only =
+        mount_has_option(entry.options, "ro") || mount_has_option(entry.super_options, "ro");
+    *ret = entry;
+    return true;
+}
+
+int mount_each(int (*each)(void *ctx, const struct mount_entry *entry), void *ctx, struct err *err)
+{
+    FILE *file = fopen("/proc/self/mountinfo", "re");
+    if (file == NULL)
+        return err_sys(err, ERR_DEVICE, "open '/proc/self/mountinfo'");
+    free_mem char *line = NULL;
+    size_t capacity = 0;
+    ssize_t len;
+    int rc = 0;
+    while (rc == 0 && (len = getline(&line, &capacity, file)) > 0) {
+        struct mount_entry entry;
+        if (line[len - 1] == '\n')
+            line[len - 1] = '\0';
+        if (mount_entry_parse(line, &entry))
+            rc = each(ctx, &entry);
+    }
+    (void)fclose(file);
+    return rc;
+}

@@ -1,0 +1,214 @@
+/* The repository's identity and the names of its objects: see repo.h. */
+#include "io/repo.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "io/format.h"
+
+static const char repo_object[] = "tidemark.repo";
+static const char repo_object_copy[] = "tidemark.repo.copy";
+
+int id_random(uint8_t id[ID_LEN], struct err *err)
+{
+    /* Up to 256 bytes are never cut short once the pool is ready: getrandom(2). */
+    ssize_t got = getrandom(id, ID_LEN, 0);
+    if (got != ID_LEN)
+        return err_sys(err, ERR_INTERNAL, "random id");
+    return 0;
+}
+
+void id_to_text(const uint8_t id[ID_LEN], char text[ID_TEXT_LEN])
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < ID_LEN; i++) {
+        text[2 * i] = digits[id[i] >> 4];
+        text[2 * i + 1] = digits[id[i] & 15];
+    }
+    text[2 * ID_LEN] = '\0';
+}
+
+static int hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return -1;
+}
+
+bool id_from_text(const char *text, uint8_t id[ID_LEN])
+{
+    uint8_t bytes[ID_LEN];
+    if (strlen(text) != 2 * ID_LEN)
+        return false;
+    for (size_t i = 0; i < ID_LEN; i++) {
+        int high = hex_value(text[2 * i]), low = hex_value(text[2 * i + 1]);
+        if (high < 0 || low < 0)
+            return false;
+        bytes[i] = (uint8_t)(high << 4 | low);
+    }
+    memcpy(id, bytes, ID_LEN);
+    return true;
+}
+
+bool id_is_zero(const uint8_t id[ID_LEN])
+{
+    static const uint8_t zero[ID_LEN];
+    return memcmp(id, zero, ID_LEN) == 0;
+}
+
+bool repo_name_valid(const char *text, size_t len_max)
+{
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    size_t len = strlen(text);
+    if (len == 0 || len > len_max || strspn(text, allowed) != len)
+        return false;
+    return strcmp(text, ".") != 0 && strcmp(text, "..") != 0;
+}
+
+bool repo_tag_valid(const char *tag)
+{
+    uint8_t id[ID_LEN];
+    return repo_name_valid(tag, 30) && strcmp(tag, "latest") != 0 && !id_from_text(tag, id);
+}
+
+static void pack_like_name(char *name, const char *prefix, const uint8_t volume[ID_LEN],
+                           const uint8_t snapshot[ID_LEN], uint32_t number)
+{
+    char volume_text[ID_TEXT_LEN], snapshot_text[ID_TEXT_LEN];
+    id_to_text(volume, volume_text);
+    id_to_text(snapshot, snapshot_text);
+    (void)snprintf(name, STORE_NAME_MAX + 1, "%s/%s/%s/%08" PRIx32, prefix, volume_text,
+                   snapshot_text, number);
+}
+
+void repo_pack_name(char *name, const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                    uint32_t number)
+{
+    pack_like_name(name, "pack", volume, snapshot, number);
+}
+
+void repo_table_name(char *name, const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                     uint32_t number)
+{
+    pack_like_name(name, "table", volume, snapshot, number);
+}
+
+void repo_manifest_name(char *name, const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN])
+{
+    char volume_text[ID_TEXT_LEN], snapshot_text[ID_TEXT_LEN];
+    id_to_text(volume, volume_text);
+    id_to_text(snapshot, snapshot_text);
+    (void)snprintf(name, STORE_NAME_MAX + 1, "volume/%s/%s", volume_text, snapshot_text);
+}
+
+void repo_record_name(char *name, const char *cluster, const char *node,
+                      const uint8_t snapshot[ID_LEN])
+{
+    char snapshot_text[ID_TEXT_LEN];
+    id_to_text(snapshot, snapshot_text);
+    (void)snprintf(name, STORE_NAME_MAX + 1, "snapshot/%s/%s/%s.json", cluster, node,
+                   snapshot_text);
+}
+
+void repo_wal_name(char *name, const char *cluster, uint64_t system_id, uint32_t timeline,
+                   const char *file)
+{
+    (void)snprintf(name, STORE_NAME_MAX + 1, "wal/%s/%" PRIu64 "/%08" PRIX32 "/%s", cluster,
+                   system_id, timeline, file);
+}
+
+static int refuse_existing(struct store *store, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "%s already holds a repository", store_url(store));
+    return err_hint(err, "use it as it is, or choose an empty place");
+}
+
+/* ERR_REFUSED when the copy is there although tidemark.repo may be lost: a new identity beside old
+ * objects would make them unreadable. */
+static int refuse_copy(struct store *store, struct err *err)
+{
+    uint64_t size;
+    int rc = store_size(store, repo_object_copy, &size, err);
+    if (rc == 0)
+        return refuse_existing(store, err);
+    return rc == -ERR_MISSING ? 0 : rc;
+}
+
+int repo_create(struct store *store, uint32_t chunk_size, struct repo *ret, struct err *err)
+{
+    struct repo repo = {.chunk_size = chunk_size, .region_size = FMT_REGION_SIZE};
+    if (!fmt_chunk_size_valid(chunk_size))
+        return err_set(err, ERR_USAGE, "chunk size %" PRIu32 " is not 16, 32 or 64 KiB",
+                       chunk_size);
+    int rc = id_random(repo.id, err);
+    if (rc < 0)
+        return rc;
+    uint8_t seed[ID_LEN];
+    rc = id_random(seed, err);
+    if (rc < 0)
+        return rc;
+    repo.digest_seed = get_le64(seed);
+    repo.created_s = (int64_t)time(NULL);
+    rc = refuse_copy(store, err);
+    if (rc < 0)
+        return rc;
+    uint8_t object[FMT_REPO_LEN];
+    fmt_repo_encode(&repo, object);
+    rc = store_put(store, repo_object, object, sizeof(object), err);
+    if (rc == STORE_EXISTS)
+        return refuse_existing(store, err);
+    if (rc < 0)
+        return rc;
+    rc = store_put(store, repo_object_copy, object, sizeof(object), err);
+    if (rc != 0) {
+        struct err ignored; /* the first error is what the caller must see */
+        (void)store_remove(store, repo_object, &ignored);
+        return rc == STORE_EXISTS ? refuse_existing(store, err) : rc;
+    }
+    *ret = repo;
+    return 0;
+}
+
+static int repo_read(struct store *store, const char *name, struct repo *ret, struct err *err)
+{
+    free_mem void *buf = NULL;
+    size_t len;
+    int rc = store_get_all(store, name, FMT_REPO_LEN, &buf, &len, err);
+    if (rc < 0)
+        return rc;
+    rc = fmt_repo_decode(buf, len, ret, err);
+    return rc < 0 ? err_prefix(err, "%s", name) : 0;
+}
+
+int repo_open(struct store *store, struct repo *ret, bool *ret_used_copy, struct err *err)
+{
+    struct repo repo;
+    int rc = repo_read(store, repo_object, &repo, err);
+    bool use_copy = rc == -ERR_MISSING || rc == -ERR_CORRUPT;
+    if (use_copy) {
+        struct err copy_err;
+        int copy_rc = repo_read(store, repo_object_copy, &repo, &copy_err);
+        if (copy_rc == -ERR_MISSING && rc == -ERR_MISSING) {
+            (void)err_set(err, ERR_MISSING, "%s holds no repository: there is no %s",
+                          store_url(store), repo_object);
+            return err_hint(err, "check the URL and that it is mounted; `tidemark init` makes a "
+                                 "new repository");
+        }
+        if (copy_rc < 0 && copy_rc != -ERR_MISSING)
+            *err = copy_err;
+        if (copy_rc < 0)
+            return -(int)err->code;
+        rc = 0;
+    }
+    if (rc < 0)
+        return rc;
+    *ret = repo;
+    *ret_used_copy = use_copy;
+    return 0;
+}
