@@ -265,8 +265,8 @@ static int check_key_line(struct parser *parser, char *line)
                        "'%c' after a blank could be a comment or part of the value: put comments "
                        "on lines of their own",
                        strpbrk(strpbrk(value, " \t"), ";#")[0]);
-    (void)strcpy(parser->value, value);
-    (void)strcpy(line + key_len, "=x");
+    (void)snprintf(parser->value, sizeof(parser->value), "%s", value);
+    memcpy(line + key_len, "=x", sizeof("=x")); /* keys are short: it fits */
     return 0;
 }
 
@@ -293,7 +293,7 @@ static char *read_line(char *buf, int size, void *ctx)
         return NULL;
     }
     assert(strlen(line) < (size_t)size); /* the checks above leave at most "[" + 48 + "]" */
-    (void)strcpy(buf, line);
+    (void)snprintf(buf, (size_t)size, "%s", line);
     return buf;
 }
 
@@ -490,9 +490,10 @@ static void complete_bin_directory(struct conf *conf)
     close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || read(fd, major, sizeof(major) - 1) <= 0)
         return;
-    major[strspn(major, "0123456789")] = '\0';
+    size_t digits = strspn(major, "0123456789");
+    major[digits] = '\0';
     (void)snprintf(path, sizeof(path), "/usr/lib/postgresql/%s/bin", major);
-    if (major[0] && access(path, X_OK) == 0)
+    if (digits > 0 && access(path, X_OK) == 0)
         (void)snprintf(conf->bin_directory, sizeof(conf->bin_directory), "%s", path);
 }
 

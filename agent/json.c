@@ -222,7 +222,7 @@ static int sync_parent(const char *path, struct err *err)
     if (slash)
         slash[slash == parent] = '\0';
     else
-        (void)strcpy(parent, ".");
+        (void)snprintf(parent, sizeof(parent), ".");
     close_fd int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) < 0)
         return err_sys(err, ERR_DEVICE, "sync directory '%s'", parent);
