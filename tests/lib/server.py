@@ -1,4 +1,4 @@
-"""A private PostgreSQL server on a Unix socket, load for it, and a ledger of what it acknowledged."""
+"""A private PostgreSQL server on a Unix socket, load for it, and a ledger of its commits."""
 import os
 import shutil
 import signal

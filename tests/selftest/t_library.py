@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The test library itself: what a sandbox makes goes away at exit, on a signal, and after kill -9."""
+"""The test library itself: what a sandbox makes goes away at exit, on signals, after kill -9."""
 import os
 import signal
 import subprocess
