@@ -3,40 +3,58 @@
  * directory <state_dir>/jobs/<id>/:
  *
  *     request.json   type and arguments, written by the agent before the start; never changes
- *     conf           the configuration the agent had (conf_write)
+ *     goal.json      restores: {"goal":"prepare"|"execute"|"verify"|"all"|"abort"}, how far this
+ * run of the job goes; absent = "all" conf           the configuration the agent had (conf_write)
  *     journal.json   state, atomically replaced and fsynced before every step
  *     progress.json  bytes, rate, phase; replaced every 500 ms, not durable
- *     lock           flock(LOCK_EX) while the job's process lives: that is how anyone (also an
- *                    agent that was restarted) knows that it runs
- *     log            stderr of the process
+ *     lock           an open-file-description lock while the job's process lives, and its pid: that
+ *                    is how anyone (also an agent that was restarted) knows that it runs. Asking
+ *                    does not take the lock (F_OFD_GETLK), so nobody's question is in the way.
+ *     log            stdout and stderr of the process
+ *     key.json       the Idempotency-Key of the request, if it had one
  *
- * Journal: {"id","type","state","phase","started_s","ended_s","error":{code,text,hint}|null,
- * "result":{…}, …fields of the verb}. state is "running", "complete", "failed", "cancelled",
- * "prepared" (restore between plan and execute), "interrupted" (not running, not ended). */
+ * Journal: {"id","type","state","phase","created_ms","started_s","ended_s",
+ * "error":{code,text,hint}|null, "result":{…}, …fields of the verb}. state is "created" (not
+ * started yet), "running", "complete", "failed", "cancelled", "prepared" and "executed" (a restore
+ * between its goals), "interrupted" (derived: the journal says running, but nothing runs).
+ *
+ * A job of type snapshot or restore holds the node's lock (node_lock.h) while its process lives,
+ * taken by job_open(): verbs do not take it themselves. */
 #ifndef TIDEMARK_AGENT_JOB_H
 #define TIDEMARK_AGENT_JOB_H
+
+#include <pthread.h>
 
 #include "agent/conf.h"
 #include "agent/json.h"
 #include "io/lane_options.h"
 #include "io/repo.h"
 
+enum { JOB_DIR_MAX = 1200, JOBS_ENDED_MAX = 100 };
+
 struct job {
-    char dir[1200];
+    char dir[JOB_DIR_MAX];
     char id[ID_TEXT_LEN];
     const char *type; /* "snapshot", "restore", "verification"; borrowed from request */
     json_t *request;
     json_t *journal; /* edit with json_object_set*, then job_journal() */
     struct conf conf;
     struct io_progress progress;
+    char goal[16]; /* restores; see goal.json */
     int lock_fd;
-    int log_fd;
+    int node_lock_fd;      /* -1 for verifications */
+    pthread_mutex_t mutex; /* of phase, between this thread and the writer's */
+    pthread_t writer;
+    bool writing;
+    _Atomic bool stop_writer;
     char phase[32];
 };
 
 /* --- inside the job's process ----------------------------------------------------------------- */
-/* Opens DIR, takes the lock (ERR_BUSY when it runs already), installs the signal handlers (SIGTERM
- * and SIGINT set progress.cancel), starts the progress writer thread. */
+/* Opens DIR, takes the lock (ERR_BUSY when it runs already) and the node's lock, refuses what an
+ * unfinished restore forbids (ERR_PARTIAL), writes state "running", installs the signal handlers
+ * (SIGTERM and SIGINT set progress.cancel), starts the progress writer thread. On failure nothing
+ * in the directory has changed. */
 int job_open(const char *dir, struct job *ret, struct err *err);
 /* Sets state (NULL = keep) and phase in the journal and makes it durable. Call before the step. */
 int job_journal(struct job *job, const char *state, const char *phase, struct err *err);
@@ -45,21 +63,43 @@ int job_check_cancel(const struct job *job, struct err *err);
 /* Ends: writes the final journal from rc and err, stops the writer, releases the lock. */
 void job_close(struct job *job, int rc, const struct err *err);
 /* The process's main: runs snapshot_run / restore_run / verification_run by type; returns the exit
- * status. */
-int job_main(const char *dir);
+ * status. ready_fd (-1 = none) gets "ok" once job_open() has succeeded, or its error. */
+int job_main(const char *dir, int ready_fd);
 
 /* --- in the agent or the command line --------------------------------------------------------- */
-/* Makes <state_dir>/jobs/<new id>/ with request.json and conf. request is borrowed. */
+void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX]);
+/* Makes <state_dir>/jobs/<new id>/ with request.json and conf. request is borrowed. Removes ended
+ * jobs beyond the newest JOBS_ENDED_MAX. */
 int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TEXT_LEN],
                struct err *err);
-/* fork + exec of our own executable with `job DIR`; all other descriptors close-on-exec. */
+/* Removes a job that never started. */
+void job_discard(const struct conf *conf, const char *id);
+/* How far the next run goes: see goal.json. ERR_BUSY while it runs. */
+int job_set_goal(const struct conf *conf, const char *id, const char *goal, struct err *err);
+/* fork + exec of tidemark-agent with `job DIR`, all descriptors but 0–3 closed. Returns when the
+ * child has its locks and its journal says "running", or with the error that stopped it (ERR_BUSY
+ * by the node's lock). The caller reaps *ret_pid. */
 int job_start(const char *dir, int *ret_pid, struct err *err);
+/* Takes the job's lock for this process and writes its pid into the file: ERR_BUSY when somebody
+ * has it. *ret_fd is closed by the caller. */
+int job_lock(const char *dir, int *ret_fd, struct err *err);
+/* True when the process of the job lives; *ret_pid (may be NULL) is its id. */
+bool job_is_running(const char *dir, int *ret_pid);
 /* journal + progress as one JSON object with "running": true|false; new reference. */
 int job_status(const struct conf *conf, const char *id, json_t **ret, struct err *err);
 /* Array of job_status() of all jobs, oldest first. */
 int job_list(const struct conf *conf, json_t **ret, struct err *err);
 /* SIGTERM to the running process; ERR_MISSING when it does not run. */
 int job_cancel(const struct conf *conf, const char *id, struct err *err);
+/* Ends a job whose process is gone: journals state and error (may be NULL). ERR_BUSY when it runs,
+ * ERR_REFUSED when it has ended before. */
+int job_end(const struct conf *conf, const char *id, const char *state, const struct err *why,
+            struct err *err);
+/* True for restores from step "marked" on that are not complete: the volume holds neither the old
+ * nor the new data, and the job can be resumed. Journal as job_status() gives it. */
+bool job_is_partial(const json_t *status);
+/* True for "complete", "failed" and "cancelled". */
+bool job_state_is_final(const char *state);
 
 /* --- the verbs, each in its own file ------------------------------------------------------------
  */

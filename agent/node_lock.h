@@ -1,6 +1,6 @@
 /* One verb at a time on a node: a snapshot and a restore must not see each other's half of the
  * volumes. flock on <state_dir>/node.lock, whose text says who holds it; the lock ends with its
- * process, however it ends. One thread. */
+ * process, however it ends. job_open() takes it for snapshots and restores. One thread. */
 #ifndef TIDEMARK_AGENT_NODE_LOCK_H
 #define TIDEMARK_AGENT_NODE_LOCK_H
 

@@ -1,0 +1,430 @@
+/* Jobs seen from outside: making, starting, listing, cancelling, pruning. Used by the agent and by
+ * the command line alike, so that a job without an agent obeys the same rules. See job.h. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "agent/job.h"
+#include "agent/log.h"
+#include "agent/program.h"
+
+enum { READY_FD = 3, JOBS_MAX = 4096 };
+
+void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX])
+{
+    (void)snprintf(ret, JOB_DIR_MAX, "%s/jobs/%s", conf->state_dir, id);
+}
+
+bool job_state_is_final(const char *state)
+{
+    return strcmp(state, "complete") == 0 || strcmp(state, "failed") == 0 ||
+           strcmp(state, "cancelled") == 0;
+}
+
+/* --- the lock ----------------------------------------------------------------------------------*/
+int job_lock(const char *dir, int *ret_fd, struct err *err)
+{
+    char path[JOB_DIR_MAX + 32], text[32];
+    (void)snprintf(path, sizeof(path), "%s/lock", dir);
+    close_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return err_sys(err, ERR_DEVICE, "open '%s'", path);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+        if (errno != EAGAIN && errno != EACCES)
+            return err_sys(err, ERR_DEVICE, "lock '%s'", path);
+        return err_set(err, ERR_BUSY, "job %s is running", strrchr(dir, '/') + 1);
+    }
+    int len = snprintf(text, sizeof(text), "%d\n", getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)len, 0) != len)
+        return err_sys(err, ERR_DEVICE, "write '%s'", path);
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
+/* The pid is read while the lock is held: it is the holder's own. */
+bool job_is_running(const char *dir, int *ret_pid)
+{
+    char path[JOB_DIR_MAX + 32], text[32] = "";
+    (void)snprintf(path, sizeof(path), "%s/lock", dir);
+    close_fd int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    if (fd < 0 || fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+        return false;
+    if (ret_pid)
+        *ret_pid = pread(fd, text, sizeof(text) - 1, 0) > 0 ? (int)strtol(text, NULL, 10) : 0;
+    return true;
+}
+
+/* --- making ------------------------------------------------------------------------------------*/
+static int make_directories(const struct conf *conf, struct err *err)
+{
+    char path[JOB_DIR_MAX];
+    (void)snprintf(path, sizeof(path), "%s/jobs", conf->state_dir);
+    for (char *at = path + 1; *at; at++) {
+        if (*at != '/')
+            continue;
+        *at = '\0';
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            return err_sys(err, ERR_DEVICE, "create '%s'", path);
+        *at = '/';
+    }
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return err_sys(err, ERR_DEVICE, "create '%s'", path);
+    return 0;
+}
+
+static int write_conf(const char *dir, const struct conf *conf, struct err *err)
+{
+    char path[JOB_DIR_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/conf", dir);
+    FILE *to = fopen(path, "wxe");
+    if (!to)
+        return err_sys(err, ERR_DEVICE, "create '%s'", path);
+    int rc = conf_write(conf, to) < 0 || fsync(fileno(to)) < 0
+                 ? err_sys(err, ERR_DEVICE, "write '%s'", path)
+                 : 0;
+    if (fclose(to) != 0 && rc == 0)
+        rc = err_sys(err, ERR_DEVICE, "close '%s'", path);
+    return rc;
+}
+
+static int save_in(const char *dir, const char *name, const json_t *json, struct err *err)
+{
+    char path[JOB_DIR_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+    return json_save(path, json, true, err);
+}
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static int fill_directory(const char *dir, const char *id, const struct conf *conf,
+                          const json_t *request, struct err *err)
+{
+    free_json json_t *journal = json_pack("{s:s, s:O, s:s, s:s, s:I, s:n}", "id", id, "type",
+                                          json_object_get(request, "type"), "state", "created",
+                                          "phase", "", "created_ms", (json_int_t)now_ms(), "error");
+    if (!journal)
+        return err_set(err, ERR_INTERNAL, "request without a type");
+    int rc = write_conf(dir, conf, err);
+    if (rc == 0)
+        rc = save_in(dir, "request.json", request, err);
+    if (rc == 0)
+        rc = save_in(dir, "journal.json", journal, err);
+    return rc;
+}
+
+/* Only plain files are ever in a job's directory. */
+static void remove_directory(const char *dir)
+{
+    DIR *entries = opendir(dir);
+    if (!entries)
+        return;
+    for (struct dirent *entry; (entry = readdir(entries));)
+        if (entry->d_name[0] != '.')
+            (void)unlinkat(dirfd(entries), entry->d_name, 0);
+    (void)closedir(entries);
+    (void)rmdir(dir);
+}
+
+void job_discard(const struct conf *conf, const char *id)
+{
+    char dir[JOB_DIR_MAX];
+    job_dir(conf, id, dir);
+    if (!job_is_running(dir, NULL))
+        remove_directory(dir);
+}
+
+/* jobs is sorted, oldest first: the newest ended ones stay. */
+static void prune(const struct conf *conf)
+{
+    free_json json_t *jobs = NULL;
+    struct err err;
+    if (job_list(conf, &jobs, &err) < 0)
+        return;
+    size_t ended = 0;
+    for (size_t i = json_array_size(jobs); i-- > 0;) {
+        json_t *job = json_array_get(jobs, i);
+        const char *id = json_string_value(json_object_get(job, "id"));
+        const char *state = json_string_value(json_object_get(job, "state"));
+        if (!id || !state || !job_state_is_final(state) || job_is_partial(job))
+            continue;
+        if (++ended > JOBS_ENDED_MAX)
+            job_discard(conf, id);
+    }
+}
+
+int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TEXT_LEN],
+               struct err *err)
+{
+    uint8_t id[ID_LEN];
+    char text[ID_TEXT_LEN], dir[JOB_DIR_MAX];
+    int rc = make_directories(conf, err);
+    if (rc == 0)
+        rc = id_random(id, err);
+    if (rc < 0)
+        return rc;
+    prune(conf);
+    id_to_text(id, text);
+    job_dir(conf, text, dir);
+    if (mkdir(dir, 0700) < 0)
+        return err_sys(err, ERR_DEVICE, "create '%s'", dir);
+    rc = fill_directory(dir, text, conf, request, err);
+    if (rc < 0) {
+        remove_directory(dir);
+        return rc;
+    }
+    (void)strcpy(ret_id, text);
+    return 0;
+}
+
+int job_set_goal(const struct conf *conf, const char *id, const char *goal, struct err *err)
+{
+    char dir[JOB_DIR_MAX];
+    job_dir(conf, id, dir);
+    if (job_is_running(dir, NULL))
+        return err_set(err, ERR_BUSY, "job %s is running", id);
+    free_json json_t *json = json_pack("{s:s}", "goal", goal);
+    return save_in(dir, "goal.json", json, err);
+}
+
+/* --- starting ----------------------------------------------------------------------------------*/
+/* Between fork and exec of a threaded process only async-signal-safe calls are allowed. */
+_Noreturn static void exec_job(const char *program, const char *dir, int log_fd, int ready_fd)
+{
+    char ready_option[] = "--ready-fd=3";
+    char *argv[] = {(char *)(uintptr_t)program, (char[]){"job"}, (char *)(uintptr_t)dir,
+                    ready_option, NULL};
+    sigset_t none;
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    (void)setsid();
+    int null_fd = open("/dev/null", O_RDONLY);
+    /* Out of the way first: one of them may be 0–3 itself. */
+    log_fd = fcntl(log_fd, F_DUPFD, 10);
+    ready_fd = fcntl(ready_fd, F_DUPFD, 10);
+    if (null_fd >= 0 && log_fd >= 0 && ready_fd >= 0 && dup2(null_fd, 0) == 0 &&
+        dup2(log_fd, 1) == 1 && dup2(log_fd, 2) == 2 && dup2(ready_fd, READY_FD) == READY_FD &&
+        close_range(READY_FD + 1, ~0U, 0) == 0)
+        (void)execv(program, argv);
+    _exit(127);
+}
+
+/* Waits for "ok" or the error of the child, see report_ready() in job.c. */
+static int read_ready(int fd, const char *dir, struct err *err)
+{
+    char text[sizeof(err->text) + sizeof(err->hint) + 64];
+    size_t len = 0;
+    for (;;) {
+        ssize_t n = read(fd, text + len, sizeof(text) - 1 - len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        len += (size_t)n;
+    }
+    text[len] = '\0';
+    if (strcmp(text, "ok") == 0)
+        return 0;
+    char *code = text, *message = strchr(text, '\n');
+    if (!message)
+        return err_set(err, ERR_INTERNAL, "the job's process did not start; see '%s/log'", dir);
+    *message++ = '\0';
+    char *hint = strchr(message, '\n');
+    if (hint)
+        *hint++ = '\0';
+    (void)err_set(err, err_code_from_name(code), "%s", message);
+    return err_hint(err, "%s", hint ? hint : "");
+}
+
+int job_start(const char *dir, int *ret_pid, struct err *err)
+{
+    char program[PATH_MAX], path[JOB_DIR_MAX + 32];
+    int ready[2];
+    int rc = program_find("tidemark-agent", program, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(path, sizeof(path), "%s/log", dir);
+    close_fd int log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (log_fd < 0)
+        return err_sys(err, ERR_DEVICE, "open '%s'", path);
+    if (pipe2(ready, O_CLOEXEC) < 0)
+        return err_sys(err, ERR_INTERNAL, "pipe");
+    int pid = fork();
+    if (pid == 0)
+        exec_job(program, dir, log_fd, ready[1]);
+    (void)close(ready[1]);
+    rc = pid < 0 ? err_sys(err, ERR_INTERNAL, "fork") : read_ready(ready[0], dir, err);
+    (void)close(ready[0]);
+    if (rc < 0 && pid > 0)
+        (void)waitpid(pid, NULL, 0); /* it reported and exits */
+    if (rc == 0)
+        *ret_pid = pid;
+    return rc;
+}
+
+/* --- looking -----------------------------------------------------------------------------------*/
+/* The steps of a restore from which on the device is neither old nor new. */
+bool job_is_partial(const json_t *status)
+{
+    static const char *const steps[] = {"marked",     "pulling",   "written", "configured",
+                                        "recovering", "verifying", NULL};
+    const char *step = json_string_value(json_object_get(status, "step"));
+    const char *state = json_string_value(json_object_get(status, "state"));
+    if (!step || !state || strcmp(state, "complete") == 0 ||
+        json_is_true(json_object_get(status, "given_up")))
+        return false;
+    for (size_t i = 0; steps[i]; i++)
+        if (strcmp(step, steps[i]) == 0)
+            return true;
+    return false;
+}
+
+/* The lock is asked first: the last journal is written before the lock is released, so "not locked"
+ * followed by "running" in the journal means that the process died. */
+int job_status(const struct conf *conf, const char *id, json_t **ret, struct err *err)
+{
+    char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
+    uint8_t bytes[ID_LEN];
+    if (!id_from_text(id, bytes))
+        return err_set(err, ERR_MISSING, "'%.64s' is not the id of a job", id);
+    job_dir(conf, id, dir);
+    bool running = job_is_running(dir, NULL);
+    free_json json_t *journal = NULL, *progress = NULL;
+    (void)snprintf(path, sizeof(path), "%s/journal.json", dir);
+    int rc = json_load_path(path, &journal, err);
+    if (rc == -ERR_MISSING)
+        return err_set(err, ERR_MISSING, "there is no job %s", id);
+    if (rc < 0)
+        return rc;
+    const char *state = json_string_value(json_object_get(journal, "state"));
+    if (!state)
+        return err_set(err, ERR_CORRUPT, "'%s' has no state", path);
+    running = running && strcmp(state, "running") == 0;
+    if (!running && strcmp(state, "running") == 0)
+        (void)json_object_set_new(journal, "state", json_string("interrupted"));
+    (void)json_object_set_new(journal, "running", json_boolean(running));
+    (void)snprintf(path, sizeof(path), "%s/progress.json", dir);
+    struct err ignored;
+    if (json_load_path(path, &progress, &ignored) == 0)
+        (void)json_object_set(journal, "progress", progress);
+    *ret = json_incref(journal);
+    return 0;
+}
+
+static json_t *damaged_status(const char *id, const struct err *err)
+{
+    return json_pack("{s:s, s:s, s:s, s:b, s:{s:s, s:s, s:s}}", "id", id, "type", "unknown",
+                     "state", "failed", "running", 0, "error", "code", err_code_name(err->code),
+                     "text", err->text, "hint", err->hint);
+}
+
+static int compare_created(const void *a, const void *b)
+{
+    const json_t *const *left = a, *const *right = b;
+    json_int_t x = json_integer_value(json_object_get(*left, "created_ms"));
+    json_int_t y = json_integer_value(json_object_get(*right, "created_ms"));
+    return x < y ? -1 : x > y;
+}
+
+static size_t collect(const struct conf *conf, DIR *entries, json_t **jobs)
+{
+    size_t count = 0;
+    uint8_t bytes[ID_LEN];
+    for (struct dirent *entry; count < JOBS_MAX && (entry = readdir(entries));) {
+        struct err err;
+        if (!id_from_text(entry->d_name, bytes))
+            continue;
+        int rc = job_status(conf, entry->d_name, &jobs[count], &err);
+        if (rc == -ERR_MISSING)
+            continue; /* being made or removed */
+        if (rc < 0)
+            jobs[count] = damaged_status(entry->d_name, &err);
+        count++;
+    }
+    return count;
+}
+
+int job_list(const struct conf *conf, json_t **ret, struct err *err)
+{
+    char path[JOB_DIR_MAX];
+    (void)snprintf(path, sizeof(path), "%s/jobs", conf->state_dir);
+    DIR *entries = opendir(path);
+    if (!entries && errno != ENOENT)
+        return err_sys(err, ERR_DEVICE, "open '%s'", path);
+    json_t *array = json_array();
+    if (entries) {
+        json_t **jobs = calloc(JOBS_MAX, sizeof(json_t *));
+        if (!jobs)
+            abort();
+        size_t count = collect(conf, entries, jobs);
+        (void)closedir(entries);
+        qsort(jobs, count, sizeof(json_t *), compare_created);
+        for (size_t i = 0; i < count; i++)
+            (void)json_array_append_new(array, jobs[i]);
+        free(jobs);
+    }
+    *ret = array;
+    return 0;
+}
+
+/* --- ending ------------------------------------------------------------------------------------*/
+/* A pidfd first, then the lock again: the signal cannot hit a stranger that got the number. */
+int job_cancel(const struct conf *conf, const char *id, struct err *err)
+{
+    char dir[JOB_DIR_MAX];
+    int pid = 0;
+    job_dir(conf, id, dir);
+    if (!job_is_running(dir, &pid) || pid <= 0)
+        return err_set(err, ERR_MISSING, "job %s is not running", id);
+    close_fd int fd = pidfd_open(pid, 0);
+    int again = 0;
+    if (fd < 0 || !job_is_running(dir, &again) || again != pid)
+        return err_set(err, ERR_MISSING, "job %s is not running", id);
+    if (pidfd_send_signal(fd, SIGTERM, NULL, 0) < 0)
+        return err_sys(err, errno == EPERM ? ERR_AUTH : ERR_INTERNAL, "signal process %d", pid);
+    return 0;
+}
+
+int job_end(const struct conf *conf, const char *id, const char *state, const struct err *why,
+            struct err *err)
+{
+    char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
+    free_json json_t *journal = NULL;
+    job_dir(conf, id, dir);
+    (void)snprintf(path, sizeof(path), "%s/journal.json", dir);
+    int rc = json_load_path(path, &journal, err);
+    close_fd int lock_fd = -1;
+    if (rc == 0)
+        rc = job_lock(dir, &lock_fd, err); /* nobody starts it while we write */
+    if (rc == 0) {
+        json_decref(take_ptr(&journal));
+        rc = json_load_path(path, &journal, err);
+    }
+    if (rc < 0)
+        return rc;
+    bool partial = job_is_partial(journal);
+    const char *old = json_string_value(json_object_get(journal, "state"));
+    if (!partial && old && job_state_is_final(old))
+        return err_set(err, ERR_REFUSED, "job %s has ended already: %s", id, old);
+    if (partial)
+        (void)json_object_set_new(journal, "given_up", json_true());
+    (void)json_object_set_new(journal, "state", json_string(state));
+    (void)json_object_set_new(journal, "ended_s", json_integer(time(NULL)));
+    if (why)
+        (void)json_object_set_new(journal, "error",
+                                  json_pack("{s:s, s:s, s:s}", "code", err_code_name(why->code),
+                                            "text", why->text, "hint", why->hint));
+    return json_save(path, journal, true, err);
+}
