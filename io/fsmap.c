@@ -66,25 +66,38 @@ static int read_map(int mount_fd, struct fsmap_head **ret, struct err *err)
     return 0;
 }
 
-/* Adds everything between the FREE records to `used`; false when the map contradicts itself. */
+/* A record may overlap its neighbours where files share blocks (XFS with a reverse map), but a FREE
+ * one may not: it starts behind everything before it, and nothing after it starts inside it. */
+static bool record_is_sane(const struct fsmap *record, const struct fsmap *first,
+                           uint64_t physical_min, uint64_t end, bool is_free, uint64_t device_size,
+                           uint64_t *ret_end)
+{
+    return record->fmr_device == first->fmr_device && record->fmr_physical >= physical_min &&
+           (!is_free || record->fmr_physical >= end) &&
+           add_u64(record->fmr_physical, record->fmr_length, ret_end) && *ret_end <= device_size;
+}
+
+/* Adds everything between the FREE records to `used`; *ret_sane: the map does not contradict
+ * itself. */
 static int collect_used(const struct fsmap_head *head, uint64_t device_size,
                         struct extent_list *used, uint64_t *ret_free, bool *ret_sane,
                         struct err *err)
 {
-    uint64_t end = 0, used_from = 0, free_bytes = 0;
+    uint64_t physical_min = 0, end = 0, used_from = 0, free_bytes = 0;
     bool sane = head->fmh_entries > 0, last_seen = false;
     for (unsigned i = 0; sane && i < head->fmh_entries; i++) {
         const struct fsmap *record = &head->fmh_recs[i];
+        bool is_free =
+            (record->fmr_flags & FMR_OF_SPECIAL_OWNER) && record->fmr_owner == FMR_OWN_FREE;
         uint64_t record_end;
-        sane = !last_seen && record->fmr_device == head->fmh_recs[0].fmr_device &&
-               record->fmr_physical >= end &&
-               add_u64(record->fmr_physical, record->fmr_length, &record_end) &&
-               record_end <= device_size;
+        sane = !last_seen && record_is_sane(record, &head->fmh_recs[0], physical_min, end, is_free,
+                                            device_size, &record_end);
         if (!sane)
             break;
-        end = record_end;
         last_seen = (record->fmr_flags & FMR_OF_LAST) != 0;
-        if (!(record->fmr_flags & FMR_OF_SPECIAL_OWNER) || record->fmr_owner != FMR_OWN_FREE)
+        physical_min = is_free ? record_end : record->fmr_physical;
+        end = max_u64(end, record_end);
+        if (!is_free)
             continue;
         int rc = extent_list_add(used, used_from, record->fmr_physical - used_from, err);
         if (rc < 0)

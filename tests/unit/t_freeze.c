@@ -1,0 +1,305 @@
+/* io/freeze and tidemark-guardian on real ext4 and XFS volumes. The question of every case: is the
+ * filesystem writable again in time, whoever died or stopped in whatever state? */
+#include "io/freeze.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+
+#include "tests/unit/fixture.h"
+
+enum { DEADLINE_MS = 700, GRACE_MS = 400 };
+
+static struct err err;
+static int volume_fds[2];
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* True when not frozen: a probe that changes nothing of a frozen filesystem. EBUSY = frozen. */
+static bool is_thawed(int fd)
+{
+    if (ioctl(fd, FIFREEZE, 0) < 0)
+        return false;
+    ioctl(fd, FITHAW, 0);
+    return true;
+}
+
+static bool both_thawed(void)
+{
+    return is_thawed(volume_fds[0]) && is_thawed(volume_fds[1]);
+}
+
+/* A write from another process: the real thing. It hangs in D state while frozen. */
+static pid_t start_writer(const struct fixture_volume *volume)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        char path[256];
+        snprintf(path, sizeof(path), "%s/written", volume->mount);
+        int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        _exit(fd >= 0 && write(fd, "x", 1) == 1 && fsync(fd) == 0 ? 0 : 1);
+    }
+    return pid;
+}
+
+static bool has_ended(pid_t pid)
+{
+    int status;
+    return waitpid(pid, &status, WNOHANG) == pid && status == 0;
+}
+
+static void test_normal(struct fixture_volume *volume)
+{
+    struct freeze freeze;
+    bool expired = true;
+    is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err), &err, "arm");
+    ok(both_thawed(), "arming freezes nothing");
+    for (int round = 0; round < 2; round++) {
+        is_good(freeze_all(&freeze, &err), &err, "freeze");
+        ok(!is_thawed(volume_fds[0]) && !is_thawed(volume_fds[1]), "both are frozen");
+        pid_t writer = start_writer(volume);
+        ok(!eventually(100, has_ended(writer)), "a writer waits");
+        is_good(freeze_thaw(&freeze, &expired, &err), &err, "thaw");
+        ok(!expired, "not expired");
+        ok(eventually(1000, has_ended(writer)), "the writer goes on");
+        ok(freeze.stall_ns > 90000000u && freeze.stall_ns < 2000000000u, "the stall is measured");
+    }
+    freeze_disarm(&freeze);
+    ok(kill(freeze.guardian_pid, 0) == 0 && freeze.guardian_pid == 0, "the guardian is reaped");
+    freeze_disarm(&freeze);
+    freeze_disarm(NULL);
+    ok(both_thawed(), "all thawed");
+}
+
+static void test_deadline(void)
+{
+    struct freeze freeze;
+    bool expired = false;
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_all(&freeze, &err);
+    int64_t start = now_ms();
+    ok(eventually(3000, both_thawed()), "thawed after the deadline");
+    int64_t took = now_ms() - start;
+    ok(took >= DEADLINE_MS - 50 && took <= DEADLINE_MS + GRACE_MS, "after %lld ms",
+       (long long)took);
+    is_good(freeze_thaw(&freeze, &expired, &err), &err, "thaw");
+    ok(expired, "expired is reported");
+    is_good(freeze_all(&freeze, &err), &err, "a new freeze after it");
+    is_good(freeze_thaw(&freeze, &expired, &err), &err, "and its thaw");
+    ok(!expired, "is a fresh one");
+    freeze_disarm(&freeze);
+}
+
+static void test_busy(void)
+{
+    struct freeze freeze;
+    ok(ioctl(volume_fds[1], FIFREEZE, 0) == 0, "somebody freezes the second volume");
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    is_err(freeze_all(&freeze, &err), &err, ERR_BUSY, "frozen already", "a second freeze is busy");
+    ok(is_thawed(volume_fds[0]), "the first volume is thawed again");
+    freeze_disarm(&freeze);
+    ok(!is_thawed(volume_fds[1]), "the foreign freeze is left alone");
+    ok(ioctl(volume_fds[1], FITHAW, 0) == 0, "its owner thaws it");
+}
+
+static void test_foreign_freeze_survives_our_death(void)
+{
+    ok(ioctl(volume_fds[1], FIFREEZE, 0) == 0, "somebody freezes the second volume");
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct freeze freeze;
+        freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+        freeze_all(&freeze, &err);
+        raise(SIGKILL);
+    }
+    waitpid(pid, NULL, 0);
+    ok(!eventually(DEADLINE_MS + GRACE_MS, is_thawed(volume_fds[1])), "our death does not thaw it");
+    ok(ioctl(volume_fds[1], FITHAW, 0) == 0, "its owner does");
+}
+
+/* The freezing process is a child that does `then` to itself; returns its pid once it is frozen. */
+static pid_t freeze_in_child(int then, unsigned deadline_ms)
+{
+    int ready[2];
+    if (pipe(ready) < 0)
+        abort();
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct freeze freeze;
+        bool expired = false;
+        if (freeze_arm(&freeze, volume_fds, 2, deadline_ms, &err) < 0 ||
+            freeze_all(&freeze, &err) < 0 || write(ready[1], "r", 1) != 1)
+            _exit(9);
+        raise(then);
+        int rc = freeze_thaw(&freeze, &expired, &err);
+        freeze_disarm(&freeze);
+        _exit(rc < 0 ? 8 : expired ? 1 : 0);
+    }
+    char byte;
+    close(ready[1]);
+    ok(read(ready[0], &byte, 1) == 1, "a child has frozen");
+    close(ready[0]);
+    return pid;
+}
+
+static void test_killed(void)
+{
+    int64_t start = now_ms();
+    pid_t pid = freeze_in_child(SIGKILL, 60000);
+    ok(eventually(2000, both_thawed()), "SIGKILL: thawed");
+    ok(now_ms() - start < 2000, "long before the deadline");
+    waitpid(pid, NULL, 0);
+}
+
+static void test_stopped(void)
+{
+    pid_t pid = freeze_in_child(SIGSTOP, DEADLINE_MS);
+    ok(eventually(DEADLINE_MS + GRACE_MS, both_thawed()), "SIGSTOP: thawed at the deadline");
+    kill(pid, SIGCONT);
+    int status = -1;
+    ok(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 1,
+       "when continued it learns that it expired (status %d)", status);
+    ok(both_thawed(), "nothing is frozen");
+}
+
+/* Killed at random moments around arm and freeze: never anything left. */
+static void test_killed_anywhere(void)
+{
+    unsigned left = 0;
+    enum { ROUNDS = 24 };
+    srand(7);
+    printf("# seed 7\n");
+    for (int i = 0; i < ROUNDS; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct freeze freeze;
+            bool expired;
+            for (;;) {
+                if (freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err) < 0)
+                    _exit(9);
+                if (freeze_all(&freeze, &err) == 0)
+                    freeze_thaw(&freeze, &expired, &err);
+                freeze_disarm(&freeze);
+            }
+        }
+        nanosleep(&(struct timespec){.tv_nsec = rand() % 40000000}, NULL);
+        kill(pid, i % 2 ? SIGKILL : SIGSTOP);
+        left += !eventually(DEADLINE_MS + GRACE_MS, both_thawed());
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        left += !eventually(1000, both_thawed());
+    }
+    is_u64(left, 0, "%d kills and stops at random moments leave nothing frozen", ROUNDS);
+}
+
+static void test_guardian_killed(void)
+{
+    struct freeze freeze;
+    bool expired = false;
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_all(&freeze, &err);
+    kill(freeze.guardian_pid, SIGKILL);
+    is_err(freeze_thaw(&freeze, &expired, &err), &err, ERR_DEVICE, "guardian",
+           "a killed guardian is reported by the thaw");
+    ok(both_thawed(), "everything is thawed all the same");
+    freeze_disarm(&freeze);
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    kill(freeze.guardian_pid, SIGKILL);
+    is_err(freeze_all(&freeze, &err), &err, ERR_DEVICE, "guardian", "and by the freeze");
+    ok(both_thawed(), "which froze nothing");
+    freeze_disarm(&freeze);
+}
+
+static void test_guardian_told_to_end(void)
+{
+    struct freeze freeze;
+    bool expired = false;
+    freeze_arm(&freeze, volume_fds, 2, 60000, &err);
+    freeze_all(&freeze, &err);
+    kill(freeze.guardian_pid, SIGTERM);
+    ok(eventually(1000, both_thawed()), "SIGTERM: the guardian thaws");
+    is_good(freeze_thaw(&freeze, &expired, &err), &err, "thaw");
+    ok(expired, "expired is reported");
+    freeze_disarm(&freeze);
+}
+
+/* The guardian must hold no descriptor but its own, nor be in our process group. */
+static void test_guardian_hygiene(void)
+{
+    struct freeze freeze;
+    char command[256], line[256];
+    close_fd int inherited = open("/dev/null", O_RDONLY); /* without O_CLOEXEC, on purpose */
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    snprintf(command, sizeof(command), "ls /proc/%d/fd | sort -n | tr '\\n' ' '",
+             freeze.guardian_pid);
+    ok(run_line(command, line, sizeof(line)), "descriptors of the guardian: %s", line);
+    ok(strcmp(line, "0 1 2 3 4 5 6 ") == 0, "stdio, control, two volumes, the signalfd");
+    ok(getsid(freeze.guardian_pid) == freeze.guardian_pid, "a session of its own");
+    snprintf(command, sizeof(command), "grep VmRSS /proc/%d/status | tr -dc 0-9",
+             freeze.guardian_pid);
+    ok(run_line(command, line, sizeof(line)) && atoi(line) < 16384, "resident: %s kB", line);
+    snprintf(command, sizeof(command), "cat /proc/%d/oom_score_adj", freeze.guardian_pid);
+    ok(run_line(command, line, sizeof(line)), "oom_score_adj %s", line);
+    freeze_disarm(&freeze);
+}
+
+static void test_no_guardian(void)
+{
+    struct freeze freeze;
+    char saved[PATH_MAX];
+    snprintf(saved, sizeof(saved), "%s", getenv("TIDEMARK_GUARDIAN"));
+    setenv("TIDEMARK_GUARDIAN", "/nonexistent/guardian", 1);
+    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, &err), &err, ERR_INTERNAL, "start",
+           "no guardian program");
+    setenv("TIDEMARK_GUARDIAN", "/bin/true", 1);
+    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, &err), &err, ERR_INTERNAL, "ready",
+           "a program that does not say ready");
+    unsetenv("TIDEMARK_GUARDIAN");
+    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, &err), &err, ERR_INTERNAL, "not beside",
+           "not installed");
+    setenv("TIDEMARK_GUARDIAN", saved, 1);
+    close_fd int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fds[2] = {volume_fds[0], proc};
+    is_good(freeze_arm(&freeze, fds, 2, DEADLINE_MS, &err), &err, "arm with a strange volume");
+    is_err(freeze_all(&freeze, &err), &err, ERR_DEVICE, "FIFREEZE", "which cannot be frozen");
+    ok(both_thawed(), "the first is thawed again");
+    freeze_disarm(&freeze);
+}
+
+int main(void)
+{
+    const char *why;
+    if (!fixture_start(&why)) {
+        skip(why);
+        return done();
+    }
+    fixture_set_guardian();
+    struct fixture_volume *ext4 = fixture_add(64 * MIB, "");
+    struct fixture_volume *xfs = fixture_add(320 * MIB, "");
+    fixture_mkfs(ext4, "ext4");
+    fixture_mkfs(xfs, "xfs");
+    fixture_mount(ext4, "rw");
+    fixture_mount(xfs, "rw");
+    volume_fds[0] = fixture_open(ext4);
+    volume_fds[1] = fixture_open(xfs);
+    test_normal(ext4);
+    test_normal(xfs);
+    test_deadline();
+    test_busy();
+    test_foreign_freeze_survives_our_death();
+    test_killed();
+    test_stopped();
+    test_guardian_killed();
+    test_guardian_told_to_end();
+    test_guardian_hygiene();
+    test_no_guardian();
+    test_killed_anywhere();
+    close(volume_fds[0]);
+    close(volume_fds[1]);
+    return done();
+}
