@@ -25,6 +25,7 @@ enum {
     FMT_REPO_LEN = FMT_HEADER_LEN + FMT_REPO_BODY_LEN,
     FMT_MARKER_LEN = 4096,
     FMT_REGION_SIZE = 64 << 20,
+    FMT_SECTOR = 512, /* bytes: volume sizes are multiples of it */
     FMT_CHUNK_SIZE_MIN = 16 << 10,
     FMT_CHUNK_SIZE_MAX = 64 << 10,
     FMT_WAL_BLOCK_SIZE = 64 << 10,
@@ -190,7 +191,7 @@ static inline int fmt_manifest_pack_compare(const struct fmt_manifest_pack *a,
 struct fmt_manifest {
     uint8_t volume[ID_LEN]; /* these two stand in the object header */
     uint8_t snapshot[ID_LEN];
-    uint64_t size; /* bytes of the device */
+    uint64_t size; /* bytes of the device, a multiple of FMT_SECTOR */
     uint32_t chunk_size;
     uint32_t region_size;
     uint32_t region_count;

@@ -249,6 +249,9 @@ static int manifest_check_fixed(const struct wire_manifest *wire, uint64_t body_
                        "volume manifest: unknown geometry: chunks of %" PRIu32
                        ", regions of %" PRIu32 " bytes",
                        wire->chunk_size, wire->region_size);
+    if (wire->size % FMT_SECTOR != 0)
+        return err_set(err, ERR_CORRUPT,
+                       "volume manifest: size %" PRIu64 " is not a multiple of 512", wire->size);
     if (wire->size == 0 || wire->region_count != div_round_up(wire->size, wire->region_size))
         return err_set(err, ERR_CORRUPT,
                        "volume manifest: %" PRIu32 " regions for %" PRIu64 " bytes",
