@@ -144,7 +144,7 @@ class Node:
         sections = {
             "tidemark": {"cluster": "main", "node": name, "state_dir": self.state_dir,
                          "socket": self.socket},
-            "repository": {"url": self.repository},
+            "repository": {"url": self.repository, "group": "postgres"},
             "postgresql": {"data_directory": self.data, "connection": self.server.conninfo,
                            "bin_directory": tm.PG_BIN, "os_user": "postgres",
                            "manager": "pg_ctl", "log_file": self.server.log},

@@ -267,6 +267,9 @@ class Ledger:
             self._psql = None
         return self.acknowledged
 
+    def alive(self):
+        return self._thread is not None and self._thread.is_alive()
+
     def lines(self):
         with open(self.file, encoding="ascii") as file:
             return [(int(n), lsn(at), float(when)) for n, at, when in

@@ -218,5 +218,5 @@ def as_user(user):
     return {"user": user, "group": user, "extra_groups": [], "cwd": "/"}
 
 
-from server import Ledger, Pgbench, Server  # noqa: E402
-from node import Agent, Node, Result, cli, conf_text  # noqa: E402
+from server import Ledger, Pgbench, Server  # noqa: E402,F401
+from node import Agent, Node, Result, cli, conf_text, make_repository, run_program  # noqa: E402,F401

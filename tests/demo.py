@@ -1,0 +1,262 @@
+#!/usr/bin/env python3
+"""`make demo`: a live PostgreSQL volume goes into a repository and comes back to its tag.
+
+It makes its own world below one directory in /var/tmp: a "host" volume (XFS, which can reflink),
+loop images on it as the server's disks, a private server that listens on a Unix socket only, a
+repository, an agent. Three chapters: one volume and two restores of the same tag; the WAL on a
+second volume; a tablespace on a third. With --tap it prints TAP (`make check`), otherwise prose;
+the checks are the same. TIDEMARK_DEMO_FS=xfs puts XFS on the server's volumes (default ext4);
+TIDEMARK_DEMO_CHAPTERS=1 tells only the first chapter.
+"""
+import glob
+import json
+import os
+import sys
+import textwrap
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import tm  # noqa: E402
+from tm import GIB, MIB, Ledger, Node, Sandbox, output, poll  # noqa: E402
+
+TAG = "before-release"
+ORDERS = "select count(*) || ' rows, sum ' || sum(amount) from orders"
+FS = os.environ.get("TIDEMARK_DEMO_FS", "ext4")
+START = time.monotonic()
+
+
+class Story:
+    """Prints what happens and counts what was checked."""
+
+    def __init__(self, tap):
+        self.tap, self.checks, self.wrong = tap, 0, 0
+
+    def say(self, text="", indent=""):
+        width = 96 - len(indent)
+        for line in textwrap.dedent(text).strip("\n").split("\n"):
+            for part in textwrap.wrap(line, width) or [""]:
+                print(("# " if self.tap else "") + indent + part, flush=True)
+
+    def step(self, text):
+        self.say(f"\n[{time.monotonic() - START:5.1f} s] {text}")
+
+    def check(self, good, text):
+        self.checks += 1
+        self.wrong += not good
+        if self.tap:
+            tm.ok(good, text)
+        else:
+            self.say(("found:  " if good else "WRONG:  ") + text, "    ")
+        return good
+
+    def tidemark(self, node, *args, show=True):
+        """Runs `tidemark ARGS` and shows it. A failure ends the story."""
+        shown = [a if " " not in a else f"'{a}'" for a in map(str, args)]
+        if show:
+            self.say("$ tidemark " + " ".join(shown), "    ")
+        began = time.monotonic()
+        done = node.cli(*args)
+        if show or done.status != 0:
+            self.say((done.err + done.out).rstrip(), "    | ")
+        seconds = time.monotonic() - began
+        if done.status != 0:
+            tm.diag(f"agent log:\n{tm.tail(node.agent.log)}\nserver log:\n"
+                    f"{tm.tail(node.server.log)}")
+            raise RuntimeError(f"tidemark {' '.join(shown)}: exit status {done.status}")
+        return done, seconds
+
+
+class Chapter:
+    """One server with its volumes, from initdb to the end."""
+
+    def __init__(self, story, box, host, name, wal=False, tablespace=False):
+        self.story, self.box, self.name = story, box, name
+        volumes = [box.volume("pgdata" + name, GIB, FS, host.mount)]
+        self.wal_volume = box.volume("pgwal" + name, 800 * MIB, FS, host.mount) if wal else None
+        volumes += [self.wal_volume] if wal else []
+        self.tablespace = box.volume("fast" + name, 400 * MIB, FS, host.mount) if tablespace else None
+        volumes += [self.tablespace] if tablespace else []
+        capture = os.path.join(tm.SOURCE, "conf/capture/reflink-loop")
+        self.node = Node(box, volumes, self.wal_volume, provider="command", name="db" + name,
+                         repository=tm.make_repository(box, "repository" + name),
+                         volume_options={"snapshot_command": f"{capture} make",
+                                         "drop_command": f"{capture} drop",
+                                         "freeze_by": "agent"})
+        self.server, self.volumes = self.node.server, volumes
+        self.ledger = self.load = None
+        self.bounds = None
+        self.before = None   # what orders held at the tag
+        self.first = None    # what the first restore brought
+        self.timeline = 1
+
+    def make(self):
+        story, node = self.story, self.node
+        node.start()
+        story.say("Volumes: " + ", ".join(
+            f"{v.name} ({FS} on {v.device}, an image file on the host volume)"
+            for v in self.volumes) + f". Repository: {node.repository}.", "    ")
+        server = self.server
+        where = f" tablespace ts_{self.tablespace.name}" if self.tablespace else ""
+        server.pgbench_init(5)
+        server.psql(f"create table orders (id int primary key, amount int not null){where};\n"
+                    "insert into orders select i, (i * 7919) % 1000 from"
+                    " generate_series(1, 20000) i;\n"
+                    f"create index on orders (amount){where};")
+        self.before = server.psql(ORDERS)
+        self.ledger = Ledger(server).create().start()
+        self.load = server.pgbench()
+        self.load.wait_transactions(200)
+        story.say(f"Server on port {server.port} of a Unix socket; pgbench and a writer of numbered"
+                  f" commits are running; table orders holds {self.before}.", "    ")
+
+    def snapshot(self):
+        self.story.step(f"tidemark snapshot: the volumes as of one instant, under the tag {TAG}")
+        self.ledger.wait(20)
+        before = self.ledger.acknowledged
+        _, seconds = self.story.tidemark(self.node, "snapshot", "--tag", TAG)
+        done, _ = self.story.tidemark(self.node, "show", TAG, "--json", show=False)
+        record = json.loads(done.out)
+        record = record.get("record", record)
+        self.bounds = self.ledger.bounds(record["postgresql"]["tag_lsn"])
+        self.story.check(self.bounds[0] >= before, f"commits up to {self.bounds[0]} were "
+                         f"acknowledged before the tag, {before} of them before the command")
+        sizes = [(v["name"], v["bytes_read"], v["bytes_stored"]) for v in record["volumes"]]
+        text = ", ".join(f"{n}: read {r / MIB:.0f} MiB, stored {s / MIB:.0f} MiB"
+                         for n, r, s in sizes)
+        self.story.say(f"{seconds:.1f} s; writes stood still for {record['freeze_ns'] / 1e6:.0f} ms"
+                       f"; {text}.", "    ")
+
+    def go_on(self, drop):
+        """Load after the tag, and the mistake that makes people restore."""
+        self.story.step("Life goes on: more load" + (", and somebody drops a table" if drop else ""))
+        if not self.ledger.alive():
+            self.ledger = Ledger(self.server).start()
+            self.load = self.server.pgbench()
+        self.ledger.wait(50)
+        self.load.wait_transactions(200)
+        if drop:
+            self.server.psql("drop table orders")
+        self.ledger.wait(20)
+        gone = self.server.psql("select to_regclass('orders') is null") == "t"
+        self.story.check(gone == drop, f"orders is {'gone' if gone else 'there'}; "
+                         f"{self.ledger.acknowledged} commits are acknowledged now")
+
+    def restore(self):
+        self.timeline += 1
+        self.story.step(f"tidemark restore {TAG}: blocks in parallel, then WAL, then verification")
+        _, seconds = self.story.tidemark(self.node, "restore", TAG)
+        # The restore has stopped the server under the load.
+        self.ledger.stop()
+        self.load.stop()
+        self.story.say(f"{seconds:.1f} s from the command to a verified server.", "    ")
+        self.verify()
+
+    def verify(self):
+        check, server = self.story.check, self.server
+        server.wait_ready()
+        check(server.timeline() == self.timeline,
+              f"the server is up, promoted, and writes timeline {server.timeline()}")
+        orders = server.psql(ORDERS)
+        check(orders == self.before, f"orders is back with {orders}")
+        sums = server.pgbench_sums()
+        check(len(set(sums[:4])) == 1, f"pgbench's four sums agree: {sums[0]} after {sums[4]} "
+              "transactions")
+        count, last = self.ledger.present(server)
+        least, most = self.bounds
+        check(count == last and least <= last <= most,
+              f"commits 1 … {last} are there, nothing is missing between and nothing after: the "
+              f"tag covers {least}" + (f" or {most}" if most > least else ""))
+        status, text = server.amcheck()
+        check(status == 0, "pg_amcheck finds no damage" if status == 0 else f"pg_amcheck: {text}")
+        if self.first is None:
+            self.first = (sums, last)
+        else:
+            check(self.first == (sums, last), "the same tag gave the same rows again")
+        self.archived()
+
+    def archived(self):
+        """The new timeline is safe in the repository: its history file and a segment."""
+        segment = self.server.switch_wal()
+        self.node.wait_archived(segment)
+        top = self.node.repository.removeprefix("file://")
+        history = poll(lambda: glob.glob(f"{top}/wal/*/*/**/{self.timeline:08X}.history",
+                                         recursive=True), 30, "history file in the repository")
+        self.story.check(segment.startswith(f"{self.timeline:08X}") and len(history) == 1,
+                         f"timeline {self.timeline} is archived: {os.path.basename(history[0])} "
+                         f"and {segment}")
+
+    def end(self):
+        for part in (self.ledger, self.load):
+            if part:
+                part.stop()
+        self.node.agent.stop()
+        self.server.stop("immediate", check=False)
+        for volume in reversed(self.volumes):
+            self.box.umount(volume.mount)
+            self.box.unloop(volume.device)
+            os.unlink(volume.image)
+
+
+def tell(story, box, host, title, name, again=False, **kind):
+    story.say(f"\n=== {title}")
+    story.step("A server of its own: initdb with checksums, archive_command = tidemark-wal push")
+    chapter = Chapter(story, box, host, name, **kind)
+    chapter.make()
+    chapter.snapshot()
+    chapter.go_on(drop=True)
+    chapter.restore()
+    if again:
+        chapter.go_on(drop=False)
+        chapter.restore()
+    chapter.end()
+
+
+def listening():
+    """Local TCP listeners on PostgreSQL's usual port."""
+    lines = []
+    for name in ("/proc/net/tcp", "/proc/net/tcp6"):
+        if os.path.exists(name):
+            with open(name, encoding="ascii") as file:
+                lines += [x.split() for x in file.readlines()[1:]]
+    return sum(x[1].endswith(f":{5432:04X}") and x[3] == "0A" for x in lines)
+
+
+def main(tap):
+    tm.need_root()
+    tm.need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    story, before = Story(tap), listening()
+    box = Sandbox("demo")
+    story.say(f"Tidemark demo. Everything is made below {box.path} and removed at the end.")
+    host = box.volume("host", 8 * GIB, "xfs", mkfs=("-m", "reflink=1"))
+    chapters = int(os.environ.get("TIDEMARK_DEMO_CHAPTERS", "3"))
+    tell(story, box, host, "Chapter 1: one volume, two restores of the same tag", "1", again=True)
+    if chapters > 1:
+        tell(story, box, host, "Chapter 2: the WAL on a second volume", "2", wal=True)
+    if chapters > 2:
+        tell(story, box, host, "Chapter 3: and a tablespace on a third", "3", wal=True,
+             tablespace=True)
+    story.check(listening() == before, "nothing of this has listened on port 5432")
+    path = box.path
+    box.close()
+    left = output("losetup", "-a").count(path) + output("mount").count(path)
+    story.check(not left and not os.path.exists(path), f"{path} is gone, with its loop devices, "
+                "mounts and servers")
+    story.say(f"\n{story.checks} checks, {story.wrong} wrong, {time.monotonic() - START:.0f} s.")
+    if tap:
+        tm.done()
+    sys.exit(1 if story.wrong else 0)
+
+
+def start():
+    tap = "--tap" in sys.argv
+    if tap:
+        tm.run(lambda: main(True))
+    try:
+        main(False)
+    except (RuntimeError, TimeoutError) as error:
+        print(f"\nThe demo failed: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    start()
