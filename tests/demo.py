@@ -74,7 +74,9 @@ class Chapter:
         volumes = [box.volume("pgdata" + name, GIB, FS, host.mount)]
         self.wal_volume = box.volume("pgwal" + name, 800 * MIB, FS, host.mount) if wal else None
         volumes += [self.wal_volume] if wal else []
-        self.tablespace = box.volume("fast" + name, 400 * MIB, FS, host.mount) if tablespace else None
+        self.tablespace = None
+        if tablespace:
+            self.tablespace = box.volume("fast" + name, 400 * MIB, FS, host.mount)
         volumes += [self.tablespace] if tablespace else []
         capture = os.path.join(tm.SOURCE, "conf/capture/reflink-loop")
         self.node = Node(box, volumes, self.wal_volume, provider="command", name="db" + name,
@@ -128,7 +130,7 @@ class Chapter:
 
     def go_on(self, drop):
         """Load after the tag, and the mistake that makes people restore."""
-        self.story.step("Life goes on: more load" + (", and somebody drops a table" if drop else ""))
+        self.story.step("Life goes on: more load" + (", and a table is dropped" if drop else ""))
         if not self.ledger.alive():
             self.ledger = Ledger(self.server).start()
             self.load = self.server.pgbench()

@@ -219,4 +219,5 @@ def as_user(user):
 
 
 from server import Ledger, Pgbench, Server  # noqa: E402,F401
-from node import Agent, Node, Result, cli, conf_text, make_repository, run_program  # noqa: E402,F401
+from node import (Agent, Node, Result, cli, conf_text, make_repository,  # noqa: E402,F401
+                  run_program)
