@@ -28,10 +28,14 @@ struct push {
      * push_release(). */
     uint64_t *pack_len;
     uint32_t pack_len_count;
+    char memory_sum[192]; /* out: payload memory of the last run as a sum, for the log */
 };
 
-/* Captures the chunks that touch the normalised extents. A chunk read twice in one snapshot takes
- * its newest bytes. Errors: ERR_DEVICE, ERR_STORE, ERR_CANCELLED, ERR_INTERNAL (memory). */
+/* Captures the chunks that touch the normalised extents; a chunk that lies partly outside of them
+ * is read whole. A chunk read twice in one snapshot takes its newest bytes. Adds the bytes it will
+ * read to progress->bytes_total. After an error the snapshot is void: packs may be in the store
+ * that no table names. Errors: ERR_DEVICE, ERR_STORE, ERR_CANCELLED, ERR_CONFIG (memory_max too
+ * small), ERR_INTERNAL (memory). */
 int push_run(struct push *push, const struct extent *used, size_t used_count, struct err *err);
 
 struct push_result {
@@ -48,7 +52,9 @@ struct push_identity {
     char fs_type[16];
     char fs_uuid[40];
     char fs_label[64];
-    const struct fmt_manifest *parent_manifest; /* NULL: full; unchanged regions reuse its tables */
+    /* Of the snapshot that push->parent is the table of; NULL: full. Unchanged regions reuse its
+     * tables, and the lengths of its packs are taken from it. */
+    const struct fmt_manifest *parent_manifest;
 };
 
 /* Writes table packs and the manifest, and seals the working table. */

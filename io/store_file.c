@@ -100,8 +100,7 @@ int store_file_open_dir(struct store_file *file, const char *dir, int *ret_fd, s
     return 0;
 }
 
-/* dir_fd of the store for the directory of name; puts in one directory follow one another. */
-static int put_dir(struct store_file *file, const char *dir, struct err *err)
+int store_file_put_dir(struct store_file *file, const char *dir, struct err *err)
 {
     if (file->dir_fd >= 0 && strcmp(file->dir, dir) == 0)
         return 0;
@@ -230,7 +229,7 @@ static int file_put(struct store *store, const char *name, const void *ptr, size
     struct store_file *file = of(store);
     char dir[STORE_NAME_MAX + 1];
     const char *base = store_file_split(name, dir);
-    int rc = put_dir(file, dir, err);
+    int rc = store_file_put_dir(file, dir, err);
     if (rc < 0)
         return rc;
     struct store_file_temp temp;
@@ -482,6 +481,11 @@ const struct store_ops store_file_ops = {
     .list = file_list,
     .remove = file_remove,
     .close = file_close,
+    .lane_depth = 4,
+    .lane_open = store_file_lane_open,
+    .lane_close = store_file_lane_close,
+    .lane_put = store_file_lane_put,
+    .lane_get = store_file_lane_get,
 };
 
 /* --- open --------------------------------------------------------------------------------- */

@@ -34,6 +34,9 @@ const char *store_file_split(const char *name, char *dir);
  * *ret_fd. */
 int store_file_open_dir(struct store_file *file, const char *dir, int *ret_fd, struct err *err);
 
+/* Makes file->dir_fd the directory dir: puts in one directory follow one another. */
+int store_file_put_dir(struct store_file *file, const char *dir, struct err *err);
+
 /* A new temporary with mode and group of an object. flags: 0 or O_DIRECT (falls back to 0 where
  * the filesystem has none; *ret_direct says which). */
 int store_file_temp_open(struct store_file *file, int dir_fd, int flags,
@@ -50,6 +53,13 @@ void store_file_temp_close(struct store_file *file, struct store_file_temp *temp
  * confirmed: an unmounted NFS is an empty directory, not an empty repository. */
 int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
                            struct err *err);
+
+/* Lane mode (store_file_lane.c). */
+int store_file_lane_open(struct store *store, struct ring *ring, unsigned request_count,
+                         struct store_lane **ret, struct err *err);
+void store_file_lane_close(struct store_lane *lane);
+void store_file_lane_put(struct store_lane *lane, struct store_request *request);
+void store_file_lane_get(struct store_lane *lane, struct store_request *request);
 
 /* ERR_STORE with errno's text; says that the repository is full when it is. */
 int store_file_error(struct store_file *file, const char *what, const char *name, struct err *err);

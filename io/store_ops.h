@@ -4,10 +4,7 @@
 #ifndef TIDEMARK_IO_STORE_OPS_H
 #define TIDEMARK_IO_STORE_OPS_H
 
-#include "io/store.h"
-
-struct store_lane;
-struct lane;
+#include "io/store_lane.h"
 
 struct store_ops {
     const char *scheme; /* "file://" */
@@ -20,6 +17,18 @@ struct store_ops {
                 struct err *err);
     int (*remove)(struct store *store, const char *name, struct err *err);
     void (*close)(struct store *store); /* releases everything but url, and the struct itself */
+    /* Lane mode; store is only read, by several threads at once. */
+    unsigned lane_depth;
+    int (*lane_open)(struct store *store, struct ring *ring, unsigned request_count,
+                     struct store_lane **ret, struct err *err);
+    void (*lane_close)(struct store_lane *lane);
+    void (*lane_put)(struct store_lane *lane, struct store_request *request);
+    void (*lane_get)(struct store_lane *lane, struct store_request *request);
+};
+
+/* First member of every implementation's own lane. */
+struct store_lane {
+    const struct store_ops *ops;
 };
 
 /* First member of every implementation's own struct. */

@@ -1,0 +1,87 @@
+/* Arena and arithmetic of the lanes' payload memory. */
+#include "io/buffers.h"
+
+#include <assert.h>
+#include <sched.h>
+#include <stdio.h>
+#include <sys/mman.h>
+
+enum { HUGE_PAGE = 2 << 20, LANES_DEFAULT_MAX = 8, LANES_MAX = 64 };
+
+int buffers_open(struct buffers *ret, size_t len, struct err *err)
+{
+    size_t arena_len = (size_t)align_up(len, HUGE_PAGE);
+    size_t map_len = arena_len + HUGE_PAGE;
+    void *map = mmap(NULL, map_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (map == MAP_FAILED)
+        return err_sys(err, ERR_INTERNAL, "map %zu MiB of payload memory", map_len >> 20);
+    uint8_t *base = (uint8_t *)align_up((uintptr_t)map, HUGE_PAGE);
+    (void)madvise(base, arena_len, MADV_HUGEPAGE); /* without huge pages it is only slower */
+    (void)madvise(base, arena_len, MADV_DONTFORK);
+    memset(base, 0, arena_len); /* now, not under a freeze */
+    *ret = (struct buffers){.base = base, .len = arena_len, .map = map, .map_len = map_len};
+    return 0;
+}
+
+void *buffers_cut(struct buffers *buffers, size_t len, size_t align)
+{
+    size_t at = (size_t)align_up(buffers->used, align);
+    assert(at <= buffers->len && len <= buffers->len - at);
+    buffers->used = at + len;
+    return buffers->base + at;
+}
+
+void buffers_close(struct buffers *buffers)
+{
+    if (buffers->map != NULL)
+        (void)munmap(buffers->map, buffers->map_len);
+    *buffers = (struct buffers){0};
+}
+
+static unsigned lanes_wanted(const struct lane_options *options)
+{
+    if (options->lane_count > 0)
+        return options->lane_count < LANES_MAX ? options->lane_count : LANES_MAX;
+    cpu_set_t cpus;
+    int cores = sched_getaffinity(0, sizeof(cpus), &cpus) == 0 ? CPU_COUNT(&cpus) : 1;
+    return (unsigned)(cores < LANES_DEFAULT_MAX ? cores : LANES_DEFAULT_MAX);
+}
+
+static size_t lane_len(const struct buffers_need *need, unsigned objects)
+{
+    size_t blocks = (size_t)align_up(need->block_count * need->block_len + need->fixed_len, 4096);
+    return (size_t)align_up(blocks + objects * need->object_len, HUGE_PAGE);
+}
+
+int buffers_plan(const struct lane_options *options, const struct buffers_need *need,
+                 struct buffers_plan *ret, struct err *err)
+{
+    assert(need->object_min > 0 && need->object_min <= need->object_max);
+    uint64_t memory_max = options->memory_max ? options->memory_max : 512 * MIB;
+    struct buffers_plan plan = {.lane_count = lanes_wanted(options),
+                                .object_count = need->object_max};
+    while (plan.lane_count * (uint64_t)lane_len(need, plan.object_count) > memory_max) {
+        if (plan.object_count > need->object_min)
+            plan.object_count--;
+        else if (plan.lane_count > 1)
+            plan.lane_count--;
+        else
+            break;
+    }
+    plan.lane_len = lane_len(need, plan.object_count);
+    uint64_t total = plan.lane_count * (uint64_t)plan.lane_len;
+    (void)snprintf(plan.text, sizeof(plan.text),
+                   "%u lanes x (%u %s buffers x %zu KiB + %u %s buffers x %zu KiB + %zu KiB) = "
+                   "%llu MiB of memory_max %llu MiB",
+                   plan.lane_count, need->block_count, need->block_name, need->block_len >> 10,
+                   plan.object_count, need->object_name, need->object_len >> 10,
+                   need->fixed_len >> 10, (unsigned long long)(total / MIB),
+                   (unsigned long long)(memory_max / MIB));
+    if (total > memory_max) {
+        (void)err_set(err, ERR_CONFIG, "memory_max is too small for one lane: %s", plan.text);
+        return err_hint(err, "set memory_max to %llu MiB or more",
+                        (unsigned long long)(total / MIB));
+    }
+    *ret = plan;
+    return 0;
+}

@@ -1,0 +1,198 @@
+/* Threads, dispenser and first error of the lanes. See lane.h. */
+#include "io/lane.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <time.h>
+
+enum { TICK_MS = 200 };
+
+struct lanes {
+    const struct lanes_job *job;
+    _Atomic bool failed;
+    pthread_mutex_t mutex; /* guards everything below */
+    pthread_cond_t ended;
+    uint64_t next_item;
+    uint64_t rate_free_ns; /* when the rate limit has room again */
+    unsigned running;
+    struct err error;
+};
+
+uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+bool lane_stopped(const struct lane *lane)
+{
+    return atomic_load_explicit(&lane->lanes->failed, memory_order_relaxed) ||
+           atomic_load_explicit(&lane->lanes->job->progress->cancel, memory_order_relaxed);
+}
+
+bool lane_take(struct lane *lane, uint64_t *ret_item)
+{
+    struct lanes *lanes = lane->lanes;
+    if (lane_stopped(lane))
+        return false;
+    (void)pthread_mutex_lock(&lanes->mutex);
+    bool have = lanes->next_item < lanes->job->item_count;
+    if (have)
+        *ret_item = lanes->next_item++;
+    (void)pthread_mutex_unlock(&lanes->mutex);
+    return have;
+}
+
+static void keep_error(struct lanes *lanes, const struct err *err)
+{
+    (void)pthread_mutex_lock(&lanes->mutex);
+    if (lanes->error.code == ERR_OK)
+        lanes->error = *err;
+    (void)pthread_mutex_unlock(&lanes->mutex);
+    atomic_store(&lanes->failed, true);
+}
+
+void lane_fail(struct lane *lane, const struct err *err)
+{
+    assert(err->code != ERR_OK);
+    keep_error(lane->lanes, err);
+}
+
+uint64_t lane_rate_reserve(struct lane *lane, uint64_t len)
+{
+    struct lanes *lanes = lane->lanes;
+    uint64_t rate = lanes->job->rate_limit;
+    if (rate == 0)
+        return 0;
+    uint64_t cost_ns = (uint64_t)((double)len * 1e9 / (double)rate);
+    uint64_t now_ns = monotonic_ns();
+    (void)pthread_mutex_lock(&lanes->mutex);
+    lanes->rate_free_ns = max_u64(lanes->rate_free_ns, now_ns) + cost_ns;
+    uint64_t free_ns = lanes->rate_free_ns;
+    (void)pthread_mutex_unlock(&lanes->mutex);
+    return free_ns;
+}
+
+/* --- one lane's thread -------------------------------------------------------------------- */
+
+static int lane_open(struct lane *lane, const struct lanes_job *job, struct err *err)
+{
+    int rc = ring_open(&lane->ring, err);
+    if (rc < 0)
+        return rc;
+    rc = buffers_open(&lane->buffers, job->plan->lane_len, err);
+    if (rc < 0)
+        return rc;
+    ring_register(lane->ring, lane->buffers.base, lane->buffers.len, job->fd);
+    return store_lane_open(job->store, lane->ring, job->request_count, &lane->store, err);
+}
+
+static void *lane_main(void *arg)
+{
+    struct lane *lane = arg;
+    struct lanes *lanes = lane->lanes;
+    const struct lanes_job *job = lanes->job;
+    struct err err = {0};
+    int rc = lane_open(lane, job, &err);
+    if (rc == 0)
+        rc = job->run(lane, &err);
+    if (rc < 0)
+        keep_error(lanes, &err);
+    store_lane_close(lane->store);
+    ring_close(lane->ring);
+    buffers_close(&lane->buffers);
+    (void)pthread_mutex_lock(&lanes->mutex);
+    lanes->running--;
+    (void)pthread_cond_signal(&lanes->ended);
+    (void)pthread_mutex_unlock(&lanes->mutex);
+    return NULL;
+}
+
+/* --- the caller's thread ------------------------------------------------------------------ */
+
+/* Signals are the caller's: a lane would only see EINTR. */
+static unsigned start_threads(struct lanes *lanes, struct lane *all, pthread_t *threads)
+{
+    sigset_t block, before;
+    (void)sigfillset(&block);
+    (void)pthread_sigmask(SIG_SETMASK, &block, &before);
+    unsigned started = 0;
+    for (; started < lanes->job->plan->lane_count; started++) {
+        all[started] = (struct lane){.lanes = lanes, .index = started, .ctx = lanes->job->ctx};
+        (void)pthread_mutex_lock(&lanes->mutex);
+        lanes->running++;
+        (void)pthread_mutex_unlock(&lanes->mutex);
+        int rc = pthread_create(&threads[started], NULL, lane_main, &all[started]);
+        if (rc != 0) {
+            (void)pthread_mutex_lock(&lanes->mutex);
+            lanes->running--;
+            (void)pthread_mutex_unlock(&lanes->mutex);
+            struct err err;
+            errno = rc;
+            (void)err_sys(&err, ERR_INTERNAL, "start lane %u", started);
+            keep_error(lanes, &err);
+            break;
+        }
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return started;
+}
+
+static void wait_for_lanes(struct lanes *lanes)
+{
+    (void)pthread_mutex_lock(&lanes->mutex);
+    while (lanes->running > 0) {
+        struct timespec until;
+        (void)clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += TICK_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        (void)pthread_cond_timedwait(&lanes->ended, &lanes->mutex, &until);
+        if (lanes->job->tick == NULL || lanes->running == 0 || atomic_load(&lanes->failed))
+            continue;
+        (void)pthread_mutex_unlock(&lanes->mutex);
+        struct err err = {0};
+        if (lanes->job->tick(lanes->job->ctx, &err) < 0)
+            keep_error(lanes, &err);
+        (void)pthread_mutex_lock(&lanes->mutex);
+    }
+    (void)pthread_mutex_unlock(&lanes->mutex);
+}
+
+static void init_sync(struct lanes *lanes)
+{
+    (void)pthread_mutex_init(&lanes->mutex, NULL);
+    pthread_condattr_t attr;
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&lanes->ended, &attr);
+    (void)pthread_condattr_destroy(&attr);
+}
+
+int lanes_run(const struct lanes_job *job, struct err *err)
+{
+    unsigned count = job->plan->lane_count;
+    free_mem struct lane *all = calloc(count, sizeof(*all));
+    free_mem pthread_t *threads = calloc(count, sizeof(*threads));
+    if (all == NULL || threads == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory for %u lanes", count);
+    struct lanes lanes = {.job = job};
+    init_sync(&lanes);
+    unsigned started = start_threads(&lanes, all, threads);
+    wait_for_lanes(&lanes);
+    for (unsigned i = 0; i < started; i++)
+        (void)pthread_join(threads[i], NULL);
+    (void)pthread_cond_destroy(&lanes.ended);
+    (void)pthread_mutex_destroy(&lanes.mutex);
+    if (lanes.error.code != ERR_OK) {
+        *err = lanes.error;
+        return -(int)err->code;
+    }
+    if (atomic_load(&job->progress->cancel))
+        return err_set(err, ERR_CANCELLED, "cancelled");
+    return 0;
+}

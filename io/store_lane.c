@@ -1,0 +1,52 @@
+/* Dispatch of lane requests to the store's scheme. */
+#include "io/store_lane.h"
+
+#include <assert.h>
+
+#include "io/store_ops.h"
+
+unsigned store_lane_depth(const struct store *store)
+{
+    return store->ops->lane_depth;
+}
+
+int store_lane_open(struct store *store, struct ring *ring, unsigned request_count,
+                    struct store_lane **ret, struct err *err)
+{
+    struct store_lane *lane;
+    int rc = store->ops->lane_open(store, ring, request_count, &lane, err);
+    if (rc < 0)
+        return rc;
+    assert(lane->ops == store->ops);
+    *ret = lane;
+    return 0;
+}
+
+void store_lane_close(struct store_lane *lane)
+{
+    if (lane != NULL)
+        lane->ops->lane_close(lane);
+}
+
+static void check(const struct store_request *request)
+{
+    assert(request->done != NULL);
+    assert(store_name_valid(request->name));
+    assert((uintptr_t)request->buf % STORE_LANE_ALIGN == 0);
+    assert(request->capacity % STORE_LANE_ALIGN == 0);
+    assert(request->len > 0 && request->len <= STORE_LANE_LEN_MAX);
+}
+
+void store_lane_put(struct store_lane *lane, struct store_request *request)
+{
+    check(request);
+    assert(request->capacity >= request->len);
+    lane->ops->lane_put(lane, request);
+}
+
+void store_lane_get(struct store_lane *lane, struct store_request *request)
+{
+    check(request);
+    assert(request->capacity >= request->len + STORE_LANE_SLACK);
+    lane->ops->lane_get(lane, request);
+}
