@@ -1,0 +1,412 @@
+/* The control socket: libmicrohttpd on an AF_UNIX listener, one thread a connection (requests are
+ * few; a streamed job occupies its thread). Bodies, connections and header memory are limited; the
+ * peer is known by SO_PEERCRED and every request that changes something is logged with it. */
+#include "agent/api.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <microhttpd.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+
+#include "agent/api_request.h"
+#include "agent/job.h"
+#include "agent/log.h"
+
+enum {
+    CONNECTIONS_MAX = 64,
+    IDLE_TIMEOUT_S = 30,
+    HEADER_MEMORY = 64 << 10,
+    DISCARD_MAX = 1 << 20, /* of a body without a length that is too long anyway */
+    FOLLOW_TICK_MS = 200,
+    FOLLOW_REPEAT_TICKS = 50, /* a line every 10 s even when nothing changes finds dead clients */
+};
+
+struct api_server {
+    struct api *api;
+    struct MHD_Daemon *daemon;
+    char socket[sizeof(((struct conf *)0)->socket)];
+    _Atomic bool stopping;
+};
+
+/* --- one request -------------------------------------------------------------------------------*/
+struct request {
+    char *body;
+    size_t len;
+    bool too_long;
+};
+
+struct peer {
+    struct ucred cred;
+    char user[64];
+};
+
+static void peer_of(struct MHD_Connection *connection, struct peer *ret)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    socklen_t len = sizeof(ret->cred);
+    memset(ret, 0, sizeof(*ret));
+    ret->cred.uid = (uid_t)-1;
+    if (info)
+        (void)getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &ret->cred, &len);
+    struct passwd entry, *found = NULL;
+    char buf[1024];
+    if (getpwuid_r(ret->cred.uid, &entry, buf, sizeof(buf), &found) == 0 && found)
+        (void)snprintf(ret->user, sizeof(ret->user), "%s", found->pw_name);
+}
+
+static void log_call(struct MHD_Connection *connection, const struct api_call *call)
+{
+    struct peer peer;
+    if (strcmp(call->method, "GET") == 0)
+        return;
+    peer_of(connection, &peer);
+    const char *detail = json_string_value(json_object_get(call->answer, "detail"));
+    log_info("request: method=%.16s path=%.200s uid=%d user=%s pid=%d status=%u job=%s%s%s%s",
+             call->method, call->path, (int)peer.cred.uid, peer.user, (int)peer.cred.pid,
+             call->status, call->job[0] ? call->job : "-", detail ? " err=\"" : "",
+             detail ? detail : "", detail ? "\"" : "");
+}
+
+static enum MHD_Result send_answer(struct MHD_Connection *connection, const struct api_call *call)
+{
+    char *text = json_text(call->answer);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
+    if (!response) {
+        free(text);
+        return MHD_NO;
+    }
+    (void)MHD_add_response_header(response, "Content-Type",
+                                  call->status >= 400 && call->status != 503
+                                      ? "application/problem+json"
+                                      : "application/json");
+    if (call->allow[0] && call->status == 405)
+        (void)MHD_add_response_header(response, "Allow", call->allow);
+    if (call->status == 413)
+        (void)MHD_add_response_header(response, "Connection", "close");
+    enum MHD_Result rc = MHD_queue_response(connection, call->status, response);
+    MHD_destroy_response(response);
+    return rc;
+}
+
+/* --- follow=1: one status line whenever it changes, until the job no longer runs
+ * ----------------*/
+struct follow {
+    struct api_server *server;
+    char id[ID_TEXT_LEN];
+    char *line; /* with its newline; what is left of it starts at sent */
+    size_t len, sent;
+    char *last;
+    bool ended;
+};
+
+static void take_line(struct follow *follow, char *text)
+{
+    free(follow->line);
+    free(follow->last);
+    follow->last = text;
+    follow->len = strlen(text) + 1;
+    follow->sent = 0;
+    follow->line = malloc(follow->len + 1);
+    if (!follow->line)
+        abort();
+    (void)snprintf(follow->line, follow->len + 1, "%s\n", text);
+}
+
+/* Blocks until there is a new line, or the job or the server ends. */
+static bool wait_line(struct follow *follow)
+{
+    const struct timespec tick = {.tv_nsec = FOLLOW_TICK_MS * 1000000L};
+    for (unsigned ticks = 0; !atomic_load(&follow->server->stopping); ticks++) {
+        free_json json_t *status = NULL;
+        struct err err;
+        if (job_status(follow->server->api->conf, follow->id, &status, &err) < 0)
+            return false;
+        char *text = json_text(status);
+        follow->ended = !json_is_true(json_object_get(status, "running"));
+        if (follow->ended || !follow->last || strcmp(text, follow->last) != 0 ||
+            ticks >= FOLLOW_REPEAT_TICKS) {
+            take_line(follow, text);
+            return true;
+        }
+        free(text);
+        (void)nanosleep(&tick, NULL);
+    }
+    return false;
+}
+
+static ssize_t follow_read(void *ctx, uint64_t pos, char *buf, size_t size)
+{
+    struct follow *follow = ctx;
+    (void)pos;
+    if (follow->sent == follow->len) {
+        if (follow->ended || !wait_line(follow))
+            return MHD_CONTENT_READER_END_OF_STREAM;
+    }
+    size_t len = min_u64(size, follow->len - follow->sent);
+    memcpy(buf, follow->line + follow->sent, len);
+    follow->sent += len;
+    return (ssize_t)len;
+}
+
+static void follow_free(void *ctx)
+{
+    struct follow *follow = ctx;
+    free(follow->line);
+    free(follow->last);
+    free(follow);
+}
+
+static enum MHD_Result send_follow(struct MHD_Connection *connection, struct api_server *server,
+                                   const struct api_call *call)
+{
+    struct follow *follow = calloc(1, sizeof(*follow));
+    if (!follow)
+        return MHD_NO;
+    follow->server = server;
+    (void)strcpy(follow->id, call->follow_id);
+    struct MHD_Response *response = MHD_create_response_from_callback(
+        MHD_SIZE_UNKNOWN, 16 << 10, follow_read, follow, follow_free);
+    if (!response) {
+        follow_free(follow);
+        return MHD_NO;
+    }
+    (void)MHD_add_response_header(response, "Content-Type", "application/x-ndjson");
+    enum MHD_Result rc = MHD_queue_response(connection, 200, response);
+    MHD_destroy_response(response);
+    return rc;
+}
+
+/* --- receiving ---------------------------------------------------------------------------------*/
+static const char *header(struct MHD_Connection *connection, const char *name)
+{
+    return MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
+}
+
+static bool body_is_json(struct MHD_Connection *connection)
+{
+    static const char json[] = "application/json";
+    const char *type = header(connection, "Content-Type");
+    if (!type || strncasecmp(type, json, sizeof(json) - 1) != 0)
+        return false;
+    char next = type[sizeof(json) - 1];
+    return next == '\0' || next == ';' || next == ' ';
+}
+
+static void refuse(struct api_call *call, unsigned status, const char *text, const char *hint)
+{
+    struct err err;
+    (void)err_set(&err, ERR_USAGE, "%s", text);
+    (void)err_hint(&err, "%s", hint);
+    api_problem_status(call, status, &err);
+}
+
+static void refuse_long(struct api_call *call)
+{
+    refuse(call, 413, "the body is longer than 64 KiB", "");
+}
+
+static enum MHD_Result answer(struct api_server *server, struct MHD_Connection *connection,
+                              const char *path, const char *method, struct request *request)
+{
+    const char *follow = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "follow");
+    struct api_call call = {.method = method,
+                            .path = path,
+                            .body = request->body,
+                            .body_len = request->len,
+                            .idempotency_key = header(connection, "Idempotency-Key"),
+                            .follow = follow && strcmp(follow, "1") == 0};
+    if (request->too_long)
+        refuse_long(&call);
+    else if (request->len > 0 && !body_is_json(connection))
+        refuse(&call, 415, "the body is not application/json",
+               "send the header Content-Type: application/json");
+    else
+        api_handle(server->api, &call);
+    log_call(connection, &call);
+    enum MHD_Result rc =
+        call.follow_id[0] ? send_follow(connection, server, &call) : send_answer(connection, &call);
+    json_decref(call.answer);
+    return rc;
+}
+
+/* The announced length is believed only to refuse early; what arrives is counted. */
+static bool announced_too_long(struct MHD_Connection *connection)
+{
+    const char *length = header(connection, "Content-Length");
+    return length && (strlen(length) > 9 || strtoul(length, NULL, 10) > API_BODY_MAX);
+}
+
+static enum MHD_Result take_body(struct request *request, const char *data, size_t *len)
+{
+    size_t total = request->len + *len;
+    if (total > API_BODY_MAX)
+        request->too_long = true;
+    if (total > DISCARD_MAX)
+        return MHD_NO;
+    if (!request->too_long) {
+        char *grown = realloc(request->body, total + 1);
+        if (!grown)
+            return MHD_NO;
+        memcpy(grown + request->len, data, *len);
+        grown[total] = '\0';
+        request->body = grown;
+    }
+    request->len = total;
+    *len = 0;
+    return MHD_YES;
+}
+
+static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *data_len, void **state)
+{
+    struct api_server *server = ctx;
+    struct request *request = *state;
+    (void)version;
+    if (!request) {
+        *state = calloc(1, sizeof(*request));
+        if (*state && announced_too_long(connection)) {
+            struct api_call call = {.method = method, .path = url};
+            refuse_long(&call);
+            log_call(connection, &call);
+            enum MHD_Result rc = send_answer(connection, &call);
+            json_decref(call.answer);
+            return rc;
+        }
+        return *state ? MHD_YES : MHD_NO;
+    }
+    if (*data_len > 0)
+        return take_body(request, data, data_len);
+    return answer(server, connection, url, method, request);
+}
+
+static void on_completed(void *ctx, struct MHD_Connection *connection, void **state,
+                         enum MHD_RequestTerminationCode code)
+{
+    struct request *request = *state;
+    (void)ctx;
+    (void)connection;
+    (void)code;
+    if (request)
+        free(request->body);
+    free(request);
+    *state = NULL;
+}
+
+/* --- the socket --------------------------------------------------------------------------------*/
+static int make_parent(const char *path, struct err *err)
+{
+    char parent[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    (void)snprintf(parent, sizeof(parent), "%s", path);
+    char *slash = strrchr(parent, '/');
+    assert(slash); /* conf.c takes absolute paths only */
+    *slash = '\0';
+    if (parent[0] && mkdir(parent, 0755) < 0 && errno != EEXIST)
+        return err_sys(err, ERR_DEVICE, "create '%s'", parent);
+    return 0;
+}
+
+/* A socket that nobody answers on is left over from an agent that was killed. */
+static int remove_stale(const struct sockaddr_un *address, struct err *err)
+{
+    struct stat st;
+    if (lstat(address->sun_path, &st) < 0)
+        return errno == ENOENT ? 0 : err_sys(err, ERR_DEVICE, "stat '%s'", address->sun_path);
+    if (!S_ISSOCK(st.st_mode))
+        return err_set(err, ERR_CONFIG, "'%s' is there and is not a socket", address->sun_path);
+    close_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_sys(err, ERR_INTERNAL, "socket");
+    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+        return err_set(err, ERR_BUSY, "another agent answers on '%s'", address->sun_path);
+    if (unlink(address->sun_path) < 0)
+        return err_sys(err, ERR_DEVICE, "remove '%s'", address->sun_path);
+    return 0;
+}
+
+static int give_to_group(const char *path, struct err *err)
+{
+    struct group entry, *found = NULL;
+    char buf[4096];
+    if (getgrnam_r("tidemark", &entry, buf, sizeof(buf), &found) != 0 || !found) {
+        log_warn("there is no group tidemark: only root can use the control socket: socket=%s",
+                 path);
+        return 0;
+    }
+    if (chown(path, (uid_t)-1, found->gr_gid) < 0 || chmod(path, 0660) < 0)
+        return err_sys(err, ERR_DEVICE, "give '%s' to group tidemark", path);
+    return 0;
+}
+
+static int listen_on(const char *path, int *ret_fd, struct err *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    int rc = make_parent(path, err);
+    if (rc == 0)
+        rc = remove_stale(&address, err);
+    if (rc < 0)
+        return rc;
+    close_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_sys(err, ERR_INTERNAL, "socket");
+    mode_t old = umask(0177); /* nobody else before the group is set */
+    rc = bind(fd, (const struct sockaddr *)&address, sizeof(address));
+    (void)umask(old);
+    if (rc < 0)
+        return err_sys(err, ERR_DEVICE, "bind '%s'", path);
+    rc = give_to_group(path, err);
+    if (rc == 0 && listen(fd, CONNECTIONS_MAX) < 0)
+        rc = err_sys(err, ERR_DEVICE, "listen on '%s'", path);
+    if (rc < 0)
+        (void)unlink(path);
+    else
+        *ret_fd = take_fd(&fd);
+    return rc;
+}
+
+int api_serve(struct api *api, struct api_server **ret, struct err *err)
+{
+    int fd = -1;
+    int rc = listen_on(api->conf->socket, &fd, err);
+    if (rc < 0)
+        return rc;
+    struct api_server *server = calloc(1, sizeof(*server));
+    if (!server)
+        abort();
+    server->api = api;
+    (void)strcpy(server->socket, api->conf->socket);
+    server->daemon = MHD_start_daemon(
+        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL, 0, NULL,
+        NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, NULL, MHD_OPTION_END);
+    if (!server->daemon) {
+        (void)close(fd);
+        (void)unlink(server->socket);
+        free(server);
+        return err_set(err, ERR_INTERNAL, "the HTTP server did not start");
+    }
+    *ret = server;
+    return 0;
+}
+
+void api_server_stop(struct api_server *server)
+{
+    if (!server)
+        return;
+    atomic_store(&server->stopping, true);
+    (void)unlink(server->socket);
+    MHD_stop_daemon(server->daemon); /* joins the threads, closes the listener */
+    free(server);
+}

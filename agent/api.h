@@ -1,0 +1,54 @@
+/* The API of one node: api_handle() answers one request and knows nothing of HTTP libraries, so
+ * that the command line can call it in its own process when there is no agent; api_serve() puts it
+ * on the control socket (agent/api.c, the only file that includes libmicrohttpd). conf/openapi.yaml
+ * describes the requests. */
+#ifndef TIDEMARK_AGENT_API_H
+#define TIDEMARK_AGENT_API_H
+
+#include <pthread.h>
+
+#include "agent/conf.h"
+#include "agent/json.h"
+#include "io/repo.h"
+
+struct api {
+    const struct conf *conf;
+    pthread_mutex_t mutex; /* one mutating request, or sweep, at a time */
+};
+
+struct api_call {
+    /* in, borrowed */
+    const char *method; /* "GET", "POST", "DELETE" */
+    const char *path;   /* without the query */
+    const char *body;
+    size_t body_len;
+    const char *idempotency_key; /* NULL = none */
+    bool follow;                 /* ?follow=1 */
+    /* out */
+    unsigned status;             /* HTTP */
+    json_t *answer;              /* new reference; a problem document when status ≥ 400 */
+    char allow[32];              /* for 405 */
+    char job[ID_TEXT_LEN];       /* the job it was about, for the log; may be empty */
+    char follow_id[ID_TEXT_LEN]; /* not empty: stream the status lines of this job instead */
+};
+
+void api_init(struct api *api, const struct conf *conf);
+
+/* Any thread. Always fills status and answer. */
+void api_handle(struct api *api, struct api_call *call);
+
+/* status and a problem document from err; ERR_USAGE → 400, MISSING → 404, BUSY, REFUSED, PARTIAL →
+ * 409, … */
+void api_problem(struct api_call *call, const struct err *err);
+void api_problem_status(struct api_call *call, unsigned status, const struct err *err);
+
+/* --- the control socket --------------------------------------------------------------------- */
+struct api_server;
+
+/* Makes the socket (0660, group tidemark; 0600 when there is no such group, which is logged),
+ * replacing a stale one; ERR_BUSY when somebody answers on it. Starts its threads. */
+int api_serve(struct api *api, struct api_server **ret, struct err *err);
+/* Ends streams, waits for requests in work, removes the socket. Jobs go on. NULL is fine. */
+void api_server_stop(struct api_server *server);
+
+#endif

@@ -1,0 +1,209 @@
+/* One table of fields a request type: unknown fields, wrong types and wrong words are all refused
+ * from it. What only the volume or the repository can tell is left to the job. */
+#include "agent/api_request.h"
+
+#include <stdio.h>
+
+#include "agent/conf.h"
+#include "agent/nearest.h"
+#include "io/repo.h"
+
+enum field_type { FIELD_TEXT, FIELD_BOOL, FIELD_NUMBER, FIELD_WORD, FIELD_MAP, FIELD_TARGET };
+
+struct field {
+    const char *name;
+    enum field_type type;
+    bool required;
+    const char *const *words; /* FIELD_WORD */
+};
+
+enum { FIELDS_MAX = 16, TEXT_MAX = 1023 };
+
+static const char *const checkpoint_words[] = {"fast", "spread", NULL};
+static const char *const action_words[] = {"promote", "pause", "shutdown", NULL};
+static const char *const verify_words[] = {"none", "quick", "standard", "full", NULL};
+static const char *const reindex_words[] = {"none", "auto", NULL};
+static const char *const config_words[] = {"keep", "image", NULL};
+static const char *const target_words[] = {"tag", "snapshot", "name",   "time",
+                                           "lsn", "xid",      "latest", NULL};
+
+static const struct field snapshot_fields[] = {
+    {"tag", FIELD_TEXT, true, NULL},
+    {"full", FIELD_BOOL, false, NULL},
+    {"no_archive", FIELD_BOOL, false, NULL},
+    {"with_wal", FIELD_BOOL, false, NULL},
+    {"checkpoint", FIELD_WORD, false, checkpoint_words},
+};
+static const struct field restore_fields[] = {
+    {"snapshot", FIELD_TEXT, true, NULL},
+    {"target", FIELD_TARGET, false, NULL},
+    {"target_timeline", FIELD_NUMBER, false, NULL},
+    {"action", FIELD_WORD, false, action_words},
+    {"verify", FIELD_WORD, false, verify_words},
+    {"reindex", FIELD_WORD, false, reindex_words},
+    {"overwrite", FIELD_MAP, false, NULL},
+    {"devices", FIELD_MAP, false, NULL},
+    {"config", FIELD_WORD, false, config_words},
+    {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
+    {"dry_run", FIELD_BOOL, false, NULL},
+};
+static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
+static const struct field target_fields[] = {
+    {"type", FIELD_WORD, true, target_words},
+    {"value", FIELD_TEXT, false, NULL},
+};
+
+static const struct {
+    const char *type;
+    const struct field *fields;
+    size_t count;
+} request_types[] = {
+    {"snapshot", snapshot_fields, ARRAY_LEN(snapshot_fields)},
+    {"restore", restore_fields, ARRAY_LEN(restore_fields)},
+    {"verification", verification_fields, ARRAY_LEN(verification_fields)},
+    {"empty", NULL, 0},
+};
+
+static int check_fields(const json_t *obj, const struct field *fields, size_t count,
+                        struct err *err);
+
+static int check_text(const char *name, const json_t *value, struct err *err)
+{
+    const char *text = json_string_value(value);
+    if (!text || strlen(text) != json_string_length(value))
+        return err_set(err, ERR_USAGE, "field '%s' must be a string", name);
+    if (!text[0] || strlen(text) > TEXT_MAX)
+        return err_set(err, ERR_USAGE, "field '%s' must have 1 to %d bytes", name, TEXT_MAX);
+    for (const char *at = text; *at; at++)
+        if ((unsigned char)*at < 0x20 || *at == 0x7f)
+            return err_set(err, ERR_USAGE, "field '%s' contains a control character", name);
+    return 0;
+}
+
+static int check_word(const struct field *field, const json_t *value, struct err *err)
+{
+    int rc = check_text(field->name, value, err);
+    if (rc < 0)
+        return rc;
+    char list[128] = "";
+    for (size_t i = 0; field->words[i]; i++) {
+        if (strcmp(field->words[i], json_string_value(value)) == 0)
+            return 0;
+        size_t len = strlen(list);
+        (void)snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", field->words[i]);
+    }
+    return err_set(err, ERR_USAGE, "field '%s' is '%.80s', expected one of: %s", field->name,
+                   json_string_value(value), list);
+}
+
+static int check_map(const struct field *field, const json_t *value, struct err *err)
+{
+    const char *key;
+    json_t *entry;
+    if (!json_is_object(value))
+        return err_set(err, ERR_USAGE, "field '%s' must be an object of volume: text", field->name);
+    if (json_object_size(value) > CONF_VOLUMES_MAX)
+        return err_set(err, ERR_USAGE, "field '%s' has more than %d entries", field->name,
+                       CONF_VOLUMES_MAX);
+    json_object_foreach((json_t *)(uintptr_t)value, key, entry)
+    {
+        char name[160];
+        (void)snprintf(name, sizeof(name), "%s.%.100s", field->name, key);
+        if (!repo_name_valid(key, CONF_NAME_MAX))
+            return err_set(err, ERR_USAGE, "'%.100s' in '%s' is not a volume name", key,
+                           field->name);
+        int rc = check_text(name, entry, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int check_target(const json_t *value, struct err *err)
+{
+    int rc = check_fields(value, target_fields, ARRAY_LEN(target_fields), err);
+    if (rc < 0)
+        return err_prefix(err, "target");
+    const char *type = json_string_value(json_object_get(value, "type"));
+    bool has_value = !!json_object_get(value, "value");
+    bool takes_none =
+        strcmp(type, "latest") == 0 || strcmp(type, "snapshot") == 0 || strcmp(type, "tag") == 0;
+    if (takes_none && has_value)
+        return err_set(err, ERR_USAGE, "target %s takes no value", type);
+    if (!takes_none && !has_value)
+        return err_set(err, ERR_USAGE, "target %s needs a value", type);
+    return 0;
+}
+
+static int check_field(const struct field *field, const json_t *value, struct err *err)
+{
+    switch (field->type) {
+    case FIELD_TEXT:
+        return check_text(field->name, value, err);
+    case FIELD_BOOL:
+        if (!json_is_boolean(value))
+            return err_set(err, ERR_USAGE, "field '%s' must be true or false", field->name);
+        return 0;
+    case FIELD_NUMBER:
+        if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+            json_integer_value(value) > UINT32_MAX)
+            return err_set(err, ERR_USAGE, "field '%s' must be a number from 1 to 4294967295",
+                           field->name);
+        return 0;
+    case FIELD_WORD:
+        return check_word(field, value, err);
+    case FIELD_MAP:
+        return check_map(field, value, err);
+    case FIELD_TARGET:
+        return check_target(value, err);
+    }
+    return err_set(err, ERR_INTERNAL, "field of unknown type");
+}
+
+static int check_fields(const json_t *obj, const struct field *fields, size_t count,
+                        struct err *err)
+{
+    const char *names[FIELDS_MAX + 1] = {NULL};
+    for (size_t i = 0; i < count; i++)
+        names[i] = fields[i].name;
+    int rc = json_check_keys(obj, names, err);
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        const json_t *value = json_object_get(obj, fields[i].name);
+        if (value)
+            rc = check_field(&fields[i], value, err);
+        else if (fields[i].required)
+            rc = err_set(err, ERR_USAGE, "field '%s' is missing", fields[i].name);
+    }
+    return rc;
+}
+
+static int check_tag(const json_t *obj, struct err *err)
+{
+    const char *tag = json_string_value(json_object_get(obj, "tag"));
+    if (repo_tag_valid(tag))
+        return 0;
+    (void)err_set(err, ERR_USAGE, "'%.80s' is not a tag", tag);
+    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, not 'latest' and not 32 hex digits");
+}
+
+int api_request_parse(const char *type, const char *body, size_t len, json_t **ret, struct err *err)
+{
+    if (len > API_BODY_MAX)
+        return err_set(err, ERR_USAGE, "the body is longer than %d bytes", API_BODY_MAX);
+    free_json json_t *obj = NULL;
+    int rc = len ? json_parse(body, len, ERR_USAGE, &obj, err) : 0;
+    if (rc < 0)
+        return rc;
+    if (!obj)
+        obj = json_object();
+    for (size_t i = 0; i < ARRAY_LEN(request_types); i++)
+        if (strcmp(request_types[i].type, type) == 0)
+            rc = check_fields(obj, request_types[i].fields, request_types[i].count, err);
+    if (rc == 0 && strcmp(type, "snapshot") == 0)
+        rc = check_tag(obj, err);
+    if (rc < 0)
+        return rc;
+    (void)json_object_set_new(obj, "type", json_string(type));
+    *ret = json_incref(obj);
+    return 0;
+}

@@ -1,0 +1,17 @@
+/* Bodies of POST requests, checked in one place for the agent, for a command line without an agent
+ * and for the fuzzer. Pure, any thread. */
+#ifndef TIDEMARK_AGENT_API_REQUEST_H
+#define TIDEMARK_AGENT_API_REQUEST_H
+
+#include "agent/json.h"
+
+enum { API_BODY_MAX = 64 << 10 };
+
+/* Parses and checks the body of a request of this type ("snapshot", "restore", "verification", or
+ * "empty" for execute, verify and resume, which take {} or nothing). ERR_USAGE names the field, and
+ * for an unknown one the nearest. *ret is the body plus "type": what becomes request.json; new
+ * reference. */
+int api_request_parse(const char *type, const char *body, size_t len, json_t **ret,
+                      struct err *err);
+
+#endif

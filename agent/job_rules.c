@@ -1,0 +1,220 @@
+/* The rules of jobs, see job_rules.h. They read the journals afresh every time: a job started by
+ * somebody else counts as much as our own. */
+#include "agent/job_rules.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "agent/log.h"
+
+enum { CREATED_MAX_S = 60 }; /* a job that was made but never started is forgotten after this */
+
+static const char *text_of(const json_t *status, const char *key)
+{
+    const char *text = json_string_value(json_object_get(status, key));
+    return text ? text : "";
+}
+
+static bool is(const json_t *status, const char *key, const char *value)
+{
+    return strcmp(text_of(status, key), value) == 0;
+}
+
+static bool is_running(const json_t *status)
+{
+    return json_is_true(json_object_get(status, "running"));
+}
+
+static int start(const struct conf *conf, const char *id, const char *goal, int *ret_pid,
+                 struct err *err)
+{
+    char dir[JOB_DIR_MAX];
+    job_dir(conf, id, dir);
+    int rc = job_set_goal(conf, id, goal, err);
+    return rc < 0 ? rc : job_start(dir, ret_pid, err);
+}
+
+static int wrong_state(const json_t *status, const char *id, const char *verb, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "restore %s is %s: it cannot be asked to %s", id,
+                  text_of(status, "state"), verb);
+    if (is(status, "state", "prepared"))
+        return err_hint(err, "execute it, or cancel it");
+    if (is(status, "state", "executed"))
+        return err_hint(err, "verify it");
+    if (job_is_partial(status))
+        return err_hint(err, "resume it with `tidemark restore --resume %s`", id);
+    return -(int)err->code;
+}
+
+/* Which goal the next run gets, NULL when the state does not allow the verb. */
+static const char *goal_for(const json_t *status, const char *verb)
+{
+    if (strcmp(verb, "execute") == 0)
+        return is(status, "state", "prepared") ? "execute" : NULL;
+    if (strcmp(verb, "verify") == 0)
+        return is(status, "state", "executed") ? "verify" : NULL;
+    if (job_is_partial(status))
+        return "all";
+    return is(status, "state", "interrupted") ? "abort" : NULL;
+}
+
+int job_continue(const struct conf *conf, const char *id, const char *verb, int *ret_pid,
+                 struct err *err)
+{
+    free_json json_t *status = NULL;
+    int rc = job_status(conf, id, &status, err);
+    if (rc < 0)
+        return rc;
+    if (!is(status, "type", "restore"))
+        return err_set(err, ERR_REFUSED, "job %s is a %s, not a restore", id,
+                       text_of(status, "type"));
+    if (is_running(status))
+        return err_set(err, ERR_BUSY, "job %s is running", id);
+    const char *goal = goal_for(status, verb);
+    if (!goal)
+        return wrong_state(status, id, verb, err);
+    return start(conf, id, goal, ret_pid, err);
+}
+
+/* --- cancelling --------------------------------------------------------------------------------*/
+static bool has_fence(const json_t *status)
+{
+    return is(status, "type", "restore") && is(status, "step", "fenced");
+}
+
+int job_request_cancel(const struct conf *conf, const char *id, bool *ret_done, struct err *err)
+{
+    free_json json_t *status = NULL;
+    struct err why;
+    int rc = job_status(conf, id, &status, err);
+    if (rc < 0)
+        return rc;
+    bool partial = job_is_partial(status);
+    bool ended = job_state_is_final(text_of(status, "state")) && !partial;
+    *ret_done = false;
+    if (is_running(status))
+        return job_cancel(conf, id, err);
+    if (!ended && has_fence(status)) {
+        int pid;
+        return start(conf, id, "abort", &pid, err);
+    }
+    (void)err_set(&why, ERR_CANCELLED, "%s",
+                  partial ? "given up: the volumes hold neither the old nor the new data"
+                          : "cancelled by request");
+    if (partial)
+        (void)err_hint(&why, "restore any snapshot to make them usable again");
+    rc = job_end(conf, id, "cancelled", &why, err);
+    *ret_done = rc == 0;
+    return rc;
+}
+
+/* --- after a death -----------------------------------------------------------------------------*/
+static void sweep_failed(const struct conf *conf, const char *id, const char *state,
+                         const char *text)
+{
+    struct err why, err;
+    (void)err_set(&why, strcmp(state, "cancelled") == 0 ? ERR_CANCELLED : ERR_INTERNAL, "%s", text);
+    if (job_end(conf, id, state, &why, &err) < 0)
+        log_warn("interrupted job stays as it is: job=%s err=\"%s\"", id, err.text);
+    else
+        log_warn("interrupted job ended: job=%s state=%s", id, state);
+}
+
+static void sweep_run(const struct conf *conf, const char *id, const char *goal)
+{
+    struct err err;
+    int pid = 0;
+    if (start(conf, id, goal, &pid, &err) < 0)
+        log_error("interrupted restore not restarted: job=%s goal=%s err=\"%s\"", id, goal,
+                  err.text);
+    else
+        log_info("interrupted restore goes on: job=%s goal=%s pid=%d", id, goal, pid);
+}
+
+static void sweep_interrupted(const struct conf *conf, const json_t *status, bool resume)
+{
+    const char *id = text_of(status, "id");
+    if (!is(status, "type", "restore"))
+        sweep_failed(conf, id, "failed",
+                     "interrupted: the job's process was killed or the host "
+                     "went down");
+    else if (job_is_partial(status) && resume)
+        sweep_run(conf, id, "all");
+    else if (job_is_partial(status))
+        return; /* reported by health until somebody resumes it */
+    else if (has_fence(status))
+        sweep_run(conf, id, "abort");
+    else
+        sweep_failed(conf, id, "cancelled", "interrupted before anything was touched");
+}
+
+static void sweep_one(const struct conf *conf, const json_t *status, bool resume)
+{
+    if (is_running(status))
+        return;
+    if (is(status, "state", "interrupted"))
+        sweep_interrupted(conf, status, resume);
+    json_int_t created_s = json_integer_value(json_object_get(status, "created_ms")) / 1000;
+    if (is(status, "state", "created") && time(NULL) - created_s > CREATED_MAX_S)
+        sweep_failed(conf, text_of(status, "id"), "cancelled", "never started");
+}
+
+void job_sweep(const struct conf *conf, bool resume)
+{
+    free_json json_t *jobs = NULL;
+    struct err err;
+    size_t i;
+    json_t *status;
+    if (job_list(conf, &jobs, &err) < 0) {
+        log_error("jobs not readable: err=\"%s\"", err.text);
+        return;
+    }
+    json_array_foreach(jobs, i, status)
+    {
+        sweep_one(conf, status, resume);
+    }
+}
+
+/* --- health ------------------------------------------------------------------------------------*/
+static const char *restore_health(const json_t *status)
+{
+    const char *step = text_of(status, "step");
+    bool late = strcmp(step, "recovering") == 0 || strcmp(step, "verifying") == 0;
+    if (is_running(status) || is(status, "state", "executed"))
+        return late ? "recovering" : "restoring";
+    /* The data is back but did not pass: recovery or verification said no. */
+    if (late && is(status, "state", "failed"))
+        return "failed";
+    return "partial";
+}
+
+/* The newest restore that touched the volumes decides; one that is given up stays partial until a
+ * later restore is complete. */
+void job_health(const struct conf *conf, struct health *ret)
+{
+    free_json json_t *jobs = NULL;
+    struct err err;
+    memset(ret, 0, sizeof(*ret));
+    ret->status = "failed";
+    if (job_list(conf, &jobs, &err) < 0) {
+        log_error("jobs not readable: err=\"%s\"", err.text);
+        return;
+    }
+    ret->status = "ok";
+    for (size_t i = json_array_size(jobs); i-- > 0;) {
+        const json_t *status = json_array_get(jobs, i);
+        bool given_up = json_is_true(json_object_get(status, "given_up"));
+        bool fenced = has_fence(status) && !job_state_is_final(text_of(status, "state"));
+        if (!is(status, "type", "restore"))
+            continue;
+        if (is(status, "step", "complete"))
+            return;
+        if (!job_is_partial(status) && !given_up && !fenced)
+            continue;
+        ret->status = given_up ? "partial" : restore_health(status);
+        (void)snprintf(ret->job, sizeof(ret->job), "%s", text_of(status, "id"));
+        (void)snprintf(ret->step, sizeof(ret->step), "%s", text_of(status, "step"));
+        return;
+    }
+}
