@@ -118,6 +118,8 @@ def make(*args):
 def build(totals, patterns):
     """Builds what the chosen tests need. Fuzz targets are found after they are built."""
     tsan = [t.command[-1] for t in unit_tests() if t.variant == "tsan"]
+    for directory in ("build/tidy", "build/fuzz/crashes"):
+        os.makedirs(directory, exist_ok=True)
     steps = [("release", ["all"]), ("asan", ["SAN=asan", "all", "unit"])]
     if tsan and (not patterns or any(t.variant == "tsan" for t in chosen(unit_tests(), patterns))):
         steps.append(("tsan", ["SAN=tsan", *tsan]))
@@ -292,6 +294,9 @@ def main(args):
     if "--campaign" in args:
         args.remove("--campaign")
         os.environ["TIDEMARK_CAMPAIGN"] = "1"
+    built = "--built" in args
+    if built:
+        args.remove("--built")
     patterns = args or os.environ.get("TESTS", "").split()
     totals, runner, start = Totals(), Runner(), time.monotonic()
 
@@ -306,8 +311,12 @@ def main(args):
 
     for sig in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sig, interrupt)
+    # As the user who called, so that build/ is theirs; what runs below it needs root.
+    good = built or build(totals, patterns)
+    if good and not built and not runner.stopping:
+        sandbox.become_root("--built")
     reap("before")
-    if build(totals, patterns) and not runner.stopping:
+    if good and not runner.stopping:
         run_all(totals, chosen(all_tests(), patterns), runner)
     reap("after")
     summary(totals, start)

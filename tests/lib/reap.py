@@ -9,6 +9,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import sandbox  # noqa: E402
 
 if __name__ == "__main__":
+    sandbox.become_root()
     remains = sandbox.reap_stale(lambda text: print(text, file=sys.stderr))
     for item in remains:
         print(f"could not remove {item}", file=sys.stderr)

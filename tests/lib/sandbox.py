@@ -199,6 +199,20 @@ def clean(root, log=lambda text: None):
     return left
 
 
+def become_root(*args):
+    """Runs this program again under sudo, with args added, when we are not root and sudo asks for
+    no password. Returns (False) when that cannot be."""
+    if os.geteuid() == 0:
+        return True
+    if not shutil.which("sudo") or not _quiet("sudo", "-n", "true"):
+        return False
+    keep = [f"{key}={value}" for key, value in os.environ.items()
+            if key.startswith("TIDEMARK_") or key in ("TESTS", "CI", "FUZZ_SECONDS")]
+    sys.stdout.flush()
+    os.execvp("sudo", ["sudo", "-n", "env", "PYTHONDONTWRITEBYTECODE=1", *keep, sys.executable,
+                       *sys.argv, *args])
+
+
 def base_directory():
     """$TMPDIR when other users can pass through it, /var/tmp otherwise."""
     base = os.path.realpath(os.environ.get("TMPDIR") or "/var/tmp")

@@ -27,8 +27,9 @@ import subprocess
 import sys
 import traceback
 
-from sandbox import (Sandbox, Volume, kill_pid, output, poll, process_gone, process_start,  # noqa
-                     mounts_below, loops_below, processes_below, thaw)
+from sandbox import (Sandbox, Volume, become_root, kill_pid, loops_below,  # noqa: F401
+                     mounts_below, output, poll, process_gone, process_start, processes_below,
+                     thaw)
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -149,13 +150,8 @@ def run(main):
 # --- the surroundings -----------------------------------------------------------------------------
 def need_root():
     """Tests that mount need root: uses sudo where there is one, skips otherwise."""
-    if os.geteuid() == 0:
-        return
-    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], check=False,
-                                               stderr=subprocess.DEVNULL).returncode == 0:
-        keep = [f"{k}={v}" for k, v in os.environ.items() if k.startswith("TIDEMARK_")]
-        os.execvp("sudo", ["sudo", "-n", "env", *keep, sys.executable, *sys.argv])
-    skip_all("needs root to mount volumes")
+    if not become_root():
+        skip_all("needs root to mount volumes")
 
 
 def need_tools(*names):

@@ -90,6 +90,10 @@ __attribute__((unused)) static bool fixture_start(const char **ret_why)
     if (mkdtemp(fixture_dir) == NULL)
         abort();
     fixture.owner = getpid();
+    /* Who cleans when we are killed: tests/lib/reap.py. */
+    run("exec > '%s/.owner'; echo $PPID $(cut -d' ' -f22 /proc/$PPID/stat)"
+        " $(cat /proc/sys/kernel/random/boot_id); exec >&2; true",
+        fixture_dir);
     atexit(fixture_cleanup);
     const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGABRT, SIGSEGV};
     for (size_t i = 0; i < ARRAY_LEN(signals); i++)
