@@ -1,0 +1,322 @@
+/* The order of a snapshot. Every step that needs to fail early stands before the checkpoint, every
+ * step that makes something visible after the last check, and the record is the last write:
+ *
+ *   lock → repository, tag free → volumes → server checks and facts → layout → parent, tables →
+ *   proof of archiving → pg_backup_start → capture, push, end of capture → pg_backup_stop → restore
+ *   point, WAL switch → seal → wait for WAL start … tag → pg_control cut → same server, same
+ *   parent → record → table caches
+ *
+ * A crash anywhere before the record leaves objects that no record names, and a working table. The
+ * server leaves backup mode when the session's connection closes, and the guardian thaws. */
+#include "agent/snapshot.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "agent/log.h"
+#include "agent/node_lock.h"
+
+int snapshot_phase(struct snapshot *snapshot, const char *phase, struct err *err)
+{
+    int rc = job_check_cancel(snapshot->job, err);
+    if (rc < 0)
+        return rc;
+    log_info("snapshot=%s tag=%s phase=\"%s\"", snapshot->id_text, snapshot->request.tag, phase);
+    return job_journal(snapshot->job, NULL, phase, err);
+}
+
+int snapshot_pause(const struct snapshot *snapshot, unsigned pause_ms, struct err *err)
+{
+    struct timespec pause = {.tv_sec = pause_ms / 1000,
+                             .tv_nsec = (long)(pause_ms % 1000) * 1000000};
+    (void)nanosleep(&pause, NULL); /* a signal ends it early: then the check below tells */
+    return job_check_cancel(snapshot->job, err);
+}
+
+/* --- request, repository, volumes ------------------------------------------------------------- */
+
+static int read_request(struct snapshot *snapshot, struct err *err)
+{
+    static const char *const known[] = {"type",     "tag",        "full", "no_archive",
+                                        "with_wal", "checkpoint", NULL};
+    const json_t *json = snapshot->job->request;
+    struct snapshot_request *request = &snapshot->request;
+    const char *checkpoint = snapshot->conf->checkpoint_fast ? "fast" : "spread";
+    int rc = json_check_keys(json, known, err);
+    if (rc == 0)
+        rc = json_get_string(json, "tag", ERR_USAGE, &request->tag, err);
+    if (rc == 0)
+        rc = json_opt_bool(json, "full", ERR_USAGE, &request->full, err);
+    if (rc == 0)
+        rc = json_opt_bool(json, "no_archive", ERR_USAGE, &request->no_archive, err);
+    if (rc == 0)
+        rc = json_opt_bool(json, "with_wal", ERR_USAGE, &request->with_wal, err);
+    if (rc == 0)
+        rc = json_opt_string(json, "checkpoint", ERR_USAGE, &checkpoint, err);
+    if (rc < 0)
+        return rc;
+    request->checkpoint_fast = strcmp(checkpoint, "fast") == 0;
+    if (!request->checkpoint_fast && strcmp(checkpoint, "spread") != 0)
+        return err_set(err, ERR_USAGE, "checkpoint is 'fast' or 'spread', not '%.32s'", checkpoint);
+    if (repo_tag_valid(request->tag))
+        return 0;
+    (void)err_set(err, ERR_USAGE, "'%.64s' cannot be a tag", request->tag);
+    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, and not 'latest' or an id");
+}
+
+static int begin_record(struct snapshot *snapshot, struct err *err)
+{
+    struct record *record = &snapshot->record;
+    int rc = id_random(record->id, err);
+    if (rc < 0)
+        return rc;
+    id_to_text(record->id, snapshot->id_text);
+    (void)snprintf(record->tag, sizeof(record->tag), "%s", snapshot->request.tag);
+    (void)snprintf(record->cluster, sizeof(record->cluster), "%s", snapshot->conf->cluster);
+    (void)snprintf(record->node, sizeof(record->node), "%s", snapshot->conf->node);
+    (void)gethostname(record->host, sizeof(record->host) - 1);
+    (void)snprintf(record->tidemark_version, sizeof(record->tidemark_version), "%s",
+                   TIDEMARK_VERSION);
+    record->started_s = time(NULL);
+    return 0;
+}
+
+/* Directories and objects of a file:// repository belong to this group (DESIGN §1). */
+static int repository_group(const struct conf *conf, int64_t *ret, struct err *err)
+{
+    const char *name = conf->repository_group[0] ? conf->repository_group : "tidemark-repo";
+    const struct group *group = getgrnam(name);
+    if (!group && conf->repository_group[0])
+        return err_set(err, ERR_CONFIG, "there is no group '%s'", name);
+    *ret = group ? (int64_t)group->gr_gid : -1;
+    return 0;
+}
+
+static int open_repository(struct snapshot *snapshot, struct err *err)
+{
+    const struct conf *conf = snapshot->conf;
+    struct store_options options;
+    bool used_copy = false;
+    int rc = repository_group(conf, &options.group_id, err);
+    if (rc == 0)
+        rc = store_open(conf->repository_url, &options, false, &snapshot->store, err);
+    if (rc == 0)
+        rc = repo_open(snapshot->store, &snapshot->repo, &used_copy, err);
+    if (rc < 0)
+        return rc;
+    if (used_copy)
+        log_warn("repository=%s tidemark.repo is damaged or missing, its copy was used",
+                 conf->repository_url);
+    return catalog_check_tag(snapshot->store, &snapshot->repo, conf->cluster, conf->node,
+                             snapshot->request.tag, err);
+}
+
+/* All volumes are offline, or none is: a server that runs has no volume that nobody writes. */
+static int open_volumes(struct snapshot *snapshot, struct err *err)
+{
+    const struct conf *conf = snapshot->conf;
+    size_t offline = 0;
+    for (size_t i = 0; i < conf->volume_count; i++)
+        offline += conf->volumes[i].provider == PROVIDER_OFFLINE;
+    if (conf->volume_count == 0) {
+        (void)err_set(err, ERR_CONFIG, "no volume is configured");
+        return err_hint(err, "add a [volume NAME] section for every filesystem of the server");
+    }
+    if (offline != 0 && offline != conf->volume_count)
+        return err_set(err, ERR_CONFIG, "provider offline is for all volumes of a server or none");
+    snapshot->offline = offline != 0;
+    int rc = snapshot->offline ? snapshot_offline_mount(snapshot, err) : 0;
+    return rc < 0 ? rc : volume_group_open(conf, &snapshot->group, err);
+}
+
+/* --- record, result --------------------------------------------------------------------------- */
+
+static const char *provider_name(enum conf_provider provider)
+{
+    switch (provider) {
+    case PROVIDER_FREEZE:
+        return "freeze";
+    case PROVIDER_COMMAND:
+        return "command";
+    case PROVIDER_OFFLINE:
+        return "offline";
+    }
+    abort();
+}
+
+static void fill_record_volume(struct snapshot *snapshot, size_t index)
+{
+    const struct volume *volume = &snapshot->group.volumes[index];
+    const struct snapshot_volume *own = &snapshot->volumes[index];
+    struct record_volume *to = &snapshot->record.volumes[index];
+    (void)snprintf(to->name, sizeof(to->name), "%s", volume->conf->name);
+    memcpy(to->id, own->id, ID_LEN);
+    to->size = volume->device.size;
+    to->logical_sector = volume->device.logical_sector;
+    to->physical_sector = volume->device.physical_sector;
+    (void)snprintf(to->fs_type, sizeof(to->fs_type), "%s", volume->device.fs_type);
+    (void)snprintf(to->fs_uuid, sizeof(to->fs_uuid), "%s", volume->device.fs_uuid);
+    (void)snprintf(to->fs_label, sizeof(to->fs_label), "%s", volume->device.fs_label);
+    (void)snprintf(to->mount_point, sizeof(to->mount_point), "%s", volume->mount_point);
+    if (!snapshot->offline) /* else it is our own read-only mount, or one for our sake */
+        (void)snprintf(to->mount_options, sizeof(to->mount_options), "%s", volume->mount_options);
+    (void)snprintf(to->provider, sizeof(to->provider), "%s", provider_name(volume->conf->provider));
+    memcpy(to->manifest_sha256, own->result.manifest_sha256, FMT_SHA256_LEN);
+    to->bytes_read = own->bytes_read;
+    to->bytes_stored = own->bytes_stored + own->result.table_bytes + own->result.manifest_len;
+    to->bytes_free = to->size - min_u64(to->size, extent_list_bytes(&own->used));
+    to->chunks_stored = own->chunks_stored;
+    to->chunks_same = own->chunks_same;
+}
+
+static void fill_record(struct snapshot *snapshot)
+{
+    struct record *record = &snapshot->record;
+    record->volume_count = snapshot->group.count;
+    for (size_t i = 0; i < snapshot->group.count; i++)
+        fill_record_volume(snapshot, i);
+    if (snapshot->has_parent)
+        memcpy(record->parent, snapshot->parent.id, ID_LEN);
+    /* A clock that was set back must not make the record invalid: the order is what counts. */
+    if (record->captured_s < record->started_s)
+        record->captured_s = record->started_s;
+    record->committed_s = time(NULL);
+    if (record->committed_s < record->captured_s)
+        record->committed_s = record->captured_s;
+}
+
+static void set_lsn(json_t *json, const char *key, uint64_t lsn)
+{
+    char text[PG_LSN_TEXT];
+    pg_lsn_format(lsn, text);
+    json_object_set_new(json, key, json_string(text));
+}
+
+static void set_result(struct snapshot *snapshot)
+{
+    const struct record *record = &snapshot->record;
+    uint64_t bytes_read = 0, bytes_stored = 0, chunks_stored = 0, chunks_same = 0;
+    char parent[ID_TEXT_LEN];
+    for (size_t i = 0; i < record->volume_count; i++) {
+        bytes_read += record->volumes[i].bytes_read;
+        bytes_stored += record->volumes[i].bytes_stored;
+        chunks_stored += record->volumes[i].chunks_stored;
+        chunks_same += record->volumes[i].chunks_same;
+    }
+    json_t *result =
+        json_pack("{s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:f,s:I}", "snapshot", snapshot->id_text, "tag",
+                  record->tag, "archived", record->archived, "wal_in_image", record->wal_in_image,
+                  "bytes_read", (json_int_t)bytes_read, "bytes_stored", (json_int_t)bytes_stored,
+                  "chunks_stored", (json_int_t)chunks_stored, "chunks_same",
+                  (json_int_t)chunks_same, "freeze_ms", (double)record->freeze_ns / 1e6, "seconds",
+                  (json_int_t)(record->committed_s - record->started_s));
+    id_to_text(record->parent, parent);
+    json_object_set_new(result, "parent",
+                        id_is_zero(record->parent) ? json_null() : json_string(parent));
+    set_lsn(result, "start_lsn", record->start_lsn);
+    set_lsn(result, "tag_lsn", record->tag_lsn);
+    json_object_set_new(snapshot->job->journal, "result", result);
+}
+
+/* --- the order -------------------------------------------------------------------------------- */
+
+static int prepare(struct snapshot *snapshot, struct err *err)
+{
+    int rc = snapshot_phase(snapshot, "checking", err);
+    if (rc == 0)
+        rc = open_repository(snapshot, err);
+    if (rc == 0)
+        rc = open_volumes(snapshot, err);
+    if (rc == 0)
+        rc = snapshot->offline ? snapshot_offline_open(snapshot, err)
+                               : snapshot_pg_open(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_check_layout(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_find_parent(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_open_tables(snapshot, err);
+    if (rc == 0 && snapshot->record.archived)
+        rc = snapshot_prove_archive(snapshot, err);
+    return rc;
+}
+
+static int take(struct snapshot *snapshot, struct err *err)
+{
+    int rc = 0;
+    if (!snapshot->offline)
+        rc = snapshot_pg_start_backup(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_capture(snapshot, err);
+    if (rc == 0 && !snapshot->offline)
+        rc = snapshot_pg_stop_backup(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_seal(snapshot, err);
+    if (rc == 0 && snapshot->record.archived)
+        rc = snapshot_wait_wal(snapshot, err);
+    return rc;
+}
+
+static int commit(struct snapshot *snapshot, struct err *err)
+{
+    int rc = snapshot_phase(snapshot, "committing", err);
+    if (rc < 0)
+        return rc;
+    fill_record(snapshot);
+    rc = snapshot_cut_control(snapshot, err);
+    if (rc == 0 && !snapshot->offline)
+        rc = snapshot_pg_check_identity(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_check_parent(snapshot, err);
+    if (rc == 0)
+        rc = job_check_cancel(snapshot->job, err);
+    if (rc == 0)
+        rc = catalog_commit(snapshot->store, &snapshot->repo, &snapshot->record, err);
+    if (rc < 0)
+        return rc;
+    snapshot_install_tables(snapshot);
+    set_result(snapshot);
+    log_info("snapshot=%s tag=%s committed", snapshot->id_text, snapshot->request.tag);
+    return 0;
+}
+
+/* The thaw comes first: everything else can wait. */
+static void release(struct snapshot *snapshot)
+{
+    snapshot_copy_release(snapshot);
+    pg_close(snapshot->session);
+    volume_group_close(&snapshot->group);
+    record_release(&snapshot->record);
+    record_release(&snapshot->parent);
+    store_close(snapshot->store);
+    if (snapshot->lock_fd >= 0)
+        (void)close(snapshot->lock_fd);
+    free(snapshot);
+}
+
+int snapshot_run(struct job *job, struct err *err)
+{
+    struct snapshot *snapshot = calloc(1, sizeof(*snapshot));
+    if (!snapshot)
+        return err_set(err, ERR_INTERNAL, "out of memory for a snapshot");
+    snapshot->job = job;
+    snapshot->conf = &job->conf;
+    snapshot->lock_fd = -1;
+    for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
+        snapshot->volumes[i].work.fd = snapshot->volumes[i].parent_table.fd = -1;
+    int rc = read_request(snapshot, err);
+    if (rc == 0)
+        rc = begin_record(snapshot, err);
+    if (rc == 0)
+        rc = node_lock(snapshot->conf, "snapshot", job->id, &snapshot->lock_fd, err);
+    if (rc == 0)
+        rc = prepare(snapshot, err);
+    if (rc == 0)
+        rc = take(snapshot, err);
+    if (rc == 0)
+        rc = commit(snapshot, err);
+    release(snapshot);
+    return rc;
+}

@@ -1,0 +1,110 @@
+/* Private to agent/snapshot*.c: the state of one snapshot and the steps of its order (DESIGN §4).
+ *
+ *     snapshot.c         the order itself, the result, the clean-up
+ *     snapshot_parent.c  volume ids, the parent, table caches
+ *     snapshot_pg.c      a running server: checks, facts, pg_backup_start … pg_backup_stop
+ *     snapshot_offline.c a stopped server: checks and facts from its files
+ *     snapshot_layout.c  where the server's files lie: volumes, links, second data directories
+ *     snapshot_wal.c     proof that WAL arrives in the repository; waiting for start … tag
+ *     snapshot_copy.c    capture, push, seal, pg_control's bytes
+ *
+ * Nothing in the repository is visible before catalog_commit(); nothing on this host outlives the
+ * process but a working table, which the next snapshot replaces. One thread. */
+#ifndef TIDEMARK_AGENT_SNAPSHOT_H
+#define TIDEMARK_AGENT_SNAPSHOT_H
+
+#include "agent/capture.h"
+#include "agent/catalog.h"
+#include "agent/job.h"
+#include "agent/pg.h"
+#include "agent/wal.h"
+#include "io/push.h"
+
+struct snapshot_request {
+    const char *tag; /* borrowed from job->request */
+    bool full;
+    bool no_archive;
+    bool with_wal;
+    bool checkpoint_fast;
+};
+
+struct snapshot_volume {
+    uint8_t id[ID_LEN];
+    char work_path[CONF_PATH_MAX + 64];  /* the table being made */
+    char cache_path[CONF_PATH_MAX + 64]; /* the table of the newest committed snapshot */
+    bool incremental;                    /* the three below are valid */
+    struct fmt_manifest parent_manifest;
+    void *parent_manifest_buf;
+    struct table parent_table; /* closed (fd -1) until then, and so is work */
+    struct table work;
+    struct push push;
+    struct extent_list used; /* what is read: data without WAL that is left out */
+    struct push_result result;
+    uint64_t bytes_read, bytes_stored, chunks_stored, chunks_same;
+};
+
+struct snapshot {
+    struct job *job;
+    const struct conf *conf;
+    struct snapshot_request request;
+    char id_text[ID_TEXT_LEN];
+    int lock_fd;
+    struct store *store;
+    struct repo repo;
+    bool offline;
+    struct volume_group group;
+    struct snapshot_volume volumes[CONF_VOLUMES_MAX]; /* same order as group and record */
+    struct record record;                             /* being filled */
+    bool has_parent;
+    struct record parent;
+    struct pg_session *session;
+    char identity[160]; /* postmaster, system id, timeline: must not change */
+    struct wal_archive archive;
+    struct capture capture;
+    bool capturing;
+    struct extent_list wal[CONF_VOLUMES_MAX]; /* extents of WAL segments that are left out */
+};
+
+/* Phase for people and journal, log line, and the place where a cancel is seen. */
+int snapshot_phase(struct snapshot *snapshot, const char *phase, struct err *err);
+/* Sleeps; ERR_CANCELLED when somebody cancelled meanwhile. */
+int snapshot_pause(const struct snapshot *snapshot, unsigned pause_ms, struct err *err);
+
+/* snapshot_parent.c */
+int snapshot_find_parent(struct snapshot *snapshot, struct err *err);
+int snapshot_open_tables(struct snapshot *snapshot, struct err *err);
+/* The parent's record is still there: ERR_BUSY otherwise. */
+int snapshot_check_parent(struct snapshot *snapshot, struct err *err);
+/* After the commit: working tables become the caches. A failure costs a rebuild, nothing else. */
+void snapshot_install_tables(struct snapshot *snapshot);
+
+/* snapshot_pg.c */
+int snapshot_pg_open(struct snapshot *snapshot, struct err *err);
+int snapshot_pg_start_backup(struct snapshot *snapshot, struct err *err);
+int snapshot_pg_stop_backup(struct snapshot *snapshot, struct err *err);
+/* Same postmaster, system id and timeline as at the start. */
+int snapshot_pg_check_identity(struct snapshot *snapshot, struct err *err);
+/* Reads path into record.config_files; a file that is not there is skipped. */
+int snapshot_add_config_file(struct snapshot *snapshot, const char *path, struct err *err);
+/* realpath(3) into ret of size bytes. ERR_CONFIG or ERR_DEVICE. */
+int snapshot_resolve(const char *path, char *ret, size_t size, struct err *err);
+
+/* snapshot_offline.c: mounts what is not mounted, read-only and privately, before the volumes are
+ * resolved; then the facts. */
+int snapshot_offline_mount(struct snapshot *snapshot, struct err *err);
+int snapshot_offline_open(struct snapshot *snapshot, struct err *err);
+
+/* snapshot_layout.c */
+int snapshot_check_layout(struct snapshot *snapshot, struct err *err);
+
+/* snapshot_wal.c */
+int snapshot_prove_archive(struct snapshot *snapshot, struct err *err);
+int snapshot_wait_wal(struct snapshot *snapshot, struct err *err);
+
+/* snapshot_copy.c */
+int snapshot_capture(struct snapshot *snapshot, struct err *err);
+int snapshot_seal(struct snapshot *snapshot, struct err *err);
+int snapshot_cut_control(struct snapshot *snapshot, struct err *err);
+void snapshot_copy_release(struct snapshot *snapshot);
+
+#endif
