@@ -5,6 +5,8 @@
 
 #include "io/repo.h"
 
+enum { WAL_NAME_MAX = 63, WAL_SMALL_FILE_MAX = 1 << 20 /* bytes of .history and .backup */ };
+
 struct wal_archive {
     struct store *store;
     const struct repo *repo;
@@ -12,7 +14,11 @@ struct wal_archive {
     uint64_t system_id;
 };
 
-/* True for a segment, .partial, .backup or .history name; fills the timeline. */
+enum wal_kind { WAL_SEGMENT, WAL_PARTIAL, WAL_BACKUP, WAL_HISTORY };
+
+/* True for a segment, .partial, .backup or .history name; fills kind and timeline (each may be
+ * NULL). */
+bool wal_name_parse(const char *name, enum wal_kind *ret_kind, uint32_t *ret_timeline);
 bool wal_name_valid(const char *name, uint32_t *ret_timeline);
 
 /* Pushes the file. The same bytes again are fine; other bytes under the same name: ERR_REFUSED.
@@ -20,9 +26,16 @@ bool wal_name_valid(const char *name, uint32_t *ret_timeline);
 int wal_push(const struct wal_archive *archive, const char *path, const char *name,
              struct err *err);
 
-/* Fetches into to_path through a temporary file + rename. ERR_MISSING only for a confirmed absence:
- * tidemark.repo with our id was read in the same call. */
-int wal_get(const struct wal_archive *archive, const char *name, const char *to_path,
+/* Fetches and checks the file (checksums, identity, page header): malloc'ed bytes owned by the
+ * caller. ERR_MISSING only for a confirmed absence: tidemark.repo with our id was read after the
+ * lookup, through the same open directory or endpoint. Never ERR_MISSING for a lost repository. */
+int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw, size_t *ret_len,
+             struct err *err);
+
+/* wal_read() into to_path through `<to_path>.tidemark` + rename; mode 0600. durable: fsync before
+ * the rename. PostgreSQL flushes what restore_command gives it by itself (durable_rename() in
+ * KeepFileRestoredFromArchive), so `get` leaves it out; the spool does not. */
+int wal_get(const struct wal_archive *archive, const char *name, const char *to_path, bool durable,
             struct err *err);
 
 /* 0 present, ERR_MISSING absent (confirmed). Checks the object's header, not its payload. */
@@ -38,13 +51,19 @@ struct wal_history_entry {
     uint64_t switch_lsn; /* the child begins here */
 };
 
+enum { WAL_HISTORY_MAX = 1024 };
+
 struct wal_history {
     uint32_t timeline;
-    struct wal_history_entry entries[64]; /* oldest first */
+    struct wal_history_entry entries[WAL_HISTORY_MAX]; /* oldest first */
     size_t count;
 };
 
-/* Parses the text of a .history file. ERR_CORRUPT. */
+/* The timeline that holds the byte at lsn in this history: the one whose segment must be there. */
+uint32_t wal_history_owner(const struct wal_history *history, uint64_t lsn);
+
+/* Parses the text of a .history file by PostgreSQL's own rules (readTimeLineHistory). ERR_CORRUPT,
+ * ERR_REFUSED for more than WAL_HISTORY_MAX ancestors. */
 int wal_history_parse(uint32_t timeline, const char *text, size_t len, struct wal_history *ret,
                       struct err *err);
 /* Reads one from the archive. Timeline 1 has none: an empty history. */

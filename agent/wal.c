@@ -1,0 +1,324 @@
+/* The WAL archive: see wal.h. An object is immutable and its name appears with its whole content
+ * (store_put), so a push that dies at any moment leaves nothing or all of it, and a second push has
+ * only to compare. */
+#include "agent/wal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+#include "agent/pg_names.h"
+#include "agent/wal_page.h"
+#include "io/crypt.h"
+#include "io/format.h"
+
+enum { WAL_HEAD_LEN = FMT_HEADER_LEN + FMT_WAL_FIXED_LEN };
+
+/* --- names ------------------------------------------------------------------------------------ */
+
+static bool is_hex(const char *text, size_t count)
+{
+    return strspn(text, "0123456789ABCDEF") >= count;
+}
+
+static uint32_t hex32(const char *text)
+{
+    char digits[9] = "";
+    memcpy(digits, text, 8);
+    return (uint32_t)strtoul(digits, NULL, 16);
+}
+
+bool wal_name_parse(const char *name, enum wal_kind *ret_kind, uint32_t *ret_timeline)
+{
+    enum wal_kind kind;
+    if (is_hex(name, 24) && name[24] == '\0')
+        kind = WAL_SEGMENT;
+    else if (is_hex(name, 24) && strcmp(name + 24, ".partial") == 0)
+        kind = WAL_PARTIAL;
+    else if (is_hex(name, 24) && name[24] == '.' && is_hex(name + 25, 8) &&
+             strcmp(name + 33, ".backup") == 0)
+        kind = WAL_BACKUP;
+    else if (is_hex(name, 8) && strcmp(name + 8, ".history") == 0)
+        kind = WAL_HISTORY;
+    else
+        return false;
+    uint32_t timeline = hex32(name);
+    if (timeline == 0)
+        return false;
+    if (ret_kind)
+        *ret_kind = kind;
+    if (ret_timeline)
+        *ret_timeline = timeline;
+    return true;
+}
+
+bool wal_name_valid(const char *name, uint32_t *ret_timeline)
+{
+    return wal_name_parse(name, NULL, ret_timeline);
+}
+
+static int object_name(const struct wal_archive *archive, const char *name, char *object,
+                       enum wal_kind *ret_kind, struct err *err)
+{
+    uint32_t timeline;
+    if (!wal_name_parse(name, ret_kind, &timeline))
+        return err_set(err, ERR_USAGE, "'%.80s' is not the name of a WAL file", name);
+    repo_wal_name(object, archive->cluster, archive->system_id, timeline, name);
+    return 0;
+}
+
+/* --- content against name ----------------------------------------------------------------------
+ */
+
+/* What any file of the archive must look like, whether it comes from the server or from the
+ * repository. */
+static int check_content(const struct wal_archive *archive, const char *name, enum wal_kind kind,
+                         const void *raw, size_t len, struct err *err)
+{
+    struct wal_history *history;
+    uint32_t timeline;
+    int rc = 0;
+    switch (kind) {
+    case WAL_SEGMENT:
+    case WAL_PARTIAL:
+        rc = wal_page_check(raw, len, name, archive->system_id, len, err);
+        break;
+    case WAL_BACKUP:
+        if (len < 20 || memcmp(raw, "START WAL LOCATION: ", 20) != 0)
+            rc = err_set(err, ERR_CORRUPT, "it is no backup history file");
+        break;
+    case WAL_HISTORY:
+        history = malloc(sizeof(*history));
+        if (!history)
+            return err_set(err, ERR_INTERNAL, "out of memory");
+        (void)wal_name_valid(name, &timeline);
+        rc = wal_history_parse(timeline, raw, len, history, err);
+        free(history);
+        break;
+    }
+    return rc < 0 ? err_prefix(err, "WAL file %s", name) : 0;
+}
+
+/* --- push ------------------------------------------------------------------------------------- */
+
+static int read_fully(int fd, const char *path, uint8_t *buf, size_t len, struct err *err)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t got = read(fd, buf + done, len - done);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_sys(err, ERR_DEVICE, "read '%s'", path);
+        if (got == 0)
+            return err_set(err, ERR_DEVICE, "'%s' became shorter while it was read", path);
+        done += (size_t)got;
+    }
+    return 0;
+}
+
+static int read_file(const char *path, void **ret_raw, size_t *ret_len, struct err *err)
+{
+    struct stat st;
+    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_sys(err, ERR_DEVICE, "open '%s'", path);
+    if (!S_ISREG(st.st_mode) || st.st_size > FMT_WAL_RAW_MAX)
+        return err_set(err, ERR_REFUSED, "'%s' is no regular file of at most 1 GiB", path);
+    free_mem uint8_t *raw = malloc((size_t)st.st_size + 1);
+    if (!raw)
+        return err_set(err, ERR_INTERNAL, "out of memory for '%s'", path);
+    int rc = read_fully(fd, path, raw, (size_t)st.st_size, err);
+    if (rc < 0)
+        return rc;
+    *ret_raw = take_ptr(&raw);
+    *ret_len = (size_t)st.st_size;
+    return 0;
+}
+
+/* Head of an object, with identity and length checked. */
+static int read_head(const struct wal_archive *archive, const char *object, const char *name,
+                     struct fmt_wal *ret, struct err *err)
+{
+    uint8_t head[WAL_HEAD_LEN];
+    struct fmt_header header;
+    struct fmt_wal wal;
+    size_t len;
+    uint64_t size;
+    int rc = store_get(archive->store, object, 0, head, sizeof(head), &len, err);
+    if (rc == 0)
+        rc = fmt_wal_decode_header(head, len, archive->repo->id, &wal, err);
+    if (rc == 0)
+        rc = fmt_header_decode(head, len, &header, err);
+    if (rc == 0)
+        rc = store_size(archive->store, object, &size, err);
+    if (rc < 0)
+        return rc == -ERR_MISSING ? rc : err_prefix(err, "object '%s'", object);
+    if (size != header.body_len + FMT_HEADER_LEN)
+        return err_set(err, ERR_CORRUPT, "object '%s' has %" PRIu64 " bytes instead of %" PRIu64,
+                       object, size, header.body_len + FMT_HEADER_LEN);
+    if (wal.system_id != archive->system_id || strcmp(wal.name, name) != 0 ||
+        strcmp(wal.cluster, archive->cluster) != 0)
+        return err_set(err, ERR_CORRUPT, "object '%s' holds %s of cluster %s, system %" PRIu64,
+                       object, wal.name, wal.cluster, wal.system_id);
+    *ret = wal;
+    return 0;
+}
+
+/* 0 when the archive holds exactly these bytes, ERR_REFUSED when it holds others. */
+static int compare_with_archive(const struct wal_archive *archive, const char *object,
+                                const struct fmt_wal *ours, struct err *err)
+{
+    struct fmt_wal theirs;
+    int rc = read_head(archive, object, ours->name, &theirs, err);
+    if (rc < 0)
+        return rc;
+    if (theirs.raw_len == ours->raw_len &&
+        memcmp(theirs.raw_sha256, ours->raw_sha256, sizeof(theirs.raw_sha256)) == 0)
+        return 0;
+    (void)err_set(err, ERR_REFUSED, "the archive holds another %s", ours->name);
+    return err_hint(err, "two servers with one system id archive on one timeline: give one of them "
+                         "another cluster name, or switch its archiving off");
+}
+
+static int encode_and_put(const struct wal_archive *archive, const char *object,
+                          const struct fmt_wal *wal, const void *raw, struct err *err)
+{
+    free_mem uint8_t *buf = malloc(fmt_wal_len_max(wal->raw_len));
+    if (!buf)
+        return err_set(err, ERR_INTERNAL, "out of memory for %s", wal->name);
+    size_t len = fmt_wal_encode(wal, archive->repo->id, raw, buf);
+    return store_put(archive->store, object, buf, len, err);
+}
+
+int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
+{
+    char object[STORE_NAME_MAX + 1];
+    enum wal_kind kind;
+    free_mem void *raw = NULL;
+    struct fmt_wal wal = {.system_id = archive->system_id};
+    size_t len = 0;
+    int rc = object_name(archive, name, object, &kind, err);
+    if (rc == 0)
+        rc = read_file(path, &raw, &len, err);
+    if (rc < 0)
+        return rc;
+    rc = check_content(archive, name, kind, raw, len, err);
+    if (rc < 0) { /* the local file is at fault, not the repository */
+        err->code = ERR_REFUSED;
+        return -ERR_REFUSED;
+    }
+    wal.raw_len = len;
+    (void)wal_name_valid(name, &wal.timeline);
+    (void)snprintf(wal.name, sizeof(wal.name), "%s", name);
+    (void)snprintf(wal.cluster, sizeof(wal.cluster), "%s", archive->cluster);
+    sha256(raw, len, wal.raw_sha256);
+    /* First a look: a server that crashed after a push offers the same segment again. */
+    rc = compare_with_archive(archive, object, &wal, err);
+    if (rc != -ERR_MISSING)
+        return rc;
+    rc = encode_and_put(archive, object, &wal, raw, err);
+    return rc == STORE_EXISTS ? compare_with_archive(archive, object, &wal, err) : rc;
+}
+
+/* --- get -------------------------------------------------------------------------------------- */
+
+/* An object is absent only if the repository that we were told to use is there without it. The
+ * order counts: lookup first, identity after it. */
+static int confirm_absence(const struct wal_archive *archive, const char *name, struct err *err)
+{
+    struct repo repo;
+    struct err why;
+    bool used_copy;
+    int rc = repo_open(archive->store, &repo, &used_copy, &why);
+    if (rc < 0)
+        return err_set(err, ERR_STORE, "%s cannot be looked up: %s", name, why.text);
+    if (memcmp(repo.id, archive->repo->id, ID_LEN) != 0)
+        return err_set(err, ERR_STORE, "%s cannot be looked up: %s holds another repository", name,
+                       store_url(archive->store));
+    return err_set(err, ERR_MISSING, "the archive does not hold %s", name);
+}
+
+int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw, size_t *ret_len,
+             struct err *err)
+{
+    char object[STORE_NAME_MAX + 1];
+    enum wal_kind kind;
+    struct fmt_wal wal;
+    free_mem void *buf = NULL;
+    size_t len;
+    int rc = object_name(archive, name, object, &kind, err);
+    if (rc == 0)
+        rc = read_head(archive, object, name, &wal, err);
+    if (rc == 0)
+        rc = store_get_all(archive->store, object, fmt_wal_len_max(wal.raw_len), &buf, &len, err);
+    if (rc < 0)
+        return rc == -ERR_MISSING ? confirm_absence(archive, name, err) : rc;
+    free_mem uint8_t *raw = malloc(wal.raw_len + 1);
+    if (!raw)
+        return err_set(err, ERR_INTERNAL, "out of memory for %s", name);
+    rc = fmt_wal_decode_body(buf, len, &wal, raw, err);
+    if (rc == 0)
+        rc = check_content(archive, name, kind, raw, wal.raw_len, err);
+    if (rc < 0)
+        return err_prefix(err, "object '%s'", object);
+    *ret_raw = take_ptr(&raw);
+    *ret_len = wal.raw_len;
+    return 0;
+}
+
+static int write_fully(int fd, const char *path, const uint8_t *buf, size_t len, struct err *err)
+{
+    for (size_t done = 0; done < len;) {
+        ssize_t put = write(fd, buf + done, len - done);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put < 0)
+            return err_sys(err, ERR_DEVICE, "write '%s'", path);
+        done += (size_t)put;
+    }
+    return 0;
+}
+
+static int write_file(const char *path, const void *raw, size_t len, bool durable, struct err *err)
+{
+    close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_sys(err, ERR_DEVICE, "create '%s'", path);
+    int rc = write_fully(fd, path, raw, len, err);
+    if (rc == 0 && durable && fsync(fd) < 0)
+        rc = err_sys(err, ERR_DEVICE, "flush '%s'", path);
+    if (rc == 0 && close(take_fd(&fd)) < 0)
+        rc = err_sys(err, ERR_DEVICE, "close '%s'", path);
+    return rc;
+}
+
+int wal_get(const struct wal_archive *archive, const char *name, const char *to_path, bool durable,
+            struct err *err)
+{
+    char temp[4096];
+    free_mem void *raw = NULL;
+    size_t len;
+    if ((size_t)snprintf(temp, sizeof(temp), "%s.tidemark", to_path) >= sizeof(temp))
+        return err_set(err, ERR_USAGE, "the path '%.80s…' is too long", to_path);
+    int rc = wal_read(archive, name, &raw, &len, err);
+    if (rc == 0)
+        rc = write_file(temp, raw, len, durable, err);
+    if (rc == 0 && rename(temp, to_path) < 0)
+        rc = err_sys(err, ERR_DEVICE, "rename '%s' to '%s'", temp, to_path);
+    if (rc < 0)
+        (void)unlink(temp);
+    return rc;
+}
+
+int wal_check(const struct wal_archive *archive, const char *name, struct err *err)
+{
+    char object[STORE_NAME_MAX + 1];
+    enum wal_kind kind;
+    struct fmt_wal wal;
+    int rc = object_name(archive, name, object, &kind, err);
+    if (rc == 0)
+        rc = read_head(archive, object, name, &wal, err);
+    return rc == -ERR_MISSING ? confirm_absence(archive, name, err) : rc;
+}

@@ -1,0 +1,177 @@
+/* Timelines: the text of history files, and which segments a stretch of WAL consists of. See
+ * wal.h; the rules are those of PostgreSQL's timeline.c. */
+#include "agent/wal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "agent/pg_names.h"
+
+/* One line "parent<TAB>LSN<TAB>reason"; blank lines and comments give false without an error. */
+static int parse_line(const char *line, struct wal_history_entry *ret, bool *ret_entry,
+                      struct err *err)
+{
+    unsigned parent, high, low;
+    line += strspn(line, " \t\r\f\v");
+    *ret_entry = *line != '\0' && *line != '#';
+    if (!*ret_entry)
+        return 0;
+    if (*line < '0' || *line > '9' || sscanf(line, "%10u\t%8X/%8X", &parent, &high, &low) != 3)
+        return err_set(err, ERR_CORRUPT, "malformed line '%.60s'", line);
+    ret->parent = parent;
+    ret->switch_lsn = (uint64_t)high << 32 | low;
+    return 0;
+}
+
+static int add_entry(struct wal_history *history, const struct wal_history_entry *entry,
+                     struct err *err)
+{
+    const struct wal_history_entry *last =
+        history->count ? &history->entries[history->count - 1] : NULL;
+    if (history->count == WAL_HISTORY_MAX)
+        return err_set(err, ERR_REFUSED, "more than %d ancestors", WAL_HISTORY_MAX);
+    if (entry->parent == 0 || entry->parent >= history->timeline ||
+        (last && entry->parent <= last->parent))
+        return err_set(err, ERR_CORRUPT, "timeline %" PRIu32 " is out of order", entry->parent);
+    if (last && entry->switch_lsn < last->switch_lsn)
+        return err_set(err, ERR_CORRUPT, "timeline %" PRIu32 " ends before it begins",
+                       entry->parent);
+    history->entries[history->count++] = *entry;
+    return 0;
+}
+
+int wal_history_parse(uint32_t timeline, const char *text, size_t len, struct wal_history *ret,
+                      struct err *err)
+{
+    char line[512];
+    int rc = 0;
+    if (memchr(text, '\0', len))
+        return err_set(err, ERR_CORRUPT, "a history file holds binary data");
+    ret->timeline = timeline;
+    ret->count = 0;
+    for (size_t at = 0; at < len && rc == 0;) {
+        const char *end = memchr(text + at, '\n', len - at);
+        size_t line_len = end ? (size_t)(end - text) - at : len - at;
+        /* Only the reason at the end of a line can be long: it is cut. */
+        size_t keep = min_u64(line_len, sizeof(line) - 1);
+        struct wal_history_entry entry;
+        bool is_entry;
+        memcpy(line, text + at, keep);
+        line[keep] = '\0';
+        rc = parse_line(line, &entry, &is_entry, err);
+        if (rc == 0 && is_entry)
+            rc = add_entry(ret, &entry, err);
+        at += line_len + 1;
+    }
+    if (rc == 0 && ret->count == 0 && timeline > 1)
+        rc = err_set(err, ERR_CORRUPT, "no ancestors");
+    return rc < 0 ? err_prefix(err, "history of timeline %" PRIu32, timeline) : 0;
+}
+
+int wal_history_read(const struct wal_archive *archive, uint32_t timeline, struct wal_history *ret,
+                     struct err *err)
+{
+    char name[WAL_NAME_MAX + 1];
+    free_mem void *text = NULL;
+    size_t len;
+    if (timeline == 1) {
+        ret->timeline = 1;
+        ret->count = 0;
+        return 0;
+    }
+    (void)snprintf(name, sizeof(name), "%08" PRIX32 ".history", timeline);
+    int rc = wal_read(archive, name, &text, &len, err);
+    return rc < 0 ? rc : wal_history_parse(timeline, text, len, ret, err);
+}
+
+uint32_t wal_history_owner(const struct wal_history *history, uint64_t lsn)
+{
+    for (size_t i = 0; i < history->count; i++)
+        if (lsn < history->entries[i].switch_lsn)
+            return history->entries[i].parent;
+    return history->timeline;
+}
+
+/* Segment after segment. The one that holds a fork is needed from the timeline that owns the last
+ * byte wanted from it: the child begins with a copy of its parent's part. */
+static int check_segments(const struct wal_archive *archive, const struct wal_history *history,
+                          uint64_t start_lsn, uint64_t end_lsn, uint32_t segment_size,
+                          struct err *err)
+{
+    uint64_t last = (end_lsn - 1) / segment_size;
+    for (uint64_t number = start_lsn / segment_size; number <= last; number++) {
+        char name[PG_SEGMENT_TEXT];
+        uint64_t last_byte =
+            number == last ? end_lsn - 1 : number * segment_size + (segment_size - 1);
+        pg_segment_name(wal_history_owner(history, last_byte), number, segment_size, name);
+        int rc = wal_check(archive, name, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int wal_check_range(const struct wal_archive *archive, uint32_t timeline, uint64_t start_lsn,
+                    uint64_t end_lsn, uint32_t segment_size, struct err *err)
+{
+    if (!pg_segment_size_valid(segment_size))
+        return err_set(err, ERR_CORRUPT, "impossible WAL segment size %" PRIu32, segment_size);
+    if (start_lsn >= end_lsn)
+        return 0;
+    struct wal_history *history = malloc(sizeof(*history));
+    if (!history)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    int rc = wal_history_read(archive, timeline, history, err);
+    if (rc == 0)
+        rc = check_segments(archive, history, start_lsn, end_lsn, segment_size, err);
+    free(history);
+    return rc;
+}
+
+/* --- timelines -------------------------------------------------------------------------------- */
+
+struct timeline_list {
+    uint32_t *timelines;
+    size_t count, size;
+};
+
+static int note_timeline(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    struct timeline_list *list = ctx;
+    uint32_t timeline;
+    (void)size;
+    const char *slash = strrchr(name, '/');
+    if (!slash || !wal_name_valid(slash + 1, &timeline))
+        return 0; /* not ours; nothing is guessed from it */
+    if (list->count && list->timelines[list->count - 1] == timeline)
+        return 0;
+    if (list->count == list->size) {
+        list->size = list->size ? list->size * 2 : 16;
+        uint32_t *grown = realloc(list->timelines, list->size * sizeof(*grown));
+        if (!grown)
+            return err_set(err, ERR_INTERNAL, "out of memory");
+        list->timelines = grown;
+    }
+    list->timelines[list->count++] = timeline;
+    return 0;
+}
+
+/* The listing ascends by name, and names begin with the timeline in fixed width: each timeline
+ * comes in one run. */
+int wal_timelines(const struct wal_archive *archive, uint32_t **ret, size_t *ret_count,
+                  struct err *err)
+{
+    char prefix[STORE_NAME_MAX + 1];
+    struct timeline_list list = {0};
+    repo_wal_name(prefix, archive->cluster, archive->system_id, 1, "x");
+    *strrchr(prefix, '/') = '\0';
+    strrchr(prefix, '/')[1] = '\0'; /* "wal/<cluster>/<system id>/" */
+    int rc = store_list(archive->store, prefix, note_timeline, &list, err);
+    if (rc < 0) {
+        free(list.timelines);
+        return rc;
+    }
+    *ret = list.timelines;
+    *ret_count = list.count;
+    return 0;
+}
