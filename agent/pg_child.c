@@ -123,7 +123,8 @@ static bool become(const char *user, char *ret_why, size_t size)
     }
     if (setgroups(0, NULL) < 0 || initgroups(user, gid) < 0 || setresgid(gid, gid, gid) < 0 ||
         setresuid(uid, uid, uid) < 0) {
-        (void)snprintf(ret_why, size, "become user '%s': %s", user, strerror(errno));
+        err_sys(&err, ERR_POSTGRES, "become user '%s'", user);
+        (void)snprintf(ret_why, size, "%s", err.text);
         return false;
     }
     (void)setenv("HOME", home, 1);

@@ -58,7 +58,7 @@ static void parse_pid_file(char *text, int *ret_pid, bool *ret_ready)
         if (next)
             *next++ = '\0';
         if (number == 1 && next)
-            *ret_pid = atoi(line);
+            *ret_pid = (int)strtol(line, NULL, 10);
         if (number == 8)
             *ret_ready = strncmp(line, "ready", 5) == 0;
         line = next;

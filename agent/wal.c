@@ -78,7 +78,7 @@ static int check_content(const struct wal_archive *archive, const char *name, en
                          const void *raw, size_t len, struct err *err)
 {
     struct wal_history *history;
-    uint32_t timeline;
+    uint32_t timeline = 0;
     int rc = 0;
     switch (kind) {
     case WAL_SEGMENT:
@@ -142,10 +142,10 @@ static int read_head(const struct wal_archive *archive, const char *object, cons
                      struct fmt_wal *ret, struct err *err)
 {
     uint8_t head[WAL_HEAD_LEN];
-    struct fmt_header header;
-    struct fmt_wal wal;
-    size_t len;
-    uint64_t size;
+    struct fmt_header header = {0};
+    struct fmt_wal wal = {0};
+    size_t len = 0;
+    uint64_t size = 0;
     int rc = store_get(archive->store, object, 0, head, sizeof(head), &len, err);
     if (rc == 0)
         rc = fmt_wal_decode_header(head, len, archive->repo->id, &wal, err);

@@ -88,9 +88,10 @@ def test_session_process(tool, server):
         poll(lambda: backends(server) == "1", 10, "the session")
         child = children(parent.pid)[0]
         with open(f"/proc/{child}/status", encoding="ascii") as file:
-            status = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
+            status = dict(line.split(":\t", 1) for line in file.read().splitlines()
+                          if ":\t" in line)
         want = pwd.getpwnam("postgres").pw_uid
-        is_(status["Uid"].split(), [str(want)] * 4, "the child is the server's user in all four ids")
+        is_(status["Uid"].split(), [str(want)] * 4, "the child is the server's user in all ids")
         ok("0" not in status["Groups"].split(), "and not in root's group")
         with open(f"/proc/{child}/cmdline", "rb") as file:
             is_(file.read().split(b"\0")[1:], [b"pg-session", b""], "argv holds no parameters")
