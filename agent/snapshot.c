@@ -1,10 +1,10 @@
 /* The order of a snapshot. Every step that needs to fail early stands before the checkpoint, every
  * step that makes something visible after the last check, and the record is the last write:
  *
- *   lock → repository, tag free → volumes → server checks and facts → layout → parent, tables →
- *   proof of archiving → pg_backup_start → capture, push, end of capture → pg_backup_stop → restore
- *   point, WAL switch → seal → wait for WAL start … tag → pg_control cut → same server, same
- *   parent → record → table caches
+ *   (job.c holds the node's lock) → repository, tag free → volumes → server checks and facts →
+ * layout → parent, tables → proof of archiving → pg_backup_start → capture, push, end of capture →
+ * pg_backup_stop → restore point, WAL switch → seal → wait for WAL start … tag → pg_control cut →
+ * same server, same parent → record → table caches
  *
  * A crash anywhere before the record leaves objects that no record names, and a working table. The
  * server leaves backup mode when the session's connection closes, and the guardian thaws. */
@@ -16,7 +16,6 @@
 #include <time.h>
 
 #include "agent/log.h"
-#include "agent/node_lock.h"
 
 int snapshot_phase(struct snapshot *snapshot, const char *phase, struct err *err)
 {
@@ -291,8 +290,6 @@ static void release(struct snapshot *snapshot)
     record_release(&snapshot->record);
     record_release(&snapshot->parent);
     store_close(snapshot->store);
-    if (snapshot->lock_fd >= 0)
-        (void)close(snapshot->lock_fd);
     free(snapshot);
 }
 
@@ -303,14 +300,11 @@ int snapshot_run(struct job *job, struct err *err)
         return err_set(err, ERR_INTERNAL, "out of memory for a snapshot");
     snapshot->job = job;
     snapshot->conf = &job->conf;
-    snapshot->lock_fd = -1;
     for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
         snapshot->volumes[i].work.fd = snapshot->volumes[i].parent_table.fd = -1;
     int rc = read_request(snapshot, err);
     if (rc == 0)
         rc = begin_record(snapshot, err);
-    if (rc == 0)
-        rc = node_lock(snapshot->conf, "snapshot", job->id, &snapshot->lock_fd, err);
     if (rc == 0)
         rc = prepare(snapshot, err);
     if (rc == 0)

@@ -48,7 +48,6 @@ struct snapshot {
     const struct conf *conf;
     struct snapshot_request request;
     char id_text[ID_TEXT_LEN];
-    int lock_fd;
     struct store *store;
     struct repo repo;
     bool offline;

@@ -117,6 +117,11 @@ static int choose_extents(struct snapshot *snapshot, size_t index, struct err *e
 {
     struct snapshot_volume *volume = &snapshot->volumes[index];
     const struct extent_list *used = &snapshot->capture.volumes[index].used;
+    uint64_t size = snapshot->capture.volumes[index].device.identity.size;
+    if (size != volume->work.size)
+        return err_set(err, ERR_DEVICE, "volume '%s': its snapshot has %llu bytes, it has %llu",
+                       snapshot->group.volumes[index].conf->name, (unsigned long long)size,
+                       (unsigned long long)volume->work.size);
     struct extent_list *wal = &snapshot->wal[index];
     extent_list_normalise(wal);
     return extent_list_subtract(used, wal, &volume->used, err);
@@ -154,6 +159,8 @@ static int push_volume(struct snapshot *snapshot, size_t index, struct err *err)
     int rc = push_run(&volume->push, volume->used.items, volume->used.count, err);
     if (rc < 0)
         return err_prefix(err, "volume '%s'", snapshot->group.volumes[index].conf->name);
+    log_info("snapshot=%s volume=%s memory: %s", snapshot->id_text,
+             snapshot->group.volumes[index].conf->name, volume->push.memory_sum);
     volume->bytes_read = progress->bytes_done - read;
     volume->bytes_stored = progress->bytes_stored - stored;
     volume->chunks_stored = progress->chunks_stored - chunks_stored;
@@ -169,8 +176,6 @@ static int push_volumes(struct snapshot *snapshot, struct err *err)
         rc = choose_extents(snapshot, i, err);
         total += extent_list_bytes(&snapshot->volumes[i].used);
     }
-    if (rc == 0)
-        snapshot->job->progress.bytes_total = total;
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
         rc = push_volume(snapshot, i, err);
     if (rc == 0)
