@@ -3,21 +3,22 @@
 #include "io/mountinfo.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 static bool is_octal(char c)
 {
     return c >= '0' && c <= '7';
 }
 
-/* Copies the next blank-separated field, unescaped; NULL when there is none or it is too long. */
-static const char *next_field(const char *from, char *to, size_t to_len)
+const char *proc_field(const char *from, char *to, size_t to_len)
 {
     while (*from == ' ')
         from++;
     if (*from == '\0')
         return NULL;
     size_t len = 0;
-    while (*from != '\0' && *from != ' ') {
+    while (*from != '\0' && *from != ' ' && *from != '\t') {
         char c = *from++;
         if (c == '\\' && is_octal(from[0]) && is_octal(from[1]) && is_octal(from[2])) {
             c = (char)((from[0] - '0') * 64 + (from[1] - '0') * 8 + (from[2] - '0'));
@@ -50,22 +51,22 @@ bool mount_entry_parse(const char *line, struct mount_entry *ret)
     char word[256];
     const char *at = line;
     for (int i = 0; i < 2; i++) /* mount id, parent id */
-        if ((at = next_field(at, word, sizeof(word))) == NULL)
+        if ((at = proc_field(at, word, sizeof(word))) == NULL)
             return false;
-    if ((at = next_field(at, word, sizeof(word))) == NULL ||
+    if ((at = proc_field(at, word, sizeof(word))) == NULL ||
         sscanf(word, "%u:%u", &entry.major, &entry.minor) != 2)
         return false;
-    if ((at = next_field(at, entry.root, sizeof(entry.root))) == NULL ||
-        (at = next_field(at, entry.mount_point, sizeof(entry.mount_point))) == NULL ||
-        (at = next_field(at, entry.options, sizeof(entry.options))) == NULL)
+    if ((at = proc_field(at, entry.root, sizeof(entry.root))) == NULL ||
+        (at = proc_field(at, entry.mount_point, sizeof(entry.mount_point))) == NULL ||
+        (at = proc_field(at, entry.options, sizeof(entry.options))) == NULL)
         return false;
     do { /* any number of optional fields, then a lone hyphen */
-        if ((at = next_field(at, word, sizeof(word))) == NULL)
+        if ((at = proc_field(at, word, sizeof(word))) == NULL)
             return false;
     } while (strcmp(word, "-") != 0);
-    if ((at = next_field(at, entry.fs_type, sizeof(entry.fs_type))) == NULL ||
-        (at = next_field(at, entry.source, sizeof(entry.source))) == NULL ||
-        next_field(at, entry.super_options, sizeof(entry.super_options)) == NULL)
+    if ((at = proc_field(at, entry.fs_type, sizeof(entry.fs_type))) == NULL ||
+        (at = proc_field(at, entry.source, sizeof(entry.source))) == NULL ||
+        proc_field(at, entry.super_options, sizeof(entry.super_options)) == NULL)
         return false;
     entry.read_only =
         mount_has_option(entry.options, "ro") || mount_has_option(entry.super_options, "ro");
@@ -91,4 +92,40 @@ int mount_each(int (*each)(void *ctx, const struct mount_entry *entry), void *ct
     }
     (void)fclose(file);
     return rc;
+}
+
+static bool is_node_of(const char *path, unsigned dev_major, unsigned dev_minor)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISBLK(st.st_mode) && major(st.st_rdev) == dev_major &&
+           minor(st.st_rdev) == dev_minor;
+}
+
+int device_node_path(unsigned dev_major, unsigned dev_minor, const char *hint, char *ret,
+                     size_t ret_len, struct err *err)
+{
+    char path[64], line[256];
+    (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/uevent", dev_major, dev_minor);
+    FILE *file = fopen(path, "re");
+    bool found = false;
+    while (file != NULL && !found && fgets(line, sizeof(line), file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strncmp(line, "DEVNAME=", 8) != 0)
+            continue;
+        char node[280];
+        (void)snprintf(node, sizeof(node), "/dev/%s", line + 8);
+        found = is_node_of(node, dev_major, dev_minor);
+        if (found)
+            (void)snprintf(ret, ret_len, "%s", node);
+    }
+    if (file != NULL)
+        (void)fclose(file);
+    if (!found && hint != NULL && is_node_of(hint, dev_major, dev_minor)) {
+        (void)snprintf(ret, ret_len, "%s", hint);
+        found = true;
+    }
+    if (!found)
+        return err_set(err, ERR_DEVICE, "no node in /dev for block device %u:%u", dev_major,
+                       dev_minor);
+    return 0;
 }

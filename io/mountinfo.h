@@ -26,6 +26,15 @@ bool mount_entry_parse(const char *line, struct mount_entry *ret);
  * returned; malformed lines are skipped. ERR_DEVICE when the file cannot be read. */
 int mount_each(int (*each)(void *ctx, const struct mount_entry *entry), void *ctx, struct err *err);
 
+/* Path of the block device with this number (/dev/loop3): from the kernel's own name of it, else
+ * from `hint` (a mount's source; may be NULL). ERR_DEVICE when neither node is that device. */
+int device_node_path(unsigned dev_major, unsigned dev_minor, const char *hint, char *ret,
+                     size_t ret_len, struct err *err);
+
+/* Copies the first blank-separated field of a line of /proc/mounts, mountinfo or swaps with its
+ * octal escapes undone; returns where it ends, NULL when there is none or it does not fit. */
+const char *proc_field(const char *from, char *ret, size_t ret_len);
+
 /* True when the comma-separated list holds the option: "dax" finds "dax" and "dax=always". */
 bool mount_has_option(const char *options, const char *name);
 
