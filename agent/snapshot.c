@@ -10,12 +10,11 @@
  * server leaves backup mode when the session's connection closes, and the guardian thaws. */
 #include "agent/snapshot.h"
 
-#include <errno.h>
-#include <grp.h>
 #include <stdio.h>
 #include <time.h>
 
 #include "agent/log.h"
+#include "agent/repository.h"
 
 int snapshot_phase(struct snapshot *snapshot, const char *phase, struct err *err)
 {
@@ -82,32 +81,12 @@ static int begin_record(struct snapshot *snapshot, struct err *err)
     return 0;
 }
 
-/* Directories and objects of a file:// repository belong to this group (DESIGN §1). */
-static int repository_group(const struct conf *conf, int64_t *ret, struct err *err)
-{
-    const char *name = conf->repository_group[0] ? conf->repository_group : "tidemark-repo";
-    const struct group *group = getgrnam(name);
-    if (!group && conf->repository_group[0])
-        return err_set(err, ERR_CONFIG, "there is no group '%s'", name);
-    *ret = group ? (int64_t)group->gr_gid : -1;
-    return 0;
-}
-
 static int open_repository(struct snapshot *snapshot, struct err *err)
 {
     const struct conf *conf = snapshot->conf;
-    struct store_options options;
-    bool used_copy = false;
-    int rc = repository_group(conf, &options.group_id, err);
-    if (rc == 0)
-        rc = store_open(conf->repository_url, &options, false, &snapshot->store, err);
-    if (rc == 0)
-        rc = repo_open(snapshot->store, &snapshot->repo, &used_copy, err);
+    int rc = repository_open(conf, &snapshot->store, &snapshot->repo, err);
     if (rc < 0)
         return rc;
-    if (used_copy)
-        log_warn("repository=%s tidemark.repo is damaged or missing, its copy was used",
-                 conf->repository_url);
     return catalog_check_tag(snapshot->store, &snapshot->repo, conf->cluster, conf->node,
                              snapshot->request.tag, err);
 }

@@ -13,6 +13,7 @@
 #include "agent/job.h"
 #include "agent/log.h"
 #include "agent/pg_names.h"
+#include "agent/repository.h"
 #include "agent/wal.h"
 #include "io/pull.h"
 
@@ -210,9 +211,7 @@ static int open_snapshot(struct verification *own, struct err *err)
     if (rc == 0)
         rc = job_journal(own->job, NULL, "record", err);
     if (rc == 0)
-        rc = store_open(conf->repository_url, NULL, false, &own->store, err);
-    if (rc == 0)
-        rc = repo_open(own->store, &own->repo, &(bool){false}, err);
+        rc = repository_open(conf, &own->store, &own->repo, err);
     if (rc == 0)
         rc = catalog_find(own->store, &own->repo, conf->cluster, NULL, own->what, &own->record,
                           &damaged, err);

@@ -1,0 +1,60 @@
+/* The repository of a configuration, see repository.h. */
+#include "agent/repository.h"
+
+#include <grp.h>
+
+#include "agent/log.h"
+
+static int find_group(const struct conf *conf, int64_t *ret, struct err *err)
+{
+    const char *name = conf->repository_group[0] ? conf->repository_group : "tidemark-repo";
+    const struct group *group = getgrnam(name);
+    if (!group && conf->repository_group[0])
+        return err_set(err, ERR_CONFIG, "there is no group '%s' (repository.group)", name);
+    *ret = group ? (int64_t)group->gr_gid : -1;
+    return 0;
+}
+
+int repository_open_store(const struct conf *conf, bool create, struct store **ret, struct err *err)
+{
+    struct store_options options;
+    if (!conf->repository_url[0]) {
+        (void)err_set(err, ERR_CONFIG, "no repository is configured");
+        return err_hint(err, "set `url` in section [repository], or give --repository=URL");
+    }
+    int rc = find_group(conf, &options.group_id, err);
+    return rc < 0 ? rc : store_open(conf->repository_url, &options, create, ret, err);
+}
+
+int repository_open(const struct conf *conf, struct store **ret_store, struct repo *ret_repo,
+                    struct err *err)
+{
+    struct store *store;
+    bool used_copy = false;
+    int rc = repository_open_store(conf, false, &store, err);
+    if (rc < 0)
+        return rc;
+    rc = repo_open(store, ret_repo, &used_copy, err);
+    if (rc < 0) {
+        store_close(store);
+        if (rc == -ERR_MISSING)
+            (void)err_hint(err, "make a repository with `tidemark init`");
+        return rc;
+    }
+    if (used_copy)
+        log_warn("repository=%s tidemark.repo is damaged or missing, its copy was used",
+                 conf->repository_url);
+    *ret_store = store;
+    return 0;
+}
+
+int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
+{
+    struct store *store;
+    int rc = repository_open_store(conf, true, &store, err);
+    if (rc < 0)
+        return rc;
+    rc = repo_create(store, conf->chunk_size, ret, err);
+    store_close(store);
+    return rc;
+}
