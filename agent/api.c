@@ -172,7 +172,7 @@ static enum MHD_Result send_follow(struct MHD_Connection *connection, struct api
     if (!follow)
         return MHD_NO;
     follow->server = server;
-    (void)strcpy(follow->id, call->follow_id);
+    (void)snprintf(follow->id, sizeof(follow->id), "%s", call->follow_id);
     struct MHD_Response *response = MHD_create_response_from_callback(
         MHD_SIZE_UNKNOWN, 16 << 10, follow_read, follow, follow_free);
     if (!response) {
@@ -384,7 +384,7 @@ int api_serve(struct api *api, struct api_server **ret, struct err *err)
     if (!server)
         abort();
     server->api = api;
-    (void)strcpy(server->socket, api->conf->socket);
+    (void)snprintf(server->socket, sizeof(server->socket), "%s", api->conf->socket);
     server->daemon = MHD_start_daemon(
         MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL, 0, NULL,
         NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,

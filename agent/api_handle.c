@@ -108,11 +108,11 @@ static int find_key(struct api *api, const struct api_call *call, const json_t *
     json_array_foreach(jobs, i, status)
     {
         const char *id = json_string_value(json_object_get(status, "id"));
-        char path[JOB_DIR_MAX + 32];
+        char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
         free_json json_t *key = NULL;
         struct err ignored;
-        job_dir(api->conf, id, path);
-        (void)strcat(path, "/key.json");
+        job_dir(api->conf, id, dir);
+        (void)snprintf(path, sizeof(path), "%s/key.json", dir);
         if (json_load_path(path, &key, &ignored) < 0)
             continue;
         const char *text = json_string_value(json_object_get(key, "key"));
@@ -129,9 +129,9 @@ static int find_key(struct api *api, const struct api_call *call, const json_t *
 static int save_key(struct api *api, const struct api_call *call, const json_t *request,
                     const char *id, struct err *err)
 {
-    char path[JOB_DIR_MAX + 32];
-    job_dir(api->conf, id, path);
-    (void)strcat(path, "/key.json");
+    char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
+    job_dir(api->conf, id, dir);
+    (void)snprintf(path, sizeof(path), "%s/key.json", dir);
     free_json json_t *key =
         json_pack("{s:s, s:O}", "key", call->idempotency_key, "request", request);
     if (!key)

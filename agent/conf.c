@@ -529,7 +529,7 @@ int conf_load(const char *file, struct conf *ret, struct err *err)
         rc = apply_environment(conf, err);
     if (rc == 0)
         rc = check_whole(conf, file ? file : "environment", err);
-    if (rc < 0)
+    if (rc != 0)
         return rc;
     conf_complete(conf);
     *ret = *conf;

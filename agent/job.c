@@ -241,8 +241,8 @@ int job_open(const char *dir, struct job *ret, struct err *err)
     uint8_t id[ID_LEN];
     if (dir[0] != '/' || strlen(dir) >= sizeof(ret->dir) || !id_from_text(slash + 1, id))
         return err_set(err, ERR_USAGE, "'%s' is not the directory of a job", dir);
-    (void)strcpy(ret->dir, dir);
-    (void)strcpy(ret->id, slash + 1);
+    (void)snprintf(ret->dir, sizeof(ret->dir), "%s", dir);
+    (void)snprintf(ret->id, sizeof(ret->id), "%s", slash + 1);
     int rc = job_lock(dir, &ret->lock_fd, err);
     if (rc == 0)
         rc = open_files(ret, err);

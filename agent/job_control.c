@@ -185,7 +185,7 @@ int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TE
         remove_directory(dir);
         return rc;
     }
-    (void)strcpy(ret_id, text);
+    (void)snprintf(ret_id, ID_TEXT_LEN, "%s", text);
     return 0;
 }
 

@@ -22,7 +22,7 @@ int program_find(const char *name, char ret[PATH_MAX], struct err *err)
         else
             (void)snprintf(path, sizeof(path), "%s%s%s", self, places[i], name);
         if (strlen(path) < PATH_MAX && access(path, X_OK) == 0) {
-            (void)strcpy(ret, path);
+            (void)snprintf(ret, PATH_MAX, "%s", path);
             return 0;
         }
     }

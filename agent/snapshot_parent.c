@@ -289,6 +289,6 @@ void snapshot_install_tables(struct snapshot *snapshot)
         if (rename(volume->work_path, volume->cache_path) < 0)
             log_warn("snapshot=%s '%s' was not installed, the next snapshot reads it from the "
                      "repository err=\"%s\"",
-                     snapshot->id_text, volume->cache_path, strerror(errno));
+                     snapshot->id_text, volume->cache_path, strerrorname_np(errno));
     }
 }

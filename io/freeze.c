@@ -219,7 +219,8 @@ static int freeze_one(struct freeze *freeze, size_t index, struct err *err)
     if (!ask(freeze, GUARD_FREEZE, index, &answer))
         return err_guardian(err);
     if (answer != GUARD_OK)
-        return err_set(err, ERR_BUSY, "the guardian has thawed: the deadline passed while freezing");
+        return err_set(err, ERR_BUSY,
+                       "the guardian has thawed: the deadline passed while freezing");
     int rc;
     do {
         rc = ioctl(freeze->fds[index], FIFREEZE, 0);
