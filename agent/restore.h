@@ -1,0 +1,252 @@
+/* Restore: the state machine of DESIGN §6 and what its steps share. Private to agent/restore*.c,
+ * recover*.c and verify*.c. One thread.
+ *
+ *     planned → fenced → marked → pulling → written → configured → recovering → verifying →
+ * complete
+ *
+ * The journal names a step before its first action, so a step that is found there may be done in
+ * part. Up to `fenced` nothing of the old data is touched: an interrupted job lifts the fence and
+ * is cancelled, because a person may have started the old server since. From `marked` on the job
+ * can only go forward: fence and mark again, pull what is not acknowledged, and so on.
+ *
+ * Everything that later steps need is in the journal's "plan", written by restore_plan() and read
+ * back by restore_load(): a first run and a resumed one take the same way. */
+#ifndef TIDEMARK_AGENT_RESTORE_H
+#define TIDEMARK_AGENT_RESTORE_H
+
+#include "agent/catalog.h"
+#include "agent/job.h"
+#include "agent/volume.h"
+#include "agent/wal.h"
+
+enum restore_step {
+    STEP_NONE,
+    STEP_PLANNED,
+    STEP_FENCED,
+    STEP_MARKED,
+    STEP_PULLING,
+    STEP_WRITTEN,
+    STEP_CONFIGURED,
+    STEP_RECOVERING,
+    STEP_VERIFYING,
+    STEP_COMPLETE,
+    STEP_COUNT
+};
+
+enum target_type {
+    TARGET_TAG,
+    TARGET_SNAPSHOT,
+    TARGET_NAME,
+    TARGET_TIME,
+    TARGET_LSN,
+    TARGET_XID,
+    TARGET_LATEST,
+    TARGET_TYPE_COUNT
+};
+
+enum restore_action { ACTION_PROMOTE, ACTION_PAUSE, ACTION_SHUTDOWN };
+enum verify_level { VERIFY_NONE, VERIFY_QUICK, VERIFY_STANDARD, VERIFY_FULL };
+
+/* The POST body, checked. Strings are borrowed from job->request. */
+struct restore_request {
+    const char *snapshot;
+    bool target_given;
+    enum target_type target;
+    const char *target_value; /* "" when the type has none */
+    uint32_t target_timeline; /* 0 = find it */
+    enum restore_action action;
+    enum verify_level verify;
+    bool reindex;
+    bool config_image; /* --config=image */
+    bool discard_unarchived_wal;
+    bool dry_run;
+    const json_t *overwrite; /* object volume → identity, or NULL */
+    const json_t *devices;   /* object volume → path, or NULL */
+};
+
+/* What a target device carries when it is looked at. */
+enum device_content {
+    CONTENT_BLANK,   /* no signature at all */
+    CONTENT_OWN,     /* the filesystem that the record describes, by UUID */
+    CONTENT_MARKED,  /* a marker of a restore that was not finished */
+    CONTENT_FOREIGN, /* anything else */
+};
+
+struct restore_volume {
+    char name[64];
+    size_t index; /* in record.volumes */
+    bool holds_control, holds_wal;
+    void *manifest_buf;
+    struct fmt_manifest manifest;  /* points into manifest_buf */
+    char given[CONF_PATH_MAX + 1]; /* path as configured or asked for, perhaps a by-id link */
+    struct device_identity identity;
+    enum device_content content;
+    bool named; /* --overwrite named it */
+    char mount_point[CONF_PATH_MAX + 1];
+    char mount_options[512]; /* for the restored filesystem */
+    /* What was mounted when the plan was made: the fence lifts back to it. */
+    bool was_mounted;
+    char was_device[256];
+    char was_type[16];
+    char was_options[512];
+    struct device device; /* open and locked from the fence to the commit */
+    bool opened;
+};
+
+struct restore {
+    struct job *job;
+    struct restore_request request;
+    struct conf conf; /* the job's, completed from the record */
+    struct store *store;
+    struct repo repo;
+    bool record_read;
+    struct record record;
+    struct wal_archive archive;
+    struct restore_volume volumes[RECORD_VOLUMES_MAX];
+    size_t volume_count;
+    char data_directory[CONF_PATH_MAX + 1]; /* here, after the mount points of this host */
+    char wal_directory[CONF_PATH_MAX + 1];
+    enum target_type target;
+    char target_value[256]; /* canonical: name, UTC time, LSN or xid */
+    uint32_t target_timeline;
+    uint64_t target_lsn; /* 0 = not known before replay */
+    bool server_was_running;
+    int lock_fd;
+    uint8_t job_id[ID_LEN];
+};
+
+/* --- restore.c --- */
+/* Writes step into the journal durably; then the test hook of the same name. */
+int restore_enter(struct restore *restore, enum restore_step step, struct err *err);
+const char *restore_step_name(enum restore_step step);
+enum restore_step restore_step_from_name(const char *name);
+/* Test hook: the process kills itself when the environment's TIDEMARK_TEST_STOP names this point.
+ * It stays compiled in, so that what is tested is what is shipped. */
+void restore_test_stop(const char *point);
+/* Path of a file in state_dir. */
+void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size);
+
+/* --- restore_request.c --- */
+int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err);
+const char *target_type_name(enum target_type type);
+const char *restore_action_name(enum restore_action action);
+const char *verify_level_name(enum verify_level level);
+
+/* --- restore_plan.c, restore_load.c --- */
+/* Checks everything and describes it in journal["plan"]; touches nothing. */
+int restore_plan(struct restore *restore, struct err *err);
+/* Fills the restore from journal["plan"], the record and the manifests. */
+int restore_load(struct restore *restore, struct err *err);
+json_t *restore_plan_json(const struct restore *restore, json_t *warnings);
+/* conf = the job's, what it leaves open from the record. */
+int restore_complete_conf(struct restore *restore, struct err *err);
+int restore_read_manifests(struct restore *restore, struct err *err);
+int restore_choose_volumes(struct restore *restore, struct err *err);
+void restore_warn(json_t *warnings, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
+/* --- restore_paths.c: places of the recorded host → places here (pure) --- */
+bool path_inside(const char *path, const char *directory);
+/* false: path lies on no volume of the snapshot. */
+bool restore_map_path(const struct restore *restore, const char *path, char *ret, size_t size);
+int restore_map_paths(struct restore *restore, struct err *err);
+
+/* --- restore_mounts.c --- */
+struct mount_entry {
+    unsigned major, minor;
+    char source[256];
+    char fs_type[16];
+    char options[512]; /* of the mount and of the filesystem, joined */
+};
+/* The topmost filesystem mounted exactly on mount_point in this mount namespace. */
+bool restore_find_mount(const char *mount_point, struct mount_entry *ret);
+/* Recorded options without those that would change what a restore needs, or that describe the old
+ * device: read-only, no replay, no UUID check, geometry, data modes. */
+void restore_mount_options(const char *recorded, char *ret, size_t size);
+
+/* --- restore_device.c --- */
+int restore_inspect_device(struct restore *restore, struct restore_volume *volume, json_t *warnings,
+                           struct err *err);
+/* Again before a write: still the device that was planned? */
+int restore_recheck_device(struct restore *restore, struct restore_volume *volume, struct err *err);
+bool restore_is_marked(const char *path, const uint8_t *job_id, struct err *err);
+
+/* --- restore_target.c --- */
+int restore_resolve_target(struct restore *restore, json_t *warnings, struct err *err);
+/* Every segment from the snapshot's start to the target is in the repository, or ERR_MISSING. */
+int restore_check_wal(struct restore *restore, struct err *err);
+/* End of the archived WAL of a timeline (end of its last segment); *ret_partial: that last one is
+ * there as .partial only. 0 when it has none. */
+int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *ret_end_lsn,
+                         bool *ret_partial, struct err *err);
+/* "2026-11-25 10:00:00+01" and its like → Unix microseconds and canonical UTC text. */
+int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t size,
+                       struct err *err);
+
+/* --- restore_server.c: the PostgreSQL of this host --- */
+int restore_check_server(struct restore *restore, json_t *warnings, struct err *err);
+
+/* --- restore_fence.c, restore_salvage.c --- */
+int restore_fence(struct restore *restore, struct err *err);
+/* Mounts again what was mounted, removes the fence, starts the server if it ran. */
+int restore_fence_lift(struct restore *restore, struct err *err);
+/* The gate that keeps the server stopped over a reboot: file and, for systemd, a drop-in. */
+int restore_gate_close(struct restore *restore, struct err *err);
+int restore_gate_open(struct restore *restore, struct err *err);
+/* Pushes every segment and history file of directory that the repository lacks. */
+int restore_salvage(struct restore *restore, const char *directory, uint64_t *ret_pushed,
+                    struct err *err);
+
+/* --- restore_config.c: postgresql.conf and its kin --- */
+int restore_save_config(struct restore *restore, struct err *err);
+int restore_put_config(struct restore *restore, struct err *err);
+
+/* --- restore_pull.c --- */
+int restore_open_devices(struct restore *restore, struct err *err);
+void restore_close_devices(struct restore *restore);
+int restore_mark(struct restore *restore, struct err *err);
+int restore_pull(struct restore *restore, struct err *err);
+int restore_commit(struct restore *restore, struct err *err);
+
+/* --- restore_configure.c, restore_clean.c, restore_settings.c --- */
+int restore_mount(struct restore *restore, struct err *err);
+int restore_configure(struct restore *restore, struct err *err);
+/* Removes what must not survive a block copy. */
+int restore_clean(struct restore *restore, struct err *err);
+/* Comments out recovery settings and appends ours; or removes ours again. Pure. */
+char *settings_with_recovery(const char *text, const char *block);
+char *settings_without_block(const char *text);
+/* The block for this target, malloc'ed text. */
+int restore_settings_block(const struct restore *restore, char **ret, struct err *err);
+int restore_drop_settings(struct restore *restore, struct err *err);
+/* Writes a file durably, owned by the server's user. */
+int restore_write_file(const struct restore *restore, const char *path, const void *bytes,
+                       size_t len, unsigned mode, struct err *err);
+int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_len,
+                      struct err *err);
+
+/* --- restore_isolation.c --- */
+/* Refuses the start of a server whose links or paths lead outside the restored volumes. */
+int restore_check_isolation(struct restore *restore, struct err *err);
+/* One setting as the server would read it (postgres -C), malloc'ed; NULL when it cannot be read. */
+char *restore_setting(struct restore *restore, const char *name);
+/* "config_file=…" for the start when the configuration lies outside the data directory. */
+bool restore_config_file_option(const struct restore *restore, char *ret, size_t size);
+
+/* --- recover.c, recover_log.c --- */
+int restore_recover(struct restore *restore, struct err *err);
+struct server_log {
+    char path[CONF_PATH_MAX + 1];
+    uint64_t offset; /* where this start's lines begin */
+};
+void server_log_begin(struct restore *restore, struct server_log *ret);
+/* ERR_POSTGRES with the last lines and, for known causes, what to do. */
+int server_log_error(struct restore *restore, const struct server_log *log, const char *what,
+                     struct err *err);
+
+/* --- verify.c, verify_amcheck.c --- */
+int restore_verify(struct restore *restore, struct err *err);
+/* The verification alone, on a running server; result is filled. Used by restores and drills. */
+int verify_server(const struct conf *conf, const struct record *record, enum verify_level level,
+                  bool reindex, const _Atomic bool *cancel, json_t *result, struct err *err);
+
+#endif

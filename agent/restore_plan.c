@@ -1,0 +1,152 @@
+/* The plan: everything that can be known before anything is touched. Its result is the journal's
+ * "plan", which people read and later steps (restore_load.c) work from. */
+#include "agent/log.h"
+#include "agent/restore.h"
+#include "agent/pg.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+void restore_warn(json_t *warnings, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    (void)json_array_append_new(warnings, json_string(text));
+}
+
+/* A host without configuration has no cluster and node name of its own to look under. */
+static int find_record(struct restore *restore, struct err *err)
+{
+    const struct conf *conf = &restore->job->conf;
+    const char *what = restore->request.snapshot;
+    const json_t *plan = json_object_get(restore->job->journal, "plan");
+    const char *planned = json_string_value(json_object_get(plan, "snapshot"));
+    if (planned) /* "latest" must not move between plan and execution */
+        what = planned;
+    size_t damaged = 0;
+    bool empty_host = conf->data_directory[0] == '\0';
+    int rc = catalog_find(restore->store, &restore->repo, empty_host ? NULL : conf->cluster,
+                          empty_host ? NULL : conf->node, what, &restore->record, &damaged, err);
+    if (rc < 0)
+        return rc;
+    restore->record_read = true;
+    if (damaged)
+        log_warn("%zu snapshot records in the repository are damaged and were passed over",
+                 damaged);
+    return 0;
+}
+
+static void set_archive(struct restore *restore)
+{
+    restore->archive.store = restore->store;
+    restore->archive.repo = &restore->repo;
+    restore->archive.system_id = restore->record.system_id;
+    (void)snprintf(restore->archive.cluster, sizeof(restore->archive.cluster), "%s",
+                   restore->record.cluster);
+}
+
+static int check_devices(struct restore *restore, json_t *warnings, struct err *err)
+{
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        int rc = restore_inspect_device(restore, &restore->volumes[i], warnings, err);
+        if (rc < 0)
+            return rc;
+        for (size_t k = 0; k < i; k++)
+            if (restore->volumes[k].identity.major == restore->volumes[i].identity.major &&
+                restore->volumes[k].identity.minor == restore->volumes[i].identity.minor)
+                return err_set(err, ERR_REFUSED, "volumes '%s' and '%s' are the same device '%s'",
+                               restore->volumes[k].name, restore->volumes[i].name,
+                               restore->volumes[i].identity.path);
+    }
+    return 0;
+}
+
+/* WAL of an LSN target may still lie in pg_wal; the fence pushes it and checks once more. */
+static int check_wal(struct restore *restore, json_t *warnings, struct err *err)
+{
+    int rc = restore_check_wal(restore, err);
+    if (rc != -ERR_MISSING || restore->target != TARGET_LSN)
+        return rc;
+    struct stat st;
+    if (stat(restore->wal_directory, &st) < 0)
+        return rc;
+    restore_warn(warnings, "not in the repository yet: %s; the fence will push what pg_wal has",
+                 err->text);
+    err_clear(err);
+    return 0;
+}
+
+static void warn_losses(const struct restore *restore, json_t *warnings)
+{
+    restore_warn(warnings, "replication slots are not restored");
+    if (restore->request.discard_unarchived_wal)
+        restore_warn(warnings, "commits that were acknowledged but not archived may be lost "
+                               "(--discard-unarchived-wal)");
+    if (restore->request.action == ACTION_PROMOTE && restore->target != TARGET_SNAPSHOT)
+        return;
+    if (restore->request.action != ACTION_PROMOTE)
+        restore_warn(warnings, "the server stays in recovery at the target (action %s)",
+                     restore_action_name(restore->request.action));
+}
+
+/* A device or snapshot that changed since a person read the plan ends the execution. */
+static int compare_with_earlier(const json_t *earlier, const json_t *now, struct err *err)
+{
+    static const char *const fixed[] = {"snapshot", "target", "data_directory", NULL};
+    if (!earlier)
+        return 0;
+    for (size_t i = 0; fixed[i]; i++)
+        if (!json_equal(json_object_get(earlier, fixed[i]), json_object_get(now, fixed[i])))
+            return err_set(err, ERR_REFUSED, "%s changed since the plan was made", fixed[i]);
+    const json_t *then = json_object_get(earlier, "volumes"),
+                 *here = json_object_get(now, "volumes");
+    for (size_t i = 0; i < json_array_size(here); i++) {
+        const json_t *a = json_object_get(json_array_get(then, i), "identity");
+        const json_t *b = json_object_get(json_array_get(here, i), "identity");
+        if (!json_equal(a, b)) {
+            (void)err_set(err, ERR_REFUSED,
+                          "the device of volume '%s' changed since the plan was "
+                          "made",
+                          json_string_value(json_object_get(json_array_get(here, i), "name")));
+            return err_hint(err, "plan the restore again");
+        }
+    }
+    return 0;
+}
+
+int restore_plan(struct restore *restore, struct err *err)
+{
+    free_json json_t *warnings = json_array();
+    int rc = find_record(restore, err);
+    if (rc < 0)
+        return rc;
+    set_archive(restore);
+    rc = restore_choose_volumes(restore, err);
+    if (rc == 0)
+        rc = restore_complete_conf(restore, err);
+    if (rc == 0)
+        rc = restore_read_manifests(restore, err);
+    if (rc == 0)
+        rc = restore_resolve_target(restore, warnings, err);
+    if (rc == 0)
+        rc = check_wal(restore, warnings, err);
+    if (rc == 0)
+        rc = check_devices(restore, warnings, err);
+    if (rc == 0)
+        rc = restore_check_server(restore, warnings, err);
+    if (rc < 0)
+        return rc;
+    warn_losses(restore, warnings);
+    json_t *plan = restore_plan_json(restore, warnings);
+    rc = compare_with_earlier(json_object_get(restore->job->journal, "plan"), plan, err);
+    if (rc < 0) {
+        json_decref(plan);
+        return rc;
+    }
+    json_object_set_new(restore->job->journal, "plan", plan);
+    return 0;
+}

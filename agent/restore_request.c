@@ -1,0 +1,154 @@
+/* The body of POST /restores, checked field by field before anything else happens. */
+#include "agent/restore.h"
+
+#include <stdio.h>
+
+static const char *const target_names[TARGET_TYPE_COUNT + 1] = {
+    [TARGET_TAG] = "tag",       [TARGET_SNAPSHOT] = "snapshot", [TARGET_NAME] = "name",
+    [TARGET_TIME] = "time",     [TARGET_LSN] = "lsn",           [TARGET_XID] = "xid",
+    [TARGET_LATEST] = "latest",
+};
+static const char *const action_names[] = {"promote", "pause", "shutdown", NULL};
+static const char *const verify_names[] = {"none", "quick", "standard", "full", NULL};
+static const char *const reindex_names[] = {"none", "auto", NULL};
+static const char *const config_names[] = {"keep", "image", NULL};
+
+const char *target_type_name(enum target_type type)
+{
+    return target_names[type];
+}
+
+const char *restore_action_name(enum restore_action action)
+{
+    return action_names[action];
+}
+
+const char *verify_level_name(enum verify_level level)
+{
+    return verify_names[level];
+}
+
+/* An optional field with one of a few words; *ret keeps its default when the field is absent. */
+static int parse_word(const json_t *body, const char *key, const char *const *words, unsigned *ret,
+                      struct err *err)
+{
+    const char *text = NULL;
+    int rc = json_opt_string(body, key, ERR_USAGE, &text, err);
+    if (rc < 0 || !text)
+        return rc;
+    for (unsigned i = 0; words[i]; i++)
+        if (strcmp(words[i], text) == 0) {
+            *ret = i;
+            return 0;
+        }
+    (void)err_set(err, ERR_USAGE, "%s '%s' is not known", key, text);
+    char list[256] = "";
+    for (unsigned i = 0; words[i]; i++) {
+        size_t len = strlen(list);
+        (void)snprintf(list + len, sizeof(list) - len, "%s%s", i ? ", " : "", words[i]);
+    }
+    return err_hint(err, "use one of: %s", list);
+}
+
+static bool target_has_value(enum target_type type)
+{
+    return type == TARGET_NAME || type == TARGET_TIME || type == TARGET_LSN || type == TARGET_XID;
+}
+
+static int parse_target(const json_t *body, struct restore_request *request, struct err *err)
+{
+    const json_t *target = json_object_get(body, "target");
+    if (!target || json_is_null(target))
+        return 0;
+    if (!json_is_object(target))
+        return err_set(err, ERR_USAGE, "target must be an object {\"type\", \"value\"}");
+    static const char *const known[] = {"type", "value", NULL};
+    int rc = json_check_keys(target, known, err);
+    if (rc < 0)
+        return rc;
+    if (!json_object_get(target, "type"))
+        return err_set(err, ERR_USAGE, "target has no type");
+    unsigned type = TARGET_TAG;
+    rc = parse_word(target, "type", target_names, &type, err);
+    if (rc == 0)
+        rc = json_opt_string(target, "value", ERR_USAGE, &request->target_value, err);
+    if (rc < 0)
+        return rc;
+    request->target = (enum target_type)type;
+    request->target_given = true;
+    if (target_has_value(request->target) && !request->target_value[0])
+        return err_set(err, ERR_USAGE, "target %s needs a value", target_names[type]);
+    if (!target_has_value(request->target) && request->target != TARGET_TAG &&
+        request->target_value[0])
+        return err_set(err, ERR_USAGE, "target %s takes no value", target_names[type]);
+    return 0;
+}
+
+/* An optional object of strings: volume → text. */
+static int parse_map(const json_t *body, const char *key, const json_t **ret, struct err *err)
+{
+    const json_t *map = json_object_get(body, key);
+    if (!map || json_is_null(map))
+        return 0;
+    if (!json_is_object(map))
+        return err_set(err, ERR_USAGE, "%s must be an object: volume name to text", key);
+    for (void *at = json_object_iter((json_t *)(uintptr_t)map); at;
+         at = json_object_iter_next((json_t *)(uintptr_t)map, at))
+        if (!json_is_string(json_object_iter_value(at)))
+            return err_set(err, ERR_USAGE, "%s '%s' is not a text", key, json_object_iter_key(at));
+    *ret = map;
+    return 0;
+}
+
+static int parse_words(const json_t *body, struct restore_request *ret, struct err *err)
+{
+    unsigned action = ACTION_PROMOTE, verify = VERIFY_STANDARD, reindex = 0, config = 0;
+    int rc = parse_word(body, "action", action_names, &action, err);
+    if (rc == 0)
+        rc = parse_word(body, "verify", verify_names, &verify, err);
+    if (rc == 0)
+        rc = parse_word(body, "reindex", reindex_names, &reindex, err);
+    if (rc == 0)
+        rc = parse_word(body, "config", config_names, &config, err);
+    if (rc < 0)
+        return rc;
+    ret->action = (enum restore_action)action;
+    ret->verify = (enum verify_level)verify;
+    ret->reindex = reindex == 1;
+    ret->config_image = config == 1;
+    return 0;
+}
+
+int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err)
+{
+    static const char *const known[] = {
+        "type",   "snapshot", "target",    "target_timeline",        "action",  "verify", "reindex",
+        "config", "devices",  "overwrite", "discard_unarchived_wal", "dry_run", NULL};
+    struct restore_request request = {.target = TARGET_TAG, .target_value = ""};
+    uint64_t timeline = 0;
+    int rc = json_check_keys(body, known, err);
+    if (rc == 0)
+        rc = json_get_string(body, "snapshot", ERR_USAGE, &request.snapshot, err);
+    if (rc == 0)
+        rc = parse_target(body, &request, err);
+    if (rc == 0)
+        rc = json_opt_u64(body, "target_timeline", ERR_USAGE, &timeline, err);
+    if (rc == 0)
+        rc = parse_words(body, &request, err);
+    if (rc == 0)
+        rc = parse_map(body, "devices", &request.devices, err);
+    if (rc == 0)
+        rc = parse_map(body, "overwrite", &request.overwrite, err);
+    if (rc == 0)
+        rc = json_opt_bool(body, "discard_unarchived_wal", ERR_USAGE,
+                           &request.discard_unarchived_wal, err);
+    if (rc == 0)
+        rc = json_opt_bool(body, "dry_run", ERR_USAGE, &request.dry_run, err);
+    if (rc < 0)
+        return rc;
+    if (timeline > UINT32_MAX)
+        return err_set(err, ERR_USAGE, "target_timeline is out of range");
+    request.target_timeline = (uint32_t)timeline;
+    *ret = request;
+    return 0;
+}

@@ -1,0 +1,109 @@
+/* The PostgreSQL of this host before a restore: the right version, the right cluster, settings that
+ * replay will not stumble over. Read-only. */
+#include "agent/restore.h"
+#include "agent/pg.h"
+
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* "postgres (PostgreSQL) 15.20 (Debian …)" → 15 */
+static int check_version(struct restore *restore, struct err *err)
+{
+    const char *argv[] = {"postgres", "--version", NULL};
+    free_mem char *text = NULL;
+    int rc = pg_run(&restore->conf, argv, &text, err);
+    unsigned recorded = restore->record.pg_version_num / 10000, here = 0;
+    if (rc < 0) {
+        (void)err_prefix(err, "PostgreSQL %u in '%s'", recorded, restore->conf.bin_directory);
+        return err_hint(err, "install postgresql-%u, or set bin_directory", recorded);
+    }
+    const char *number = strrchr(text, ')');
+    for (number = text; *number && (*number < '0' || *number > '9'); number++)
+        ;
+    if (sscanf(number, "%u", &here) != 1 || here != recorded) {
+        (void)err_set(err, ERR_REFUSED,
+                      "the snapshot is of PostgreSQL %u, but '%s' holds PostgreSQL %u", recorded,
+                      restore->conf.bin_directory, here);
+        return err_hint(err, "install postgresql-%u, or set bin_directory", recorded);
+    }
+    return 0;
+}
+
+/* A server that runs in our data directory, or an old pg_control there, must be of this cluster. */
+static int check_system(struct restore *restore, enum pg_state state, struct err *err)
+{
+    struct pg_control control;
+    struct err ignored;
+    const char *dir = restore->data_directory;
+    if (pg_control_read(&restore->conf, dir, &control, &ignored) < 0) {
+        if (state == PG_STOPPED)
+            return 0; /* nothing to read there: destroyed, not mounted, or never made */
+        *err = ignored;
+        return err_prefix(err, "PostgreSQL runs in '%s', but", dir);
+    }
+    if (control.system_id == restore->record.system_id)
+        return 0;
+    for (size_t i = 0; i < restore->volume_count; i++)
+        if (restore->volumes[i].holds_control && restore->volumes[i].named && state == PG_STOPPED)
+            return 0;
+    (void)err_set(err, ERR_REFUSED,
+                  "'%s' belongs to another cluster: system identifier %llu, the snapshot has %llu",
+                  dir, (unsigned long long)control.system_id,
+                  (unsigned long long)restore->record.system_id);
+    return err_hint(err, "stop that server and move its data away first");
+}
+
+static bool lower_than(const char *here, const json_t *recorded, char *ret_text, size_t size)
+{
+    unsigned long long want = 0, have = 0;
+    if (json_is_integer(recorded))
+        want = (unsigned long long)json_integer_value(recorded);
+    else if (!json_is_string(recorded) || sscanf(json_string_value(recorded), "%llu", &want) != 1)
+        return false;
+    (void)snprintf(ret_text, size, "%llu", want);
+    return sscanf(here, "%llu", &have) == 1 && have < want;
+}
+
+/* Replay pauses or ends when one of these is below what the primary had (FACTS). Which of the
+ * recorded settings count is PostgreSQL's list, xlogrecovery.c RecoveryRequiresIntParameter(). */
+static int check_settings(struct restore *restore, struct err *err)
+{
+    static const char *const names[] = {"max_connections", "max_worker_processes",
+                                        "max_wal_senders", "max_prepared_transactions",
+                                        "max_locks_per_transaction"};
+    char path[CONF_PATH_MAX + 32], want[32];
+    (void)snprintf(path, sizeof(path), "%s/PG_VERSION", restore->data_directory);
+    if (restore->request.config_image || access(path, R_OK) < 0)
+        return 0;
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        free_mem char *here = restore_setting(restore, names[i]);
+        const json_t *recorded = json_object_get(restore->record.settings, names[i]);
+        if (!here || !recorded || !lower_than(here, recorded, want, sizeof(want)))
+            continue;
+        (void)err_set(err, ERR_REFUSED, "%s = %s here is lower than the snapshot's %s", names[i],
+                      here, want);
+        return err_hint(err,
+                        "recovery would stop before its target: raise it to %s, or restore "
+                        "with --config=image",
+                        want);
+    }
+    return 0;
+}
+
+int restore_check_server(struct restore *restore, json_t *warnings, struct err *err)
+{
+    enum pg_state state;
+    int rc = check_version(restore, err);
+    if (rc == 0)
+        rc = pg_server_state(&restore->conf, &state, NULL, err);
+    if (rc < 0)
+        return rc;
+    restore->server_was_running = state != PG_STOPPED;
+    rc = check_system(restore, state, err);
+    if (rc == 0)
+        rc = check_settings(restore, err);
+    if (rc == 0 && restore->conf.manager == MANAGER_PG_CTL)
+        restore_warn(warnings, "manager = pg_ctl: nothing but the missing pg_control keeps the "
+                               "server from being started while it is restored");
+    return rc;
+}
