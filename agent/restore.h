@@ -18,6 +18,7 @@
 #include "agent/job.h"
 #include "agent/volume.h"
 #include "agent/wal.h"
+#include "io/mountinfo.h"
 
 enum restore_step {
     STEP_NONE,
@@ -88,7 +89,7 @@ struct restore_volume {
     bool was_mounted;
     char was_device[256];
     char was_type[16];
-    char was_options[512];
+    char was_options[1024];
     struct device device; /* open and locked from the fence to the commit */
     bool opened;
 };
@@ -111,7 +112,8 @@ struct restore {
     uint32_t target_timeline;
     uint64_t target_lsn; /* 0 = not known before replay */
     bool server_was_running;
-    int lock_fd;
+    bool past_mark; /* this run began at or behind `marked` */
+    bool old_gone;  /* all volumes were marked once: nothing of the old data can be saved */
     uint8_t job_id[ID_LEN];
 };
 
@@ -151,12 +153,6 @@ bool restore_map_path(const struct restore *restore, const char *path, char *ret
 int restore_map_paths(struct restore *restore, struct err *err);
 
 /* --- restore_mounts.c --- */
-struct mount_entry {
-    unsigned major, minor;
-    char source[256];
-    char fs_type[16];
-    char options[512]; /* of the mount and of the filesystem, joined */
-};
 /* The topmost filesystem mounted exactly on mount_point in this mount namespace. */
 bool restore_find_mount(const char *mount_point, struct mount_entry *ret);
 /* Recorded options without those that would change what a restore needs, or that describe the old
@@ -199,6 +195,8 @@ int restore_salvage(struct restore *restore, const char *directory, uint64_t *re
 /* --- restore_config.c: postgresql.conf and its kin --- */
 int restore_save_config(struct restore *restore, struct err *err);
 int restore_put_config(struct restore *restore, struct err *err);
+/* mkdir -p of everything above path; mode 0755. */
+int restore_make_parents(const char *path, struct err *err);
 
 /* --- restore_pull.c --- */
 int restore_open_devices(struct restore *restore, struct err *err);
@@ -229,8 +227,13 @@ int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_
 int restore_check_isolation(struct restore *restore, struct err *err);
 /* One setting as the server would read it (postgres -C), malloc'ed; NULL when it cannot be read. */
 char *restore_setting(struct restore *restore, const char *name);
-/* "config_file=…" for the start when the configuration lies outside the data directory. */
-bool restore_config_file_option(const struct restore *restore, char *ret, size_t size);
+/* "config_file=…" and "data_directory=…" for the start when the configuration lies outside the data
+ * directory (Debian); NULL when it does not, or when the manager knows by itself. */
+struct start_options {
+    char text[2][CONF_PATH_MAX + 32];
+    const char *extra[3];
+};
+const char *const *restore_start_options(const struct restore *restore, struct start_options *ret);
 
 /* --- recover.c, recover_log.c --- */
 int restore_recover(struct restore *restore, struct err *err);

@@ -203,7 +203,8 @@ static int check_mount_point(struct restore *restore, struct restore_volume *vol
     (void)snprintf(volume->was_device, sizeof(volume->was_device), "%s",
                    same ? volume->identity.path : identity.path);
     (void)snprintf(volume->was_type, sizeof(volume->was_type), "%s", entry.fs_type);
-    (void)snprintf(volume->was_options, sizeof(volume->was_options), "%s", entry.options);
+    (void)snprintf(volume->was_options, sizeof(volume->was_options), "%s,%s", entry.options,
+                   entry.super_options);
     return 0;
 }
 

@@ -1,0 +1,328 @@
+/* The state machine of a restore: which step comes after which, what a step that was interrupted
+ * means, and what happens to the old server when it fails. See restore.h for the states. */
+#include "agent/restore.h"
+#include "agent/log.h"
+
+#include <signal.h>
+#include <stdio.h>
+
+static const char *const step_names[STEP_COUNT] = {
+    [STEP_NONE] = "none",
+    [STEP_PLANNED] = "planned",
+    [STEP_FENCED] = "fenced",
+    [STEP_MARKED] = "marked",
+    [STEP_PULLING] = "pulling",
+    [STEP_WRITTEN] = "written",
+    [STEP_CONFIGURED] = "configured",
+    [STEP_RECOVERING] = "recovering",
+    [STEP_VERIFYING] = "verifying",
+    [STEP_COMPLETE] = "complete",
+};
+
+const char *restore_step_name(enum restore_step step)
+{
+    return step_names[step];
+}
+
+enum restore_step restore_step_from_name(const char *name)
+{
+    for (unsigned i = 0; name && i < STEP_COUNT; i++)
+        if (strcmp(step_names[i], name) == 0)
+            return (enum restore_step)i;
+    return STEP_NONE;
+}
+
+void restore_test_stop(const char *point)
+{
+    const char *wanted = getenv("TIDEMARK_TEST_STOP");
+    if (wanted && strcmp(wanted, point) == 0)
+        (void)raise(SIGKILL);
+}
+
+void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size)
+{
+    (void)snprintf(ret, size, "%s/%s", restore->conf.state_dir, name);
+}
+
+int restore_enter(struct restore *restore, enum restore_step step, struct err *err)
+{
+    json_object_set_new(restore->job->journal, "step", json_string(step_names[step]));
+    int rc = job_journal(restore->job, NULL, step_names[step], err);
+    if (rc < 0)
+        return rc;
+    log_info("restore: job=%s step=%s", restore->job->id, step_names[step]);
+    restore_test_stop(step_names[step]);
+    return 0;
+}
+
+/* --- steps ------------------------------------------------------------------------------------ */
+
+/* The journal never goes back behind `marked`: from there on nothing lifts the fence. */
+static int fence_again(struct restore *restore, struct err *err)
+{
+    int rc = restore_fence(restore, err);
+    return rc < 0 ? err_prefix(err, "fence again") : 0;
+}
+
+static int step_fence(struct restore *restore, struct err *err)
+{
+    if (restore->past_mark)
+        return fence_again(restore, err);
+    int rc = restore_enter(restore, STEP_FENCED, err);
+    if (rc == 0)
+        rc = restore_fence(restore, err);
+    if (rc == 0)
+        rc = job_check_cancel(restore->job, err);
+    if (rc == 0)
+        return 0;
+    struct err cause = *err;
+    if (restore_fence_lift(restore, err) < 0) {
+        size_t len = strlen(cause.hint);
+        log_error("the fence could not be lifted: %s", err->text);
+        (void)snprintf(cause.hint + len, sizeof(cause.hint) - len,
+                       "%sthe old server is not running again: %.200s", len ? "; " : "", err->text);
+    }
+    *err = cause;
+    return rc;
+}
+
+static int step_mark(struct restore *restore, struct err *err)
+{
+    int rc = restore_enter(restore, STEP_MARKED, err);
+    return rc < 0 ? rc : restore_mark(restore, err);
+}
+
+static int step_pull(struct restore *restore, struct err *err)
+{
+    int rc = restore_enter(restore, STEP_PULLING, err);
+    return rc < 0 ? rc : restore_pull(restore, err);
+}
+
+static int step_write(struct restore *restore, struct err *err)
+{
+    int rc = restore_enter(restore, STEP_WRITTEN, err);
+    if (rc == 0)
+        rc = restore_commit(restore, err);
+    restore_close_devices(restore);
+    return rc;
+}
+
+static int step_configure(struct restore *restore, struct err *err)
+{
+    int rc = restore_enter(restore, STEP_CONFIGURED, err);
+    return rc < 0 ? rc : restore_configure(restore, err);
+}
+
+static int step_recover(struct restore *restore, struct err *err)
+{
+    int rc = restore_enter(restore, STEP_RECOVERING, err);
+    return rc < 0 ? rc : restore_recover(restore, err);
+}
+
+static int step_verify(struct restore *restore, struct err *err)
+{
+    int rc = restore_enter(restore, STEP_VERIFYING, err);
+    return rc < 0 ? rc : restore_verify(restore, err);
+}
+
+/* What runs once the journal says the key: from the step before to the step itself. */
+static const struct {
+    enum restore_step step;
+    int (*run)(struct restore *restore, struct err *err);
+} machine[] = {
+    {STEP_FENCED, step_fence},  {STEP_MARKED, step_mark},          {STEP_PULLING, step_pull},
+    {STEP_WRITTEN, step_write}, {STEP_CONFIGURED, step_configure}, {STEP_RECOVERING, step_recover},
+};
+
+/* Cancelled after `marked`: the volume is neither old nor new, which has a status of its own. */
+static int explain(struct restore *restore, struct err *err)
+{
+    enum restore_step step =
+        restore_step_from_name(json_string_value(json_object_get(restore->job->journal, "step")));
+    if (step < STEP_MARKED)
+        return -(int)err->code;
+    if (err->code == ERR_CANCELLED)
+        (void)err_set(err, ERR_PARTIAL, "cancelled in step %s: the volumes are not finished",
+                      step_names[step]);
+    size_t len = strlen(err->hint);
+    (void)snprintf(err->hint + len, sizeof(err->hint) - len,
+                   "%sthe old data is gone; go on with `tidemark restore --resume %s`",
+                   len ? "; " : "", restore->job->id);
+    return -(int)err->code;
+}
+
+static int run_steps(struct restore *restore, enum restore_step first, struct err *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(machine); i++) {
+        if (machine[i].step < first)
+            continue;
+        int rc = job_check_cancel(restore->job, err);
+        if (rc == 0)
+            rc = machine[i].run(restore, err);
+        if (rc < 0)
+            return explain(restore, err);
+    }
+    return 0;
+}
+
+static int finish_verify(struct restore *restore, struct err *err)
+{
+    int rc = step_verify(restore, err);
+    if (rc == 0)
+        rc = restore_enter(restore, STEP_COMPLETE, err);
+    return rc < 0 ? rc : job_journal(restore->job, "complete", NULL, err);
+}
+
+/* --- where to begin --------------------------------------------------------------------------- */
+
+/* Where a job that already did `step` begins again. The volumes of a pull that was interrupted may
+ * have been mounted, checked or written by others since: mark, and compare what was acknowledged.
+ * Once the heads are committed the filesystems are whole, and configuring can be done twice. */
+static enum restore_step begin_at(enum restore_step step)
+{
+    switch (step) {
+    case STEP_NONE:
+    case STEP_PLANNED:
+    case STEP_FENCED:
+    case STEP_MARKED:
+    case STEP_PULLING:
+    case STEP_WRITTEN:
+        return STEP_FENCED;
+    case STEP_CONFIGURED:
+    case STEP_RECOVERING:
+    case STEP_VERIFYING:
+    case STEP_COMPLETE:
+    case STEP_COUNT:
+        break;
+    }
+    return step;
+}
+
+/* Interrupted in the fence: a person may have started the old server since, so go back. */
+static int give_back(struct restore *restore, struct err *err)
+{
+    int rc = restore_fence_lift(restore, err);
+    if (rc < 0)
+        return rc;
+    (void)err_set(err, ERR_CANCELLED,
+                  "the restore was interrupted before it touched a volume: the fence is lifted, "
+                  "nothing has changed");
+    return err_hint(err, "start it again with `tidemark restore`");
+}
+
+static int run_plan(struct restore *restore, struct err *err)
+{
+    int rc = job_journal(restore->job, NULL, "planning", err);
+    if (rc == 0)
+        rc = restore_plan(restore, err);
+    return rc < 0 ? rc : restore_enter(restore, STEP_PLANNED, err);
+}
+
+/* execute, resume: from the journalled step until the server is up at its target. */
+static int run_execute(struct restore *restore, enum restore_step step, struct err *err)
+{
+    if (step == STEP_FENCED) {
+        int rc = restore_load(restore, err);
+        return rc < 0 ? rc : give_back(restore, err);
+    }
+    restore->past_mark = step >= STEP_MARKED;
+    restore->old_gone = json_is_true(json_object_get(restore->job->journal, "old_gone"));
+    int rc = step <= STEP_PLANNED ? run_plan(restore, err) : 0;
+    if (rc == 0 && step > STEP_PLANNED)
+        rc = restore_load(restore, err);
+    return rc < 0 ? rc : run_steps(restore, begin_at(step), err);
+}
+
+/* abort: before `marked` everything goes back; after it, the journal says that nobody will go on
+ * and that the volumes hold nothing. */
+static int run_abort(struct restore *restore, enum restore_step step, struct err *err)
+{
+    int rc = 0;
+    if (step == STEP_FENCED || step >= STEP_MARKED)
+        rc = restore_load(restore, err);
+    if (rc == 0 && step == STEP_FENCED)
+        rc = restore_fence_lift(restore, err);
+    if (rc == 0 && step >= STEP_MARKED && step < STEP_COMPLETE) {
+        rc = restore_gate_open(restore, err);
+        json_object_set_new(restore->job->journal, "given_up", json_true());
+    }
+    if (rc < 0)
+        return rc;
+    if (step < STEP_MARKED)
+        return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
+    (void)err_set(err, ERR_CANCELLED, "given up in step %s: the volumes are not usable",
+                  step_names[step]);
+    return err_hint(err, "restore a tag onto them");
+}
+
+static int run_goal(struct restore *restore, struct err *err)
+{
+    const char *goal = restore->job->goal;
+    json_t *journal = restore->job->journal;
+    enum restore_step step =
+        restore_step_from_name(json_string_value(json_object_get(journal, "step")));
+    if (strcmp(goal, "abort") == 0)
+        return run_abort(restore, step, err);
+    if (restore->request.dry_run || strcmp(goal, "prepare") == 0) {
+        if (step > STEP_PLANNED)
+            return err_set(err, ERR_REFUSED, "the restore is past its plan");
+        int rc = run_plan(restore, err);
+        return rc < 0 ? rc
+                      : job_journal(restore->job,
+                                    restore->request.dry_run ? "complete" : "prepared", NULL, err);
+    }
+    if (step < STEP_VERIFYING) {
+        int rc = run_execute(restore, step, err);
+        if (rc == 0)
+            rc = restore_enter(restore, STEP_VERIFYING, err);
+        if (rc < 0)
+            return rc;
+    } else {
+        int rc = restore_load(restore, err);
+        if (rc < 0)
+            return rc;
+    }
+    if (strcmp(goal, "execute") == 0)
+        return job_journal(restore->job, "executed", NULL, err);
+    return step == STEP_COMPLETE ? 0 : finish_verify(restore, err);
+}
+
+/* --- beginning and end ------------------------------------------------------------------------ */
+
+static int open_restore(struct restore *restore, struct err *err)
+{
+    struct job *job = restore->job;
+    if (!id_from_text(job->id, restore->job_id))
+        return err_set(err, ERR_INTERNAL, "job id '%s' is not one", job->id);
+    int rc = restore_request_parse(job->request, &restore->request, err);
+    if (rc < 0)
+        return rc;
+    rc = store_open(restore->conf.repository_url, NULL, false, &restore->store, err);
+    if (rc < 0)
+        return rc;
+    bool used_copy;
+    return repo_open(restore->store, &restore->repo, &used_copy, err);
+}
+
+static void release_restore(struct restore *restore)
+{
+    restore_close_devices(restore);
+    for (size_t i = 0; i < RECORD_VOLUMES_MAX; i++)
+        free(restore->volumes[i].manifest_buf);
+    if (restore->record_read)
+        record_release(&restore->record);
+    store_close(restore->store);
+}
+
+int restore_run(struct job *job, struct err *err)
+{
+    static struct restore restore; /* large; one a process */
+    memset(&restore, 0, sizeof(restore));
+    restore.job = job;
+    restore.conf = job->conf;
+    int rc = open_restore(&restore, err);
+    if (rc == 0)
+        rc = run_goal(&restore, err);
+    release_restore(&restore);
+    return rc;
+}

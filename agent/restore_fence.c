@@ -1,0 +1,275 @@
+/* The fence: from here to the end nobody but this job starts the server or writes its volumes.
+ *
+ * Order: own config files are saved, the server is stopped, WAL that only it has is pushed, the
+ * gate is closed durably (so that it holds over a reboot), the volumes are unmounted, the devices
+ * are opened exclusively. Every failure up to here is answered by restore_fence_lift(). */
+#include "agent/restore.h"
+#include "agent/log.h"
+#include "agent/pg.h"
+#include "agent/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+
+enum { UNMOUNT_TIMEOUT_S = 30 };
+
+static const char fence_name[] = "fence";
+static const char dropin_name[] = "tidemark-fence.conf";
+
+/* --- the gate --------------------------------------------------------------------------------- */
+
+static int sync_directory(const char *path, struct err *err)
+{
+    close_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        return err_sys(err, ERR_DEVICE, "sync directory '%s'", path);
+    return 0;
+}
+
+static int write_text(const char *path, const char *text, struct err *err)
+{
+    close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    if (fd < 0)
+        return err_sys(err, ERR_DEVICE, "create '%s'", path);
+    size_t len = strlen(text);
+    if (write(fd, text, len) != (ssize_t)len || fsync(fd) < 0)
+        return err_sys(err, ERR_DEVICE, "write '%s'", path);
+    return 0;
+}
+
+/* A drop-in, because `systemctl mask` fails for units that lie in /etc/systemd/system (FACTS). */
+static void dropin_directory(const struct restore *restore, char *ret, size_t size)
+{
+    const char *unit = restore->conf.manager_arg;
+    (void)snprintf(ret, size, "/etc/systemd/system/%s%s.d", unit,
+                   strchr(unit, '.') ? "" : ".service");
+}
+
+static int reload_systemd(struct err *err)
+{
+    const char *argv[] = {"systemctl", "daemon-reload", NULL};
+    struct process_options options = PROCESS_OPTIONS_INIT;
+    char errors[256];
+    int status;
+    options.argv = argv;
+    options.timeout_s = 60;
+    int rc = process_run(&options, &status, NULL, errors, sizeof(errors), err);
+    if (rc == 0 && status != 0)
+        rc = err_set(err, ERR_POSTGRES, "systemctl daemon-reload ended with status %d: %s", status,
+                     errors);
+    return rc;
+}
+
+static int close_systemd(const struct restore *restore, const char *fence, struct err *err)
+{
+    char dir[CONF_PATH_MAX + 64], path[CONF_PATH_MAX + 128], text[CONF_PATH_MAX + 256];
+    dropin_directory(restore, dir, sizeof(dir));
+    if (mkdir(dir, 0755) < 0 && errno != EEXIST)
+        return err_sys(err, ERR_DEVICE, "create '%s'", dir);
+    (void)chmod(dir, 0755);
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, dropin_name);
+    (void)snprintf(text, sizeof(text),
+                   "# tidemark: a restore is under way; removed when the server may start\n"
+                   "[Unit]\nAssertPathExists=!%s\n",
+                   fence);
+    int rc = write_text(path, text, err);
+    if (rc == 0)
+        rc = sync_directory(dir, err);
+    return rc < 0 ? rc : reload_systemd(err);
+}
+
+int restore_gate_close(struct restore *restore, struct err *err)
+{
+    char path[CONF_PATH_MAX + 32], text[128];
+    restore_state_path(restore, fence_name, path, sizeof(path));
+    (void)snprintf(text, sizeof(text), "restore %s\n", restore->job->id);
+    int rc = write_text(path, text, err);
+    if (rc == 0)
+        rc = sync_directory(restore->conf.state_dir, err);
+    if (rc == 0 && restore->conf.manager == MANAGER_SYSTEMD)
+        rc = close_systemd(restore, path, err);
+    return rc;
+}
+
+int restore_gate_open(struct restore *restore, struct err *err)
+{
+    char path[CONF_PATH_MAX + 128];
+    if (restore->conf.manager == MANAGER_SYSTEMD) {
+        char dir[CONF_PATH_MAX + 64];
+        dropin_directory(restore, dir, sizeof(dir));
+        (void)snprintf(path, sizeof(path), "%s/%s", dir, dropin_name);
+        bool was_there = unlink(path) == 0;
+        (void)rmdir(dir); /* fails, rightly, when the user has drop-ins of his own */
+        int rc = was_there ? reload_systemd(err) : 0;
+        if (rc < 0)
+            return rc;
+    }
+    restore_state_path(restore, fence_name, path, sizeof(path));
+    if (unlink(path) < 0 && errno != ENOENT)
+        return err_sys(err, ERR_DEVICE, "remove '%s'", path);
+    return sync_directory(restore->conf.state_dir, err);
+}
+
+/* --- WAL -------------------------------------------------------------------------------------- */
+
+static struct restore_volume *wal_volume(struct restore *restore)
+{
+    for (size_t i = 0; i < restore->volume_count; i++)
+        if (restore->volumes[i].holds_wal)
+            return &restore->volumes[i];
+    return NULL;
+}
+
+static int refuse_unreadable(const struct restore_volume *volume, struct err *err)
+{
+    err->code = ERR_REFUSED;
+    (void)err_prefix(err, "volume '%s' may hold commits that were never archived", volume->name);
+    return err_hint(err, "repair it, or accept their loss with --discard-unarchived-wal");
+}
+
+/* A run that begins behind `marked` may find the marker where the plan saw the filesystem. */
+static bool is_own_now(const struct restore *restore, const struct restore_volume *volume)
+{
+    struct device_identity identity;
+    struct err ignored;
+    return volume->content == CONTENT_OWN &&
+           device_identify(volume->given, &identity, &ignored) == 0 &&
+           strcmp(identity.fs_uuid, restore->record.volumes[volume->index].fs_uuid) == 0;
+}
+
+/* The old volume, when nobody has it mounted: read-write once, because a journal must be replayed
+ * before pg_wal can be believed. */
+static int mount_old(struct restore *restore, struct restore_volume *volume, bool *ret_mounted,
+                     struct err *err)
+{
+    struct mount_entry entry;
+    *ret_mounted = false;
+    if (restore_find_mount(volume->mount_point, &entry))
+        return 0;
+    if (!is_own_now(restore, volume))
+        return -ERR_MISSING; /* blank, marked or foreign and named: nothing of ours on it */
+    if (access(volume->mount_point, F_OK) < 0 && mkdir(volume->mount_point, 0755) < 0)
+        return err_sys(err, ERR_REFUSED, "create '%s'", volume->mount_point);
+    int rc = volume_mount(volume->identity.path, volume->mount_point,
+                          restore->record.volumes[volume->index].fs_type, volume->mount_options,
+                          false, err);
+    *ret_mounted = rc == 0;
+    return rc;
+}
+
+/* Where the WAL is: the directory that pg_wal leads to, or the recorded place. */
+static int save_wal(struct restore *restore, struct err *err)
+{
+    struct restore_volume *volume = wal_volume(restore);
+    bool mounted;
+    uint64_t pushed = 0;
+    if (!volume || restore->request.discard_unarchived_wal)
+        return 0;
+    int rc = mount_old(restore, volume, &mounted, err);
+    if (rc == -ERR_MISSING)
+        return 0;
+    if (rc < 0)
+        return refuse_unreadable(volume, err);
+    char directory[CONF_PATH_MAX + 16];
+    (void)snprintf(directory, sizeof(directory), "%s/pg_wal", restore->data_directory);
+    if (access(directory, F_OK) < 0) /* the data volume is gone, or pg_wal was elsewhere */
+        (void)snprintf(directory, sizeof(directory), "%s", restore->wal_directory);
+    if (access(directory, F_OK) < 0 && errno == ENOENT)
+        return 0; /* no server lives on this filesystem any more */
+    rc = restore_salvage(restore, directory, &pushed, err);
+    if (rc < 0 && rc != -ERR_CANCELLED)
+        return refuse_unreadable(volume, err);
+    json_object_set_new(restore->job->journal, "wal_pushed", json_integer((json_int_t)pushed));
+    return rc;
+}
+
+/* --- unmount and open ------------------------------------------------------------------------- */
+
+/* Deepest mount points first: one volume may be mounted inside another. */
+static int unmount_all(struct restore *restore, struct err *err)
+{
+    bool done[RECORD_VOLUMES_MAX] = {false};
+    for (size_t round = 0; round < restore->volume_count; round++) {
+        size_t deepest = SIZE_MAX;
+        for (size_t i = 0; i < restore->volume_count; i++)
+            if (!done[i] &&
+                (deepest == SIZE_MAX || strlen(restore->volumes[i].mount_point) >
+                                            strlen(restore->volumes[deepest].mount_point)))
+                deepest = i;
+        done[deepest] = true;
+        struct mount_entry entry;
+        const struct restore_volume *volume = &restore->volumes[deepest];
+        if (!restore_find_mount(volume->mount_point, &entry))
+            continue;
+        int rc = volume_unmount(volume->mount_point, UNMOUNT_TIMEOUT_S, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int restore_fence(struct restore *restore, struct err *err)
+{
+    int rc = restore->past_mark ? 0 : restore_save_config(restore, err);
+    if (rc == 0)
+        rc = pg_server_stop(&restore->conf, err);
+    restore_test_stop("fenced-stopped");
+    if (rc == 0 && !restore->old_gone)
+        rc = save_wal(restore, err);
+    if (rc == 0)
+        rc = restore_check_wal(restore, err);
+    if (rc == 0)
+        rc = restore_gate_close(restore, err);
+    restore_test_stop("fenced-closed");
+    if (rc == 0)
+        rc = unmount_all(restore, err);
+    if (rc == 0)
+        rc = restore_open_devices(restore, err);
+    return rc;
+}
+
+/* --- back ------------------------------------------------------------------------------------- */
+
+/* Shallowest first, the reverse of unmounting. */
+static int mount_back(struct restore *restore, struct err *err)
+{
+    bool done[RECORD_VOLUMES_MAX] = {false};
+    for (size_t round = 0; round < restore->volume_count; round++) {
+        size_t next = SIZE_MAX;
+        for (size_t i = 0; i < restore->volume_count; i++)
+            if (!done[i] && (next == SIZE_MAX || strlen(restore->volumes[i].mount_point) <
+                                                     strlen(restore->volumes[next].mount_point)))
+                next = i;
+        done[next] = true;
+        struct mount_entry entry;
+        const struct restore_volume *volume = &restore->volumes[next];
+        if (!volume->was_mounted || restore_find_mount(volume->mount_point, &entry))
+            continue;
+        char options[512];
+        restore_mount_options(volume->was_options, options, sizeof(options));
+        int rc = volume_mount(volume->was_device, volume->mount_point, volume->was_type, options,
+                              false, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int restore_fence_lift(struct restore *restore, struct err *err)
+{
+    enum pg_state state;
+    restore_close_devices(restore);
+    int rc = mount_back(restore, err);
+    if (rc == 0)
+        rc = restore_gate_open(restore, err);
+    if (rc == 0)
+        rc = pg_server_state(&restore->conf, &state, NULL, err);
+    if (rc < 0 || !restore->server_was_running || state != PG_STOPPED)
+        return rc;
+    struct start_options options;
+    log_info("the fence is lifted, the old server starts again");
+    return pg_server_start(&restore->conf, restore_start_options(restore, &options), err);
+}

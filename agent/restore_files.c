@@ -1,0 +1,84 @@
+/* Files of the restored server: read whole, replaced durably, owned by the server's user. */
+#include "agent/restore.h"
+#include "agent/process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_len,
+                      struct err *err)
+{
+    struct stat st;
+    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return err_sys(err, errno == ENOENT ? ERR_MISSING : ERR_DEVICE, "open '%s'", path);
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > len_max)
+        return err_set(err, ERR_DEVICE, "'%s' is not a file of at most %zu bytes", path, len_max);
+    size_t size = (size_t)st.st_size, len = 0;
+    free_mem char *text = malloc(size + 1);
+    if (!text)
+        return err_set(err, ERR_INTERNAL, "out of memory for '%s'", path);
+    while (len < size) {
+        ssize_t got = read(fd, text + len, size - len);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return err_sys(err, ERR_DEVICE, "read '%s'", path);
+        if (got == 0)
+            break;
+        len += (size_t)got;
+    }
+    text[len] = '\0';
+    *ret = take_ptr(&text);
+    *ret_len = len;
+    return 0;
+}
+
+static int write_all(int fd, const char *bytes, size_t len)
+{
+    while (len > 0) {
+        ssize_t put = write(fd, bytes, len);
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return -1;
+        bytes += put;
+        len -= (size_t)put;
+    }
+    return 0;
+}
+
+static int sync_parent(const char *path, struct err *err)
+{
+    char copy[CONF_PATH_MAX + 64];
+    (void)snprintf(copy, sizeof(copy), "%s", path);
+    const char *directory = dirname(copy);
+    close_fd int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        return err_sys(err, ERR_DEVICE, "sync directory '%s'", directory);
+    return 0;
+}
+
+int restore_write_file(const struct restore *restore, const char *path, const void *bytes,
+                       size_t len, unsigned mode, struct err *err)
+{
+    char temporary[CONF_PATH_MAX + 80], home[256];
+    uid_t uid;
+    gid_t gid;
+    int rc = process_user(restore->conf.os_user, &uid, &gid, home, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(temporary, sizeof(temporary), "%s.tidemark-new", path);
+    close_fd int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_sys(err, ERR_DEVICE, "create '%s'", temporary);
+    if (write_all(fd, bytes, len) < 0 || fchown(fd, uid, gid) < 0 || fchmod(fd, mode) < 0 ||
+        fsync(fd) < 0)
+        return err_sys(err, ERR_DEVICE, "write '%s'", temporary);
+    if (rename(temporary, path) < 0)
+        return err_sys(err, ERR_DEVICE, "rename '%s' to '%s'", temporary, path);
+    return sync_parent(path, err);
+}

@@ -1,0 +1,198 @@
+/* Nothing that a restored server does may reach files of another one. A copy whose pg_tblspc links
+ * lead into production deletes production's files (FACTS), and a pid file or log outside is
+ * somebody else's. Checked before every start, on the mounted image, with the settings as the
+ * server itself will read them.
+ *
+ * Two things lie outside by right: configuration that this node kept in its own place (Debian's
+ * /etc), and what it names under the directories where every server of the system meets (/run,
+ * /var/run, /var/log), as long as no living server uses that very pid file. */
+#include "agent/restore.h"
+#include "agent/log.h"
+#include "agent/pg.h"
+#include "agent/process.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* --- settings --------------------------------------------------------------------------------- */
+
+/* The main configuration file when it does not lie in the data directory. */
+static bool config_outside(const struct restore *restore, char *ret, size_t size)
+{
+    char path[CONF_PATH_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/postgresql.conf", restore->data_directory);
+    if (access(path, F_OK) == 0)
+        return false;
+    for (size_t i = 0; i < restore->record.config_file_count; i++) {
+        const char *file = restore->record.config_files[i].path;
+        const char *slash = strrchr(file, '/');
+        if (!slash || strcmp(slash + 1, "postgresql.conf") != 0)
+            continue;
+        if (!restore_map_path(restore, file, ret, size))
+            (void)snprintf(ret, size, "%s", file);
+        return access(ret, F_OK) == 0;
+    }
+    return false;
+}
+
+const char *const *restore_start_options(const struct restore *restore, struct start_options *ret)
+{
+    char path[CONF_PATH_MAX + 1];
+    if (restore->conf.manager != MANAGER_PG_CTL || !config_outside(restore, path, sizeof(path)))
+        return NULL;
+    (void)snprintf(ret->text[0], sizeof(ret->text[0]), "config_file=%s", path);
+    (void)snprintf(ret->text[1], sizeof(ret->text[1]), "data_directory=%s",
+                   restore->data_directory);
+    ret->extra[0] = ret->text[0];
+    ret->extra[1] = ret->text[1];
+    ret->extra[2] = NULL;
+    return ret->extra;
+}
+
+char *restore_setting(struct restore *restore, const char *name)
+{
+    char path[CONF_PATH_MAX + 1], option[CONF_PATH_MAX + 32];
+    const char *argv[] = {"postgres", "-C", name, "-D", restore->data_directory, NULL, NULL, NULL};
+    struct err ignored;
+    char *text = NULL;
+    if (config_outside(restore, path, sizeof(path))) {
+        (void)snprintf(option, sizeof(option), "config_file=%s", path);
+        argv[5] = "-c";
+        argv[6] = option;
+    }
+    if (pg_run(&restore->conf, argv, &text, &ignored) < 0)
+        return NULL;
+    text[strcspn(text, "\n")] = '\0';
+    return text;
+}
+
+/* --- paths ------------------------------------------------------------------------------------ */
+
+static bool is_inside(const struct restore *restore, const char *path)
+{
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        char mount_point[PATH_MAX];
+        const char *here = restore->volumes[i].mount_point;
+        if (path_inside(path, realpath(here, mount_point) ? mount_point : here))
+            return true;
+    }
+    return false;
+}
+
+/* Resolves what exists of a path: "/a/link/new.log" → "/target/new.log". */
+static void resolve(const char *path, char ret[PATH_MAX])
+{
+    char copy[PATH_MAX];
+    (void)snprintf(copy, sizeof(copy), "%s", path);
+    if (realpath(copy, ret))
+        return;
+    char *slash = strrchr(copy, '/');
+    if (!slash || slash == copy) {
+        (void)snprintf(ret, PATH_MAX, "%s", path);
+        return;
+    }
+    *slash = '\0';
+    char parent[PATH_MAX];
+    resolve(copy, parent);
+    (void)snprintf(ret, PATH_MAX, "%s/%s", parent, slash + 1);
+}
+
+static int refuse(const char *what, const char *path, const char *to, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "%s '%s' leads outside the restored volumes, to '%s'", what,
+                  path, to);
+    return err_hint(err, "the server is not started: it would work on files of another one");
+}
+
+static int check_path(const struct restore *restore, const char *what, const char *path,
+                      struct err *err)
+{
+    char resolved[PATH_MAX];
+    resolve(path, resolved);
+    return is_inside(restore, resolved) ? 0 : refuse(what, path, resolved, err);
+}
+
+static int check_tablespaces(const struct restore *restore, struct err *err)
+{
+    char path[CONF_PATH_MAX + 288];
+    (void)snprintf(path, sizeof(path), "%s/pg_tblspc", restore->data_directory);
+    DIR *dir = opendir(path);
+    if (!dir)
+        return err_sys(err, ERR_CORRUPT, "open '%s'", path);
+    int rc = 0;
+    for (struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.')
+            continue;
+        (void)snprintf(path, sizeof(path), "%s/pg_tblspc/%s", restore->data_directory,
+                       entry->d_name);
+        rc = check_path(restore, "tablespace link", path, err);
+    }
+    (void)closedir(dir);
+    return rc;
+}
+
+/* --- files that the server writes ------------------------------------------------------------- */
+
+/* A place where servers meet, and nobody lives behind this name. */
+static bool is_shared_place(const char *path)
+{
+    static const char *const places[] = {"/run", "/var/run", "/var/log"};
+    bool shared = false;
+    for (size_t i = 0; i < ARRAY_LEN(places); i++)
+        shared |= path_inside(path, places[i]);
+    int pid = 0;
+    FILE *file = shared ? fopen(path, "re") : NULL;
+    if (!file)
+        return shared;
+    bool numbered = fscanf(file, "%d", &pid) == 1;
+    (void)fclose(file);
+    return !numbered || pid <= 0 || !process_alive(pid);
+}
+
+/* The settings come from this node's own files, which the restore did not bring. */
+static bool is_own_config(const struct restore *restore)
+{
+    char path[CONF_PATH_MAX + 1];
+    return !restore->request.config_image && config_outside(restore, path, sizeof(path)) &&
+           !is_inside(restore, path);
+}
+
+static int check_setting(struct restore *restore, const char *name, struct err *err)
+{
+    free_mem char *value = restore_setting(restore, name);
+    if (!value || !value[0])
+        return 0;
+    char path[2 * CONF_PATH_MAX];
+    if (value[0] == '/')
+        (void)snprintf(path, sizeof(path), "%s", value);
+    else
+        (void)snprintf(path, sizeof(path), "%s/%s", restore->data_directory, value);
+    char resolved[PATH_MAX];
+    resolve(path, resolved);
+    if (is_inside(restore, resolved) || is_shared_place(resolved) || is_own_config(restore))
+        return 0;
+    return refuse(name, value, resolved, err);
+}
+
+int restore_check_isolation(struct restore *restore, struct err *err)
+{
+    char path[CONF_PATH_MAX + 16];
+    int rc = check_path(restore, "data directory", restore->data_directory, err);
+    (void)snprintf(path, sizeof(path), "%s/pg_wal", restore->data_directory);
+    if (rc == 0)
+        rc = check_path(restore, "pg_wal", path, err);
+    if (rc == 0)
+        rc = check_tablespaces(restore, err);
+    if (rc == 0)
+        rc = check_setting(restore, "external_pid_file", err);
+    if (rc == 0)
+        rc = check_setting(restore, "log_directory", err);
+    if (rc == 0)
+        rc = check_setting(restore, "stats_temp_directory", err);
+    if (rc < 0)
+        log_error("isolation: %s", err->text);
+    return rc;
+}

@@ -1,0 +1,243 @@
+/* The WAL that was acknowledged but never archived. A server's last commits are only in its pg_wal;
+ * once the volume is overwritten they are gone, and no later point-in-time recovery reaches them.
+ * So every segment that the repository lacks is pushed first, also from a server that will not
+ * start.
+ *
+ * pg_wal also holds segments without content: preallocated, or recycled under a future name with
+ * old bytes. A segment is real when its first page says so: long header, its own address, this
+ * system (access/xlog_internal.h: magic 2, info 2, timeline 4, address 8, remaining 4, pad 4,
+ * system id 8, segment size 4, block size 4). The last real one of a timeline is not complete and
+ * goes as NAME.partial, unless the server itself called it ready. */
+#include "agent/restore.h"
+#include "agent/log.h"
+#include "agent/pg.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+enum { SALVAGE_MAX = 1 << 20, XLP_LONG_HEADER = 2, WAL_PAGE = 8192 };
+
+struct segment {
+    uint32_t timeline;
+    uint64_t number;
+    char name[40];
+};
+
+struct salvage {
+    struct restore *restore;
+    const char *directory;
+    struct segment *segments;
+    size_t count, capacity;
+    uint64_t pushed;
+};
+
+static bool is_real(const struct salvage *salvage, const struct segment *segment, struct err *err)
+{
+    const struct record *record = &salvage->restore->record;
+    char path[CONF_PATH_MAX + 64];
+    uint8_t head[40];
+    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, segment->name);
+    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || pread(fd, head, sizeof(head), 0) != (ssize_t)sizeof(head)) {
+        (void)err_sys(err, ERR_REFUSED, "read '%s'", path);
+        return false;
+    }
+    uint16_t info;
+    memcpy(&info, head + 2, sizeof(info));
+    return (info & XLP_LONG_HEADER) &&
+           get_le64(head + 8) == segment->number * record->segment_size &&
+           get_le64(head + 24) == record->system_id;
+}
+
+static int add_segment(struct salvage *salvage, const struct segment *segment, struct err *err)
+{
+    if (salvage->count == salvage->capacity) {
+        size_t capacity = salvage->capacity ? salvage->capacity * 2 : 64;
+        struct segment *more = realloc(salvage->segments, capacity * sizeof(*more));
+        if (!more || capacity > SALVAGE_MAX)
+            return err_set(err, ERR_INTERNAL, "out of memory for the list of WAL segments");
+        salvage->segments = more;
+        salvage->capacity = capacity;
+    }
+    salvage->segments[salvage->count++] = *segment;
+    return 0;
+}
+
+static int compare_segments(const void *a, const void *b)
+{
+    const struct segment *x = a, *y = b;
+    if (x->timeline != y->timeline)
+        return x->timeline < y->timeline ? -1 : 1;
+    return x->number < y->number ? -1 : x->number > y->number;
+}
+
+static int push(struct salvage *salvage, const char *file, const char *name, struct err *err)
+{
+    char path[CONF_PATH_MAX + 64];
+    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, file);
+    int rc = wal_push(&salvage->restore->archive, path, name, err);
+    if (rc < 0)
+        return err_prefix(err, "push '%s' before it is overwritten", name);
+    log_info("pushed WAL that was not archived: name=%s", name);
+    salvage->pushed++;
+    return 0;
+}
+
+static int is_archived(const struct salvage *salvage, const char *name, bool *ret, struct err *err)
+{
+    int rc = wal_check(&salvage->restore->archive, name, err);
+    if (rc < 0 && rc != -ERR_MISSING)
+        return rc;
+    *ret = rc == 0;
+    return 0;
+}
+
+/* --- a .partial that is there already --------------------------------------------------------- */
+
+/* Pages of a segment that hold its own WAL: the rest is zeros or what was there before recycling.
+ */
+static uint64_t own_pages(const uint8_t *bytes, size_t len, uint64_t start_lsn)
+{
+    uint64_t count = 0;
+    while ((count + 1) * WAL_PAGE <= len &&
+           get_le64(bytes + count * WAL_PAGE + 8) == start_lsn + count * WAL_PAGE)
+        count++;
+    return count;
+}
+
+static int load_archived(const struct salvage *salvage, const char *name, uint8_t **ret,
+                         size_t *ret_len, struct err *err)
+{
+    char path[JOB_DIR_MAX + 64];
+    (void)snprintf(path, sizeof(path), "%s/salvage.wal", salvage->restore->job->dir);
+    int rc = wal_get(&salvage->restore->archive, name, path, err);
+    if (rc == 0)
+        rc = restore_read_file(path, (size_t)GIB, (char **)ret, ret_len, err);
+    (void)unlink(path);
+    return rc;
+}
+
+/* An earlier fence that was lifted pushed this segment half full; the server went on and now it is
+ * fuller. WAL only grows, so the old object may go when all its complete pages are in the new file.
+ * Anything else is another server's WAL, and is left alone. */
+static int replace_partial(struct salvage *salvage, const struct segment *segment, const char *name,
+                           struct err *err)
+{
+    char path[CONF_PATH_MAX + 64], object[STORE_NAME_MAX + 1];
+    free_mem uint8_t *old = NULL;
+    free_mem char *new = NULL;
+    size_t old_len, new_len;
+    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, segment->name);
+    int rc = restore_read_file(path, (size_t)GIB, &new, &new_len, err);
+    if (rc == 0)
+        rc = load_archived(salvage, name, &old, &old_len, err);
+    if (rc < 0)
+        return rc;
+    if (old_len == new_len && memcmp(old, new, old_len) == 0)
+        return 0;
+    uint64_t start_lsn = segment->number * salvage->restore->record.segment_size;
+    uint64_t old_pages = own_pages(old, old_len, start_lsn);
+    uint64_t new_pages = own_pages((uint8_t *)new, new_len, start_lsn);
+    size_t same = old_pages > 0 ? (size_t)(old_pages - 1) * WAL_PAGE : 0;
+    if (new_pages < old_pages || memcmp(old, new, same) != 0)
+        return err_set(err, ERR_REFUSED,
+                       "'%s' in the repository holds other WAL than this server's", name);
+    repo_wal_name(object, salvage->restore->archive.cluster, salvage->restore->archive.system_id,
+                  segment->timeline, name);
+    rc = store_remove(salvage->restore->store, object, err);
+    return rc < 0 ? rc : push(salvage, segment->name, name, err);
+}
+
+/* --- one segment ------------------------------------------------------------------------------ */
+
+/* Ready: the server finished it and waits for archive_command. */
+static bool is_complete(const struct salvage *salvage, size_t index)
+{
+    const struct segment *segment = &salvage->segments[index];
+    char path[CONF_PATH_MAX + 96];
+    (void)snprintf(path, sizeof(path), "%s/archive_status/%s.ready", salvage->directory,
+                   segment->name);
+    if (access(path, F_OK) == 0)
+        return true;
+    for (size_t i = index + 1; i < salvage->count; i++)
+        if (salvage->segments[i].timeline == segment->timeline)
+            return true; /* a later real one: this one was left full */
+    return false;
+}
+
+static int salvage_segment(struct salvage *salvage, size_t index, struct err *err)
+{
+    const struct segment *segment = &salvage->segments[index];
+    char name[48];
+    bool archived;
+    int rc = is_archived(salvage, segment->name, &archived, err);
+    if (rc < 0 || archived)
+        return rc;
+    bool complete = is_complete(salvage, index);
+    (void)snprintf(name, sizeof(name), "%s%s", segment->name, complete ? "" : ".partial");
+    rc = complete ? 0 : is_archived(salvage, name, &archived, err);
+    if (rc < 0)
+        return rc;
+    return archived ? replace_partial(salvage, segment, name, err)
+                    : push(salvage, segment->name, name, err);
+}
+
+/* History files and segments that the server itself renamed to .partial go as they are. */
+static int salvage_other(struct salvage *salvage, const char *name, struct err *err)
+{
+    uint32_t timeline;
+    size_t len = strlen(name);
+    bool wanted =
+        wal_name_valid(name, &timeline) && ((len > 8 && strcmp(name + len - 8, ".history") == 0) ||
+                                            (len > 8 && strcmp(name + len - 8, ".partial") == 0));
+    bool archived = true;
+    int rc = wanted ? is_archived(salvage, name, &archived, err) : 0;
+    return rc < 0 || archived ? rc : push(salvage, name, name, err);
+}
+
+static int each_name(struct salvage *salvage, const char *name, struct err *err)
+{
+    struct segment segment;
+    (void)snprintf(segment.name, sizeof(segment.name), "%s", name);
+    if (strlen(name) >= sizeof(segment.name) ||
+        !pg_segment_parse(name, salvage->restore->record.segment_size, &segment.timeline,
+                          &segment.number))
+        return salvage_other(salvage, name, err);
+    err_clear(err);
+    if (is_real(salvage, &segment, err))
+        return add_segment(salvage, &segment, err);
+    return err->code ? -(int)err->code : 0;
+}
+
+static int read_directory(struct salvage *salvage, struct err *err)
+{
+    DIR *dir = opendir(salvage->directory);
+    if (!dir)
+        return err_sys(err, ERR_REFUSED, "read the WAL directory '%s'", salvage->directory);
+    int rc = 0;
+    for (struct dirent *entry; rc == 0 && (entry = readdir(dir));)
+        if (entry->d_name[0] != '.')
+            rc = each_name(salvage, entry->d_name, err);
+    (void)closedir(dir);
+    return rc;
+}
+
+int restore_salvage(struct restore *restore, const char *directory, uint64_t *ret_pushed,
+                    struct err *err)
+{
+    struct salvage salvage = {.restore = restore, .directory = directory};
+    int rc = read_directory(&salvage, err);
+    if (rc == 0 && salvage.count > 0)
+        qsort(salvage.segments, salvage.count, sizeof(*salvage.segments), compare_segments);
+    for (size_t i = 0; rc == 0 && i < salvage.count; i++) {
+        rc = salvage_segment(&salvage, i, err);
+        if (rc == 0)
+            rc = job_check_cancel(restore->job, err);
+    }
+    free(salvage.segments);
+    *ret_pushed = salvage.pushed;
+    return rc;
+}

@@ -1,0 +1,249 @@
+/* Recovery settings. They go into postgresql.auto.conf, which is read last and so wins over every
+ * other file; all of them, also the empty ones, because the image may bring old ones along and two
+ * targets are an error. The one target that is not empty comes last: PostgreSQL's assign hooks
+ * accept an empty target only while no other is set (xlogrecovery.c, error_multiple_recovery_
+ * targets()). Our lines stand between two comments and are removed again after promotion. */
+#include "agent/restore.h"
+#include "agent/program.h"
+
+#include <ctype.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <strings.h>
+
+static const char block_begin[] = "# tidemark restore begin";
+static const char block_end[] = "# tidemark restore end";
+
+static const char *const recovery_names[] = {
+    "restore_command",          "archive_cleanup_command", "recovery_end_command",
+    "recovery_target",          "recovery_target_name",    "recovery_target_time",
+    "recovery_target_xid",      "recovery_target_lsn",     "recovery_target_inclusive",
+    "recovery_target_timeline", "recovery_target_action",  "primary_conninfo",
+    "primary_slot_name",        "promote_trigger_file",    "recovery_min_apply_delay",
+};
+
+/* --- text building ---------------------------------------------------------------------------- */
+
+struct text {
+    char *bytes;
+    size_t len, size;
+};
+
+static void text_add(struct text *text, const char *bytes, size_t len)
+{
+    if (text->len + len + 1 > text->size) {
+        text->size = (text->len + len + 1) * 2;
+        text->bytes = realloc(text->bytes, text->size);
+        if (!text->bytes)
+            abort(); /* a few KiB */
+    }
+    memcpy(text->bytes + text->len, bytes, len);
+    text->len += len;
+    text->bytes[text->len] = '\0';
+}
+
+static void text_string(struct text *text, const char *string)
+{
+    text_add(text, string, strlen(string));
+}
+
+/* The key of "key = value", lower case; empty for comments and blank lines. */
+static void line_key(const char *line, size_t len, char *ret, size_t size)
+{
+    size_t at = 0, out = 0;
+    while (at < len && isspace((unsigned char)line[at]))
+        at++;
+    while (at < len && out + 1 < size && (isalnum((unsigned char)line[at]) || line[at] == '_'))
+        ret[out++] = (char)tolower((unsigned char)line[at++]);
+    ret[out] = '\0';
+}
+
+static bool is_recovery_line(const char *line, size_t len)
+{
+    char key[64];
+    line_key(line, len, key, sizeof(key));
+    for (size_t i = 0; i < ARRAY_LEN(recovery_names); i++)
+        if (strcmp(key, recovery_names[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool line_is(const char *line, size_t len, const char *word)
+{
+    return len == strlen(word) && memcmp(line, word, len) == 0;
+}
+
+/* Copies text line by line without an earlier block of ours; comment: recovery settings become
+ * comments. */
+static void copy_lines(struct text *to, const char *text, bool comment)
+{
+    bool inside = false;
+    while (*text) {
+        size_t len = strcspn(text, "\n");
+        inside |= line_is(text, len, block_begin);
+        if (!inside) {
+            if (comment && is_recovery_line(text, len))
+                text_string(to, "# before the restore: ");
+            text_add(to, text, len);
+            text_string(to, "\n");
+        }
+        if (line_is(text, len, block_end))
+            inside = false;
+        text += len + (text[len] == '\n');
+    }
+}
+
+char *settings_with_recovery(const char *text, const char *block)
+{
+    struct text to = {0};
+    copy_lines(&to, text, true);
+    text_string(&to, block_begin);
+    text_string(&to, "\n");
+    text_string(&to, block);
+    text_string(&to, block_end);
+    text_string(&to, "\n");
+    return to.bytes;
+}
+
+char *settings_without_block(const char *text)
+{
+    struct text to = {0};
+    text_string(&to, "");
+    copy_lines(&to, text, false);
+    return to.bytes;
+}
+
+/* --- quoting ---------------------------------------------------------------------------------- */
+
+/* guc-file.l: a quoted value ends at a quote, '' is one quote, backslash escapes. */
+static void add_setting(struct text *to, const char *name, const char *value)
+{
+    text_string(to, name);
+    text_string(to, " = '");
+    for (const char *c = value; *c; c++) {
+        if (*c == '\'' || *c == '\\')
+            text_add(to, c, 1);
+        text_add(to, c, 1);
+    }
+    text_string(to, "'\n");
+}
+
+/* One word for /bin/sh inside restore_command, where % is PostgreSQL's own escape. */
+static void add_word(struct text *to, const char *word)
+{
+    text_string(to, " '");
+    for (const char *c = word; *c; c++) {
+        if (*c == '\'')
+            text_string(to, "'\\''");
+        else if (*c == '%')
+            text_string(to, "%%");
+        else
+            text_add(to, c, 1);
+    }
+    text_string(to, "'");
+}
+
+/* --- restore_command -------------------------------------------------------------------------- */
+
+static void add_option(struct text *to, const char *name, const char *value)
+{
+    char option[CONF_PATH_MAX + 64];
+    (void)snprintf(option, sizeof(option), "--%s=%s", name, value);
+    add_word(to, option);
+}
+
+/* Every fact is on the command line: an empty host has no configuration that could tell. Target
+ * snapshot: only history files are served, so that the new timeline's number is free, and replay
+ * ends where the image's own WAL ends. */
+static int restore_command(const struct restore *restore, struct text *to, struct err *err)
+{
+    char program[PATH_MAX], id[ID_TEXT_LEN], number[24];
+    int rc = program_find("tidemark-wal", program, err);
+    if (rc < 0)
+        return rc;
+    id_to_text(restore->repo.id, id);
+    (void)snprintf(number, sizeof(number), "%" PRIu64, restore->archive.system_id);
+    if (restore->target == TARGET_SNAPSHOT)
+        text_string(to, "case '%f' in *.history) ;; *) exit 1 ;; esac; exec");
+    add_word(to, program);
+    text_string(to, " get '%f' '%p'");
+    add_option(to, "repository", restore->conf.repository_url);
+    add_option(to, "repository-id", id);
+    add_option(to, "cluster", restore->archive.cluster);
+    add_option(to, "system-id", number);
+    return 0;
+}
+
+/* --- the block -------------------------------------------------------------------------------- */
+
+static const char *target_setting(enum target_type type)
+{
+    switch (type) {
+    case TARGET_TAG:
+    case TARGET_NAME:
+        return "recovery_target_name";
+    case TARGET_TIME:
+        return "recovery_target_time";
+    case TARGET_LSN:
+        return "recovery_target_lsn";
+    case TARGET_XID:
+        return "recovery_target_xid";
+    case TARGET_SNAPSHOT:
+    case TARGET_LATEST:
+    case TARGET_TYPE_COUNT:
+        break;
+    }
+    return NULL;
+}
+
+static void add_targets(const struct restore *restore, struct text *to)
+{
+    static const char *const targets[] = {"recovery_target", "recovery_target_name",
+                                          "recovery_target_time", "recovery_target_xid",
+                                          "recovery_target_lsn"};
+    char timeline[16];
+    const char *own = target_setting(restore->target);
+    for (size_t i = 0; i < ARRAY_LEN(targets); i++)
+        if (!own || strcmp(targets[i], own) != 0)
+            add_setting(to, targets[i], "");
+    add_setting(to, "recovery_target_inclusive", "on");
+    (void)snprintf(timeline, sizeof(timeline), "%u", restore->target_timeline);
+    add_setting(to, "recovery_target_timeline", timeline);
+    add_setting(to, "recovery_target_action", restore_action_name(restore->request.action));
+    if (own)
+        add_setting(to, own, restore->target_value);
+}
+
+int restore_settings_block(const struct restore *restore, char **ret, struct err *err)
+{
+    struct text to = {0}, command = {0};
+    int rc = restore_command(restore, &command, err);
+    if (rc == 0) {
+        add_setting(&to, "restore_command", command.bytes + (command.bytes[0] == ' '));
+        add_setting(&to, "archive_cleanup_command", "");
+        add_setting(&to, "recovery_end_command", "");
+        add_setting(&to, "primary_conninfo", "");
+        add_setting(&to, "primary_slot_name", "");
+        add_setting(&to, "recovery_min_apply_delay", "0");
+        add_targets(restore, &to);
+        *ret = to.bytes;
+    }
+    free(command.bytes);
+    return rc;
+}
+
+int restore_drop_settings(struct restore *restore, struct err *err)
+{
+    char path[CONF_PATH_MAX + 32];
+    free_mem char *text = NULL;
+    size_t len;
+    (void)snprintf(path, sizeof(path), "%s/postgresql.auto.conf", restore->data_directory);
+    int rc = restore_read_file(path, MIB, &text, &len, err);
+    if (rc < 0)
+        return rc;
+    free_mem char *without = settings_without_block(text);
+    return strcmp(text, without) == 0
+               ? 0
+               : restore_write_file(restore, path, without, strlen(without), 0600, err);
+}
