@@ -2,6 +2,7 @@
  * means, and what happens to the old server when it fails. See restore.h for the states. */
 #include "agent/restore.h"
 #include "agent/log.h"
+#include "agent/repository.h"
 
 #include <signal.h>
 #include <stdio.h>
@@ -297,11 +298,7 @@ static int open_restore(struct restore *restore, struct err *err)
     int rc = restore_request_parse(job->request, &restore->request, err);
     if (rc < 0)
         return rc;
-    rc = store_open(restore->conf.repository_url, NULL, false, &restore->store, err);
-    if (rc < 0)
-        return rc;
-    bool used_copy;
-    return repo_open(restore->store, &restore->repo, &used_copy, err);
+    return repository_open(&restore->conf, &restore->store, &restore->repo, err);
 }
 
 static void release_restore(struct restore *restore)

@@ -116,8 +116,8 @@ static int put_one(struct restore *restore, size_t index, struct err *err)
     if (restore->request.config_image || !on_volume)
         return 0; /* the image's own file; or this node's own, which nobody touched */
     free_mem void *bytes = NULL;
-    size_t len;
-    unsigned mode;
+    size_t len = 0;
+    unsigned mode = 0600;
     int rc = load_saved(restore, index, &bytes, &len, &mode, err);
     if (rc == -ERR_MISSING)
         return 0; /* this node had none: the image's stays */

@@ -94,8 +94,8 @@ static int set_owner(struct restore *restore, struct err *err)
     chown_walk.from_uid = st.st_uid;
     log_info("giving files of uid %u to '%s'", (unsigned)st.st_uid, restore->conf.os_user);
     for (size_t i = 0; i < restore->volume_count; i++)
-        if (nftw(restore->volumes[i].mount_point, chown_entry, FTW_FDS, FTW_PHYS | FTW_MOUNT | FTW_DEPTH) !=
-            0) {
+        if (nftw(restore->volumes[i].mount_point, chown_entry, FTW_FDS,
+                 FTW_PHYS | FTW_MOUNT | FTW_DEPTH) != 0) {
             errno = chown_walk.failed_errno;
             return err_sys(err, ERR_DEVICE, "change owners on '%s'",
                            restore->volumes[i].mount_point);
@@ -244,7 +244,7 @@ static int place_partial(struct restore *restore, struct err *err)
     pg_segment_name(restore->target_timeline, end_lsn / segment_size - 1, segment_size, name);
     (void)snprintf(object, sizeof(object), "%s.partial", name);
     (void)snprintf(path, sizeof(path), "%s/pg_wal/%s", restore->data_directory, name);
-    rc = wal_get(&restore->archive, object, path, err);
+    rc = wal_get(&restore->archive, object, path, true, err);
     if (rc == 0)
         rc = process_user(restore->conf.os_user, &uid, &gid, home, err);
     if (rc == 0 && (chown(path, uid, gid) < 0 || chmod(path, 0600) < 0))

@@ -108,18 +108,6 @@ static uint64_t own_pages(const uint8_t *bytes, size_t len, uint64_t start_lsn)
     return count;
 }
 
-static int load_archived(const struct salvage *salvage, const char *name, uint8_t **ret,
-                         size_t *ret_len, struct err *err)
-{
-    char path[JOB_DIR_MAX + 64];
-    (void)snprintf(path, sizeof(path), "%s/salvage.wal", salvage->restore->job->dir);
-    int rc = wal_get(&salvage->restore->archive, name, path, err);
-    if (rc == 0)
-        rc = restore_read_file(path, (size_t)GIB, (char **)ret, ret_len, err);
-    (void)unlink(path);
-    return rc;
-}
-
 /* An earlier fence that was lifted pushed this segment half full; the server went on and now it is
  * fuller. WAL only grows, so the old object may go when all its complete pages are in the new file.
  * Anything else is another server's WAL, and is left alone. */
@@ -127,13 +115,13 @@ static int replace_partial(struct salvage *salvage, const struct segment *segmen
                            struct err *err)
 {
     char path[CONF_PATH_MAX + 64], object[STORE_NAME_MAX + 1];
-    free_mem uint8_t *old = NULL;
+    free_mem void *old = NULL;
     free_mem char *new = NULL;
     size_t old_len, new_len;
     (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, segment->name);
     int rc = restore_read_file(path, (size_t)GIB, &new, &new_len, err);
     if (rc == 0)
-        rc = load_archived(salvage, name, &old, &old_len, err);
+        rc = wal_read(&salvage->restore->archive, name, &old, &old_len, err);
     if (rc < 0)
         return rc;
     if (old_len == new_len && memcmp(old, new, old_len) == 0)
@@ -188,11 +176,8 @@ static int salvage_segment(struct salvage *salvage, size_t index, struct err *er
 /* History files and segments that the server itself renamed to .partial go as they are. */
 static int salvage_other(struct salvage *salvage, const char *name, struct err *err)
 {
-    uint32_t timeline;
-    size_t len = strlen(name);
-    bool wanted =
-        wal_name_valid(name, &timeline) && ((len > 8 && strcmp(name + len - 8, ".history") == 0) ||
-                                            (len > 8 && strcmp(name + len - 8, ".partial") == 0));
+    enum wal_kind kind;
+    bool wanted = wal_name_parse(name, &kind, NULL) && (kind == WAL_HISTORY || kind == WAL_PARTIAL);
     bool archived = true;
     int rc = wanted ? is_archived(salvage, name, &archived, err) : 0;
     return rc < 0 || archived ? rc : push(salvage, name, name, err);

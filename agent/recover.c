@@ -1,0 +1,355 @@
+/* From a configured image to a server at its target. pg_ctl says "started" when a hot standby is
+ * consistent, seconds before a FATAL ends it, so nothing is believed but the server's own answers:
+ * in recovery or not, where replay is, on which timeline, paused or not. */
+#include "agent/restore.h"
+#include "agent/log.h"
+#include "agent/pg.h"
+#include "agent/process.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <time.h>
+
+enum { POLL_MS = 100, QUERY_TIMEOUT_S = 30, GONE_POLLS = 3 };
+
+struct recovery {
+    struct restore *restore;
+    struct server_log log;
+    struct pg_session *session; /* NULL while there is none */
+    unsigned gone;              /* polls in a row without a server */
+    /* the last answer */
+    bool in_recovery, paused;
+    uint64_t replay_lsn;
+    uint32_t timeline;
+};
+
+static void pause_ms(long ms)
+{
+    struct timespec time = {.tv_nsec = ms * 1000000};
+    (void)nanosleep(&time, NULL);
+}
+
+static uint64_t now_s(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec;
+}
+
+/* --- asking ----------------------------------------------------------------------------------- */
+
+static const char *column(const json_t *rows, size_t index)
+{
+    const char *text = json_string_value(json_array_get(json_array_get(rows, 0), index));
+    return text ? text : "";
+}
+
+/* pg_walfile_name() begins with the timeline that is written now; it is refused in recovery. */
+static int ask(struct recovery *recovery, struct err *err)
+{
+    static const char sql[] =
+        "select pg_is_in_recovery()::text, coalesce(pg_last_wal_replay_lsn()::text, ''), "
+        "case when pg_is_in_recovery() then pg_get_wal_replay_pause_state() else '' end, "
+        "case when pg_is_in_recovery() then '' "
+        "else substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) end";
+    free_json json_t *rows = NULL;
+    int rc = pg_query(recovery->session, sql, NULL, QUERY_TIMEOUT_S, &rows, err);
+    if (rc < 0)
+        return rc;
+    recovery->in_recovery = strcmp(column(rows, 0), "true") == 0;
+    recovery->replay_lsn = 0;
+    (void)pg_lsn_parse(column(rows, 1), &recovery->replay_lsn);
+    recovery->paused = strcmp(column(rows, 2), "paused") == 0;
+    recovery->timeline = (uint32_t)strtoul(column(rows, 3), NULL, 16);
+    return 0;
+}
+
+/* False while the server cannot be asked: not consistent yet, or not there. */
+static bool asked(struct recovery *recovery)
+{
+    struct err ignored;
+    if (!recovery->session &&
+        pg_open(&recovery->restore->conf, NULL, &recovery->session, &ignored) < 0)
+        return false;
+    if (ask(recovery, &ignored) == 0)
+        return true;
+    pg_close(recovery->session);
+    recovery->session = NULL;
+    return false;
+}
+
+/* --- following -------------------------------------------------------------------------------- */
+
+/* Shutdown at the target leaves a server that is "shut down in recovery" at or behind it. */
+static bool is_shut_down_there(struct recovery *recovery)
+{
+    struct restore *restore = recovery->restore;
+    struct pg_control control;
+    struct err ignored;
+    return restore->request.action == ACTION_SHUTDOWN &&
+           pg_control_read(&restore->conf, restore->data_directory, &control, &ignored) == 0 &&
+           strcmp(control.state, "shut down in recovery") == 0 &&
+           control.min_recovery_lsn >= restore->target_lsn;
+}
+
+static int check_paused(struct recovery *recovery, bool *ret_reached, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    bool there = restore->target_lsn == 0 || recovery->replay_lsn >= restore->target_lsn;
+    if (restore->request.action == ACTION_PAUSE && there) {
+        *ret_reached = true;
+        return 0;
+    }
+    char lsn[24], what[128];
+    pg_lsn_format(recovery->replay_lsn, lsn);
+    (void)snprintf(what, sizeof(what), "recovery paused at %s, before the target", lsn);
+    return server_log_error(restore, &recovery->log, what, err);
+}
+
+/* One look. *ret_reached: the server is at its target, in the way that was asked for. */
+static int look(struct recovery *recovery, bool *ret_reached, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    enum pg_state state;
+    int rc = pg_server_state(&restore->conf, &state, NULL, err);
+    if (rc < 0)
+        return rc;
+    *ret_reached = false;
+    if (state == PG_STOPPED) {
+        if (++recovery->gone < GONE_POLLS)
+            return 0; /* postmaster.pid may be between two states */
+        *ret_reached = is_shut_down_there(recovery);
+        return *ret_reached ? 0
+                            : server_log_error(restore, &recovery->log,
+                                               "the server ended before the target", err);
+    }
+    recovery->gone = 0;
+    if (!asked(recovery))
+        return 0;
+    if (!recovery->in_recovery) {
+        *ret_reached = true;
+        return 0;
+    }
+    return recovery->paused ? check_paused(recovery, ret_reached, err) : 0;
+}
+
+/* As long as it takes: replay may need hours. A person can cancel, and sees the LSN move. */
+static int follow(struct recovery *recovery, struct err *err)
+{
+    struct job *job = recovery->restore->job;
+    uint64_t shown_lsn = 0, shown_s = 0;
+    for (;;) {
+        bool reached;
+        int rc = look(recovery, &reached, err);
+        if (rc == 0 && !reached)
+            rc = job_check_cancel(job, err);
+        if (rc < 0 || reached)
+            return rc;
+        if (recovery->replay_lsn != shown_lsn && now_s() >= shown_s + 5) {
+            char lsn[24];
+            pg_lsn_format(recovery->replay_lsn, lsn);
+            log_info("replaying: lsn=%s", lsn);
+            json_object_set_new(job->journal, "replay_lsn", json_string(lsn));
+            shown_lsn = recovery->replay_lsn;
+            shown_s = now_s();
+        }
+        pause_ms(POLL_MS);
+    }
+}
+
+/* --- at the target ---------------------------------------------------------------------------- */
+
+/* The new timeline must begin where the target lies: a server that promoted at another place lost
+ * commits or has too many. The history file that it archives says where. */
+static int check_fork(struct recovery *recovery, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    static struct wal_history history; /* 16 KiB */
+    int rc = wal_history_read(&restore->archive, recovery->timeline, &history, err);
+    if (rc < 0 || history.count == 0)
+        return rc;
+    const struct wal_history_entry *last = &history.entries[history.count - 1];
+    char fork[24], target[24];
+    pg_lsn_format(last->switch_lsn, fork);
+    json_object_set_new(restore->job->journal, "fork_lsn", json_string(fork));
+    bool exact = restore->target == TARGET_TAG;
+    if (restore->target_lsn == 0 || last->switch_lsn == restore->target_lsn ||
+        (!exact && last->switch_lsn > restore->target_lsn))
+        return 0;
+    pg_lsn_format(restore->target_lsn, target);
+    return err_set(err, ERR_POSTGRES, "the server left timeline %u at %s, but the target is %s",
+                   last->parent, fork, target);
+}
+
+static bool archives(struct recovery *recovery)
+{
+    char *mode = NULL, *command = NULL;
+    struct err ignored;
+    bool on = pg_query_text(recovery->session, "select current_setting('archive_mode')", NULL,
+                            &mode, &ignored) == 0 &&
+              mode && strcmp(mode, "off") != 0 &&
+              pg_query_text(recovery->session, "select current_setting('archive_command')", NULL,
+                            &command, &ignored) == 0 &&
+              command && command[0] && strcmp(command, "(disabled)") != 0;
+    free(mode);
+    free(command);
+    return on;
+}
+
+static int archived_yet(struct restore *restore, const char *history, const char *segment,
+                        bool *ret, struct err *err)
+{
+    int rc = wal_check(&restore->archive, history, err);
+    if (rc == 0)
+        rc = wal_check(&restore->archive, segment, err);
+    *ret = rc == 0;
+    return rc == -ERR_MISSING ? 0 : rc;
+}
+
+/* What pg_stat_archiver says, for the message. */
+static int archive_failed(struct recovery *recovery, const char *history, const char *segment,
+                          struct err *err)
+{
+    static const char sql[] = "select coalesce(last_failed_wal, 'nothing') || ', ' || "
+                              "failed_count || ' failures' from pg_stat_archiver";
+    char *failed = NULL;
+    struct err ignored;
+    (void)pg_query_text(recovery->session, sql, NULL, &failed, &ignored);
+    (void)err_set(err, ERR_POSTGRES,
+                  "the server is up at the target, but %s and %s did not arrive in the repository "
+                  "within %u s (archiver failed with %s)",
+                  history, segment, recovery->restore->conf.wal_archive_timeout_s,
+                  failed ? failed : "nothing");
+    free(failed);
+    return err_hint(err, "correct archive_command, then resume");
+}
+
+/* A later restore and every standby need the new timeline's history and first segment. */
+static int wait_for_archive(struct recovery *recovery, uint64_t lsn, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    uint32_t segment_size = restore->record.segment_size;
+    char history[32], segment[25];
+    (void)snprintf(history, sizeof(history), "%08X.history", recovery->timeline);
+    pg_segment_name(recovery->timeline, lsn / segment_size, segment_size, segment);
+    uint64_t deadline_s = now_s() + restore->conf.wal_archive_timeout_s;
+    for (;;) {
+        bool there;
+        int rc = archived_yet(restore, history, segment, &there, err);
+        if (rc == 0 && !there)
+            rc = job_check_cancel(restore->job, err);
+        if (rc < 0 || there)
+            return rc;
+        if (now_s() >= deadline_s)
+            return archive_failed(recovery, history, segment, err);
+        pause_ms(POLL_MS);
+    }
+}
+
+/* The first segment of the new timeline holds the fork: it is the one that has to be archived. */
+static int archive_timeline(struct recovery *recovery, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    json_t *journal = restore->job->journal;
+    char *text = NULL;
+    uint64_t lsn;
+    if (!archives(recovery)) {
+        log_warn("the server does not archive: the new timeline stays on this host only");
+        json_object_set_new(journal, "archived", json_false());
+        return 0;
+    }
+    int rc = pg_query_text(recovery->session, "select pg_switch_wal()", NULL, &text, err);
+    bool good = rc == 0 && text && pg_lsn_parse(text, &lsn);
+    free(text);
+    if (!good)
+        return rc < 0 ? rc : err_set(err, ERR_POSTGRES, "pg_switch_wal() gave no LSN");
+    /* An LSN at a segment's very start is the end of the one before. */
+    rc = wait_for_archive(recovery, lsn - 1, err);
+    if (rc == 0)
+        rc = check_fork(recovery, err);
+    if (rc < 0 && !restore->job->conf.data_directory[0] && err->code == ERR_POSTGRES) {
+        log_warn("on this host without configuration: %s", err->text);
+        json_object_set_new(journal, "archived", json_false());
+        return 0;
+    }
+    if (rc == 0)
+        json_object_set_new(journal, "archived", json_true());
+    return rc;
+}
+
+static int finish_promotion(struct recovery *recovery, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    json_object_set_new(restore->job->journal, "timeline", json_integer(recovery->timeline));
+    if (recovery->timeline <= restore->target_timeline)
+        return err_set(err, ERR_POSTGRES,
+                       "the server is not in recovery but still on timeline %u: it did not recover "
+                       "to the target",
+                       recovery->timeline);
+    int rc = archive_timeline(recovery, err);
+    return rc < 0 ? rc : restore_drop_settings(restore, err);
+}
+
+/* --- start ------------------------------------------------------------------------------------ */
+
+/* A private socket directory of the recorded host may be missing here. */
+static void make_socket_directory(struct restore *restore)
+{
+    free_mem char *value = restore_setting(restore, "unix_socket_directories");
+    char home[256], inside[CONF_PATH_MAX + 8];
+    struct err ignored;
+    uid_t uid;
+    gid_t gid;
+    if (!value)
+        return;
+    value[strcspn(value, ",")] = '\0';
+    if (value[0] != '/' || access(value, F_OK) == 0 ||
+        process_user(restore->conf.os_user, &uid, &gid, home, &ignored) < 0)
+        return;
+    (void)snprintf(inside, sizeof(inside), "%s/x", value);
+    if (restore_make_parents(inside, &ignored) == 0 && chown(value, uid, gid) == 0)
+        log_info("socket directory made: path=%s", value);
+}
+
+/* A server that runs already was started by an interrupted run or by a person: it recovers with the
+ * settings that we wrote, or could not have started. */
+static int start_server(struct recovery *recovery, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    struct start_options options;
+    enum pg_state state;
+    int rc = restore_mount(restore, err);
+    if (rc == 0)
+        rc = pg_server_state(&restore->conf, &state, NULL, err);
+    if (rc < 0)
+        return rc;
+    server_log_begin(restore, &recovery->log);
+    if (state != PG_STOPPED)
+        return restore_gate_open(restore, err);
+    rc = restore_check_isolation(restore, err);
+    if (rc == 0)
+        rc = restore_gate_open(restore, err);
+    if (rc < 0)
+        return rc;
+    make_socket_directory(restore);
+    rc = pg_server_start(&restore->conf, restore_start_options(restore, &options), err);
+    restore_test_stop("recovering-started");
+    return rc;
+}
+
+int restore_recover(struct restore *restore, struct err *err)
+{
+    struct recovery recovery = {.restore = restore};
+    int rc = start_server(&recovery, err);
+    if (rc == 0)
+        rc = follow(&recovery, err);
+    restore_test_stop("recovering-reached");
+    if (rc == 0 && recovery.session && !recovery.in_recovery)
+        rc = finish_promotion(&recovery, err);
+    if (rc == 0 && recovery.in_recovery)
+        log_info("the server waits at the target: action=%s",
+                 restore_action_name(restore->request.action));
+    pg_close(recovery.session);
+    return rc;
+}

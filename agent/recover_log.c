@@ -1,0 +1,170 @@
+/* The server's own words: FATAL of the startup process ends a recovery after pg_ctl said "started"
+ * (FACTS), and only the log says why. The lines since our start are read; what connections are told
+ * while the server is not ready is FATAL too, and means nothing. */
+#include "agent/restore.h"
+#include "agent/pg.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+enum { LOG_READ_MAX = 65536, TAIL_LINES = 6 };
+
+static const struct {
+    const char *text, *hint;
+} causes[] = {
+    {"recovery ended before configured recovery target was reached",
+     "the WAL ends before the target: is the target on another timeline, or was it never written?"},
+    {"requested recovery stop point is before consistent recovery point",
+     "the target lies before the end of the snapshot: choose an older snapshot"},
+    {"WAL ends before end of online backup",
+     "WAL between start and end of the snapshot is missing"},
+    {"could not locate required checkpoint record",
+     "WAL of the snapshot's start is missing, or restore_command could not be run"},
+    {"could not locate a valid checkpoint record", "the image's own WAL is damaged or missing"},
+    {"insufficient parameter settings",
+     "raise the setting named in the log, or restore with --config=image"},
+    {"could not restore file", "look at the repository: tidemark-wal get failed for good"},
+    {"invalid value for parameter", "correct the configuration, then resume"},
+    {"unrecognized configuration parameter", "correct the configuration, then resume"},
+    {"could not create lock file", "the socket directory is missing or not the server user's"},
+    {"Address already in use", "another server uses the port"},
+    {"could not bind", "another server uses the port"},
+    {"could not map anonymous shared memory", "lower shared_buffers or huge_pages"},
+};
+
+static bool is_noise(const char *line)
+{
+    return strstr(line, "the database system is starting up") ||
+           strstr(line, "the database system is not yet accepting connections") ||
+           strstr(line, "Consistent recovery state has not been yet reached") ||
+           strstr(line, "the database system is shutting down");
+}
+
+/* With the logging collector the file is in log_directory; current_logfiles names it. */
+static bool collector_log(const struct restore *restore, char *ret, size_t size)
+{
+    char path[CONF_PATH_MAX + 32], line[512];
+    (void)snprintf(path, sizeof(path), "%s/current_logfiles", restore->data_directory);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return false;
+    bool found = false;
+    while (!found && fgets(line, sizeof(line), file)) {
+        line[strcspn(line, "\n")] = '\0';
+        if (strncmp(line, "stderr ", 7) != 0)
+            continue;
+        (void)snprintf(ret, size, "%s%s%s", line[7] == '/' ? "" : restore->data_directory,
+                       line[7] == '/' ? "" : "/", line + 7);
+        found = true;
+    }
+    (void)fclose(file);
+    return found;
+}
+
+void server_log_begin(struct restore *restore, struct server_log *ret)
+{
+    struct stat st;
+    pg_server_log(&restore->conf, ret->path);
+    ret->offset = stat(ret->path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+/* The last LOG_READ_MAX bytes since this start; malloc'ed. */
+static char *read_since(const char *path, uint64_t offset)
+{
+    struct stat st;
+    char *text = calloc(1, LOG_READ_MAX + 1);
+    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (!text || fd < 0 || fstat(fd, &st) < 0)
+        return text;
+    uint64_t size = (uint64_t)st.st_size;
+    if (offset > size)
+        offset = 0;
+    if (size - offset > LOG_READ_MAX)
+        offset = size - LOG_READ_MAX;
+    ssize_t len = pread(fd, text, LOG_READ_MAX, (off_t)offset);
+    text[len > 0 ? len : 0] = '\0';
+    return text;
+}
+
+static char *read_log(struct restore *restore, const struct server_log *log)
+{
+    char path[CONF_PATH_MAX + 1];
+    char *text = read_since(log->path, log->offset);
+    if (!collector_log(restore, path, sizeof(path)))
+        return text;
+    char *collected = read_since(path, 0);
+    if (collected && collected[0]) {
+        free(text);
+        return collected;
+    }
+    free(collected);
+    return text;
+}
+
+/* The last few lines that are not noise, joined by " | ". */
+static void last_lines(char *text, char *ret, size_t size)
+{
+    char *lines[TAIL_LINES] = {NULL}, *state = NULL;
+    size_t count = 0, len = 0;
+    for (char *line = strtok_r(text, "\n", &state); line; line = strtok_r(NULL, "\n", &state))
+        if (!is_noise(line))
+            lines[count++ % TAIL_LINES] = line;
+    ret[0] = '\0';
+    for (size_t i = count > TAIL_LINES ? count - TAIL_LINES : 0; i < count; i++) {
+        len += (size_t)snprintf(ret + len, size - len, "%s%s", len ? " | " : "",
+                                lines[i % TAIL_LINES]);
+        if (len >= size)
+            break;
+    }
+}
+
+/* The text after "FATAL:" (or PANIC:) of the last line that matters; empty when there is none. */
+static void last_fatal(const char *text, char *ret, size_t size)
+{
+    ret[0] = '\0';
+    for (const char *line = text; *line;) {
+        size_t len = strcspn(line, "\n");
+        char copy[512];
+        (void)snprintf(copy, sizeof(copy), "%.*s", (int)len, line);
+        const char *fatal = strstr(copy, "FATAL:");
+        fatal = fatal ? fatal : strstr(copy, "PANIC:");
+        if (fatal && !is_noise(copy))
+            (void)snprintf(ret, size, "%s", fatal);
+        line += len + (line[len] == '\n');
+    }
+}
+
+/* "max_connections = 50 is a lower setting than on the primary server, where its value was 100." */
+static const char *find_lower_setting(const char *text, char *ret, size_t size)
+{
+    const char *at = strstr(text, "is a lower setting than on the primary server");
+    if (!at)
+        return NULL;
+    while (at > text && at[-1] != '\n' && strncmp(at - 1, ":  ", 3) != 0)
+        at--;
+    (void)snprintf(ret, size, "%.*s", (int)strcspn(at, "\n"), at + strspn(at, " \t"));
+    return ret;
+}
+
+int server_log_error(struct restore *restore, const struct server_log *log, const char *what,
+                     struct err *err)
+{
+    free_mem char *text = read_log(restore, log);
+    char fatal[256], lines[512], setting[192];
+    if (!text)
+        return err_set(err, ERR_POSTGRES, "%s", what);
+    const char *hint = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(causes); i++)
+        if (strstr(text, causes[i].text))
+            hint = causes[i].hint;
+    last_fatal(text, fatal, sizeof(fatal));
+    const char *lower = find_lower_setting(text, setting, sizeof(setting));
+    last_lines(text, lines, sizeof(lines));
+    (void)err_set(err, ERR_POSTGRES, "%s%s%s; its log ends: %s", what,
+                  lower || fatal[0] ? ": " : "", lower ? lower : fatal, lines);
+    if (lower)
+        return err_hint(err, "%s", "raise that setting to the primary's value, then resume");
+    return hint ? err_hint(err, "%s", hint) : err_hint(err, "the server's log is %s", log->path);
+}
