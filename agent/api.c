@@ -40,6 +40,7 @@ struct request {
     char *body;
     size_t len;
     bool too_long;
+    bool answered; /* MHD may call once more while it discards the rest of a body */
 };
 
 struct peer {
@@ -286,6 +287,9 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
     }
     if (*data_len > 0)
         return take_body(request, data, data_len);
+    if (request->answered)
+        return MHD_YES;
+    request->answered = true;
     return answer(server, connection, url, method, request);
 }
 

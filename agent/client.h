@@ -1,0 +1,40 @@
+/* The command line's side of the API: over the control socket, or, when there is no agent, by
+ * calling the same handlers in this process; jobs are processes of their own either way. One
+ * thread. */
+#ifndef TIDEMARK_AGENT_CLIENT_H
+#define TIDEMARK_AGENT_CLIENT_H
+
+#include "agent/conf.h"
+#include "agent/json.h"
+
+struct client;
+
+enum client_mode {
+    CLIENT_AUTO,  /* the agent; without one in this process, which needs root */
+    CLIENT_LOCAL, /* in this process */
+};
+
+/* conf is borrowed. ERR_AUTH when the socket is there but may not be used, ERR_DEVICE when no agent
+ * answers and we are not root. */
+int client_open(const struct conf *conf, enum client_mode mode, struct client **ret,
+                struct err *err);
+bool client_is_local(const struct client *client);
+void client_close(struct client *client);
+
+/* path is not escaped: it is built from ids and tags that were checked. body may be NULL. An error
+ * answer becomes err with its code, text and hint; except 503 of /health, which is an answer. */
+int client_call(struct client *client, const char *method, const char *path, const json_t *body,
+                json_t **ret, struct err *err);
+
+/* Calls each() with every new status of the job, at least about twice a second while bytes move,
+ * until it no longer runs; *ret is the last status (new reference). stop() is asked at least every
+ * second: true ends with ERR_CANCELLED, the job goes on. */
+struct client_follow {
+    void (*each)(void *ctx, const json_t *status);
+    bool (*stop)(void *ctx);
+    void *ctx;
+};
+int client_follow(struct client *client, const char *id, const struct client_follow *follow,
+                  json_t **ret, struct err *err);
+
+#endif

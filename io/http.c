@@ -1,0 +1,164 @@
+/* libcurl's easy interface, see http.h. HTTP/1.1 is asked for explicitly: the default negotiates.
+ */
+#include "io/http.h"
+
+#include <curl/curl.h>
+#include <stdio.h>
+
+struct http {
+    CURL *curl;
+    char socket[108];
+    char error[CURL_ERROR_SIZE];
+};
+
+struct receiver {
+    const struct http_request *request;
+    CURL *curl;
+    char *buf; /* the body, or the line that is not complete yet */
+    size_t len;
+    int rc; /* of line() */
+    bool too_long;
+    struct err *err;
+};
+
+int http_open_unix(const char *socket_path, struct http **ret, struct err *err)
+{
+    struct http *http = calloc(1, sizeof(*http));
+    if (!http)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    (void)snprintf(http->socket, sizeof(http->socket), "%s", socket_path);
+    http->curl = curl_easy_init();
+    if (!http->curl) {
+        free(http);
+        return err_set(err, ERR_INTERNAL, "libcurl did not start");
+    }
+    *ret = http;
+    return 0;
+}
+
+void http_close(struct http *http)
+{
+    if (!http)
+        return;
+    curl_easy_cleanup(http->curl);
+    free(http);
+}
+
+static bool append(struct receiver *receiver, const char *data, size_t len)
+{
+    if (receiver->len + len > HTTP_BODY_MAX) {
+        receiver->too_long = true;
+        return false;
+    }
+    char *grown = realloc(receiver->buf, receiver->len + len + 1);
+    if (!grown)
+        return false;
+    memcpy(grown + receiver->len, data, len);
+    receiver->buf = grown;
+    receiver->len += len;
+    grown[receiver->len] = '\0';
+    return true;
+}
+
+/* Hands over every complete line; the rest waits for more. */
+static bool take_lines(struct receiver *receiver)
+{
+    const struct http_request *request = receiver->request;
+    char *at = receiver->buf, *end = receiver->buf + receiver->len;
+    for (char *newline; (newline = memchr(at, '\n', (size_t)(end - at))); at = newline + 1) {
+        receiver->rc = request->line(request->ctx, at, (size_t)(newline - at), receiver->err);
+        if (receiver->rc < 0)
+            return false;
+    }
+    receiver->len = (size_t)(end - at);
+    memmove(receiver->buf, at, receiver->len);
+    return true;
+}
+
+static size_t on_data(char *data, size_t size, size_t count, void *ctx)
+{
+    struct receiver *receiver = ctx;
+    long status = 0;
+    size_t len = size * count;
+    (void)curl_easy_getinfo(receiver->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (!append(receiver, data, len))
+        return 0;
+    if (receiver->request->line && status >= 200 && status < 300 && !take_lines(receiver))
+        return 0;
+    return len;
+}
+
+static int on_progress(void *ctx, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+{
+    const struct receiver *receiver = ctx;
+    (void)a, (void)b, (void)c, (void)d;
+    return receiver->request->stop && receiver->request->stop(receiver->request->ctx);
+}
+
+static void set_options(struct http *http, struct receiver *receiver, const char *url,
+                        struct curl_slist *headers)
+{
+    const struct http_request *request = receiver->request;
+    CURL *curl = http->curl;
+    curl_easy_reset(curl);
+    curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, http->error);
+    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, http->socket);
+    curl_easy_setopt(curl, CURLOPT_URL, url);
+    curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_PROXY,
+                     ""); /* not for a local socket, whatever http_proxy says */
+    curl_easy_setopt(curl, CURLOPT_TIMEOUT, (long)request->timeout_s);
+    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, on_data);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, receiver);
+    curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl_easy_setopt(curl, CURLOPT_XFERINFODATA, receiver);
+    if (request->body) {
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_len);
+        curl_easy_setopt(curl, CURLOPT_POSTFIELDS, request->body);
+    }
+}
+
+static int failure(const struct http *http, const struct receiver *receiver, CURLcode code,
+                   struct err *err)
+{
+    if (receiver->rc < 0)
+        return receiver->rc;
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return err_set(err, ERR_CANCELLED, "interrupted");
+    if (receiver->too_long)
+        return err_set(err, ERR_INTERNAL, "the answer is longer than 64 MiB");
+    return err_set(err, ERR_DEVICE, "no answer on '%s': %s", http->socket,
+                   http->error[0] ? http->error : curl_easy_strerror(code));
+}
+
+int http_perform(struct http *http, const struct http_request *request, struct http_response *ret,
+                 struct err *err)
+{
+    struct receiver receiver = {.request = request, .curl = http->curl, .err = err};
+    char url[2048];
+    int len = snprintf(url, sizeof(url), "http://localhost%s", request->path);
+    if (len < 0 || (size_t)len >= sizeof(url))
+        return err_set(err, ERR_USAGE, "path too long");
+    struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
+    headers = curl_slist_append(headers, "Expect:"); /* no second round trip for small bodies */
+    http->error[0] = '\0';
+    set_options(http, &receiver, url, headers);
+    CURLcode code = curl_easy_perform(http->curl);
+    long status = 0;
+    (void)curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &status);
+    curl_slist_free_all(headers);
+    if (code != CURLE_OK) {
+        free(receiver.buf);
+        return failure(http, &receiver, code, err);
+    }
+    ret->status = (unsigned)status;
+    ret->body = receiver.buf ? receiver.buf : calloc(1, 1);
+    ret->len = receiver.len;
+    if (!ret->body)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    return 0;
+}

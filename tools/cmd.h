@@ -1,0 +1,86 @@
+/* What the verbs of `tidemark` share: one table of options a verb (it feeds getopt_long and
+ * --help), the connection, following a job, printing. A verb is tools/cmd_<verb>.c with one public
+ * function and its table. One thread. */
+#ifndef TIDEMARK_TOOLS_CMD_H
+#define TIDEMARK_TOOLS_CMD_H
+
+#include "agent/client.h"
+#include "agent/conf.h"
+#include "io/repo.h"
+
+struct cmd_option {
+    const char *name;  /* long name without dashes */
+    char letter;       /* 0 = none */
+    const char *value; /* name of its value in --help; NULL = takes none; "[X]" = optional */
+    const char *help;
+};
+
+enum { CMD_ARGS_MAX = 4, CMD_REPEAT_MAX = 32 };
+
+struct cmd_repeat {
+    const char *name;
+    const char *value;
+};
+
+/* A parsed command line. */
+struct cmd {
+    const struct cmd_verb *verb;
+    struct conf conf;
+    bool json, yes, local, quiet;
+    const char *config_file;
+    struct cmd_repeat given[CMD_REPEAT_MAX]; /* the verb's own options in their order */
+    size_t given_count;
+    const char *args[CMD_ARGS_MAX];
+    size_t arg_count;
+};
+
+struct cmd_verb {
+    const char *name;
+    const char *args; /* for --help: "TAG|ID|latest" */
+    size_t args_min, args_max;
+    const char *summary;
+    const struct cmd_option *options; /* ended by a NULL name; NULL = none */
+    const char *notes;                /* more text for --help; NULL = none */
+    int (*run)(struct cmd *cmd, struct err *err);
+};
+
+extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, verb_restore,
+    verb_verify, verb_status, verb_jobs, verb_cancel, verb_check;
+
+/* --- cmd_options.c --- */
+/* Parses argv[1…] of the verb: common options and its own. 0, ERR_USAGE (with the nearest name), or
+ * CMD_DONE when --help was printed. */
+enum { CMD_DONE = 1 };
+int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **argv, struct err *err);
+/* Value of one of the verb's own options: NULL when it was not given, "" when it has no value. */
+const char *cmd_option(const struct cmd *cmd, const char *name);
+void cmd_print_help(const struct cmd_verb *verb, FILE *to);
+
+/* --- cmd_common.c --- */
+int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err);
+/* Name of a snapshot or job, as part of a path: ERR_USAGE when it cannot be one. */
+int cmd_check_name(const char *what, const char *name, struct err *err);
+/* Completes a unique prefix of a job's id (≥ 6 digits); NULL = the newest restore. */
+int cmd_find_job(struct client *client, const char *prefix, char ret[ID_TEXT_LEN], struct err *err);
+/* Adds key: "VALUE" of option name to body when it was given. */
+void cmd_add_option(const struct cmd *cmd, const char *name, const char *key, json_t *body);
+/* Asks on the terminal; without one (or with --yes) the answer is yes. */
+bool cmd_confirm(const struct cmd *cmd, const char *question);
+
+void cmd_print_json(const json_t *json);
+/* Indented "key: value" lines of anything. */
+void cmd_print_tree(const json_t *json, int indent, FILE *to);
+void cmd_format_size(uint64_t bytes, char text[24]);
+void cmd_format_time(int64_t time_s, char text[32]);
+
+/* --- cmd_follow.c --- */
+/* POSTs, follows the job it made to the end of this run, shows progress. *ret: the job's last
+ * status (new reference). Fails with the job's own error, so that the exit status is its code. The
+ * first Ctrl-C cancels the job; a restore past `marked` is left running and the message says how to
+ * follow it (ERR_PARTIAL). */
+int cmd_run_job(const struct cmd *cmd, struct client *client, const char *path, const json_t *body,
+                json_t **ret, struct err *err);
+int cmd_follow_job(const struct cmd *cmd, struct client *client, const char *id, json_t **ret,
+                   struct err *err);
+
+#endif

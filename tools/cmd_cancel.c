@@ -1,0 +1,62 @@
+/* tidemark cancel: ends a job. */
+#include <stdio.h>
+
+#include "tools/cmd.h"
+
+/* Giving up a half-done restore leaves a server that cannot start: worth a question. */
+static int confirm_partial(const struct cmd *cmd, const json_t *status, struct err *err)
+{
+    static const char *const safe[] = {"planned", "fenced", "complete", "-"};
+    const char *step = json_string_value(json_object_get(status, "step"));
+    const char *state = json_string_value(json_object_get(status, "state"));
+    for (size_t i = 0; i < ARRAY_LEN(safe); i++)
+        if (!step || strcmp(step, safe[i]) == 0 || (state && strcmp(state, "complete") == 0))
+            return 0;
+    if (cmd_confirm(cmd, "The volumes hold neither the old nor the new data; without this restore "
+                         "the server cannot start."))
+        return 0;
+    return err_set(err, ERR_CANCELLED, "not cancelled");
+}
+
+static int cancel(const struct cmd *cmd, struct client *client, struct err *err)
+{
+    char id[ID_TEXT_LEN], path[64];
+    free_json json_t *status = NULL, *answer = NULL;
+    int rc = cmd_find_job(client, cmd->args[0], id, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(path, sizeof(path), "/jobs/%s", id);
+    rc = client_call(client, "GET", path, NULL, &status, err);
+    if (rc == 0)
+        rc = confirm_partial(cmd, status, err);
+    if (rc == 0)
+        rc = client_call(client, "DELETE", path, NULL, &answer, err);
+    if (rc == 0 && cmd->json)
+        cmd_print_json(answer);
+    else if (rc == 0)
+        (void)printf("job %s: cancel requested\n", id);
+    return rc;
+}
+
+static int run(struct cmd *cmd, struct err *err)
+{
+    struct client *client;
+    int rc = cmd_open(cmd, &client, err);
+    if (rc < 0)
+        return rc;
+    rc = cancel(cmd, client, err);
+    client_close(client);
+    return rc;
+}
+
+const struct cmd_verb verb_cancel = {
+    .name = "cancel",
+    .args = "JOB",
+    .args_min = 1,
+    .args_max = 1,
+    .summary = "Cancels a job.",
+    .notes = "A snapshot leaves nothing visible. A restore that has not marked its volumes yet\n"
+             "leaves the old data and starts the old server again; a later one stays resumable\n"
+             "when it was running, and is given up when it was not.\n",
+    .run = run,
+};

@@ -1,0 +1,148 @@
+/* What several verbs need: see cmd.h. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "agent/log.h"
+#include "tools/cmd.h"
+
+int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err)
+{
+    int rc = client_open(&cmd->conf, cmd->local ? CLIENT_LOCAL : CLIENT_AUTO, ret, err);
+    if (rc == 0 && client_is_local(*ret) && !cmd->local)
+        log_info("no agent answers, working without one: socket=%s", cmd->conf.socket);
+    return rc;
+}
+
+int cmd_check_name(const char *what, const char *name, struct err *err)
+{
+    if (repo_name_valid(name, 64))
+        return 0;
+    return err_set(err, ERR_USAGE, "'%.80s' is not the name of a %s", name, what);
+}
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+static int find_in(const json_t *jobs, const char *prefix, char ret[ID_TEXT_LEN], struct err *err)
+{
+    const char *found = NULL;
+    size_t i;
+    json_t *job;
+    json_array_foreach(jobs, i, job)
+    {
+        const char *id = text_of(job, "id");
+        bool match = prefix ? strncmp(id, prefix, strlen(prefix)) == 0
+                            : strcmp(text_of(job, "type"), "restore") == 0;
+        if (prefix && match && found)
+            return err_set(err, ERR_USAGE, "several jobs begin with '%s': %s, %s", prefix, found,
+                           id);
+        if (match)
+            found = id;
+    }
+    if (!found && !prefix)
+        return err_set(err, ERR_MISSING, "there is no restore");
+    if (!found) {
+        (void)err_set(err, ERR_MISSING, "there is no job '%s'", prefix);
+        return err_hint(err, "`tidemark jobs` lists them");
+    }
+    (void)snprintf(ret, ID_TEXT_LEN, "%s", found);
+    return 0;
+}
+
+int cmd_find_job(struct client *client, const char *prefix, char ret[ID_TEXT_LEN], struct err *err)
+{
+    free_json json_t *answer = NULL;
+    if (prefix && (strlen(prefix) < 6 || strspn(prefix, "0123456789abcdef") != strlen(prefix)))
+        return err_set(err, ERR_USAGE, "'%.80s' is not the id of a job (or its first 6 digits)",
+                       prefix);
+    int rc = client_call(client, "GET", "/jobs", NULL, &answer, err);
+    return rc < 0 ? rc : find_in(json_object_get(answer, "jobs"), prefix, ret, err);
+}
+
+void cmd_add_option(const struct cmd *cmd, const char *name, const char *key, json_t *body)
+{
+    const char *value = cmd_option(cmd, name);
+    if (value)
+        (void)json_object_set_new(body, key, value[0] ? json_string(value) : json_true());
+}
+
+bool cmd_confirm(const struct cmd *cmd, const char *question)
+{
+    char line[16] = "";
+    if (cmd->yes || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
+        return true;
+    (void)fprintf(stderr, "%s Type yes: ", question);
+    return fgets(line, sizeof(line), stdin) && strcmp(line, "yes\n") == 0;
+}
+
+void cmd_print_json(const json_t *json)
+{
+    char *text = json_text(json);
+    (void)puts(text);
+    free(text);
+}
+
+static void print_scalar(const json_t *json, FILE *to)
+{
+    if (json_is_string(json)) {
+        /* A name from a repository must not reach the terminal as an escape sequence. */
+        for (const char *at = json_string_value(json); *at; at++)
+            (void)fputc((unsigned char)*at < 0x20 || *at == 0x7f ? ' ' : *at, to);
+        (void)fputc('\n', to);
+        return;
+    }
+    char *text = json_text(json);
+    (void)fprintf(to, "%s\n", json_is_null(json) ? "-" : text);
+    free(text);
+}
+
+static bool is_scalar(const json_t *json)
+{
+    return !json_is_object(json) && !json_is_array(json);
+}
+
+void cmd_print_tree(const json_t *json, int indent, FILE *to)
+{
+    const char *key;
+    json_t *value;
+    size_t i;
+    json_object_foreach((json_t *)(uintptr_t)json, key, value)
+    {
+        (void)fprintf(to, "%*s%s:%s", indent, "", key, is_scalar(value) ? " " : "\n");
+        if (is_scalar(value))
+            print_scalar(value, to);
+        else
+            cmd_print_tree(value, indent + 2, to);
+    }
+    json_array_foreach(json, i, value)
+    {
+        (void)fprintf(to, "%*s-%s", indent, "", is_scalar(value) ? " " : "\n");
+        if (is_scalar(value))
+            print_scalar(value, to);
+        else
+            cmd_print_tree(value, indent + 2, to);
+    }
+}
+
+void cmd_format_size(uint64_t bytes, char text[24])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    size_t unit = 0;
+    for (; value >= 1024 && unit + 1 < ARRAY_LEN(units); unit++)
+        value /= 1024;
+    (void)snprintf(text, 24, unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+}
+
+void cmd_format_time(int64_t time_s, char text[32])
+{
+    struct tm local;
+    time_t when = (time_t)time_s;
+    if (time_s <= 0 || !localtime_r(&when, &local) ||
+        strftime(text, 32, "%Y-%m-%d %H:%M:%S", &local) == 0)
+        (void)strcpy(text, "-");
+}

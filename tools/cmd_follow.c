@@ -1,0 +1,200 @@
+/* Following a job: a progress line on a terminal, one line a phase on a pipe, both on stderr. The
+ * job is a process of its own; what happens to this one does not stop it, except that Ctrl-C asks
+ * it to. */
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+
+#include "agent/job.h"
+#include "tools/cmd.h"
+
+/* Counts Ctrl-C and SIGTERM; the only global, as handlers need one. */
+static volatile sig_atomic_t interrupts;
+
+struct view {
+    const struct cmd *cmd;
+    struct client *client;
+    const char *id;
+    char phase[64];
+    bool terminal, line_open;
+    bool partial;          /* past `marked`: neither the old nor the new data is there */
+    bool cancelling;       /* asked already */
+    sig_atomic_t answered; /* interrupts that were dealt with */
+};
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    interrupts++;
+}
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+static uint64_t number_of(const json_t *json, const char *key)
+{
+    json_int_t value = json_integer_value(json_object_get(json, key));
+    return value > 0 ? (uint64_t)value : 0;
+}
+
+/* --- showing -----------------------------------------------------------------------------------*/
+static void clear_line(struct view *view)
+{
+    if (view->line_open)
+        (void)fputs("\r\033[K", stderr);
+    view->line_open = false;
+}
+
+static void show_bar(struct view *view, const json_t *progress, const char *phase)
+{
+    char done[24], total[24], rate[24], line[160];
+    uint64_t bytes_done = number_of(progress, "bytes_done");
+    uint64_t bytes_total = number_of(progress, "bytes_total");
+    uint64_t left_s = number_of(progress, "left_s");
+    struct winsize size = {0};
+    cmd_format_size(bytes_done, done);
+    cmd_format_size(bytes_total, total);
+    cmd_format_size(number_of(progress, "rate_bytes_s"), rate);
+    int len = snprintf(line, sizeof(line), "%s", phase);
+    if (bytes_total > 0 && len > 0 && (size_t)len < sizeof(line))
+        len += snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 " %%  %s of %s  %s/s",
+                        bytes_done >= bytes_total ? 100 : bytes_done * 100 / bytes_total, done,
+                        total, rate);
+    if (left_s > 0 && len > 0 && (size_t)len < sizeof(line))
+        (void)snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 ":%02" PRIu64 " left",
+                       left_s / 60, left_s % 60);
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
+        size.ws_col = 80;
+    (void)fprintf(stderr, "\r\033[K%.*s", (int)size.ws_col - 1, line);
+    (void)fflush(stderr);
+    view->line_open = true;
+}
+
+static void show(void *ctx, const json_t *status)
+{
+    struct view *view = ctx;
+    const char *phase = text_of(status, "phase");
+    view->partial = job_is_partial(status);
+    if (view->cmd->quiet)
+        return;
+    if (phase[0] && strcmp(phase, view->phase) != 0) {
+        (void)snprintf(view->phase, sizeof(view->phase), "%s", phase);
+        if (!view->terminal)
+            (void)fprintf(stderr, "%s\n", phase);
+    }
+    if (view->terminal && json_is_true(json_object_get(status, "running")))
+        show_bar(view, json_object_get(status, "progress"), phase);
+}
+
+/* --- Ctrl-C ------------------------------------------------------------------------------------*/
+static void ask_to_cancel(struct view *view)
+{
+    char path[96];
+    json_t *answer = NULL;
+    struct err err;
+    clear_line(view);
+    (void)snprintf(path, sizeof(path), "/jobs/%s", view->id);
+    if (client_call(view->client, "DELETE", path, NULL, &answer, &err) < 0)
+        (void)fprintf(stderr, "not cancelled: %s\n", err.text);
+    else
+        (void)fputs("cancelling; press Ctrl-C again to leave without waiting\n", stderr);
+    json_decref(answer);
+    view->cancelling = true;
+}
+
+/* True: leave, the job goes on. Past `marked` cancelling would only leave a server that cannot
+ * start, so the first Ctrl-C detaches there. libcurl is not re-entrant: the cancel request is made
+ * in between, see follow(). */
+static bool stop(void *ctx)
+{
+    struct view *view = ctx;
+    return interrupts > view->answered;
+}
+
+static int detached(const struct view *view, struct err *err)
+{
+    if (view->partial) {
+        (void)err_set(err, ERR_PARTIAL, "left restore %s running: it is not finished", view->id);
+        return err_hint(err,
+                        "`tidemark jobs --follow %s` follows it; `tidemark cancel %s` stops it",
+                        view->id, view->id);
+    }
+    (void)err_set(err, ERR_CANCELLED, "left job %s running", view->id);
+    return err_hint(err, "`tidemark jobs --follow %s` follows it", view->id);
+}
+
+static int follow(struct view *view, json_t **ret, struct err *err)
+{
+    const struct client_follow how = {.each = show, .stop = stop, .ctx = view};
+    for (;;) {
+        int rc = client_follow(view->client, view->id, &how, ret, err);
+        if (rc != -ERR_CANCELLED || interrupts == view->answered)
+            return rc;
+        view->answered = interrupts;
+        if (view->partial || view->cancelling) {
+            clear_line(view);
+            return detached(view, err);
+        }
+        ask_to_cancel(view);
+    }
+}
+
+/* --- the outcome -------------------------------------------------------------------------------*/
+static int outcome(const json_t *status, const char *id, struct err *err)
+{
+    const char *state = text_of(status, "state");
+    const json_t *error = json_object_get(status, "error");
+    if (strcmp(state, "complete") == 0 || strcmp(state, "prepared") == 0 ||
+        strcmp(state, "executed") == 0)
+        return 0;
+    if (json_is_object(error)) {
+        enum err_code code = err_code_from_name(text_of(error, "code"));
+        (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", text_of(error, "text"));
+        if (text_of(error, "hint")[0])
+            (void)err_hint(err, "%s", text_of(error, "hint"));
+    } else {
+        (void)err_set(err, job_is_partial(status) ? ERR_PARTIAL : ERR_INTERNAL,
+                      "the process of job %s ended without a word", id);
+    }
+    if (!err->hint[0] && job_is_partial(status))
+        (void)err_hint(err, "`tidemark restore --resume %s` goes on", id);
+    return -(int)err->code;
+}
+
+int cmd_follow_job(const struct cmd *cmd, struct client *client, const char *id, json_t **ret,
+                   struct err *err)
+{
+    struct view view = {.cmd = cmd, .client = client, .id = id, .answered = interrupts};
+    struct sigaction action = {.sa_handler = on_interrupt};
+    view.terminal = isatty(STDERR_FILENO);
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
+    json_t *status = NULL;
+    int rc = follow(&view, &status, err);
+    clear_line(&view);
+    (void)signal(SIGINT, SIG_DFL);
+    (void)signal(SIGTERM, SIG_DFL);
+    if (rc < 0)
+        return rc;
+    rc = outcome(status, id, err);
+    if (rc < 0)
+        json_decref(status);
+    else
+        *ret = status;
+    return rc;
+}
+
+int cmd_run_job(const struct cmd *cmd, struct client *client, const char *path, const json_t *body,
+                json_t **ret, struct err *err)
+{
+    free_json json_t *answer = NULL;
+    const char *id = NULL;
+    int rc = client_call(client, "POST", path, body, &answer, err);
+    if (rc == 0)
+        rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
+    return rc < 0 ? rc : cmd_follow_job(cmd, client, id, ret, err);
+}
