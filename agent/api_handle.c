@@ -7,7 +7,7 @@
 #include "agent/api_request.h"
 #include "agent/catalog.h"
 #include "agent/job_rules.h"
-#include "agent/log.h"
+#include "agent/repository.h"
 
 enum { PATH_PARTS_MAX = 3, KEY_LEN_MAX = 128 };
 
@@ -193,33 +193,13 @@ static int post_job(struct api *api, struct api_call *call, const char *type, co
     return rc < 0 ? rc : launch(api, call, request, goal, err);
 }
 
-static int open_repository(const struct conf *conf, struct store **ret_store, struct repo *ret,
-                           struct err *err)
-{
-    bool copy;
-    if (!conf->repository_url[0]) {
-        (void)err_set(err, ERR_CONFIG, "no repository is configured");
-        return err_hint(err, "set url in [repository], or give --repository=URL");
-    }
-    int rc = store_open(conf->repository_url, NULL, false, ret_store, err);
-    if (rc < 0)
-        return rc;
-    rc = repo_open(*ret_store, ret, &copy, err);
-    if (rc < 0)
-        store_close(*ret_store);
-    else if (copy)
-        log_warn("tidemark.repo is damaged or missing, its copy was used: url=%s",
-                 conf->repository_url);
-    return rc;
-}
-
 /* A tag that is taken is refused before the work, not after; the commit checks again. */
 static int check_tag_free(struct api *api, const json_t *request, struct err *err)
 {
     const char *tag = json_string_value(json_object_get(request, "tag"));
     struct store *store;
     struct repo repo;
-    int rc = open_repository(api->conf, &store, &repo, err);
+    int rc = repository_open(api->conf, &store, &repo, err);
     if (rc < 0)
         return rc;
     struct record *record = calloc(1, sizeof(*record));
@@ -328,7 +308,7 @@ static int get_snapshots(struct api *api, struct api_call *call, const char *arg
     struct repo repo;
     size_t damaged = 0;
     (void)arg;
-    int rc = open_repository(api->conf, &store, &repo, err);
+    int rc = repository_open(api->conf, &store, &repo, err);
     if (rc < 0)
         return rc;
     json_t *list = json_array();
@@ -350,7 +330,7 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
     struct store *store;
     struct repo repo;
     const struct conf *conf = api->conf;
-    int rc = open_repository(conf, &store, &repo, err);
+    int rc = repository_open(conf, &store, &repo, err);
     if (rc < 0)
         return rc;
     struct record *record = calloc(1, sizeof(*record));

@@ -144,5 +144,5 @@ void cmd_format_time(int64_t time_s, char text[32])
     time_t when = (time_t)time_s;
     if (time_s <= 0 || !localtime_r(&when, &local) ||
         strftime(text, 32, "%Y-%m-%d %H:%M:%S", &local) == 0)
-        (void)strcpy(text, "-");
+        (void)snprintf(text, 32, "-");
 }

@@ -1,7 +1,7 @@
 /* tidemark init: makes a repository. The only verb that writes to the repository from here. */
-#include <grp.h>
 #include <stdio.h>
 
+#include "agent/repository.h"
 #include "tools/cmd.h"
 
 static const struct cmd_option options[] = {
@@ -9,44 +9,14 @@ static const struct cmd_option options[] = {
     {NULL, 0, NULL, NULL},
 };
 
-/* The server's own user writes WAL into a file:// repository, root everything else: a common group
- * owns it. */
-static int find_group(const struct conf *conf, int64_t *ret, struct err *err)
-{
-    const char *name = conf->repository_group[0] ? conf->repository_group : "tidemark-repo";
-    const struct group *group = getgrnam(name);
-    if (!group && conf->repository_group[0])
-        return err_set(err, ERR_CONFIG, "[repository] group '%s' does not exist", name);
-    *ret = group ? (int64_t)group->gr_gid : -1;
-    return 0;
-}
-
-static int make(struct cmd *cmd, struct repo *ret, struct err *err)
-{
-    struct store_options store_options;
-    struct store *store;
-    int rc = find_group(&cmd->conf, &store_options.group_id, err);
-    if (rc == 0)
-        rc = store_open(cmd->conf.repository_url, &store_options, true, &store, err);
-    if (rc < 0)
-        return rc;
-    rc = repo_create(store, cmd->conf.chunk_size, ret, err);
-    store_close(store);
-    return rc;
-}
-
 static int run(struct cmd *cmd, struct err *err)
 {
     struct repo repo;
     char id[ID_TEXT_LEN];
     const char *chunk_size = cmd_option(cmd, "chunk-size");
     int rc = chunk_size ? conf_set(&cmd->conf, "repository.chunk_size", chunk_size, err) : 0;
-    if (rc == 0 && !cmd->conf.repository_url[0]) {
-        (void)err_set(err, ERR_CONFIG, "no repository is configured");
-        return err_hint(err, "set url in [repository], or give --repository=URL");
-    }
     if (rc == 0)
-        rc = make(cmd, &repo, err);
+        rc = repository_init(&cmd->conf, &repo, err);
     if (rc < 0)
         return rc;
     id_to_text(repo.id, id);

@@ -150,7 +150,8 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
     const char *url = NULL;
     size_t count = 0;
     cmd->verb = verb;
-    (void)strcpy(tables.letters, ":"); /* '+' is not wanted: options may follow arguments */
+    (void)snprintf(tables.letters, sizeof(tables.letters),
+                   ":"); /* '+' is not wanted: options may follow arguments */
     add_options(&tables, &count, common_options, COMMON_ID);
     add_options(&tables, &count, verb->options, OWN_ID);
     opterr = 0;

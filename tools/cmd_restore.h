@@ -1,0 +1,12 @@
+/* The request of `tidemark restore` from its command line; only cmd_restore*.c use it. */
+#ifndef TIDEMARK_TOOLS_CMD_RESTORE_H
+#define TIDEMARK_TOOLS_CMD_RESTORE_H
+
+#include "tools/cmd.h"
+
+extern const struct cmd_option restore_options[];
+
+/* Fills body, the object of POST /restores. ERR_USAGE. */
+int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err);
+
+#endif
