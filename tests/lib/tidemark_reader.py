@@ -24,10 +24,11 @@ P32_1, P32_2, P32_3 = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
 P64_1, P64_2, P64_3 = 0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
 P64_4, P64_5 = 0x85EBCA77C2B2AE63, 0x27D4EB2F165667C5
 SECRET = bytes.fromhex(
-    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07dccff7221"
-    "b8084674f743248ee03590e6813a264c3c2852bb91c300cb88d0658b1b532ea371644897a20df94e3819ef46a9deacd8"
-    "a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364eac5ac8334d3ebc3c581a0fffa1363eb"
-    "170ddd51b7f0da49d316552629d4689e2b16be587d47a1fc8ff8b8d17ad031ce45cb3a8f95160428afd7fbcabb4b407e")
+    "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07d"
+    "ccff7221b8084674f743248ee03590e6813a264c3c2852bb91c300cb88d0658b1b532ea371644897a20df94e"
+    "3819ef46a9deacd8a8fa763fe39c343ff9dcbbc7c70b4f1d8a51e04bcdb45931c89f7ec9d9787364eac5ac83"
+    "34d3ebc3c581a0fffa1363eb170ddd51b7f0da49d316552629d4689e2b16be587d47a1fc8ff8b8d17ad031ce"
+    "45cb3a8f95160428afd7fbcabb4b407e")
 
 
 # --- XXH3-128 (xxHash's specification, lengths from 17 bytes) ------------------------------------
@@ -56,8 +57,9 @@ def xxh3_short(data, seed):
 
     def mix32(first, second, key, seed):
         nonlocal low, high
-        low = (low + mix16(first, key, seed) & M64) ^ (u64(data, second) + u64(data, second + 8) & M64)
-        high = (high + mix16(second, key + 16, seed) & M64) ^ (u64(data, first) + u64(data, first + 8) & M64)
+        low, high = low + mix16(first, key, seed), high + mix16(second, key + 16, seed)
+        low = low & M64 ^ (u64(data, second) + u64(data, second + 8) & M64)
+        high = high & M64 ^ (u64(data, first) + u64(data, first + 8) & M64)
 
     if size <= 128:
         for i in range((size - 1) // 32, -1, -1):
@@ -77,9 +79,9 @@ class Xxh3:
 
     def __init__(self, seed):
         self.seed = seed
-        key = b"".join(struct.pack("<QQ", u64(SECRET, i) + seed & M64, u64(SECRET, i + 8) - seed & M64)
-                       for i in range(0, 192, 16))
-        self.key = key
+        self.key = key = b"".join(
+            struct.pack("<QQ", u64(SECRET, i) + seed & M64, u64(SECRET, i + 8) - seed & M64)
+            for i in range(0, 192, 16))
         self.words = [u64(key, 8 * (n + lane)) for n in range(16) for lane in range(8)]
         self.last = struct.unpack_from("<8Q", key, 121)
         self.scramble = struct.unpack_from("<8Q", key, 128)
@@ -182,14 +184,14 @@ class Header:
         need(data[:8] == magic.ljust(8, b"\0"), f"{what}: wrong magic {data[:8]!r}")
         need(PLAIN.digest(data[:176]) == data[176:192], f"{what}: wrong header checksum")
         version, size, key, flags, self.body_len = struct.unpack_from("<IIIIQ", data, 8)
-        need((version, size, key, flags) == (1, 192, 0, 0), f"{what}: unknown version, key or flags")
+        need((version, size, key, flags) == (1, 192, 0, 0), f"{what}: unknown version or flags")
         need(not any(data[84:88]) and not any(data[120:176]), f"{what}: reserved bytes")
         self.repository, self.volume, self.snapshot = data[32:48], data[48:64], data[64:80]
         self.number = struct.unpack_from("<I", data, 80)[0]
         self.digest = data[88:120]
 
     def whole(self, data, what):
-        need(len(data) == 192 + self.body_len, f"{what}: {len(data)} bytes, not 192 + {self.body_len}")
+        need(len(data) == 192 + self.body_len, f"{what}: wrong length {len(data)}")
         need(hashlib.sha256(data[192:]).digest() == self.digest, f"{what}: wrong SHA-256")
 
 
@@ -244,7 +246,8 @@ def find_record(repository, wanted):
         by_id = wanted == identity
         try:
             data = repository.read(name)
-            repository.header(data, b"TMJSON", name, snapshot=text_id(identity), number=1).whole(data, name)
+            header = repository.header(data, b"TMJSON", name, ZERO_ID, text_id(identity), 1)
+            header.whole(data, name)
             record = json.loads(data[192:])
             need(record["format"] == 1 and record["id"] == identity, f"{name}: wrong id or format")
         except (Bad, ValueError, KeyError) as error:
@@ -269,23 +272,22 @@ class Volume:
         self.id_text = self.id.hex()
         what = f"volume/{self.id_text}/{record['id']}"
         data = repository.read(what)
-        need(hashlib.sha256(data).hexdigest() == entry[0]["manifest_sha256"], f"{what}: not the record's")
-        repository.header(data, b"TMVOLUME", what, self.id, text_id(record["id"])).whole(data, what)
+        digest = hashlib.sha256(data).hexdigest()
+        need(digest == entry[0]["manifest_sha256"], f"{what}: not the record's")
+        header = repository.header(data, b"TMVOLUME", what, self.id, text_id(record["id"]))
+        header.whole(data, what)
         need(len(data) >= 448, f"{what}: cut")
-        (self.size, chunk_size, region_size, self.region_count, pack_count) = struct.unpack_from(
-            "<QIIII", data, 192)
+        self.size, chunk_size, region_size, regions, packs = struct.unpack_from("<QIIII", data, 192)
         need(chunk_size == repository.chunk_size and region_size == repository.region_size,
              f"{what}: other geometry than the repository's")
-        need(self.size and self.size % 512 == 0 and self.region_count == -(-self.size // region_size),
+        need(self.size and self.size % 512 == 0 and regions == -(-self.size // region_size),
              f"{what}: impossible size")
-        need(len(data) == 448 + 64 * self.region_count + 40 * pack_count, f"{what}: wrong length")
+        need(len(data) == 448 + 64 * regions + 40 * packs, f"{what}: wrong length")
         need(not any(data[192 + 168:448]), f"{what}: reserved bytes")
-        self.places = [struct.unpack_from("<16sIIII32s", data, 448 + 64 * i)
-                       for i in range(self.region_count)]
-        start = 448 + 64 * self.region_count
-        packs = [struct.unpack_from("<16sIIQQ", data, start + 40 * i) for i in range(pack_count)]
-        need(all(a[:2] < b[:2] for a, b in zip(packs, packs[1:])), f"{what}: packs are not in order")
-        self.packs = {pack[:2]: pack for pack in packs}
+        self.places = list(struct.iter_unpack("<16sIIII32s", data[448:448 + 64 * regions]))
+        listed = list(struct.iter_unpack("<16sIIQQ", data[448 + 64 * regions:]))
+        need(all(a[:2] < b[:2] for a, b in zip(listed, listed[1:])), f"{what}: packs not in order")
+        self.packs = {pack[:2]: pack for pack in listed}
         self.files = {}
 
     def region(self, index):
@@ -299,13 +301,14 @@ class Volume:
              f"{what}: no region table")
         version, header_len, position, chunk_size, chunks, packs, last, flags = struct.unpack_from(
             "<8I", data, 8)
-        need((version, header_len, flags) == (1, 64, 0) and not any(data[40:48]), f"{what}: unknown")
+        need((version, header_len, flags) == (1, 64, 0) and not any(data[40:48]), f"{what}: new")
         bytes_here = min(64 << 20, self.size - index * (64 << 20))
         need(position == index and chunk_size == self.repository.chunk_size
-             and chunks == -(-bytes_here // chunk_size) and last == bytes_here - (chunks - 1) * chunk_size
+             and chunks == -(-bytes_here // chunk_size)
+             and last == bytes_here - (chunks - 1) * chunk_size
              and size == 64 + 24 * packs + 32 * chunks, f"{what}: not the table of this place")
-        references = [struct.unpack_from("<16sII", data, 64 + 24 * i) for i in range(packs)]
-        entries = [struct.unpack_from("<16sIIII", data, 64 + 24 * packs + 32 * i) for i in range(chunks)]
+        references = list(struct.iter_unpack("<16sII", data[64:64 + 24 * packs]))
+        entries = list(struct.iter_unpack("<16sIIII", data[64 + 24 * packs:]))
         return references, entries, [chunk_size] * (chunks - 1) + [last]
 
     def stored(self, reference, offset, size):
@@ -317,9 +320,10 @@ class Volume:
             if len(self.files) >= 64:
                 self.files.pop(next(iter(self.files))).close()
             file = self.files[name] = open(self.repository.path(name), "rb")
-            header = self.repository.header(file.read(192), b"TMPACK", name, self.id, snapshot, number)
-            stored = os.fstat(file.fileno()).st_size
-            need(stored == 192 + header.body_len == self.packs[snapshot, number][3],
+            head = file.read(192)
+            header = self.repository.header(head, b"TMPACK", name, self.id, snapshot, number)
+            size_now = os.fstat(file.fileno()).st_size
+            need(size_now == 192 + header.body_len == self.packs[snapshot, number][3],
                  f"{name}: wrong length")
         self.files[name].seek(offset)
         data = self.files[name].read(size)
@@ -332,7 +336,7 @@ class Volume:
         size, flags = len_flags & 0xFFFFFF, len_flags >> 24
         need(zero == 0 and flags in (0, ZERO, FREE, RAW), f"unknown flags {flags}")
         if flags & (ZERO | FREE):
-            need(not any(digest) and pack == 0 and offset == 0 and size == 0, "no data, but a place")
+            need(entry[:4] == (ZERO_ID, 0, 0, flags << 24), "no data, but a place")
             return None
         need(pack < len(references) and offset >= 192, "impossible place")
         need(size == plain_len if flags & RAW else 0 < size < plain_len, f"{size} stored bytes")
@@ -345,7 +349,7 @@ class Volume:
     def read(self, check_every, out, entry_map):
         """Writes all chunks into the file out, which reads back as zeros now."""
         count = 0
-        for index in range(self.region_count):
+        for index in range(len(self.places)):
             references, entries, lengths = self.region(index)
             for i, (entry, plain_len) in enumerate(zip(entries, lengths)):
                 check = check_every and count % check_every == 0
@@ -369,16 +373,16 @@ def main():
     parser.add_argument("snapshot", help="id or tag")
     parser.add_argument("volume", help="name")
     parser.add_argument("out")
-    parser.add_argument("--check", default="all", help="digests: all, none, or every N-th chunk")
+    parser.add_argument("--check", default=1, help="digests: all, none, or every N-th chunk",
+                        type=lambda text: int({"all": 1, "none": 0}.get(text, text)))
     parser.add_argument("--map", help="file for one line a chunk")
     options = parser.parse_args()
-    every = {"all": 1, "none": 0}.get(options.check) if options.check in ("all", "none") else int(options.check)
     try:
         repository = Repository(options.repository)
         volume = Volume(repository, find_record(repository, options.snapshot), options.volume)
         with open(options.out, "wb") as out, open(options.map or os.devnull, "w") as entry_map:
             out.truncate(volume.size)
-            volume.read(every, out, entry_map if options.map else None)
+            volume.read(options.check, out, entry_map if options.map else None)
     except (Bad, OSError) as error:
         print(f"tidemark_reader: {error}", file=sys.stderr)
         return 1

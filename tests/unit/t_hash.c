@@ -7,7 +7,7 @@
 static void hex(const uint8_t *bytes, size_t len, char *to)
 {
     for (size_t i = 0; i < len; i++)
-        sprintf(to + 2 * i, "%02x", bytes[i]);
+        (void)snprintf(to + 2 * i, 3, "%02x", bytes[i]);
 }
 
 /* Bytes 0, 7, 14, … modulo 251. */
