@@ -311,7 +311,6 @@ int job_status(const struct conf *conf, const char *id, json_t **ret, struct err
     const char *state = json_string_value(json_object_get(journal, "state"));
     if (!state)
         return err_set(err, ERR_CORRUPT, "'%s' has no state", path);
-    running = running && strcmp(state, "running") == 0;
     if (!running && strcmp(state, "running") == 0)
         (void)json_object_set_new(journal, "state", json_string("interrupted"));
     (void)json_object_set_new(journal, "running", json_boolean(running));

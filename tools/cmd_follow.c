@@ -5,9 +5,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
 #include "agent/job.h"
 #include "tools/cmd.h"
+
+enum { REPEAT_MS = 500 };
 
 /* Counts Ctrl-C and SIGTERM; the only global, as handlers need one. */
 static volatile sig_atomic_t interrupts;
@@ -21,6 +24,7 @@ struct view {
     bool partial;          /* past `marked`: neither the old nor the new data is there */
     bool cancelling;       /* asked already */
     sig_atomic_t answered; /* interrupts that were dealt with */
+    uint64_t asked_ms;     /* when cancelling began */
 };
 
 static void on_interrupt(int number)
@@ -91,6 +95,13 @@ static void show(void *ctx, const json_t *status)
 }
 
 /* --- Ctrl-C ------------------------------------------------------------------------------------*/
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
 static void ask_to_cancel(struct view *view)
 {
     char path[96];
@@ -104,6 +115,7 @@ static void ask_to_cancel(struct view *view)
         (void)fputs("cancelling; press Ctrl-C again to leave without waiting\n", stderr);
     json_decref(answer);
     view->cancelling = true;
+    view->asked_ms = now_ms();
 }
 
 /* True: leave, the job goes on. Past `marked` cancelling would only leave a server that cannot
@@ -112,6 +124,9 @@ static void ask_to_cancel(struct view *view)
 static bool stop(void *ctx)
 {
     struct view *view = ctx;
+    /* timeout(1) and some shells send a signal to the process and to its group: twice is once. */
+    if (view->cancelling && now_ms() - view->asked_ms < REPEAT_MS)
+        view->answered = interrupts;
     return interrupts > view->answered;
 }
 

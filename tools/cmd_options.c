@@ -150,8 +150,7 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
     const char *url = NULL;
     size_t count = 0;
     cmd->verb = verb;
-    (void)snprintf(tables.letters, sizeof(tables.letters),
-                   ":"); /* '+' is not wanted: options may follow arguments */
+    tables.letters[0] = ':'; /* tells a missing value from an unknown option */
     add_options(&tables, &count, common_options, COMMON_ID);
     add_options(&tables, &count, verb->options, OWN_ID);
     opterr = 0;
