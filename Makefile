@@ -70,6 +70,7 @@ help:
 #: bench          micro-benchmarks of the pipelines
 #: install        DESTDIR= PREFIX=/usr
 #: fuzz           build the libFuzzer targets into build/fuzz
+#: fuzz-smoke     run each of them for FUZZ_SECONDS=10
 #: clean          remove build/
 
 $(B)/%.o: %.c
@@ -108,15 +109,24 @@ TOOL_SRC := $(wildcard tests/*/tool_*.c)
 TOOLS    := $(TOOL_SRC:%.c=$(B)/%)
 $(TOOLS): $(B)/%: $(B)/%.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
-test-tools: $(TOOLS)
+test-tools: $(TOOLS) fuzz-replay
 
 # --- fuzzing: tests/fuzz/fuzz_<name>.c with its corpus in tests/fuzz/corpus/<name>/ ----------------
-FUZZ := $(patsubst tests/fuzz/%.c,$(B)/%,$(wildcard tests/fuzz/fuzz_*.c))
+# clang links them with libFuzzer into build/fuzz, gcc with a main that runs files.
+FUZZ_SRC    := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ        := $(patsubst tests/fuzz/%.c,$(B)/%,$(FUZZ_SRC))
+FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 $(FUZZ): $(B)/%: $(B)/tests/fuzz/%.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
+$(FUZZ_REPLAY): $(B)/%: $(B)/%.o $(B)/tests/fuzz/replay.o $(ARCHIVES)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 fuzz-programs: $(FUZZ)
+fuzz-replay: $(FUZZ_REPLAY)
 fuzz:
 	@$(MAKE) --no-print-directory SAN=fuzz fuzz-programs
+fuzz-smoke: fuzz
+	@for program in $(FUZZ_SRC:tests/fuzz/fuzz_%.c=%); do echo "# $$program"; \
+	python3 tests/lib/fuzz.py build/fuzz/fuzz_$$program tests/fuzz/corpus/$$program || exit 1; done
 
 deps:
 	@tools/install-deps
@@ -137,4 +147,5 @@ clean:
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all objects help deps deps-check demo check campaign unit test-tools fuzz fuzz-programs bench clean install
+.PHONY: all objects help deps deps-check demo check campaign unit test-tools fuzz fuzz-programs fuzz-replay \
+	fuzz-smoke bench clean install

@@ -1,0 +1,23 @@
+/* tidemark.repo: what decodes must encode to the same bytes. */
+#include "tests/fuzz/fuzz.h"
+
+static void one(const uint8_t *data, size_t size)
+{
+    struct repo repo;
+    struct err err;
+    uint8_t again[FMT_REPO_LEN];
+    if (!fuzz_good(fmt_repo_decode(data, size, &repo, &err), &err))
+        return;
+    FUZZ_CHECK(size == FMT_REPO_LEN);
+    fmt_repo_encode(&repo, again);
+    FUZZ_CHECK(memcmp(again, data, size) == 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    free_mem uint8_t *copy = fuzz_copy(data, size);
+    one(copy, size);
+    fuzz_seal_body(copy, size);
+    one(copy, size);
+    return 0;
+}
