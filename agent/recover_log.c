@@ -24,7 +24,7 @@ static const struct {
      "WAL of the snapshot's start is missing, or restore_command could not be run"},
     {"could not locate a valid checkpoint record", "the image's own WAL is damaged or missing"},
     {"insufficient parameter settings",
-     "raise the setting named in the log, or restore with --config=image"},
+     "raise the setting named in the log, or restore with --server-config=image"},
     {"could not restore file", "look at the repository: tidemark-wal get failed for good"},
     {"invalid value for parameter", "correct the configuration, then resume"},
     {"unrecognized configuration parameter", "correct the configuration, then resume"},

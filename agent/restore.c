@@ -166,12 +166,20 @@ static int run_steps(struct restore *restore, enum restore_step first, struct er
     return 0;
 }
 
+/* Only noted: job_close() writes it when the process is about to be gone, because whoever reads it
+ * asks for the next goal at once. */
+static int end_as(struct restore *restore, const char *state)
+{
+    json_object_set_new(restore->job->journal, "state", json_string(state));
+    return 0;
+}
+
 static int finish_verify(struct restore *restore, struct err *err)
 {
     int rc = step_verify(restore, err);
     if (rc == 0)
         rc = restore_enter(restore, STEP_COMPLETE, err);
-    return rc < 0 ? rc : job_journal(restore->job, "complete", NULL, err);
+    return rc < 0 ? rc : end_as(restore, "complete");
 }
 
 /* --- where to begin --------------------------------------------------------------------------- */
@@ -268,9 +276,7 @@ static int run_goal(struct restore *restore, struct err *err)
         if (step > STEP_PLANNED)
             return err_set(err, ERR_REFUSED, "the restore is past its plan");
         int rc = run_plan(restore, err);
-        return rc < 0 ? rc
-                      : job_journal(restore->job,
-                                    restore->request.dry_run ? "complete" : "prepared", NULL, err);
+        return rc < 0 ? rc : end_as(restore, restore->request.dry_run ? "complete" : "prepared");
     }
     if (step < STEP_VERIFYING) {
         int rc = run_execute(restore, step, err);
@@ -284,7 +290,7 @@ static int run_goal(struct restore *restore, struct err *err)
             return rc;
     }
     if (strcmp(goal, "execute") == 0)
-        return job_journal(restore->job, "executed", NULL, err);
+        return end_as(restore, "executed");
     return step == STEP_COMPLETE ? 0 : finish_verify(restore, err);
 }
 

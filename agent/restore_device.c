@@ -42,7 +42,7 @@ static int hint_overwrite(const struct restore_volume *volume, struct err *err)
 {
     char name[512];
     device_name(&volume->identity, name, sizeof(name));
-    return err_hint(err, "if everything on it may be destroyed, say --overwrite=%s:%s",
+    return err_hint(err, "if everything on it may be destroyed, say --overwrite=%s=%s",
                     volume->name, name);
 }
 

@@ -84,7 +84,7 @@ static int check_settings(struct restore *restore, struct err *err)
                       here, want);
         return err_hint(err,
                         "recovery would stop before its target: raise it to %s, or restore "
-                        "with --config=image",
+                        "with --server-config=image",
                         want);
     }
     return 0;
