@@ -48,7 +48,7 @@ CMD_SRC     := $(wildcard tools/cmd_*.c)
 
 LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -ljansson
 
-PROGRAMS := tidemark-guardian tidemark-agent tidemark tidemark-wal tidemark-inspect
+PROGRAMS := tidemark-guardian tidemark-agent tidemark tidemark-wal tidemark-wal-worker tidemark-inspect
 
 # Messages are cut on purpose where they are too long (-Wno-format-truncation above).
 
@@ -90,6 +90,7 @@ $(B)/tidemark-guardian: $(B)/io/guardian.o
 $(B)/tidemark-agent:    $(B)/agent/main.o $(ARCHIVES)
 $(B)/tidemark:          $(B)/tools/tidemark.o $(ARCHIVES)
 $(B)/tidemark-wal:      $(B)/tools/wal.o $(ARCHIVES)
+$(B)/tidemark-wal-worker: $(B)/tools/wal_worker.o $(ARCHIVES)
 $(B)/tidemark-inspect:  $(B)/tools/inspect.o $(ARCHIVES)
 
 $(PROGRAMS:%=$(B)/%):

@@ -3,6 +3,7 @@
  * makes a dead child an error instead of a SIGPIPE, and there is one descriptor to close. */
 #include "agent/pg.h"
 #include "agent/process.h"
+#include "agent/program.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -155,8 +156,8 @@ static int check_answer(struct pg_session *session, const json_t *answer, struct
 
 static int start_child(struct pg_session *session, struct err *err)
 {
-    char path[1024];
-    int rc = process_sibling("tidemark-agent", path, sizeof(path), err);
+    char path[PATH_MAX];
+    int rc = program_find("tidemark-agent", path, err);
     if (rc < 0)
         return rc;
     int pair[2];

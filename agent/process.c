@@ -444,30 +444,6 @@ int process_run(const struct process_options *options, int *ret_status, char **r
     return 0;
 }
 
-int process_sibling(const char *name, char *ret_path, size_t size, struct err *err)
-{
-    char self[1024];
-    ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    if (len > 0) {
-        self[len] = '\0';
-        char *slash = strrchr(self, '/');
-        if (slash) {
-            *slash = '\0';
-            (void)snprintf(ret_path, size, "%s/%s", self, name);
-            if (access(ret_path, X_OK) == 0)
-                return 0;
-        }
-    }
-    static const char *const places[] = {"/usr/bin", "/usr/sbin", "/usr/local/bin"};
-    for (size_t i = 0; i < ARRAY_LEN(places); i++) {
-        (void)snprintf(ret_path, size, "%s/%s", places[i], name);
-        if (access(ret_path, X_OK) == 0)
-            return 0;
-    }
-    return err_set(err, ERR_CONFIG, "program '%s' is neither beside this one nor in /usr/bin",
-                   name);
-}
-
 bool process_alive(pid_t pid)
 {
     if (pid <= 0 || (kill(pid, 0) < 0 && errno == ESRCH))

@@ -48,10 +48,6 @@ int process_run(const struct process_options *options, int *ret_status, char **r
 /* Waits up to timeout_ms for our child; true when it is reaped. Then *ret_status as above. */
 bool process_wait(pid_t pid, unsigned timeout_ms, int *ret_status);
 
-/* Path of a sibling program: beside our own executable, else in /usr/bin, /usr/sbin,
- * /usr/local/bin. ERR_CONFIG. */
-int process_sibling(const char *name, char *ret_path, size_t size, struct err *err);
-
 /* True while pid exists and is not a zombie (zombies of strangers may stay for long: FACTS). */
 bool process_alive(pid_t pid);
 

@@ -98,6 +98,10 @@ static int open_volumes(struct snapshot *snapshot, struct err *err)
     size_t offline = 0;
     for (size_t i = 0; i < conf->volume_count; i++)
         offline += conf->volumes[i].provider == PROVIDER_OFFLINE;
+    if (conf->volume_count == 0) {
+        (void)err_set(err, ERR_CONFIG, "no volume is configured");
+        return err_hint(err, "add a [volume NAME] section for every filesystem of the server");
+    }
     if (offline != 0 && offline != conf->volume_count)
         return err_set(err, ERR_CONFIG, "provider offline is for all volumes of a server or none");
     snapshot->offline = offline != 0;

@@ -41,6 +41,7 @@ struct pull {
     struct lane_options options;
     struct io_progress *progress;
     uint8_t head[PULL_HEAD_LEN]; /* out */
+    char memory_sum[192];        /* out: payload memory as a sum, for the log */
     /* Resume: bit i set = region i is on the medium already; it is then read from the target and
      * digested, and pulled again where it differs. region_count bits, owned by the caller; NULL =
      * none. */
@@ -51,8 +52,12 @@ struct pull {
     void *acknowledge_ctx;
 };
 
-/* Errors: ERR_CORRUPT and ERR_MISSING name object, region and chunk; ERR_STORE; ERR_DEVICE;
- * ERR_CANCELLED. When it returns 0 for a device or file, all data is flushed. */
+/* Adds the volume's size to progress->bytes_total. With PULL_TO_NULL the headers and lengths of all
+ * packs and table packs that the manifest reaches are checked as well.
+ *
+ * Errors: ERR_CORRUPT and ERR_MISSING name object, region and chunk; ERR_STORE; ERR_DEVICE;
+ * ERR_CANCELLED; ERR_CONFIG (memory_max too small). When it returns 0 for a device or file, all
+ * data is flushed. */
 int pull_run(struct pull *pull, struct err *err);
 
 /* Cuts len bytes at volume offset out of the snapshot into buf (blocking, client mode): used for

@@ -1,0 +1,313 @@
+/* The prefetcher: runs ahead of replay by wal_prefetch segments. It follows what get writes into
+ * the spool's state file (inotify), keeps the segments behind the last delivered one and removes
+ * all others, and ends when nothing was asked for IDLE_MS or when the server ends: the spool lies
+ * on pg_wal's filesystem, which somebody may want to unmount then. */
+#include "agent/wal_serve.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/inotify.h>
+#include <sys/pidfd.h>
+#include <sys/statvfs.h>
+#include <time.h>
+
+#include "agent/pg_names.h"
+#include "agent/wal_spool.h"
+
+enum {
+    IDLE_MS = 10000,
+    LOCK_TRIES = 20,
+    FREE_SEGMENTS = 4, /* space that stays free for the server itself */
+};
+
+struct prefetcher {
+    struct wal_command command;
+    struct wal_connection connection;
+    struct wal_spool spool;
+    char base[CONF_PATH_MAX + 1];
+    int inotify_fd, server_fd; /* -1 = none */
+    uint32_t timeline, segment_size;
+    uint64_t last;    /* number of the segment delivered last */
+    uint64_t stop_at; /* absent or not to be had: not asked for again; 0 = none */
+};
+
+/* Reads where replay is; *ret_moved: it is elsewhere than before. False when the state names
+ * nothing to follow. */
+static bool follow(struct prefetcher *p, bool *ret_moved)
+{
+    uint32_t timeline;
+    uint64_t number;
+    if (!wal_spool_load(&p->spool) ||
+        !pg_segment_parse(p->spool.state.last, p->spool.state.segment_size, &timeline, &number))
+        return false;
+    *ret_moved = timeline != p->timeline || number != p->last;
+    if (*ret_moved)
+        p->stop_at = 0;
+    p->timeline = timeline;
+    p->last = number;
+    p->segment_size = p->spool.state.segment_size;
+    return true;
+}
+
+static bool wanted(const struct prefetcher *p, const char *name)
+{
+    uint32_t timeline;
+    uint64_t number;
+    return pg_segment_parse(name, p->segment_size, &timeline, &number) && timeline == p->timeline &&
+           number > p->last && number <= p->last + p->command.conf.wal_prefetch;
+}
+
+static void write_counters(struct prefetcher *p)
+{
+    size_t at = offsetof(struct wal_spool_state, prefetched);
+    ssize_t ignored = pwrite(p->spool.state_fd, (const char *)&p->spool.state + at,
+                             sizeof(p->spool.state) - at, (off_t)at);
+    (void)ignored;
+}
+
+/* Removes what is not ahead of replay: the spool holds wal_prefetch segments and a temporary. */
+static void purge(struct prefetcher *p)
+{
+    DIR *dir = opendir(p->spool.dir);
+    uint64_t discarded = 0;
+    if (!dir)
+        return;
+    for (const struct dirent *entry; (entry = readdir(dir));) {
+        const char *name = entry->d_name;
+        if (name[0] == '.' || strcmp(name, "state") == 0 || wanted(p, name))
+            continue;
+        discarded += unlinkat(dirfd(dir), name, 0) == 0 && wal_name_valid(name, NULL);
+    }
+    (void)closedir(dir);
+    p->spool.state.discarded += discarded;
+    if (discarded) /* every write wakes us again */
+        write_counters(p);
+}
+
+static bool has_room(const struct prefetcher *p)
+{
+    struct statvfs vfs;
+    return statvfs(p->spool.dir, &vfs) == 0 &&
+           (uint64_t)vfs.f_bavail * vfs.f_frsize >= (uint64_t)FREE_SEGMENTS * p->segment_size;
+}
+
+/* The next segment that is missing in the spool; false when it is full or the archive's end is
+ * reached. */
+static bool next_wanted(const struct prefetcher *p, char name[PG_SEGMENT_TEXT],
+                        uint64_t *ret_number)
+{
+    char path[sizeof(p->spool.dir) + 64];
+    for (uint64_t n = p->last + 1; n <= p->last + p->command.conf.wal_prefetch; n++) {
+        if (p->stop_at && n >= p->stop_at)
+            return false;
+        pg_segment_name(p->timeline, n, p->segment_size, name);
+        wal_spool_path(&p->spool, name, "", path, sizeof(path));
+        if (access(path, F_OK) == 0)
+            continue;
+        *ret_number = n;
+        return !wal_command_withholds(&p->command, name) && has_room(p);
+    }
+    return false;
+}
+
+/* The repository may have been unmounted and be back: a store that is open keeps the old one. */
+static void reconnect(struct prefetcher *p)
+{
+    struct wal_connection fresh;
+    struct err ignored;
+    if (wal_connect(&p->command, &fresh, &ignored) < 0)
+        return; /* the old one is tried again then */
+    wal_disconnect(&p->connection);
+    p->connection = fresh;
+    p->connection.archive.repo = &p->connection.repo; /* not that of the copied struct */
+}
+
+/* An error is left to the get that will want this segment: it retries and reports. */
+static void fetch(struct prefetcher *p, const char *name, uint64_t number)
+{
+    char path[sizeof(p->spool.dir) + 64], temp[sizeof(p->spool.dir) + 64];
+    struct err ignored;
+    wal_spool_path(&p->spool, name, "", path, sizeof(path));
+    wal_spool_path(&p->spool, name, ".tidemark", temp, sizeof(temp));
+    /* wal_get() writes into this file; get sees by it that the segment is on its way. */
+    int fd = open(temp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd >= 0)
+        (void)close(fd);
+    int rc = wal_get(&p->connection.archive, name, path, true, &ignored);
+    if (rc < 0) {
+        (void)unlink(temp);
+        p->stop_at = number;
+        reconnect(p);
+    }
+    p->spool.state.prefetched += rc == 0;
+    p->spool.state.failed += rc < 0 && rc != -ERR_MISSING;
+    write_counters(p);
+}
+
+/* Waits until get moves on. False when it is time to end. */
+static bool wait_for_request(struct prefetcher *p, int timeout_ms)
+{
+    char events[4096];
+    struct pollfd fds[2] = {{.fd = p->inotify_fd, .events = POLLIN},
+                            {.fd = p->server_fd, .events = POLLIN}};
+    int ready = poll(fds, 2, timeout_ms);
+    if (ready > 0 && fds[1].revents)
+        return false;
+    if (ready > 0 && read(p->inotify_fd, events, sizeof(events)) < 0)
+        return false;
+    return ready > 0;
+}
+
+static bool server_lives(struct prefetcher *p)
+{
+    struct pollfd fd = {.fd = p->server_fd, .events = POLLIN};
+    return p->server_fd < 0 || poll(&fd, 1, 0) <= 0;
+}
+
+static void run(struct prefetcher *p)
+{
+    char name[PG_SEGMENT_TEXT];
+    uint64_t number;
+    bool moved;
+    while (server_lives(p)) {
+        if (!follow(p, &moved))
+            return;
+        if (moved)
+            purge(p);
+        if (next_wanted(p, name, &number))
+            fetch(p, name, number);
+        else if (!wait_for_request(p, IDLE_MS))
+            return;
+    }
+}
+
+/* --- start ------------------------------------------------------------------------------------ */
+
+/* The postmaster of the working directory; when it ends, so do we. */
+static int watch_server(void)
+{
+    FILE *file = fopen("postmaster.pid", "re");
+    char line[32] = "";
+    if (!file)
+        return -1;
+    char *got = fgets(line, sizeof(line), file);
+    (void)fclose(file);
+    long pid = got ? strtol(line, NULL, 10) : 0;
+    return pid > 0 ? pidfd_open((pid_t)pid, 0) : -1;
+}
+
+/* Spools of other servers or repositories below the same base that nobody uses: a restore leaves
+ * them behind. */
+static void remove_stale(const struct prefetcher *p)
+{
+    const char *own = strrchr(p->spool.dir, '/') + 1;
+    DIR *dir = opendir(p->base);
+    if (!dir)
+        return;
+    for (const struct dirent *entry; (entry = readdir(dir));) {
+        struct prefetcher other = {.spool = {.state_fd = -1}};
+        char path[sizeof(other.spool.dir) + 16];
+        if (entry->d_name[0] == '.' || strcmp(entry->d_name, own) == 0)
+            continue;
+        (void)snprintf(other.spool.dir, sizeof(other.spool.dir), "%s/%s", p->base, entry->d_name);
+        wal_spool_path(&other.spool, "state", "", path, sizeof(path));
+        other.spool.state_fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+        if (other.spool.state_fd >= 0 && !wal_spool_busy(&other.spool)) {
+            other.command = p->command;
+            other.segment_size = 16 << 20;
+            purge(&other);
+            (void)unlink(path);
+            (void)rmdir(other.spool.dir);
+        }
+        wal_spool_close(&other.spool);
+    }
+    (void)closedir(dir);
+}
+
+/* One prefetcher a spool. get looks at the lock for a moment: hence a few tries. */
+static bool take_lock(int fd)
+{
+    struct timespec pause = {.tv_nsec = 5000000};
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+            return true;
+        (void)nanosleep(&pause, NULL);
+    }
+    return false;
+}
+
+static bool prepare(struct prefetcher *p, struct err *err)
+{
+    char path[sizeof(p->spool.dir) + 16];
+    if (!wal_command_spool(&p->command, p->command.path, p->base) ||
+        wal_connect(&p->command, &p->connection, err) < 0)
+        return false;
+    /* For reconnecting, when the working directory is not the data directory any more. */
+    p->command.has_system_id = true;
+    p->command.system_id = p->connection.archive.system_id;
+    p->server_fd = watch_server();
+    if (!wal_spool_open(p->base, p->connection.archive.system_id, p->connection.repo.id, false,
+                        &p->spool) ||
+        !take_lock(p->spool.state_fd))
+        return false;
+    wal_spool_path(&p->spool, "state", "", path, sizeof(path));
+    p->inotify_fd = inotify_init1(IN_CLOEXEC | IN_NONBLOCK);
+    return p->inotify_fd >= 0 && inotify_add_watch(p->inotify_fd, path, IN_MODIFY) >= 0 &&
+           chdir("/") == 0;
+}
+
+int wal_serve_prefetch(const struct wal_command *command)
+{
+    struct prefetcher p = {
+        .command = *command, .spool = {.state_fd = -1}, .inotify_fd = -1, .server_fd = -1};
+    struct err err;
+    bool ready = prepare(&p, &err);
+    if (ready) {
+        remove_stale(&p);
+        run(&p);
+    }
+    wal_spool_close(&p.spool);
+    wal_disconnect(&p.connection);
+    cleanup_close(&p.inotify_fd);
+    cleanup_close(&p.server_fd);
+    return ready ? 0 : err_exit_status(ERR_BUSY);
+}
+
+/* --- stats -------------------------------------------------------------------------------------
+ */
+
+static void print_stats(const char *name, const struct wal_spool_state *state)
+{
+    uint64_t gets = state->hits + state->waits + state->misses;
+    (void)printf("spool=%s last=%s gets=%" PRIu64 " hits=%" PRIu64 " waits=%" PRIu64
+                 " misses=%" PRIu64 " hit_rate=%.1f%% prefetched=%" PRIu64 " discarded=%" PRIu64
+                 " failed=%" PRIu64 "\n",
+                 name, state->last, gets, state->hits, state->waits, state->misses,
+                 gets ? 100.0 * (double)state->hits / (double)gets : 0.0, state->prefetched,
+                 state->discarded, state->failed);
+}
+
+int wal_serve_stats(const struct wal_command *command)
+{
+    char base[CONF_PATH_MAX + 1];
+    DIR *dir = wal_command_spool(command, NULL, base) ? opendir(base) : NULL;
+    if (!dir)
+        return 0; /* nothing was ever prefetched */
+    for (const struct dirent *entry; (entry = readdir(dir));) {
+        struct wal_spool spool = {.state_fd = -1};
+        char path[sizeof(spool.dir) + 16];
+        if (entry->d_name[0] == '.')
+            continue;
+        (void)snprintf(path, sizeof(path), "%s/%s/state", base, entry->d_name);
+        spool.state_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        if (wal_spool_load(&spool))
+            print_stats(entry->d_name, &spool.state);
+        wal_spool_close(&spool);
+    }
+    (void)closedir(dir);
+    return 0;
+}

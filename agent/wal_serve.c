@@ -1,0 +1,300 @@
+/* push and get of tidemark-wal-worker. What counts is the exit status (PostgreSQL:
+ * RestoreArchivedFile() in xlogarchive.c, wait_error.c): restore_command's 1..125 mean "not there",
+ * and recovery ends; more, or a signal, stops the server, which can be started again; only SIGTERM
+ * ends it quietly, because then it is the server itself that stops. */
+#include "agent/wal_serve.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "agent/log.h"
+#include "agent/wal_launch.h"
+#include "agent/wal_spool.h"
+#include "io/format.h"
+
+enum {
+    BACKOFF_MIN_MS = 100,
+    BACKOFF_MAX_MS = 5000,
+    CORRUPT_RETRIES = 2,  /* a read error may pass, damaged bytes do not */
+    IN_FLIGHT_MAX_S = 60, /* for a segment that the prefetcher is fetching */
+    IN_FLIGHT_POLL_MS = 1,
+};
+
+static uint64_t now_ms(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void pause_ms(uint64_t ms)
+{
+    struct timespec time = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
+    (void)nanosleep(&time, NULL);
+}
+
+/* --- the archive ------------------------------------------------------------------------------ */
+
+/* New directories of a file:// repository inherit its group (setgid), so only root, who is outside
+ * of it, has to set it. */
+static int64_t store_group(const struct conf *conf)
+{
+    const char *name = conf->repository_group[0] ? conf->repository_group : "tidemark-repo";
+    const struct group *group = geteuid() == 0 ? getgrnam(name) : NULL;
+    return group ? (int64_t)group->gr_gid : -1;
+}
+
+static int identify(const struct wal_command *command, struct wal_connection *connection,
+                    struct err *err)
+{
+    bool used_copy;
+    int rc = repo_open(connection->archive.store, &connection->repo, &used_copy, err);
+    if (rc < 0) {
+        if (rc == -ERR_MISSING) /* an unmounted directory is empty: that is no absence */
+            err->code = ERR_STORE;
+        return -(int)err->code;
+    }
+    if (command->has_repository_id &&
+        memcmp(connection->repo.id, command->repository_id, ID_LEN) != 0) {
+        char have[ID_TEXT_LEN];
+        id_to_text(connection->repo.id, have);
+        return err_set(err, ERR_STORE, "%s is another repository (%s)",
+                       command->conf.repository_url, have);
+    }
+    return 0;
+}
+
+int wal_connect(const struct wal_command *command, struct wal_connection *ret, struct err *err)
+{
+    struct store_options options = {.group_id = store_group(&command->conf)};
+    memset(ret, 0, sizeof(*ret));
+    int rc = wal_command_system_id(command, &ret->archive.system_id, err);
+    if (rc == 0)
+        rc = store_open(command->conf.repository_url, &options, false, &ret->archive.store, err);
+    if (rc == 0)
+        rc = identify(command, ret, err);
+    if (rc < 0) {
+        wal_disconnect(ret);
+        return rc;
+    }
+    ret->archive.repo = &ret->repo;
+    (void)snprintf(ret->archive.cluster, sizeof(ret->archive.cluster), "%s", command->conf.cluster);
+    return 0;
+}
+
+void wal_disconnect(struct wal_connection *connection)
+{
+    store_close(connection->archive.store);
+    connection->archive.store = NULL;
+}
+
+/* --- push ------------------------------------------------------------------------------------- */
+
+int wal_serve_push(const struct wal_command *command)
+{
+    struct wal_connection connection;
+    struct err err;
+    int rc = wal_connect(command, &connection, &err);
+    if (rc == 0) {
+        rc = wal_push(&connection.archive, command->path, command->name, &err);
+        wal_disconnect(&connection);
+    }
+    if (rc == 0)
+        return 0;
+    (void)err_prefix(&err, "tidemark-wal push %s", command->name);
+    log_err(&err);
+    return err_exit_status(err.code);
+}
+
+/* --- get: signals ----------------------------------------------------------------------------- */
+
+/* For the handler only: what to remove and what to say. Set once before the handlers. */
+static char signal_temp[CONF_PATH_MAX + 16];
+static char signal_text[128];
+
+/* Says so and dies of the same signal: PostgreSQL ends quietly when its restore_command ended by
+ * SIGTERM, and would call any exit status a failure of the archive. */
+static void on_signal(int number)
+{
+    ssize_t ignored = write(STDERR_FILENO, signal_text, strlen(signal_text));
+    (void)ignored;
+    (void)unlink(signal_temp);
+    (void)signal(number, SIG_DFL);
+    (void)raise(number);
+}
+
+static void catch_signals(const struct wal_command *command)
+{
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    (void)snprintf(signal_temp, sizeof(signal_temp), "%s.tidemark", command->path);
+    (void)snprintf(signal_text, sizeof(signal_text),
+                   "tidemark-wal get %s: stopped by a signal, nothing was delivered\n",
+                   command->name);
+    (void)sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < ARRAY_LEN(numbers); i++)
+        (void)sigaction(numbers[i], &action, NULL);
+}
+
+/* --- get: the spool ----------------------------------------------------------------------------
+ */
+
+/* The prefetcher may be fetching just this segment: then it is faster to wait for it than to fetch
+ * it a second time. Its temporary is there from the beginning of a fetch to its end. */
+static bool wait_in_flight(const struct wal_spool *spool, const char *name)
+{
+    char temp[sizeof(spool->dir) + 128], path[sizeof(spool->dir) + 128];
+    uint64_t deadline = now_ms() + IN_FLIGHT_MAX_S * 1000;
+    wal_spool_path(spool, name, ".tidemark", temp, sizeof(temp));
+    wal_spool_path(spool, name, "", path, sizeof(path));
+    while (now_ms() < deadline) {
+        if (access(path, F_OK) == 0)
+            return true;
+        if (access(temp, F_OK) < 0 || !wal_spool_busy(spool))
+            return access(path, F_OK) == 0;
+        pause_ms(IN_FLIGHT_POLL_MS);
+    }
+    return false;
+}
+
+/* SPOOL_MISS: fetch it. */
+static enum wal_spool_event take_from_spool(const struct wal_connection *connection,
+                                            const struct wal_command *command,
+                                            struct wal_spool *spool, uint32_t *ret_size)
+{
+    uint64_t system_id = connection->archive.system_id;
+    if (wal_spool_take(spool, command->name, system_id, command->path, ret_size))
+        return SPOOL_HIT;
+    if (wait_in_flight(spool, command->name) &&
+        wal_spool_take(spool, command->name, system_id, command->path, ret_size))
+        return SPOOL_WAIT;
+    return SPOOL_MISS;
+}
+
+/* --- get: the repository ------------------------------------------------------------------------
+ */
+
+static uint32_t file_size(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && st.st_size <= FMT_WAL_RAW_MAX ? (uint32_t)st.st_size : 0;
+}
+
+static int fetch_segment(const struct wal_connection *connection, const struct wal_command *command,
+                         int argc, char **argv, struct err *err)
+{
+    char base[CONF_PATH_MAX + 1];
+    struct wal_spool spool;
+    uint32_t size = 0;
+    if (command->conf.wal_prefetch == 0 || !wal_command_spool(command, command->path, base) ||
+        !wal_spool_open(base, connection->archive.system_id, connection->repo.id, true, &spool))
+        return wal_get(&connection->archive, command->name, command->path, false, err);
+    enum wal_spool_event event = take_from_spool(connection, command, &spool, &size);
+    int rc = 0;
+    if (event == SPOOL_MISS)
+        rc = wal_get(&connection->archive, command->name, command->path, false, err);
+    if (rc == 0) {
+        wal_spool_delivered(&spool, command->name, size ? size : file_size(command->path), event);
+        if (!wal_spool_busy(&spool))
+            wal_launch_prefetch(argc, argv);
+    }
+    wal_spool_close(&spool);
+    return rc;
+}
+
+/* One try, with a store opened anew: a repository that was unmounted and is back is another
+ * directory. */
+static int try_get(const struct wal_command *command, int argc, char **argv, struct err *err)
+{
+    struct wal_connection connection;
+    enum wal_kind kind;
+    int rc = wal_connect(command, &connection, err);
+    if (rc < 0)
+        return rc;
+    (void)wal_name_parse(command->name, &kind, NULL);
+    if (kind == WAL_SEGMENT)
+        rc = fetch_segment(&connection, command, argc, argv, err);
+    else
+        rc = wal_get(&connection.archive, command->name, command->path, false, err);
+    wal_disconnect(&connection);
+    return rc;
+}
+
+static bool may_pass(const struct err *err, unsigned tries)
+{
+    switch (err->code) {
+    case ERR_USAGE:
+    case ERR_CONFIG:
+    case ERR_REFUSED:
+    case ERR_INTERNAL:
+        return false;
+    case ERR_CORRUPT:
+        return tries < CORRUPT_RETRIES;
+    case ERR_OK:
+    case ERR_DEVICE:
+    case ERR_STORE:
+    case ERR_AUTH:
+    case ERR_MISSING:
+    case ERR_POSTGRES:
+    case ERR_BUSY:
+    case ERR_CANCELLED:
+    case ERR_PARTIAL:
+    case ERR_CODE_COUNT:
+        break;
+    }
+    return true;
+}
+
+/* Exponential, with jitter, so that many standbys do not come back at the same moment. */
+static uint64_t backoff_ms(unsigned tries)
+{
+    uint64_t longest = min_u64(BACKOFF_MAX_MS, (uint64_t)BACKOFF_MIN_MS << min_u64(tries, 10));
+    uint32_t random = 0;
+    if (getrandom(&random, sizeof(random), GRND_NONBLOCK) < 0)
+        random = 0; /* then without jitter */
+    return longest / 2 + random % (longest / 2 + 1);
+}
+
+/* Tries until the time is over. 0, ERR_MISSING (confirmed), or the last error. */
+static int get_with_retries(const struct wal_command *command, int argc, char **argv,
+                            struct err *err)
+{
+    uint64_t deadline = now_ms() + command->conf.wal_get_timeout_s * 1000ull;
+    for (unsigned tries = 1;; tries++) {
+        int rc = try_get(command, argc, argv, err);
+        if (rc == 0 || rc == -ERR_MISSING || !may_pass(err, tries))
+            return rc;
+        uint64_t now = now_ms(), pause = backoff_ms(tries);
+        if (now >= deadline)
+            return rc;
+        if (tries == 1)
+            log_warn("tidemark-wal get %s: %s; trying again for %u s", command->name, err->text,
+                     command->conf.wal_get_timeout_s);
+        pause_ms(min_u64(pause, deadline - now));
+    }
+}
+
+int wal_serve_get(const struct wal_command *command, int argc, char **argv)
+{
+    struct err err;
+    if (wal_command_withholds(command, command->name)) {
+        log_info("tidemark-wal get %s: withheld, as the options say", command->name);
+        return WAL_EXIT_ABSENT;
+    }
+    catch_signals(command);
+    int rc = get_with_retries(command, argc, argv, &err);
+    if (rc == 0)
+        return 0;
+    if (rc == -ERR_MISSING)
+        return WAL_EXIT_ABSENT;
+    (void)err_prefix(&err, "tidemark-wal get %s", command->name);
+    log_err(&err);
+    /* A standby asks again and never ends its recovery: for it a repository that does not answer is
+     * as good as an absent file. What no waiting mends stays fatal. */
+    return command->retry_as_absent && may_pass(&err, UINT_MAX) ? WAL_EXIT_ABSENT : WAL_EXIT_FAILED;
+}

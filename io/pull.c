@@ -1,0 +1,213 @@
+/* pull_run(): from a manifest to lanes, and the acknowledging of what is durable. The work of a
+ * lane is in pull_lane.c and the files that pull_lane.h names. */
+#include "io/pull.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "io/pull_lane.h"
+
+static const uint64_t acknowledge_bytes = GIB;
+static const uint64_t acknowledge_ns = 5000000000;
+
+void pull_region_durable_next_flush(struct pull_job *job, uint32_t region_index, uint64_t bytes)
+{
+    (void)pthread_mutex_lock(&job->mutex);
+    job->bitmap[region_index / 8] |= (uint8_t)(1 << (region_index % 8));
+    job->bytes_unacknowledged += bytes;
+    (void)pthread_mutex_unlock(&job->mutex);
+}
+
+static int flush(const struct pull *pull, struct err *err)
+{
+    if (pull->sink == PULL_TO_NULL || ring_fsync_now(pull->fd) == 0)
+        return 0;
+    return err_sys(err, ERR_DEVICE, "flush the target");
+}
+
+/* The bitmap is copied before the flush: bits set meanwhile may not be durable. */
+static int acknowledge(struct pull_job *job, struct err *err)
+{
+    free_mem uint8_t *bitmap = malloc(job->bitmap_len);
+    if (bitmap == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    (void)pthread_mutex_lock(&job->mutex);
+    memcpy(bitmap, job->bitmap, job->bitmap_len);
+    job->bytes_unacknowledged = 0;
+    (void)pthread_mutex_unlock(&job->mutex);
+    int rc = flush(job->pull, err);
+    if (rc < 0 || job->pull->acknowledge == NULL)
+        return rc;
+    return job->pull->acknowledge(job->pull->acknowledge_ctx, bitmap, job->bitmap_len, err);
+}
+
+static int tick(void *ctx, struct err *err)
+{
+    struct pull_job *job = ctx;
+    uint64_t now_ns = monotonic_ns();
+    (void)pthread_mutex_lock(&job->mutex);
+    uint64_t bytes = job->bytes_unacknowledged;
+    (void)pthread_mutex_unlock(&job->mutex);
+    if (bytes == 0 || (bytes < acknowledge_bytes && now_ns - job->acknowledged_ns < acknowledge_ns))
+        return 0;
+    job->acknowledged_ns = now_ns;
+    return acknowledge(job, err);
+}
+
+/* --- objects for the null sink ------------------------------------------------------------ */
+
+static int compare_objects(const void *a, const void *b)
+{
+    const struct pull_object *left = a, *right = b;
+    if (left->kind != right->kind)
+        return left->kind < right->kind ? -1 : 1;
+    int order = memcmp(left->snapshot, right->snapshot, ID_LEN);
+    return order ? order : (left->number > right->number) - (left->number < right->number);
+}
+
+static uint32_t drop_repeats(struct pull_object *objects, uint32_t count)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (kept == 0 || compare_objects(&objects[kept - 1], &objects[i]) != 0)
+            objects[kept++] = objects[i];
+    return kept;
+}
+
+/* Every pack and every table pack that the manifest reaches. */
+static int list_objects(struct pull_job *job, struct err *err)
+{
+    const struct fmt_manifest *manifest = job->pull->manifest;
+    size_t count = (size_t)manifest->pack_count + manifest->region_count;
+    struct pull_object *objects = calloc(count, sizeof(*objects));
+    if (objects == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", count);
+    for (uint32_t i = 0; i < manifest->pack_count; i++) {
+        objects[i].kind = FMT_PACK;
+        objects[i].number = manifest->packs[i].number;
+        objects[i].stored_len = manifest->packs[i].stored_len;
+        memcpy(objects[i].snapshot, manifest->packs[i].snapshot, ID_LEN);
+    }
+    for (uint32_t i = 0; i < manifest->region_count; i++) {
+        struct pull_object *object = &objects[manifest->pack_count + i];
+        object->kind = FMT_TABLES;
+        object->number = manifest->regions[i].number;
+        memcpy(object->snapshot, manifest->regions[i].snapshot, ID_LEN);
+    }
+    qsort(objects, count, sizeof(*objects), compare_objects);
+    job->objects = objects;
+    job->object_count = drop_repeats(objects, (uint32_t)count);
+    return 0;
+}
+
+/* --- run ---------------------------------------------------------------------------------- */
+
+static int check_pull(const struct pull *pull, struct err *err)
+{
+    const struct fmt_manifest *manifest = pull->manifest;
+    assert(pull->sink == PULL_TO_NULL || pull->fd >= 0);
+    assert(pull->alignment > 0 && (pull->alignment & (pull->alignment - 1)) == 0);
+    assert(pull->alignment <= PULL_HEAD_LEN);
+    for (size_t i = 0; i < pull->withheld_count; i++) {
+        assert(pull->withheld[i].offset % pull->alignment == 0);
+        assert(pull->withheld[i].len % pull->alignment == 0);
+    }
+    if (manifest->chunk_size != pull->repo->chunk_size ||
+        manifest->region_size != pull->repo->region_size)
+        return err_set(err, ERR_CORRUPT, "manifest and repository differ in geometry");
+    if (manifest->size < PULL_HEAD_LEN)
+        return err_set(err, ERR_CORRUPT, "a volume of %" PRIu64 " bytes", manifest->size);
+    if (pull->sink == PULL_TO_DEVICE && manifest->size % pull->alignment != 0)
+        return err_set(err, ERR_REFUSED,
+                       "the volume's %" PRIu64 " bytes are not whole sectors of %u bytes",
+                       manifest->size, pull->alignment);
+    return 0;
+}
+
+static int plan_memory(struct pull *pull, struct buffers_plan *ret, struct err *err)
+{
+    unsigned depth = store_lane_depth(pull->store);
+    struct buffers_need need = {
+        .block_name = "write",
+        .object_name = "get",
+        .block_len = PULL_BLOCK_LEN,
+        .block_count = PULL_BLOCK_COUNT,
+        .object_len = PULL_GET_LEN + STORE_LANE_SLACK,
+        .object_min = PULL_GETS_MIN,
+        .object_max = depth < PULL_GETS_MIN   ? PULL_GETS_MIN
+                      : depth > PULL_GETS_MAX ? PULL_GETS_MAX
+                                              : depth,
+        .fixed_len = PULL_BLOCK_LEN + PULL_REGIONS * PULL_TABLE_BUF_LEN +
+                     PULL_PROBES * PULL_PROBE_BUF_LEN + FMT_CHUNK_SIZE_MAX,
+    };
+    int rc = buffers_plan(&pull->options, &need, ret, err);
+    if (rc == 0)
+        (void)snprintf(pull->memory_sum, sizeof(pull->memory_sum), "%s", ret->text);
+    return rc;
+}
+
+static uint32_t piece_max(const struct pull *pull)
+{
+    uint64_t max = pull->request_max ? pull->request_max : PULL_BLOCK_LEN;
+    max = min_u64(align_down(max, 4096), PULL_BLOCK_LEN);
+    return (uint32_t)max_u64(max, FMT_CHUNK_SIZE_MAX); /* PULL_PIECES_MAX holds from here on */
+}
+
+static int run_lanes(struct pull_job *job, const struct buffers_plan *plan, struct err *err)
+{
+    struct pull *pull = job->pull;
+    job->acknowledged_ns = monotonic_ns();
+    (void)pthread_mutex_init(&job->mutex, NULL);
+    struct lanes_job lanes = {
+        .plan = plan,
+        .item_count = (uint64_t)pull->manifest->region_count + job->object_count,
+        .store = pull->store,
+        .request_count = plan->object_count + PULL_REGIONS + PULL_PROBES,
+        .fd = pull->fd,
+        .progress = pull->progress,
+        .run = pull_lane_run,
+        .tick = pull->acknowledge != NULL ? tick : NULL,
+        .ctx = job,
+    };
+    int rc = lanes_run(&lanes, err);
+    /* An image file whose length is no whole number of sectors was written over its end. */
+    if (rc == 0 && pull->sink == PULL_TO_FILE && pull->manifest->size % pull->alignment != 0 &&
+        ftruncate(pull->fd, (off_t)pull->manifest->size) < 0)
+        rc = err_sys(err, ERR_DEVICE, "cut the target to its length");
+    if (rc == 0)
+        rc = acknowledge(job, err);
+    (void)pthread_mutex_destroy(&job->mutex);
+    return rc;
+}
+
+int pull_run(struct pull *pull, struct err *err)
+{
+    int rc = check_pull(pull, err);
+    if (rc < 0)
+        return rc;
+    struct buffers_plan plan;
+    rc = plan_memory(pull, &plan, err);
+    if (rc < 0)
+        return rc;
+    struct pull_job job = {
+        .pull = pull,
+        .get_count = plan.object_count,
+        .piece_max = piece_max(pull),
+        .bitmap_len = (size_t)div_round_up(pull->manifest->region_count, 8),
+    };
+    job.bitmap = calloc(1, job.bitmap_len);
+    if (job.bitmap == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    /* What an earlier run acknowledged stays claimed: whoever resumes digests it again. */
+    if (pull->done_before != NULL)
+        memcpy(job.bitmap, pull->done_before, job.bitmap_len);
+    if (pull->sink == PULL_TO_NULL)
+        rc = list_objects(&job, err);
+    (void)atomic_fetch_add(&pull->progress->bytes_total, pull->manifest->size);
+    if (rc == 0)
+        rc = run_lanes(&job, &plan, err);
+    free(job.objects);
+    free(job.bitmap);
+    return rc;
+}

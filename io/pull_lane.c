@@ -1,0 +1,387 @@
+/* One lane of pull: region tables ahead, ranged GETs as a FIFO, chunks decoded and checked inline
+ * in 1 MiB steps, so that completions are never far behind. See pull_lane.h for the parts. */
+#include "io/pull_lane.h"
+
+#include <assert.h>
+#include <inttypes.h>
+
+#include "io/codec.h"
+#include "io/crypt.h"
+#include "io/hash.h"
+
+enum {
+    WAIT_US = 100000,         /* the longest before somebody's cancel is seen */
+    DECODE_STEP_LEN = 1 << 20 /* plain bytes between two looks at the ring */
+};
+
+/* --- errors ------------------------------------------------------------------------------- */
+
+void pull_fail_chunk(struct pull_lane *pl, const struct pull_region *region, uint32_t chunk,
+                     const char *object, struct err *err)
+{
+    uint64_t first =
+        (uint64_t)region->index * (pl->manifest->region_size / pl->manifest->chunk_size);
+    (void)err_prefix(err, "object '%s' region %" PRIu32 " chunk %" PRIu64, object, region->index,
+                     first + chunk);
+    lane_fail(pl->lane, err);
+}
+
+static void fail_region(struct pull_lane *pl, const struct pull_region *region, struct err *err)
+{
+    (void)err_prefix(err, "object '%s' region %" PRIu32, region->request.name, region->index);
+    lane_fail(pl->lane, err);
+}
+
+void pull_fail_op(struct pull_lane *pl, const struct ring_op *op, const char *verb)
+{
+    struct err err;
+    char reason[64];
+    (void)err_set(&err, ERR_DEVICE, "%s %zu bytes of the target at %" PRIu64 ": %s", verb, op->len,
+                  op->offset, ring_op_reason(op, reason, sizeof(reason)));
+    lane_fail(pl->lane, &err);
+}
+
+/* --- region tables ------------------------------------------------------------------------ */
+
+static uint64_t region_bytes(const struct fmt_manifest *manifest, uint32_t index)
+{
+    uint64_t start = (uint64_t)index * manifest->region_size;
+    return min_u64(manifest->region_size, manifest->size - start);
+}
+
+static int open_table(struct pull_lane *pl, struct pull_region *region, struct err *err)
+{
+    const struct fmt_manifest *manifest = pl->manifest;
+    const struct fmt_manifest_region *place = &manifest->regions[region->index];
+    const uint8_t *payload = region->request.payload;
+    uint8_t digest[FMT_SHA256_LEN];
+    sha256(payload, place->len, digest);
+    if (memcmp(digest, place->sha256, sizeof(digest)) != 0)
+        return err_set(err, ERR_CORRUPT, "region table: wrong SHA-256");
+    int rc = fmt_region_decode(payload, place->len, &region->table, err);
+    if (rc < 0)
+        return rc;
+    const struct fmt_region *table = &region->table;
+    uint64_t bytes = region_bytes(manifest, region->index);
+    uint64_t chunks = div_round_up(bytes, manifest->chunk_size);
+    if (table->region_index != region->index || table->chunk_size != manifest->chunk_size ||
+        table->chunk_count != chunks ||
+        table->last_chunk_len != bytes - (chunks - 1) * manifest->chunk_size)
+        return err_set(err, ERR_CORRUPT, "region table of another region");
+    return 0;
+}
+
+static bool was_done_before(const struct pull_lane *pl, uint32_t index)
+{
+    const uint8_t *bits = pl->pull->done_before;
+    return pl->pull->sink != PULL_TO_NULL && bits != NULL && (bits[index / 8] >> (index % 8) & 1);
+}
+
+static void table_done(struct store_request *request)
+{
+    struct pull_region *region = CONTAINER_OF(request, struct pull_region, request);
+    struct pull_lane *pl = region->lane;
+    pl->requests_left--;
+    if (request->rc < 0) {
+        fail_region(pl, region, &request->err);
+        return;
+    }
+    pull_count(&pl->pull->progress->objects, 1);
+    pull_count(&pl->pull->progress->bytes_stored, request->len);
+    if (open_table(pl, region, &request->err) < 0) {
+        fail_region(pl, region, &request->err);
+        return;
+    }
+    region->zero_next = 0;
+    region->check_next = 0;
+    pull_plan_todo(pl, region);
+    if (was_done_before(pl, region->index)) {
+        region->state = REGION_CHECK;
+        return;
+    }
+    pull_plan_order(region);
+    region->state = REGION_FETCH;
+    pull_region_settle(region);
+}
+
+static void start_region(struct pull_lane *pl, struct pull_region *region, uint32_t index)
+{
+    const struct fmt_manifest_region *place = &pl->manifest->regions[index];
+    struct store_request *request = &region->request;
+    region->state = REGION_TABLE;
+    region->sequence = pl->next_sequence++;
+    region->index = index;
+    region->ops_left = 0;
+    repo_table_name(request->name, pl->manifest->volume, place->snapshot, place->number);
+    struct err err;
+    /* Both bound what a decoder may be given; a right manifest never has other values. */
+    if (place->len < FMT_REGION_HEADER_LEN || place->len > PULL_TABLE_LEN_MAX ||
+        place->offset % _Alignof(uint64_t) != 0) {
+        (void)err_set(&err, ERR_CORRUPT, "the manifest gives it %" PRIu32 " bytes at %" PRIu32,
+                      place->len, place->offset);
+        fail_region(pl, region, &err);
+        return;
+    }
+    request->buf = region->buf;
+    request->capacity = PULL_TABLE_BUF_LEN;
+    request->offset = place->offset;
+    request->len = place->len;
+    request->done = table_done;
+    pl->requests_left++;
+    store_lane_get(pl->lane->store, request);
+}
+
+void pull_region_settle(struct pull_region *region)
+{
+    struct pull_lane *pl = region->lane;
+    if (region->state != REGION_FETCH || region->chunks_left > 0 || region->ops_left > 0 ||
+        lane_stopped(pl->lane))
+        return;
+    region->state = REGION_IDLE;
+    pull_region_durable_next_flush(pl->job, region->index,
+                                   region_bytes(pl->manifest, region->index));
+}
+
+/* --- items -------------------------------------------------------------------------------- */
+
+static struct pull_region *idle_region(struct pull_lane *pl)
+{
+    for (unsigned i = 0; i < PULL_REGIONS; i++)
+        if (pl->regions[i].state == REGION_IDLE)
+            return &pl->regions[i];
+    return NULL;
+}
+
+/* Items are regions, then objects to check; room for both kinds comes first. */
+static void admit_items(struct pull_lane *pl)
+{
+    while (!pl->no_more && pl->free_probes != NULL) {
+        struct pull_region *region = idle_region(pl);
+        uint64_t item;
+        if (region == NULL)
+            return;
+        if (!lane_take(pl->lane, &item)) {
+            pl->no_more = true;
+            return;
+        }
+        if (item < pl->manifest->region_count)
+            start_region(pl, region, (uint32_t)item);
+        else
+            pull_probe_start(pl, &pl->job->objects[item - pl->manifest->region_count]);
+    }
+}
+
+/* --- GETs --------------------------------------------------------------------------------- */
+
+static void get_done(struct store_request *request)
+{
+    struct pull_get *get = CONTAINER_OF(request, struct pull_get, request);
+    struct pull_lane *pl = get->lane;
+    pl->requests_left--;
+    get->ready = true;
+    if (request->rc < 0) {
+        pull_fail_chunk(pl, get->region, get->region->order[get->first], request->name,
+                        &request->err);
+        return;
+    }
+    pull_count(&pl->pull->progress->objects, 1);
+    pull_count(&pl->pull->progress->bytes_stored, request->len);
+}
+
+static void start_get(struct pull_lane *pl, struct pull_region *region)
+{
+    struct pull_get *get = &pl->gets[(pl->get_first + pl->get_count++) % pl->job->get_count];
+    struct store_request *request = &get->request;
+    pull_plan_range(region, &get->first, &get->count, &request->offset, &request->len,
+                    &get->has_header);
+    uint32_t pack = region->table.entries[region->order[get->first]].pack;
+    const struct fmt_pack_ref *ref = &region->table.packs[pack];
+    repo_pack_name(request->name, pl->manifest->volume, ref->snapshot, ref->number);
+    get->region = region;
+    get->next = 0;
+    get->ready = false;
+    request->buf = get->buf;
+    request->capacity = PULL_GET_LEN + STORE_LANE_SLACK;
+    request->done = get_done;
+    pl->requests_left++;
+    store_lane_get(pl->lane->store, request);
+}
+
+/* The oldest region that still has ranges to ask for. */
+static struct pull_region *next_to_fetch(struct pull_lane *pl)
+{
+    struct pull_region *oldest = NULL;
+    for (unsigned i = 0; i < PULL_REGIONS; i++) {
+        struct pull_region *region = &pl->regions[i];
+        if (region->state == REGION_FETCH && region->order_next < region->order_count &&
+            (oldest == NULL || region->sequence < oldest->sequence))
+            oldest = region;
+    }
+    return oldest;
+}
+
+static void admit_work(struct pull_lane *pl)
+{
+    admit_items(pl);
+    for (unsigned i = 0; i < PULL_REGIONS; i++) {
+        struct pull_region *region = &pl->regions[i];
+        if (region->state == REGION_CHECK)
+            pull_check_start(pl, region);
+        if (region->state == REGION_FETCH) {
+            pull_zero_start(pl, region);
+            if (region->chunks_left == 0) /* no chunk will join the open run any more */
+                pull_write_flush(pl, region);
+            pull_region_settle(region);
+        }
+    }
+    while (pl->get_count < pl->job->get_count) {
+        struct pull_region *region = next_to_fetch(pl);
+        if (region == NULL)
+            return;
+        start_get(pl, region);
+    }
+}
+
+/* --- decoding ----------------------------------------------------------------------------- */
+
+static int decode_chunk(const struct pull_lane *pl, const struct pull_get *get, uint32_t chunk,
+                        uint8_t *to, struct err *err)
+{
+    const struct pull_region *region = get->region;
+    const struct fmt_entry *entry = &region->table.entries[chunk];
+    uint32_t len = pull_chunk_len(region, chunk), stored = fmt_entry_len(entry);
+    const uint8_t *from = get->request.payload + (entry->offset - get->request.offset);
+    assert(entry->offset - get->request.offset + stored <= get->request.len);
+    if (fmt_entry_flags(entry) & FMT_RAW) {
+        assert(stored == len);
+        memcpy(to, from, len);
+    } else if (!codec_decompress(from, stored, to, len)) {
+        return err_set(err, ERR_CORRUPT, "the stored bytes are no LZ4 block of this length");
+    }
+    uint8_t digest[FMT_DIGEST_LEN];
+    hash_xxh3_128(to, len, pl->pull->repo->digest_seed, digest);
+    if (memcmp(digest, entry->digest, sizeof(digest)) != 0)
+        return err_set(err, ERR_CORRUPT, "the digest differs");
+    if (pull_chunk_offset(pl, region, chunk) == 0)
+        memcpy(pl->pull->head, to, PULL_HEAD_LEN);
+    return 0;
+}
+
+static int check_get_header(const struct pull_lane *pl, const struct pull_get *get, struct err *err)
+{
+    const struct fmt_region *table = &get->region->table;
+    const struct fmt_pack_ref *ref =
+        &table->packs[table->entries[get->region->order[get->first]].pack];
+    struct pull_object want = {.kind = FMT_PACK, .number = ref->number};
+    memcpy(want.snapshot, ref->snapshot, ID_LEN);
+    return pull_check_header(pl, get->request.payload, &want, NULL, err);
+}
+
+static void end_get(struct pull_lane *pl, struct pull_region *region)
+{
+    pl->get_first = (pl->get_first + 1) % pl->job->get_count;
+    pl->get_count--;
+    if (region->chunks_left == 0)
+        pull_write_flush(pl, region);
+    pull_region_settle(region); /* the null sink has nothing in flight */
+}
+
+/* Decodes chunks of the oldest GET, as far as it is there and the target has buffers. False when
+ * nothing could be done. */
+static bool decode_some(struct pull_lane *pl)
+{
+    struct pull_get *get = &pl->gets[pl->get_first];
+    if (pl->get_count == 0 || !get->ready)
+        return false;
+    struct err err;
+    struct pull_region *region = get->region;
+    uint32_t chunk = region->order[get->first];
+    bool null = pl->pull->sink == PULL_TO_NULL;
+    if (get->next == 0 && get->has_header && check_get_header(pl, get, &err) < 0) {
+        pull_fail_chunk(pl, region, chunk, get->request.name, &err);
+        return true;
+    }
+    uint64_t len = 0;
+    for (; get->next < get->count && len < DECODE_STEP_LEN; get->next++) {
+        chunk = region->order[get->first + get->next];
+        uint8_t *to = null ? pl->scratch : pull_write_slot(pl, region, chunk);
+        if (to == NULL)
+            return len > 0;
+        if (decode_chunk(pl, get, chunk, to, &err) < 0) {
+            pull_fail_chunk(pl, region, chunk, get->request.name, &err);
+            return true;
+        }
+        if (null)
+            pull_chunk_done(pl, region, chunk);
+        else
+            pull_write_commit(pl, region, chunk);
+        len += pull_chunk_len(region, chunk);
+    }
+    if (get->next == get->count)
+        end_get(pl, region);
+    return true;
+}
+
+/* --- the loop ----------------------------------------------------------------------------- */
+
+static bool is_idle(const struct pull_lane *pl)
+{
+    for (unsigned i = 0; i < PULL_REGIONS; i++)
+        if (pl->regions[i].state != REGION_IDLE)
+            return false;
+    return pl->no_more && pl->requests_left == 0;
+}
+
+static int pull_loop(struct pull_lane *pl, struct err *err)
+{
+    struct ring *ring = pl->lane->ring;
+    for (;;) {
+        bool stopped = lane_stopped(pl->lane);
+        if (!stopped)
+            admit_work(pl);
+        if ((stopped ? pl->requests_left == 0 : is_idle(pl)) && ring_pending(ring) == 0)
+            return 0;
+        bool busy = !stopped && decode_some(pl);
+        int rc = ring_run(ring, busy ? 0 : 1, WAIT_US, err);
+        if (rc < 0)
+            return rc;
+    }
+}
+
+static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
+{
+    for (unsigned i = 0; i < PULL_BLOCK_COUNT; i++)
+        pl->blocks[i].buf = buffers_cut(buffers, PULL_BLOCK_LEN, PULL_BLOCK_LEN);
+    pl->zero_buf = buffers_cut(buffers, PULL_BLOCK_LEN, PULL_BLOCK_LEN); /* arenas begin as zeros */
+    for (unsigned i = 0; i < pl->job->get_count; i++) {
+        pl->gets[i].lane = pl;
+        pl->gets[i].buf = buffers_cut(buffers, PULL_GET_LEN + STORE_LANE_SLACK, STORE_LANE_ALIGN);
+    }
+    for (unsigned i = 0; i < PULL_REGIONS; i++) {
+        pl->regions[i].lane = pl;
+        pl->regions[i].buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
+    }
+    for (unsigned i = 0; i < PULL_PROBES; i++) {
+        pl->probes[i].lane = pl;
+        pl->probes[i].buf = buffers_cut(buffers, PULL_PROBE_BUF_LEN, STORE_LANE_ALIGN);
+        pl->probes[i].next_free = pl->free_probes;
+        pl->free_probes = &pl->probes[i];
+    }
+    pl->scratch = buffers_cut(buffers, FMT_CHUNK_SIZE_MAX, STORE_LANE_ALIGN);
+}
+
+int pull_lane_run(struct lane *lane, struct err *err)
+{
+    struct pull_lane *pl = calloc(1, sizeof(*pl));
+    if (pl == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    pl->lane = lane;
+    pl->job = lane->ctx;
+    pl->pull = pl->job->pull;
+    pl->manifest = pl->pull->manifest;
+    cut_buffers(pl, &lane->buffers);
+    pull_write_init(pl);
+    int rc = pull_loop(pl, err);
+    free(pl);
+    return rc;
+}

@@ -1,0 +1,120 @@
+"""What the tests of tidemark-wal share: a repository, a server that archives into it, copies of the
+server that recover from it with `tidemark-wal get`."""
+import os
+import shutil
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import tm  # noqa: E402
+from node import make_repository, run_program  # noqa: E402
+from tm import Server, poll  # noqa: E402
+
+
+class Archive:
+    """A repository, and tidemark-wal as the server's user with the options that restore would
+    write: nothing comes from a configuration file."""
+
+    def __init__(self, box, name="repo", cluster="main"):
+        self.box, self.cluster = box, cluster
+        tm.need_programs("tidemark-wal", "tidemark-wal-worker", "tests/pg/tool_wal")
+        self.url = make_repository(box, name)
+        self.path = self.url.removeprefix("file://")
+        self.programs = tm.programs(box)
+        self.tool = os.path.join(tm.BUILD, "tests/pg/tool_wal")
+        done = run_program(self.tool, "init", self.url)
+        if done.status != 0:
+            raise RuntimeError(done.err)
+        self.id = done.out.strip()
+        # postgres owns what the server archives; root made the first objects.
+        subprocess.run(["chown", "-R", "postgres:postgres", self.path], check=True)
+        self.wal = os.path.join(self.programs, "tidemark-wal")
+
+    def options(self, **more):
+        """Options as text for archive_command and restore_command; None leaves one out."""
+        merged = {"repository": self.url, "cluster": self.cluster, "repository-id": self.id, **more}
+        return " ".join(f"--{key}={value}" for key, value in merged.items() if value is not None)
+
+    def archive_command(self, **more):
+        return f"{self.wal} push %p {self.options(**more)}"
+
+    def restore_command(self, **more):
+        return f"{self.wal} get %f %p {self.options(**more)}"
+
+    def run(self, *args, cwd=None, user="postgres", timeout_s=120, **options):
+        """tidemark-wal ARGS OPTIONS in the data directory cwd."""
+        words = [*map(str, args), *self.options(**options).split()]
+        as_user = tm.as_user(user)
+        if cwd:
+            as_user["cwd"] = cwd
+        done = subprocess.run([self.wal, *words], text=True, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                              timeout=timeout_s, **as_user)
+        return tm.Result(done.returncode, done.stdout, done.stderr)
+
+    def tool_wal(self, verb, system_id, *args):
+        return run_program(self.tool, verb, self.url, self.cluster, system_id, *args)
+
+    def objects(self, system_id):
+        """Names of the files in the archive, sorted."""
+        found = []
+        for directory, _dirs, names in os.walk(
+                os.path.join(self.path, "wal", self.cluster, str(system_id))):
+            found += [name for name in names if directory]
+        return sorted(found)
+
+
+class Primary(Server):
+    """A server that archives into `archive`."""
+
+    def __init__(self, box, archive, name="data", **settings):
+        super().__init__(box, box.join(name))
+        self.archive = archive
+        self.init(archive_mode="on", archive_command=archive.archive_command(),
+                  fsync="off", **settings)
+        self.start()
+        self.system_id = self.psql("select system_identifier from pg_control_system()")
+
+    def archived(self):
+        return self.psql("select last_archived_wal from pg_stat_archiver")
+
+    def switch_and_wait(self, timeout_s=60):
+        """Ends the segment and waits until it is archived; its name."""
+        name = self.switch_wal()
+        poll(lambda: self.archived().split(".")[0] >= name, timeout_s, f"archive of {name}")
+        return name
+
+    def fill(self, megabytes):
+        """WAL of about this size."""
+        self.psql("create table if not exists filler (x text)")
+        for _ in range(megabytes):
+            self.psql("insert into filler select string_agg(md5(random()::text), '') "
+                      "from generate_series(1, 32768) g group by g / 64")
+
+    def base_backup(self, name):
+        """A copy that recovers when it is given recovery settings."""
+        path = self.box.join(name)
+        self.program("pg_basebackup", "-h", self.socket, "-p", str(self.port), "-U",
+                     self.superuser, "-D", path, "-X", "none", "-c", "fast", "--no-sync",
+                     "--no-manifest")
+        return path
+
+
+class Copy(Server):
+    """A copy of the base backup that recovers from the archive."""
+
+    def __init__(self, box, base, name, restore_command, signal_file="recovery.signal",
+                 archive_mode="off", **settings):
+        data = box.join(name)
+        subprocess.run(["cp", "-a", base, data], check=True)
+        super().__init__(box, data)
+        self.configure(port=self.port, restore_command=restore_command, archive_mode=archive_mode,
+                       fsync="off", **settings)
+        path = os.path.join(data, signal_file)
+        with open(path, "w", encoding="ascii"):
+            pass
+        shutil.chown(path, "postgres", "postgres")
+
+    def log_text(self):
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return file.read()
