@@ -17,7 +17,7 @@
 
 struct capture_file {
     const char *path;           /* absolute, on a volume of the group */
-    struct extent_list extents; /* out: physical, in file order */
+    struct extent_list extents; /* out: physical, in file order; owned by the caller */
     unsigned flags;             /* out: enum fsmap_file_flag */
 };
 
@@ -26,6 +26,10 @@ struct capture_volume {
     struct extent_list used; /* normalised; everything else holds no file data */
     bool used_trusted;
     char snapshot_path[CONF_PATH_MAX + 1]; /* provider command: what snapshot_command printed */
+    struct device live;       /* the volume itself; equal to device but for `command` */
+    int hold_fd;              /* offline and not mounted: O_EXCL, so that nobody mounts it */
+    uint64_t written_sectors; /* of the live device at the instant */
+    bool snapshot_made;       /* snapshot_command has been started: drop_command is due */
 };
 
 struct capture {
@@ -34,19 +38,53 @@ struct capture {
     struct capture_volume volumes[CONF_VOLUMES_MAX];
     struct freeze freeze;
     bool armed;
+    enum conf_provider provider; /* one for the whole group */
+    char job[64];                /* unique name of this capture, part of the snapshots' names */
+    int state_fd;                /* provider command: locked list of what must be dropped, or -1 */
     uint64_t stall_ns;
     int64_t captured_s;
 };
 
-/* estimate_bytes_per_s: measured or assumed read + compress rate; `freeze` is refused
- * (ERR_REFUSED) when used bytes / rate exceed freeze_deadline. files: where these files lie at the
- * instant (for `command`, equal before and after or ERR_BUSY). wal_directory may be NULL: when it
- * is given, *ret_wal receives per volume the extents of segment files in it (regular, one link,
- * not shared, plain), ret_wal being CONF_VOLUMES_MAX lists. */
+struct capture_request {
+    const char *job; /* unique: a snapshot id */
+    /* Measured or assumed rate of reading and storing, bytes/s: `freeze` is refused (ERR_REFUSED)
+     * when used bytes / rate exceed freeze_deadline. 0 = unknown, not checked. */
+    uint64_t estimate_bytes_per_s;
+    struct capture_file *files; /* where do these lie at the instant? */
+    size_t file_count;
+    /* NULL, or: ret_wal[i] receives, not normalised, the extents on volume i of the segment files
+     * in this directory (regular, one link, not shared, in a fixed place). CONF_VOLUMES_MAX lists.
+     * With freeze_by = script nothing is known of the instant and they stay empty. */
+    const char *wal_directory;
+    struct extent_list *ret_wal;
+};
+
+/* All volumes of a group use one provider (ERR_CONFIG otherwise).
+ *
+ * offline: mounted read-only, or not mounted and in no other use. The files' extents are those of
+ * the read-only mount; a file on a volume that is not mounted is ERR_REFUSED.
+ *
+ * freeze: freezes all, stays so until capture_end().
+ *
+ * command: snapshot_command and drop_command run by /bin/sh as root with TIDEMARK_VOLUME,
+ * TIDEMARK_DEVICE, TIDEMARK_MOUNT, TIDEMARK_JOB and, for the drop when it is known,
+ * TIDEMARK_SNAPSHOT. The last line of the snapshot's stdout is the block device to read; with its
+ * volume's size. TIDEMARK_JOB + TIDEMARK_VOLUME name a snapshot: drop_command must find it by them,
+ * and succeed when there is none. freeze_by = agent: all are frozen before the first command runs
+ * and thawed when the last has ended; = script (one volume only): no used-space map, and the files'
+ * extents must be equal before and after (ERR_BUSY).
+ *
+ * On failure nothing is left frozen and what was made is dropped. */
 int capture_begin(const struct conf *conf, struct volume_group *group,
-                  uint64_t estimate_bytes_per_s, struct capture_file *files, size_t file_count,
-                  const char *wal_directory, struct extent_list *ret_wal, struct capture *ret,
-                  struct err *err);
+                  struct capture_request *request, struct capture *ret, struct err *err);
+
+/* Always releases everything. *ret_valid false: the guardian thawed early, the device changed, or
+ * it was written to while that was impossible by rights: discard what was read. A snapshot that
+ * cannot be dropped is logged and left to capture_cleanup_stale(). */
 int capture_end(struct capture *capture, bool *ret_valid, struct err *err);
+
+/* Drops the snapshots of captures whose process has died, as listed in state_dir/captures. Called
+ * by capture_begin() for `command`; the agent may call it when it starts. Problems are logged. */
+void capture_cleanup_stale(const struct conf *conf);
 
 #endif

@@ -191,9 +191,13 @@ static int begin_capture(struct snapshot *snapshot, struct err *err)
                    record->data_directory);
     struct capture_file control = {.path = control_path};
     bool leave_out = may_leave_wal_out(snapshot);
-    int rc = capture_begin(snapshot->conf, &snapshot->group, expected_rate(snapshot), &control, 1,
-                           leave_out ? record->wal_directory : NULL, snapshot->wal,
-                           &snapshot->capture, err);
+    struct capture_request request = {.job = snapshot->id_text,
+                                      .estimate_bytes_per_s = expected_rate(snapshot),
+                                      .files = &control,
+                                      .file_count = 1,
+                                      .wal_directory = leave_out ? record->wal_directory : NULL,
+                                      .ret_wal = snapshot->wal};
+    int rc = capture_begin(snapshot->conf, &snapshot->group, &request, &snapshot->capture, err);
     if (rc < 0)
         return rc;
     snapshot->capturing = true;

@@ -404,6 +404,23 @@ int device_open_file(const char *path, uint64_t size, bool create, struct device
     return 0;
 }
 
+int device_check_same(const struct device *device, struct err *err)
+{
+    const struct device_identity *identity = &device->identity;
+    struct stat now, opened;
+    uint64_t size = 0, diskseq = 0;
+    close_fd int fd = open(identity->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &now) < 0 || fstat(device->fd, &opened) < 0)
+        return err_sys(err, ERR_DEVICE, "open '%s' again", identity->path);
+    bool same = identity->is_block ? now.st_rdev == opened.st_rdev : now.st_ino == opened.st_ino;
+    if (same && identity->is_block)
+        same = ioctl(fd, BLKGETSIZE64, &size) == 0 && size == identity->size &&
+               (ioctl(fd, BLKGETDISKSEQ, &diskseq) < 0 || diskseq == identity->diskseq);
+    if (!same)
+        return err_set(err, ERR_DEVICE, "'%s' is another disk now", identity->path);
+    return 0;
+}
+
 void device_close(struct device *device)
 {
     if (device == NULL)

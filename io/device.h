@@ -72,6 +72,9 @@ int device_read_mark(struct device *device, uint8_t ret_job_id[16], uint64_t *re
  * cached pages (BLKFLSBUF). */
 int device_commit_head(struct device *device, const uint8_t head[4096], struct err *err);
 
+/* Whether its path still leads to the same disk: number, size, diskseq. ERR_DEVICE when not. */
+int device_check_same(const struct device *device, struct err *err);
+
 /* fsync(2): the truth about earlier direct writes. */
 int device_flush(struct device *device, struct err *err);
 

@@ -231,8 +231,8 @@ static int freeze_one(struct freeze *freeze, size_t index, struct err *err)
     (void)ask(freeze, GUARD_FORGET, index, &answer); /* before anybody thaws what is not ours */
     errno = saved;
     if (saved != EBUSY)
-        return err_sys(err, ERR_DEVICE, "freeze volume %zu (FIFREEZE)", index);
-    err_set(err, ERR_BUSY, "volume %zu is frozen already", index);
+        return err_sys(err, ERR_DEVICE, "freeze the filesystem (FIFREEZE)");
+    err_set(err, ERR_BUSY, "the filesystem is frozen already");
     return err_hint(err, "another snapshot or fsfreeze(8) holds it; thaw it or wait");
 }
 
@@ -261,6 +261,7 @@ int freeze_all(struct freeze *freeze, struct err *err)
         int rc = freeze_one(freeze, i, err);
         if (rc < 0) {
             unsigned char ignored;
+            freeze->failed = i;
             (void)thaw_frozen(freeze);
             (void)ask(freeze, GUARD_THAWED, 0, &ignored);
             return rc;

@@ -20,6 +20,7 @@ struct freeze {
     int fds[FREEZE_VOLUMES_MAX]; /* directories on the filesystems, borrowed */
     size_t count;
     size_t frozen;  /* fds[0..frozen) are frozen */
+    size_t failed;  /* which one, after freeze_all() failed */
     int control_fd; /* socket to the guardian; its EOF means we died */
     int guardian_pid;
     uint64_t frozen_at_ns; /* CLOCK_MONOTONIC */

@@ -101,15 +101,14 @@ __attribute__((unused)) static bool fixture_start(const char **ret_why)
     return true;
 }
 
-/* A loop device over a sparse image of `size` bytes, not formatted. */
-__attribute__((unused)) static struct fixture_volume *fixture_add(uint64_t size,
-                                                                  const char *losetup_options)
+/* A loop device over a sparse image of `size` bytes in `dir`, not formatted. */
+static struct fixture_volume *add_in(uint64_t size, const char *dir, const char *losetup_options)
 {
     struct fixture_volume *volume = &fixture.volumes[fixture.count];
     char command[512];
     if (fixture.count >= FIXTURE_VOLUMES_MAX)
         abort();
-    snprintf(volume->image, sizeof(volume->image), "%s/%zu.img", fixture_dir, fixture.count);
+    snprintf(volume->image, sizeof(volume->image), "%s/%zu.img", dir, fixture.count);
     snprintf(volume->mount, sizeof(volume->mount), "%s/mnt %zu", fixture_dir, fixture.count);
     if (mkdir(volume->mount, 0755) < 0 ||
         run("truncate -s %llu '%s'", (unsigned long long)size, volume->image) != 0)
@@ -120,6 +119,17 @@ __attribute__((unused)) static struct fixture_volume *fixture_add(uint64_t size,
         abort();
     fixture.count++;
     return volume;
+}
+
+__attribute__((unused)) static struct fixture_volume *fixture_add(uint64_t size,
+                                                                  const char *losetup_options)
+{
+    return add_in(size, fixture_dir, losetup_options);
+}
+
+__attribute__((unused)) static struct fixture_volume *fixture_add_in(uint64_t size, const char *dir)
+{
+    return add_in(size, dir, "");
 }
 
 __attribute__((unused)) static void fixture_mkfs(struct fixture_volume *volume, const char *fs)

@@ -1,0 +1,27 @@
+/* What the files of agent/capture share: see capture.h for the whole. One thread. */
+#ifndef TIDEMARK_AGENT_CAPTURE_PARTS_H
+#define TIDEMARK_AGENT_CAPTURE_PARTS_H
+
+#include "agent/capture.h"
+
+/* capture_map.c: fills used and used_trusted of every volume, extents and flags of the request's
+ * files, and ret_wal, from the mounted filesystems as they are now. */
+int capture_take_maps(struct capture *capture, struct capture_request *request, struct err *err);
+/* Only the files. */
+int capture_take_files(struct capture *capture, struct capture_request *request, struct err *err);
+/* Makes the whole device used. */
+int capture_use_all(struct capture_volume *volume, struct err *err);
+/* Bytes of files and metadata on all volumes, less the WAL that request leaves out. Live: a guess.
+ */
+uint64_t capture_estimate_bytes(const struct capture *capture,
+                                const struct capture_request *request);
+
+/* capture_command.c: the scripts. begin writes the list of what to drop; make runs snapshot_command
+ * of every volume within timeout_ms; open opens what they printed; drop runs drop_command for all
+ * that were made and removes the list when all are gone. */
+int capture_command_begin(struct capture *capture, struct err *err);
+int capture_command_make(struct capture *capture, unsigned timeout_ms, struct err *err);
+int capture_command_open(struct capture *capture, struct err *err);
+void capture_command_drop(struct capture *capture);
+
+#endif
