@@ -148,22 +148,23 @@ static int check_archiving(struct snapshot *snapshot, struct err *err)
 }
 
 /* Backup mode of a server that is not the one whose volumes are captured would be worth nothing. */
-static int check_directory(const struct snapshot *snapshot, char *ret, size_t size, struct err *err)
+static int check_directory(struct snapshot *snapshot, struct err *err)
 {
     char configured[PATH_MAX];
-    const char *data_directory = setting(snapshot, "data_directory");
-    int rc = snapshot_resolve(data_directory, ret, size, err);
+    char *actual = snapshot->record.data_directory;
+    int rc = snapshot_resolve(setting(snapshot, "data_directory"), actual,
+                              sizeof(snapshot->record.data_directory), err);
     if (rc < 0 || !snapshot->conf->data_directory[0])
         return rc;
     rc = snapshot_resolve(snapshot->conf->data_directory, configured, sizeof(configured), err);
     if (rc < 0)
         return rc;
-    if (strcmp(configured, ret) == 0)
+    if (strcmp(configured, actual) == 0)
         return 0;
     return err_set(err, ERR_CONFIG,
                    "`connection` leads to a server with data directory '%s', but `data_directory` "
                    "is '%s'",
-                   ret, configured);
+                   actual, configured);
 }
 
 static const char identity_sql[] =
@@ -363,11 +364,8 @@ static int read_paths(struct snapshot *snapshot, struct err *err)
     struct record *record = &snapshot->record;
     char pg_wal[PATH_MAX];
     free_json json_t *rows = NULL;
-    int rc = check_directory(snapshot, record->data_directory, sizeof(record->data_directory), err);
-    if (rc < 0)
-        return rc;
     (void)snprintf(pg_wal, sizeof(pg_wal), "%s/pg_wal", record->data_directory);
-    rc = snapshot_resolve(pg_wal, record->wal_directory, sizeof(record->wal_directory), err);
+    int rc = snapshot_resolve(pg_wal, record->wal_directory, sizeof(record->wal_directory), err);
     if (rc == 0)
         rc = read_owner(snapshot, err);
     if (rc == 0)
@@ -418,6 +416,8 @@ int snapshot_pg_open(struct snapshot *snapshot, struct err *err)
     rc = read_settings(snapshot, err);
     if (rc == 0)
         rc = check_version(snapshot, err);
+    if (rc == 0)
+        rc = check_directory(snapshot, err);
     if (rc == 0)
         rc = check_primary(snapshot, err);
     if (rc == 0)
