@@ -44,7 +44,7 @@ def directives(path):
     found = {}
     with open(path, encoding="utf-8") as file:
         for line in file.readlines()[:40]:
-            match = re.search(r"\bcheck: (.+?)(\*/)?$", line)
+            match = re.search(r"\bcheck: ([\w=, ]+)", line)
             for word in match.group(1).split() if match else ():
                 key, _, value = word.partition("=")
                 if key in ("build", "timeout", "alone"):
@@ -129,6 +129,7 @@ def build(totals, patterns):
         steps[0][1].append("unit")
     for name, args in steps:
         start = time.monotonic()
+        print(f"building {name} …", flush=True)
         done = make(*args)
         report(totals, f"build {name}", f"{'not ' if done.returncode else ''}ok 1 - make\n1..1\n"
                + done.stdout, done.returncode, time.monotonic() - start)
