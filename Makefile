@@ -71,6 +71,7 @@ help:
 #: install        DESTDIR= PREFIX=/usr
 #: fuzz           build the libFuzzer targets into build/fuzz
 #: fuzz-smoke     run each of them for FUZZ_SECONDS=10
+#: generated      sample configuration and man pages, from the tables in the programs
 #: clean          remove build/
 
 $(B)/%.o: %.c
@@ -143,10 +144,42 @@ check: deps
 campaign: deps
 	@tests/check.sh --campaign $(TESTS)
 
+# --- what is made from the tables in the programs, and committed: tests/cli compares ---------------
+generated: $(B)/tidemark $(B)/tidemark-agent
+	$(B)/tidemark-agent --print-sample >conf/tidemark.conf
+	$(B)/tidemark --print-man >$(B)/verbs.roff
+	$(B)/tidemark-agent --print-man >$(B)/options.roff
+	sed -e 's/@VERSION@/$(VERSION)/' -e '/^@VERBS@$$/{r $(B)/verbs.roff' -e 'd}' \
+	    conf/man/tidemark.1.in >conf/man/tidemark.1
+	sed -e 's/@VERSION@/$(VERSION)/' -e '/^@OPTIONS@$$/{r $(B)/options.roff' -e 'd}' \
+	    conf/man/tidemark.conf.5.in >conf/man/tidemark.conf.5
+
+# Everything that starts another program finds it beside itself or in ../lib/tidemark.
+PREFIX ?= /usr
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/tidemark \
+	    $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
+	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 \
+	    $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/tidemark/capture \
+	    $(DESTDIR)/etc/tidemark
+	install -m 755 $(PROGRAMS:%=$(B)/%) $(DESTDIR)$(PREFIX)/bin
+	mv $(DESTDIR)$(PREFIX)/bin/tidemark-guardian $(DESTDIR)$(PREFIX)/lib/tidemark/
+	sed 's|@PREFIX@|$(PREFIX)|' conf/systemd/tidemark-agent.service \
+	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-agent.service
+	install -m 644 conf/systemd/tidemark.sysusers \
+	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidemark.conf
+	install -m 644 conf/man/tidemark.1 conf/man/tidemark-wal.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 conf/man/tidemark.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5
+	install -m 644 conf/man/tidemark-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 755 $(wildcard conf/capture/*) $(DESTDIR)$(PREFIX)/share/tidemark/capture
+	install -m 644 conf/openapi.yaml conf/tidemark.conf $(DESTDIR)$(PREFIX)/share/tidemark
+	[ -e $(DESTDIR)/etc/tidemark/tidemark.conf ] || \
+	    install -m 644 conf/tidemark.conf $(DESTDIR)/etc/tidemark/tidemark.conf
+
 clean:
 	rm -rf build
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
 .PHONY: all objects help deps deps-check demo check campaign unit test-tools fuzz fuzz-programs fuzz-replay \
-	fuzz-smoke bench clean install
+	fuzz-smoke bench generated clean install

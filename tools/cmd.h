@@ -55,6 +55,10 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
 /* Value of one of the verb's own options: NULL when it was not given, "" when it has no value. */
 const char *cmd_option(const struct cmd *cmd, const char *name);
 void cmd_print_help(const struct cmd_verb *verb, FILE *to);
+extern const struct cmd_option cmd_common_options[];
+
+/* --- cmd_man.c --- */
+void cmd_print_man(const struct cmd_verb *const *verbs, size_t count, FILE *to);
 
 /* --- cmd_common.c --- */
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err);

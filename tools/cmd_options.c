@@ -9,7 +9,7 @@
 
 enum { OPTIONS_MAX = 32, COMMON_ID = 0x100, OWN_ID = 0x200 };
 
-static const struct cmd_option common_options[] = {
+const struct cmd_option cmd_common_options[] = {
     {"config", 'c', "FILE",
      "configuration (default: $TIDEMARK_CONFIG, /etc/tidemark/tidemark.conf)"},
     {"repository", 'r', "URL", "use this repository, and no agent"},
@@ -62,8 +62,8 @@ static int id_of(const struct cmd_option *own, int c)
 {
     if (c >= COMMON_ID)
         return c;
-    for (size_t i = 0; i < count_options(common_options); i++)
-        if (common_options[i].letter == c)
+    for (size_t i = 0; i < count_options(cmd_common_options); i++)
+        if (cmd_common_options[i].letter == c)
             return COMMON_ID + (int)i;
     for (size_t i = 0; i < count_options(own); i++)
         if (own[i].letter == c)
@@ -151,7 +151,7 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
     size_t count = 0;
     cmd->verb = verb;
     tables.letters[0] = ':'; /* tells a missing value from an unknown option */
-    add_options(&tables, &count, common_options, COMMON_ID);
+    add_options(&tables, &count, cmd_common_options, COMMON_ID);
     add_options(&tables, &count, verb->options, OWN_ID);
     opterr = 0;
     for (int c; (c = getopt_long(argc, argv, tables.letters, tables.longs, NULL)) != -1;) {
@@ -162,7 +162,7 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
         else if (id >= OWN_ID)
             rc = take_own(cmd, &verb->options[id - OWN_ID], optarg, err);
         else
-            rc = take_common(cmd, &common_options[id - COMMON_ID], optarg, &url);
+            rc = take_common(cmd, &cmd_common_options[id - COMMON_ID], optarg, &url);
         if (rc == CMD_DONE)
             cmd_print_help(verb, stdout);
         if (rc != 0)
@@ -202,7 +202,7 @@ void cmd_print_help(const struct cmd_verb *verb, FILE *to)
     print_options(verb->options, to);
     if (verb->options)
         (void)fputc('\n', to);
-    print_options(common_options, to);
+    print_options(cmd_common_options, to);
     if (verb->notes)
         (void)fprintf(to, "\n%s", verb->notes);
 }

@@ -64,6 +64,10 @@ int main(int argc, char **argv)
         print_usage(stdout);
         return 0;
     }
+    if (strcmp(argv[1], "--print-man") == 0) {
+        cmd_print_man(verbs, ARRAY_LEN(verbs), stdout);
+        return 0;
+    }
     if (strcmp(argv[1], "--version") == 0) {
         (void)puts("tidemark " TIDEMARK_VERSION);
         return 0;
