@@ -1,14 +1,17 @@
 /* The prefetcher: runs ahead of replay by wal_prefetch segments. It follows what get writes into
  * the spool's state file (inotify), keeps the segments behind the last delivered one and removes
  * all others, and ends when nothing was asked for IDLE_MS or when the server ends: the spool lies
- * on pg_wal's filesystem, which somebody may want to unmount then. */
+ * on pg_wal's filesystem, which somebody may want to unmount then.
+ *
+ * One thread follows; FETCHERS_MAX at most fetch, each with its own connection. A fetcher claims a
+ * segment by creating its temporary (O_EXCL), in the order in which replay will want them. */
 #include "agent/wal_serve.h"
 
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
+#include <pthread.h>
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/pidfd.h>
@@ -22,17 +25,24 @@ enum {
     IDLE_MS = 10000,
     LOCK_TRIES = 20,
     FREE_SEGMENTS = 4, /* space that stays free for the server itself */
+    FETCHERS_MAX = 4,
+    /* Bytes: a fetcher holds a segment and its object at once, 2 x 16 MiB usually. */
+    FETCHERS_MEMORY = 256 << 20,
 };
 
 struct prefetcher {
     struct wal_command command;
     struct wal_connection connection;
-    struct wal_spool spool;
     char base[CONF_PATH_MAX + 1];
     int inotify_fd, server_fd; /* -1 = none */
+    /* Everything below is under the lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    struct wal_spool spool; /* dir and state_fd never change once the fetchers run */
     uint32_t timeline, segment_size;
     uint64_t last;    /* number of the segment delivered last */
     uint64_t stop_at; /* absent or not to be had: not asked for again; 0 = none */
+    bool stop;
 };
 
 /* Reads where replay is; *ret_moved: it is elsewhere than before. False when the state names
@@ -53,14 +63,6 @@ static bool follow(struct prefetcher *p, bool *ret_moved)
     return true;
 }
 
-static bool wanted(const struct prefetcher *p, const char *name)
-{
-    uint32_t timeline;
-    uint64_t number;
-    return pg_segment_parse(name, p->segment_size, &timeline, &number) && timeline == p->timeline &&
-           number > p->last && number <= p->last + p->command.conf.wal_prefetch;
-}
-
 static void write_counters(struct prefetcher *p)
 {
     size_t at = offsetof(struct wal_spool_state, prefetched);
@@ -69,8 +71,22 @@ static void write_counters(struct prefetcher *p)
     (void)ignored;
 }
 
-/* Removes what is not ahead of replay: the spool holds wal_prefetch segments and a temporary. */
-static void purge(struct prefetcher *p)
+/* True for a segment ahead of replay, with or without the suffix of a temporary. */
+static bool wanted(const struct prefetcher *p, const char *name, bool temporaries)
+{
+    char plain[PG_SEGMENT_TEXT] = "";
+    uint32_t timeline;
+    uint64_t number;
+    memcpy(plain, name, strnlen(name, PG_SEGMENT_TEXT - 1));
+    return pg_segment_parse(plain, p->segment_size, &timeline, &number) &&
+           timeline == p->timeline && number > p->last &&
+           number <= p->last + p->command.conf.wal_prefetch &&
+           (strlen(name) == PG_SEGMENT_TEXT - 1 || temporaries);
+}
+
+/* Removes what is not ahead of replay: the spool holds wal_prefetch segments at most. Temporaries
+ * of the fetchers stay; those that a killed prefetcher left go at the start. */
+static void purge(struct prefetcher *p, bool temporaries)
 {
     DIR *dir = opendir(p->spool.dir);
     uint64_t discarded = 0;
@@ -78,7 +94,7 @@ static void purge(struct prefetcher *p)
         return;
     for (const struct dirent *entry; (entry = readdir(dir));) {
         const char *name = entry->d_name;
-        if (name[0] == '.' || strcmp(name, "state") == 0 || wanted(p, name))
+        if (name[0] == '.' || strcmp(name, "state") == 0 || wanted(p, name, temporaries))
             continue;
         discarded += unlinkat(dirfd(dir), name, 0) == 0 && wal_name_valid(name, NULL);
     }
@@ -88,6 +104,8 @@ static void purge(struct prefetcher *p)
         write_counters(p);
 }
 
+/* --- fetchers --------------------------------------------------------------------------------- */
+
 static bool has_room(const struct prefetcher *p)
 {
     struct statvfs vfs;
@@ -95,94 +113,155 @@ static bool has_room(const struct prefetcher *p)
            (uint64_t)vfs.f_bavail * vfs.f_frsize >= (uint64_t)FREE_SEGMENTS * p->segment_size;
 }
 
-/* The next segment that is missing in the spool; false when it is full or the archive's end is
- * reached. */
-static bool next_wanted(const struct prefetcher *p, char name[PG_SEGMENT_TEXT],
-                        uint64_t *ret_number)
+/* Creates the temporary that wal_get() writes into: the other fetchers leave the segment alone, and
+ * get sees that it is on its way. */
+static bool claim(const struct prefetcher *p, const char *name)
 {
     char path[sizeof(p->spool.dir) + 64];
+    wal_spool_path(&p->spool, name, "", path, sizeof(path));
+    if (access(path, F_OK) == 0)
+        return false;
+    wal_spool_path(&p->spool, name, ".tidemark", path, sizeof(path));
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd >= 0)
+        (void)close(fd);
+    return fd >= 0;
+}
+
+/* Claims the first segment that is missing in the spool; false when it is full or the archive's end
+ * is reached. */
+static bool claim_next(const struct prefetcher *p, char name[PG_SEGMENT_TEXT], uint64_t *ret_number)
+{
     for (uint64_t n = p->last + 1; n <= p->last + p->command.conf.wal_prefetch; n++) {
         if (p->stop_at && n >= p->stop_at)
             return false;
         pg_segment_name(p->timeline, n, p->segment_size, name);
-        wal_spool_path(&p->spool, name, "", path, sizeof(path));
-        if (access(path, F_OK) == 0)
+        if (wal_command_withholds(&p->command, name) || !has_room(p))
+            return false;
+        if (!claim(p, name))
             continue;
         *ret_number = n;
-        return !wal_command_withholds(&p->command, name) && has_room(p);
+        return true;
     }
     return false;
 }
 
 /* The repository may have been unmounted and be back: a store that is open keeps the old one. */
-static void reconnect(struct prefetcher *p)
+static void reconnect(const struct prefetcher *p, struct wal_connection *connection)
 {
     struct wal_connection fresh;
     struct err ignored;
     if (wal_connect(&p->command, &fresh, &ignored) < 0)
         return; /* the old one is tried again then */
-    wal_disconnect(&p->connection);
-    p->connection = fresh;
-    p->connection.archive.repo = &p->connection.repo; /* not that of the copied struct */
+    wal_disconnect(connection);
+    *connection = fresh;
+    connection->archive.repo = &connection->repo; /* not that of the copied struct */
 }
 
-/* An error is left to the get that will want this segment: it retries and reports. */
-static void fetch(struct prefetcher *p, const char *name, uint64_t number)
+/* Fetches a claimed segment, without the lock. An error is left to the get that will want this
+ * segment: it retries and reports. */
+static int fetch(const struct prefetcher *p, struct wal_connection *connection, const char *name)
 {
-    char path[sizeof(p->spool.dir) + 64], temp[sizeof(p->spool.dir) + 64];
+    char path[sizeof(p->spool.dir) + 64];
     struct err ignored;
     wal_spool_path(&p->spool, name, "", path, sizeof(path));
-    wal_spool_path(&p->spool, name, ".tidemark", temp, sizeof(temp));
-    /* wal_get() writes into this file; get sees by it that the segment is on its way. */
-    int fd = open(temp, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd >= 0)
-        (void)close(fd);
-    int rc = wal_get(&p->connection.archive, name, path, true, &ignored);
+    int rc = wal_get(&connection->archive, name, path, true, &ignored);
     if (rc < 0) {
-        (void)unlink(temp);
-        p->stop_at = number;
-        reconnect(p);
+        wal_spool_path(&p->spool, name, ".tidemark", path, sizeof(path));
+        (void)unlink(path); /* also when wal_get() did not come to write it */
+        reconnect(p, connection);
     }
+    return rc;
+}
+
+static void count(struct prefetcher *p, uint64_t number, int rc)
+{
     p->spool.state.prefetched += rc == 0;
     p->spool.state.failed += rc < 0 && rc != -ERR_MISSING;
+    if (rc < 0 && (p->stop_at == 0 || number < p->stop_at))
+        p->stop_at = number;
     write_counters(p);
 }
 
+static void *fetcher_main(void *arg)
+{
+    struct prefetcher *p = arg;
+    struct wal_connection connection;
+    struct err ignored;
+    char name[PG_SEGMENT_TEXT];
+    uint64_t number;
+    if (wal_connect(&p->command, &connection, &ignored) < 0)
+        return NULL;
+    (void)pthread_mutex_lock(&p->lock);
+    while (!p->stop) {
+        if (!claim_next(p, name, &number)) {
+            (void)pthread_cond_wait(&p->moved, &p->lock);
+            continue;
+        }
+        (void)pthread_mutex_unlock(&p->lock);
+        int rc = fetch(p, &connection, name);
+        (void)pthread_mutex_lock(&p->lock);
+        count(p, number, rc);
+    }
+    (void)pthread_mutex_unlock(&p->lock);
+    wal_disconnect(&connection);
+    return NULL;
+}
+
+static unsigned fetcher_count(const struct prefetcher *p)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    uint64_t fit = FETCHERS_MEMORY / (2 * (uint64_t)p->segment_size);
+    uint64_t fetchers = min_u64(min_u64(FETCHERS_MAX, fit), cores > 0 ? (uint64_t)cores : 1);
+    return (unsigned)max_u64(1, min_u64(fetchers, p->command.conf.wal_prefetch));
+}
+
+/* --- following ---------------------------------------------------------------------------------
+ */
+
 /* Waits until get moves on. False when it is time to end. */
-static bool wait_for_request(struct prefetcher *p, int timeout_ms)
+static bool wait_for_request(struct prefetcher *p)
 {
     char events[4096];
     struct pollfd fds[2] = {{.fd = p->inotify_fd, .events = POLLIN},
                             {.fd = p->server_fd, .events = POLLIN}};
-    int ready = poll(fds, 2, timeout_ms);
-    if (ready > 0 && fds[1].revents)
+    int ready = poll(fds, 2, IDLE_MS);
+    if (ready <= 0 || fds[1].revents)
         return false;
-    if (ready > 0 && read(p->inotify_fd, events, sizeof(events)) < 0)
-        return false;
-    return ready > 0;
+    return read(p->inotify_fd, events, sizeof(events)) > 0;
 }
 
-static bool server_lives(struct prefetcher *p)
+static bool move(struct prefetcher *p, bool first)
 {
-    struct pollfd fd = {.fd = p->server_fd, .events = POLLIN};
-    return p->server_fd < 0 || poll(&fd, 1, 0) <= 0;
+    bool moved;
+    (void)pthread_mutex_lock(&p->lock);
+    bool going = follow(p, &moved);
+    if (going && (moved || first))
+        purge(p, !first);
+    if (!going)
+        p->stop = true;
+    (void)pthread_cond_broadcast(&p->moved);
+    (void)pthread_mutex_unlock(&p->lock);
+    return going;
 }
 
 static void run(struct prefetcher *p)
 {
-    char name[PG_SEGMENT_TEXT];
-    uint64_t number;
-    bool moved;
-    while (server_lives(p)) {
-        if (!follow(p, &moved))
-            return;
-        if (moved)
-            purge(p);
-        if (next_wanted(p, name, &number))
-            fetch(p, name, number);
-        else if (!wait_for_request(p, IDLE_MS))
-            return;
-    }
+    pthread_t threads[FETCHERS_MAX];
+    unsigned started = 0, fetchers = 0;
+    bool going = move(p, true);
+    if (going)
+        fetchers = fetcher_count(p);
+    while (started < fetchers && pthread_create(&threads[started], NULL, fetcher_main, p) == 0)
+        started++;
+    while (going && started > 0 && wait_for_request(p))
+        going = move(p, false);
+    (void)pthread_mutex_lock(&p->lock);
+    p->stop = true;
+    (void)pthread_cond_broadcast(&p->moved);
+    (void)pthread_mutex_unlock(&p->lock);
+    for (unsigned i = 0; i < started; i++)
+        (void)pthread_join(threads[i], NULL);
 }
 
 /* --- start ------------------------------------------------------------------------------------ */
@@ -219,7 +298,7 @@ static void remove_stale(const struct prefetcher *p)
         if (other.spool.state_fd >= 0 && !wal_spool_busy(&other.spool)) {
             other.command = p->command;
             other.segment_size = 16 << 20;
-            purge(&other);
+            purge(&other, false);
             (void)unlink(path);
             (void)rmdir(other.spool.dir);
         }
@@ -262,8 +341,12 @@ static bool prepare(struct prefetcher *p, struct err *err)
 
 int wal_serve_prefetch(const struct wal_command *command)
 {
-    struct prefetcher p = {
-        .command = *command, .spool = {.state_fd = -1}, .inotify_fd = -1, .server_fd = -1};
+    struct prefetcher p = {.command = *command,
+                           .lock = PTHREAD_MUTEX_INITIALIZER,
+                           .moved = PTHREAD_COND_INITIALIZER,
+                           .spool = {.state_fd = -1},
+                           .inotify_fd = -1,
+                           .server_fd = -1};
     struct err err;
     bool ready = prepare(&p, &err);
     if (ready) {
@@ -275,39 +358,4 @@ int wal_serve_prefetch(const struct wal_command *command)
     cleanup_close(&p.inotify_fd);
     cleanup_close(&p.server_fd);
     return ready ? 0 : err_exit_status(ERR_BUSY);
-}
-
-/* --- stats -------------------------------------------------------------------------------------
- */
-
-static void print_stats(const char *name, const struct wal_spool_state *state)
-{
-    uint64_t gets = state->hits + state->waits + state->misses;
-    (void)printf("spool=%s last=%s gets=%" PRIu64 " hits=%" PRIu64 " waits=%" PRIu64
-                 " misses=%" PRIu64 " hit_rate=%.1f%% prefetched=%" PRIu64 " discarded=%" PRIu64
-                 " failed=%" PRIu64 "\n",
-                 name, state->last, gets, state->hits, state->waits, state->misses,
-                 gets ? 100.0 * (double)state->hits / (double)gets : 0.0, state->prefetched,
-                 state->discarded, state->failed);
-}
-
-int wal_serve_stats(const struct wal_command *command)
-{
-    char base[CONF_PATH_MAX + 1];
-    DIR *dir = wal_command_spool(command, NULL, base) ? opendir(base) : NULL;
-    if (!dir)
-        return 0; /* nothing was ever prefetched */
-    for (const struct dirent *entry; (entry = readdir(dir));) {
-        struct wal_spool spool = {.state_fd = -1};
-        char path[sizeof(spool.dir) + 16];
-        if (entry->d_name[0] == '.')
-            continue;
-        (void)snprintf(path, sizeof(path), "%s/%s/state", base, entry->d_name);
-        spool.state_fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-        if (wal_spool_load(&spool))
-            print_stats(entry->d_name, &spool.state);
-        wal_spool_close(&spool);
-    }
-    (void)closedir(dir);
-    return 0;
 }

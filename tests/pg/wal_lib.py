@@ -85,15 +85,15 @@ class Primary(Server):
         return name
 
     def fill(self, megabytes):
-        """WAL of about this size."""
+        """WAL of about this size: a row and a message of 1 MiB again and again."""
         self.psql("create table if not exists filler (x text)")
-        for _ in range(megabytes):
-            self.psql("insert into filler select string_agg(md5(random()::text), '') "
-                      "from generate_series(1, 32768) g group by g / 64")
+        self.psql("do $$ begin for i in 1..%d loop insert into filler values (md5(random()::text));"
+                  " perform pg_logical_emit_message(false, 'filler',"
+                  " repeat(md5(random()::text), 32768)); commit; end loop; end $$" % megabytes)
 
     def base_backup(self, name):
         """A copy that recovers when it is given recovery settings."""
-        path = self.box.join(name)
+        path = self.box.mkdir(name, 0o700, "postgres" if os.geteuid() == 0 else None)
         self.program("pg_basebackup", "-h", self.socket, "-p", str(self.port), "-U",
                      self.superuser, "-D", path, "-X", "none", "-c", "fast", "--no-sync",
                      "--no-manifest")
@@ -108,7 +108,7 @@ class Copy(Server):
         data = box.join(name)
         subprocess.run(["cp", "-a", base, data], check=True)
         super().__init__(box, data)
-        self.configure(port=self.port, restore_command=restore_command, archive_mode=archive_mode,
+        self.configure(port=self.port, unix_socket_directories=self.socket, restore_command=restore_command, archive_mode=archive_mode,
                        fsync="off", **settings)
         path = os.path.join(data, signal_file)
         with open(path, "w", encoding="ascii"):
