@@ -3,7 +3,6 @@
 path of a prefetch hit links."""
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -12,42 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from tm import *  # noqa: E402, F403
 import tm  # noqa: E402
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from wal_lib import Archive  # noqa: E402
-
-SYSTEM_ID = 7345678901234567890
-SEGMENT = 1 << 20
-
-
-def segment(number, timeline=1, fill=0, system_id=SYSTEM_ID, size=SEGMENT):
-    head = struct.pack("<HHIQIIQII", 0xD110, 2, timeline, number * SEGMENT, 0, 0, system_id,
-                       SEGMENT, 8192)
-    return (head + bytes([fill & 255]) * size)[:size]
-
-
-def name_of(number, timeline=1):
-    return f"{timeline:08X}{number // 4096:08X}{number % 4096:08X}"
-
-
-class Directory:
-    """Looks like a data directory: global/pg_control begins with the system id."""
-
-    def __init__(self, box, name):
-        self.path = box.mkdir(name, 0o700, "postgres")
-        for part in ("global", "pg_wal"):
-            box.mkdir(f"{name}/{part}", 0o700, "postgres")
-        self.write("global/pg_control", struct.pack("<Q", SYSTEM_ID) + bytes(8184))
-
-    def write(self, name, data):
-        path = os.path.join(self.path, name)
-        with open(path, "wb") as file:
-            file.write(data)
-        os.chmod(path, 0o644)
-        return path
-
-    def read(self, name):
-        with open(os.path.join(self.path, name), "rb") as file:
-            return file.read()
-
+from wal_lib import SEGMENT, SYSTEM_ID, Archive, Directory, name_of, segment  # noqa: E402
 
 def test_push(archive, data):
     def push(name, content=None, **options):

@@ -2,6 +2,7 @@
 server that recover from it with `tidemark-wal get`."""
 import os
 import shutil
+import struct
 import subprocess
 import sys
 
@@ -9,6 +10,41 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 import tm  # noqa: E402
 from node import make_repository, run_program  # noqa: E402
 from tm import Server, poll  # noqa: E402
+
+
+SYSTEM_ID = 7345678901234567890
+SEGMENT = 1 << 20
+
+
+def segment(number, timeline=1, fill=0, system_id=SYSTEM_ID, size=SEGMENT):
+    head = struct.pack("<HHIQIIQII", 0xD110, 2, timeline, number * SEGMENT, 0, 0, system_id,
+                       SEGMENT, 8192)
+    return (head + bytes([fill & 255]) * size)[:size]
+
+
+def name_of(number, timeline=1):
+    return f"{timeline:08X}{number // 4096:08X}{number % 4096:08X}"
+
+
+class Directory:
+    """Looks like a data directory: global/pg_control begins with the system id."""
+
+    def __init__(self, box, name):
+        self.path = box.mkdir(name, 0o700, "postgres")
+        for part in ("global", "pg_wal"):
+            box.mkdir(f"{name}/{part}", 0o700, "postgres")
+        self.write("global/pg_control", struct.pack("<Q", SYSTEM_ID) + bytes(8184))
+
+    def write(self, name, data):
+        path = os.path.join(self.path, name)
+        with open(path, "wb") as file:
+            file.write(data)
+        os.chmod(path, 0o644)
+        return path
+
+    def read(self, name):
+        with open(os.path.join(self.path, name), "rb") as file:
+            return file.read()
 
 
 class Archive:
