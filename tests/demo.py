@@ -33,12 +33,12 @@ class Story:
 
     def say(self, text="", indent=""):
         width = 96 - len(indent)
-        for line in textwrap.dedent(text).strip("\n").split("\n"):
+        for line in text.split("\n"):
             for part in textwrap.wrap(line, width) or [""]:
-                print(("# " if self.tap else "") + indent + part, flush=True)
+                print((("# " if self.tap else "") + indent + part).rstrip(), flush=True)
 
     def step(self, text):
-        self.say(f"\n[{time.monotonic() - START:5.1f} s] {text}")
+        self.say(f"[{time.monotonic() - START:5.1f} s] {text}")
 
     def check(self, good, text):
         self.checks += 1
@@ -49,15 +49,21 @@ class Story:
             self.say(("found:  " if good else "WRONG:  ") + text, "    ")
         return good
 
-    def tidemark(self, node, *args, show=True):
-        """Runs `tidemark ARGS` and shows it. A failure ends the story."""
+    def tidemark(self, node, *args, show="all"):
+        """Runs `tidemark ARGS`; show: "all", "brief" (phases and result), or "" (nothing). A failure
+        ends the story."""
         shown = [a if " " not in a else f"'{a}'" for a in map(str, args)]
         if show:
             self.say("$ tidemark " + " ".join(shown), "    ")
         began = time.monotonic()
         done = node.cli(*args)
-        if show or done.status != 0:
+        lines = done.out.splitlines()
+        if done.status != 0:
             self.say((done.err + done.out).rstrip(), "    | ")
+        elif show:
+            phases = list(dict.fromkeys(done.err.splitlines()))
+            self.say(" → ".join(phases), "    | ")
+            self.say("\n".join(lines if show == "all" else lines[-1:]), "    | ")
         seconds = time.monotonic() - began
         if done.status != 0:
             tm.diag(f"agent log:\n{tm.tail(node.agent.log)}\nserver log:\n"
@@ -81,7 +87,7 @@ class Chapter:
         capture = os.path.join(tm.SOURCE, "conf/capture/reflink-loop")
         self.node = Node(box, volumes, self.wal_volume, provider="command", name="db" + name,
                          repository=tm.make_repository(box, "repository" + name),
-                         volume_options={"snapshot_command": f"{capture} make",
+                         volume_options={"snapshot_command": f"{capture} snapshot",
                                          "drop_command": f"{capture} drop",
                                          "freeze_by": "agent"})
         self.server, self.volumes = self.node.server, volumes
@@ -116,7 +122,7 @@ class Chapter:
         self.ledger.wait(20)
         before = self.ledger.acknowledged
         _, seconds = self.story.tidemark(self.node, "snapshot", "--tag", TAG)
-        done, _ = self.story.tidemark(self.node, "show", TAG, "--json", show=False)
+        done, _ = self.story.tidemark(self.node, "show", TAG, "--json", show="")
         record = json.loads(done.out)
         record = record.get("record", record)
         self.bounds = self.ledger.bounds(record["postgresql"]["tag_lsn"])
@@ -146,7 +152,9 @@ class Chapter:
     def restore(self):
         self.timeline += 1
         self.story.step(f"tidemark restore {TAG}: blocks in parallel, then WAL, then verification")
-        _, seconds = self.story.tidemark(self.node, "restore", TAG)
+        # The plan is worth reading once.
+        plan = "all" if self.timeline == 2 and self.name == "1" else "brief"
+        _, seconds = self.story.tidemark(self.node, "restore", TAG, show=plan)
         # The restore has stopped the server under the load.
         self.ledger.stop()
         self.load.stop()
