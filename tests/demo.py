@@ -34,7 +34,8 @@ class Story:
     def say(self, text="", indent=""):
         width = 96 - len(indent)
         for line in text.split("\n"):
-            for part in textwrap.wrap(line, width) or [""]:
+            for part in textwrap.wrap(line, width, break_long_words=False,
+                                      break_on_hyphens=False) or [""]:
                 print((("# " if self.tap else "") + indent + part).rstrip(), flush=True)
 
     def step(self, text):
