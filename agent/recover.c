@@ -65,10 +65,27 @@ static int ask(struct recovery *recovery, struct err *err)
     return 0;
 }
 
+/* Line 8 of postmaster.pid (utils/pidfile.h): "starting", "standby" once a hot standby takes
+ * connections, "ready", "stopping". Asking earlier only fills the server's log with FATAL lines. */
+static bool takes_connections(const struct restore *restore)
+{
+    char path[CONF_PATH_MAX + 32], line[512];
+    (void)snprintf(path, sizeof(path), "%s/postmaster.pid", restore->data_directory);
+    FILE *file = fopen(path, "re");
+    bool good = false;
+    for (int number = 1; file && fgets(line, sizeof(line), file); number++)
+        good = number == 8 && (strncmp(line, "ready", 5) == 0 || strncmp(line, "standby", 7) == 0);
+    if (file)
+        (void)fclose(file);
+    return good;
+}
+
 /* False while the server cannot be asked: not consistent yet, or not there. */
 static bool asked(struct recovery *recovery)
 {
     struct err ignored;
+    if (!recovery->session && !takes_connections(recovery->restore))
+        return false;
     if (!recovery->session &&
         pg_open(&recovery->restore->conf, NULL, &recovery->session, &ignored) < 0)
         return false;

@@ -12,10 +12,26 @@
 #include <ftw.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <time.h>
 
-enum { CONTROL_LEN = 8192, FTW_FDS = 16 };
+enum { CONTROL_LEN = 8192, FTW_FDS = 16, MOUNT_TRIES = 100, MOUNT_PAUSE_MS = 100 };
 
 /* --- mount ------------------------------------------------------------------------------------ */
+
+/* The kernel drops our exclusive open late: an io_uring keeps its registered files until its own
+ * teardown, which runs in a worker after the last close. */
+static int mount_device(struct restore *restore, struct restore_volume *volume, struct err *err)
+{
+    struct timespec pause = {.tv_nsec = MOUNT_PAUSE_MS * 1000000};
+    for (int i = 0;; i++) {
+        int rc = volume_mount(volume->identity.path, volume->mount_point,
+                              restore->record.volumes[volume->index].fs_type, volume->mount_options,
+                              false, err);
+        if (rc == 0 || err->sys_errno != EBUSY || i == MOUNT_TRIES)
+            return rc;
+        (void)nanosleep(&pause, NULL);
+    }
+}
 
 static int mount_volume(struct restore *restore, struct restore_volume *volume, struct err *err)
 {
@@ -34,9 +50,7 @@ static int mount_volume(struct restore *restore, struct restore_volume *volume, 
     rc = restore_make_parents(inside, err);
     if (rc < 0)
         return rc;
-    return volume_mount(volume->identity.path, volume->mount_point,
-                        restore->record.volumes[volume->index].fs_type, volume->mount_options,
-                        false, err);
+    return mount_device(restore, volume, err);
 }
 
 /* Shallowest mount point first: one may lie inside another. */

@@ -226,6 +226,8 @@ int restore_settings_block(const struct restore *restore, char **ret, struct err
         add_setting(&to, "primary_conninfo", "");
         add_setting(&to, "primary_slot_name", "");
         add_setting(&to, "recovery_min_apply_delay", "0");
+        /* Every block was flushed by us; opening each file to fsync it takes seconds. */
+        add_setting(&to, "recovery_init_sync_method", "syncfs");
         add_targets(restore, &to);
         *ret = to.bytes;
     }
