@@ -202,21 +202,9 @@ static int check_tag_free(struct api *api, const json_t *request, struct err *er
     int rc = repository_open(api->conf, &store, &repo, err);
     if (rc < 0)
         return rc;
-    struct record *record = calloc(1, sizeof(*record));
-    if (!record)
-        abort();
-    rc = catalog_find(store, &repo, api->conf->cluster, api->conf->node, tag, record, NULL, err);
-    bool taken = rc == 0 && strcmp(record->tag, tag) == 0;
-    if (rc == 0)
-        record_release(record);
-    free(record);
+    rc = catalog_check_tag(store, &repo, api->conf->cluster, api->conf->node, tag, err);
     store_close(store);
-    if (taken) {
-        (void)err_set(err, ERR_BUSY, "tag '%s' is in use", tag);
-        return err_hint(err, "choose another tag; `tidemark list` shows those in use");
-    }
-    /* Two snapshots with this tag: catalog_find() calls that ambiguous. */
-    return rc == 0 || rc == -ERR_MISSING ? 0 : rc;
+    return rc;
 }
 
 static int post_snapshot(struct api *api, struct api_call *call, const char *arg, struct err *err)

@@ -182,8 +182,8 @@ static int check_tag(const json_t *obj, struct err *err)
     const char *tag = json_string_value(json_object_get(obj, "tag"));
     if (repo_tag_valid(tag))
         return 0;
-    (void)err_set(err, ERR_USAGE, "'%.80s' is not a tag", tag);
-    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, not 'latest' and not 32 hex digits");
+    (void)err_set(err, ERR_USAGE, "'%.64s' cannot be a tag", tag);
+    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, and not 'latest' or an id");
 }
 
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret, struct err *err)

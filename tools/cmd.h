@@ -32,6 +32,7 @@ struct cmd {
     size_t given_count;
     const char *args[CMD_ARGS_MAX];
     size_t arg_count;
+    char last_phase[64]; /* that was printed: one line a phase, also over several runs of a job */
 };
 
 struct cmd_verb {
@@ -82,9 +83,9 @@ void cmd_format_time(int64_t time_s, char text[32]);
  * status (new reference). Fails with the job's own error, so that the exit status is its code. The
  * first Ctrl-C cancels the job; a restore past `marked` is left running and the message says how to
  * follow it (ERR_PARTIAL). */
-int cmd_run_job(const struct cmd *cmd, struct client *client, const char *path, const json_t *body,
+int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const json_t *body,
                 json_t **ret, struct err *err);
-int cmd_follow_job(const struct cmd *cmd, struct client *client, const char *id, json_t **ret,
+int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
                    struct err *err);
 
 #endif

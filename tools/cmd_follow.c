@@ -16,10 +16,9 @@ enum { REPEAT_MS = 500 };
 static volatile sig_atomic_t interrupts;
 
 struct view {
-    const struct cmd *cmd;
+    struct cmd *cmd;
     struct client *client;
     const char *id;
-    char phase[64];
     bool terminal, line_open;
     bool partial;          /* past `marked`: neither the old nor the new data is there */
     bool cancelling;       /* asked already */
@@ -85,8 +84,8 @@ static void show(void *ctx, const json_t *status)
     view->partial = job_is_partial(status);
     if (view->cmd->quiet)
         return;
-    if (phase[0] && strcmp(phase, view->phase) != 0) {
-        (void)snprintf(view->phase, sizeof(view->phase), "%s", phase);
+    if (phase[0] && strcmp(phase, view->cmd->last_phase) != 0) {
+        (void)snprintf(view->cmd->last_phase, sizeof(view->cmd->last_phase), "%s", phase);
         if (!view->terminal)
             (void)fprintf(stderr, "%s\n", phase);
     }
@@ -180,7 +179,7 @@ static int outcome(const json_t *status, const char *id, struct err *err)
     return -(int)err->code;
 }
 
-int cmd_follow_job(const struct cmd *cmd, struct client *client, const char *id, json_t **ret,
+int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
                    struct err *err)
 {
     struct view view = {.cmd = cmd, .client = client, .id = id, .answered = interrupts};
@@ -203,7 +202,7 @@ int cmd_follow_job(const struct cmd *cmd, struct client *client, const char *id,
     return rc;
 }
 
-int cmd_run_job(const struct cmd *cmd, struct client *client, const char *path, const json_t *body,
+int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const json_t *body,
                 json_t **ret, struct err *err)
 {
     free_json json_t *answer = NULL;

@@ -45,7 +45,7 @@ static int list(const struct cmd *cmd, struct client *client, struct err *err)
     return 0;
 }
 
-static int one(const struct cmd *cmd, struct client *client, struct err *err)
+static int one(struct cmd *cmd, struct client *client, struct err *err)
 {
     free_json json_t *status = NULL;
     char id[ID_TEXT_LEN], path[64];

@@ -16,8 +16,8 @@ static bool in_state(const json_t *status, const char *state)
     return text && strcmp(text, state) == 0;
 }
 
-static int next_step(const struct cmd *cmd, struct client *client, const char *verb,
-                     json_t **status, struct err *err)
+static int next_step(struct cmd *cmd, struct client *client, const char *verb, json_t **status,
+                     struct err *err)
 {
     char path[96];
     json_t *next = NULL;
@@ -40,7 +40,7 @@ static void give_up_plan(struct client *client, const char *id)
 }
 
 /* From a prepared job to its end; a job that ended at once (dry run, none to verify) stays. */
-static int carry_on(const struct cmd *cmd, struct client *client, json_t **status, struct err *err)
+static int carry_on(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
 {
     int rc = 0;
     if (in_state(*status, "prepared")) {
@@ -65,12 +65,11 @@ static void print_plan(const struct cmd *cmd, const json_t *status)
         cmd_print_json(plan);
         return;
     }
-    (void)puts("plan:");
-    cmd_print_tree(plan, 2, stdout);
+    restore_print_plan(plan);
     (void)fflush(stdout);
 }
 
-static int restore(const struct cmd *cmd, struct client *client, json_t **status, struct err *err)
+static int restore(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
 {
     free_json json_t *body = json_object();
     int rc = restore_make_body(cmd, body, err);
@@ -84,7 +83,7 @@ static int restore(const struct cmd *cmd, struct client *client, json_t **status
 
 /* --resume, --resume=JOB and `--resume JOB`. What a job that waits between two steps needs is its
  * next step. */
-static int resume(const struct cmd *cmd, struct client *client, json_t **status, struct err *err)
+static int resume(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
 {
     char id[ID_TEXT_LEN], path[96];
     const char *given = cmd_option(cmd, "resume");

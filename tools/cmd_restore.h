@@ -9,4 +9,7 @@ extern const struct cmd_option restore_options[];
 /* Fills body, the object of POST /restores. ERR_USAGE. */
 int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err);
 
+/* The plan in the journal of a prepared restore, to stdout. */
+void restore_print_plan(const json_t *plan);
+
 #endif

@@ -344,7 +344,7 @@ static void set_up(void)
 {
     char self[512], link[128], state[128];
     ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    (void)strncpy(base, "/tmp/t_job.XXXXXX", sizeof(base) - 1);
+    (void)snprintf(base, sizeof(base), "/tmp/t_job.XXXXXX");
     if (len < 0 || !mkdtemp(base))
         abort();
     self[len] = '\0';
