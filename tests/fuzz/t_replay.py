@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Every fuzz target runs its corpus, built with gcc, ASan and UBSan: what was found once stays fixed
-also where clang is not installed.
+"""Every fuzz target runs its corpus with gcc, ASan and UBSan: what was found once stays fixed also
+where clang is not installed.
 
 check: build=asan
 """
