@@ -23,7 +23,7 @@ enum {
     CONNECTIONS_MAX = 64,
     IDLE_TIMEOUT_S = 30,
     HEADER_MEMORY = 64 << 10,
-    DISCARD_MAX = 1 << 20, /* of a body without a length that is too long anyway */
+    DISCARD_MAX = 1 << 20, /* of a body that is too long anyway */
     FOLLOW_TICK_MS = 200,
     FOLLOW_REPEAT_TICKS = 50, /* a line every 10 s even when nothing changes finds dead clients */
 };
@@ -239,11 +239,12 @@ static enum MHD_Result answer(struct api_server *server, struct MHD_Connection *
     return rc;
 }
 
-/* The announced length is believed only to refuse early; what arrives is counted. */
+/* A body that is a little too long is read to its end before it is refused: an answer in the middle
+ * of it would be lost to a client that is still sending. One announced as huge is not. */
 static bool announced_too_long(struct MHD_Connection *connection)
 {
     const char *length = header(connection, "Content-Length");
-    return length && (strlen(length) > 9 || strtoul(length, NULL, 10) > API_BODY_MAX);
+    return length && (strlen(length) > 9 || strtoul(length, NULL, 10) > DISCARD_MAX);
 }
 
 static enum MHD_Result take_body(struct request *request, const char *data, size_t *len)

@@ -52,8 +52,8 @@ def test_readers(agent):
 
 def test_problems(agent):
     problem(agent, "unknown path", 404, "missing", "^there is no /nothing$", "GET", "/nothing")
-    headers, body = problem(agent, "wrong method", 405, "usage", "^PUT is not possible on /snapshots$",
-                            "PUT", "/snapshots", "{}")
+    headers, body = problem(agent, "wrong method", 405, "usage",
+                            "^PUT is not possible on /snapshots$", "PUT", "/snapshots", "{}")
     is_((headers["Allow"], body["hint"]), ("GET, POST", "allowed: GET, POST"), "says what is")
     problem(agent, "unknown field", 400, "usage", r"^unknown field 'tga' \(did you mean 'tag'\?\)$",
             "POST", "/snapshots", '{"tga": "x"}')

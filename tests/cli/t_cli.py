@@ -79,8 +79,9 @@ def test_man():
     for page in sorted(os.listdir(os.path.join(SOURCE, "conf/man"))):
         if page.endswith(".in"):
             continue
-        done = subprocess.run(["groff", "-man", "-ww", "-z", os.path.join(SOURCE, "conf/man", page)],
-                              check=False, capture_output=True, text=True)
+        path = os.path.join(SOURCE, "conf/man", page)
+        done = subprocess.run(["groff", "-man", "-ww", "-z", path], check=False,
+                              capture_output=True, text=True)
         is_(done.stderr, "", f"{page}: groff has nothing to say")
 
 
