@@ -234,7 +234,7 @@ def primary_log(server):
 
 
 def test_killed_pushes(box, primary):
-    """kill -9 of push at random moments: an object is there with its whole content or not at all."""
+    """kill -9 of push at random moments: the archive has the whole object or none."""
     rng, _seed = seeded()
     archive = Archive(box, "killed")
     names = sorted(x for x in os.listdir(os.path.join(primary.data, "pg_wal")) if len(x) == 24)
@@ -265,7 +265,8 @@ def test_killed_pushes(box, primary):
         torn += not good
         complete += good
         os.unlink(object_path(archive, primary, name))
-    diag(f"a push takes {whole * 1000:.0f} ms; {rounds} pushes, {killed} killed, {complete} objects complete")
+    diag(f"a push takes {whole * 1000:.0f} ms; {rounds} pushes, {killed} killed, "
+         f"{complete} objects complete")
     is_(torn, 0, "no object was torn")
     ok(killed > 5 and complete > 5, "kills before and after the object's appearance")
     done = subprocess.run(command, check=False, **tm.as_user("postgres"))

@@ -144,8 +144,8 @@ class Copy(Server):
         data = box.join(name)
         subprocess.run(["cp", "-a", base, data], check=True)
         super().__init__(box, data)
-        self.configure(port=self.port, unix_socket_directories=self.socket, restore_command=restore_command, archive_mode=archive_mode,
-                       fsync="off", **settings)
+        self.configure(port=self.port, unix_socket_directories=self.socket, fsync="off",
+                       restore_command=restore_command, archive_mode=archive_mode, **settings)
         path = os.path.join(data, signal_file)
         with open(path, "w", encoding="ascii"):
             pass
