@@ -168,18 +168,19 @@ static int run_steps(struct restore *restore, enum restore_step first, struct er
 
 /* Only noted: job_close() writes it when the process is about to be gone, because whoever reads it
  * asks for the next goal at once. */
-static int end_as(struct restore *restore, const char *state)
+static void end_as(struct restore *restore, const char *state)
 {
     json_object_set_new(restore->job->journal, "state", json_string(state));
-    return 0;
 }
 
 static int finish_verify(struct restore *restore, struct err *err)
 {
     int rc = step_verify(restore, err);
-    if (rc == 0)
-        rc = restore_enter(restore, STEP_COMPLETE, err);
-    return rc < 0 ? rc : end_as(restore, "complete");
+    if (rc < 0)
+        return rc;
+    /* With its state in one write: what is complete must not look interrupted. */
+    end_as(restore, "complete");
+    return restore_enter(restore, STEP_COMPLETE, err);
 }
 
 /* --- where to begin --------------------------------------------------------------------------- */
@@ -276,7 +277,9 @@ static int run_goal(struct restore *restore, struct err *err)
         if (step > STEP_PLANNED)
             return err_set(err, ERR_REFUSED, "the restore is past its plan");
         int rc = run_plan(restore, err);
-        return rc < 0 ? rc : end_as(restore, restore->request.dry_run ? "complete" : "prepared");
+        if (rc == 0)
+            end_as(restore, restore->request.dry_run ? "complete" : "prepared");
+        return rc;
     }
     if (step < STEP_VERIFYING) {
         int rc = run_execute(restore, step, err);
@@ -289,8 +292,10 @@ static int run_goal(struct restore *restore, struct err *err)
         if (rc < 0)
             return rc;
     }
-    if (strcmp(goal, "execute") == 0)
-        return end_as(restore, "executed");
+    if (strcmp(goal, "execute") == 0) {
+        end_as(restore, "executed");
+        return 0;
+    }
     return step == STEP_COMPLETE ? 0 : finish_verify(restore, err);
 }
 

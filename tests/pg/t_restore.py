@@ -38,7 +38,7 @@ class Story:
     """A node with load, a tag, and more load after it."""
 
     def __init__(self, box, name, fs="ext4", wal=False, tablespace=False, size=448 * MIB,
-                 provider="freeze", settings=None):
+                 provider="freeze", settings=None, resume="auto"):
         self.box = box
         volumes = [box.volume("pgdata" + name, size, fs)]
         self.wal_volume = box.volume("pgwal" + name, 400 * MIB, fs) if wal else None
@@ -47,7 +47,7 @@ class Story:
         volumes += [self.tablespace] if tablespace else []
         self.node = Node(box, volumes, self.wal_volume, provider=provider, name="db" + name,
                          repository=make_repository(box, "repository" + name), settings=settings,
-                         options={"tidemark": {"freeze_deadline": "60s"}})
+                         options={"tidemark": {"freeze_deadline": "60s", "resume": resume}})
         self.server = self.node.server
         self.timeline = 1
 
