@@ -12,10 +12,11 @@ how it works and why a cut is repeatable).
     again = PowerCut(box, images)                # to go on under the next simulator, or
     device = box.loop(images["pgdata"])          # without one
 
-A cut is a function of (log, operation, seed). One run can therefore be cut at each of its operations
-afterwards: record it, stop(), then recover("x", at=op, seed=n) in a loop over boundaries(). Seed 0
-loses everything that was not flushed, 1 loses nothing, others lose a subset, also torn writes. Print
-at and seed, and keep the sandbox (TIDEMARK_KEEP=1) to see the same images again.
+A cut is a function of (log, operation, seed). One run can therefore be cut at each of its
+operations afterwards: record it, stop(), then recover("x", at=op, seed=n) in a loop over
+boundaries(). Seed 0 loses everything that was not flushed, 1 loses nothing, others lose a subset,
+also torn writes. Print at and seed, and keep the sandbox (TIDEMARK_KEEP=1) to see the same images
+again.
 """
 import os
 import shutil

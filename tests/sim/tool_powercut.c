@@ -62,7 +62,7 @@ static struct {
 
 static _Noreturn void die(const char *what)
 {
-    (void)fprintf(stderr, "powercut: %s: %s\n", what, strerror(errno));
+    (void)fprintf(stderr, "powercut: %s: %m\n", what);
     exit(1);
 }
 

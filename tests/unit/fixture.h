@@ -79,6 +79,16 @@ static void fixture_signal(int number)
     raise(number);
 }
 
+/* For tests/lib/reap.py, which cleans up after a test that got SIGKILL. */
+static void write_owner(void)
+{
+    char path[160];
+    snprintf(path, sizeof(path), "%s/.owner", fixture_dir);
+    run("{ printf '%d '; awk '{printf $22 \" \"}' /proc/%d/stat; cat "
+        "/proc/sys/kernel/random/boot_id; } >'%s' 2>/dev/null; :",
+        getpid(), getpid(), path);
+}
+
 /* False: this host cannot run the test; *ret_why says it. */
 __attribute__((unused)) static bool fixture_start(const char **ret_why)
 {
@@ -90,6 +100,7 @@ __attribute__((unused)) static bool fixture_start(const char **ret_why)
     if (mkdtemp(fixture_dir) == NULL)
         abort();
     fixture.owner = getpid();
+    write_owner();
     /* Who cleans when we are killed: tests/lib/reap.py. */
     run("exec > '%s/.owner'; echo $PPID $(cut -d' ' -f22 /proc/$PPID/stat)"
         " $(cat /proc/sys/kernel/random/boot_id); exec >&2; true",

@@ -8,7 +8,7 @@
 
 #include "tests/unit/fixture.h"
 
-enum { DEADLINE_MS = 700, GRACE_MS = 400 };
+enum { DEADLINE_MS = 700, GRACE_MS = 1500 };
 
 static struct err err;
 static int volume_fds[2];
