@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 
 #include "agent/api.h"
+#include "agent/capture.h"
 #include "agent/job_rules.h"
 #include "agent/log.h"
 #include "agent/pg.h"
@@ -108,6 +109,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     struct api_server *server = NULL;
     api_init(&api, conf);
     log_running(conf);
+    capture_cleanup_stale(conf);
     sweep(&api, conf->resume == RESUME_AUTO);
     int rc = api_serve(&api, &server, err);
     if (rc < 0)
