@@ -142,6 +142,8 @@ static int read_record(struct store *store, const struct repo *repo, const struc
     if (rc < 0)
         return rc;
     rc = decode_record(buf, len, repo, name, ret, err);
+    if (rc == -ERR_CORRUPT)
+        (void)err_hint(err, "this snapshot cannot be restored; `tidemark list` shows the others");
     return rc < 0 ? err_prefix(err, "%s", object) : 0;
 }
 
@@ -416,7 +418,10 @@ int catalog_find(struct store *store, const struct repo *repo, const char *clust
             err_clear(err);
         return id_rc;
     }
-    return full_id ? err_set(err, ERR_MISSING, "no snapshot '%s'", what) : rc;
+    if (!full_id)
+        return rc;
+    (void)err_set(err, ERR_MISSING, "no snapshot '%s'", what);
+    return err_hint(err, "`tidemark list` shows the snapshots");
 }
 
 /* --- commit ----------------------------------------------------------------------------------- */

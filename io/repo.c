@@ -152,8 +152,11 @@ int repo_open(struct store *store, struct repo *ret, bool *ret_used_copy, struct
         }
         if (copy_rc < 0 && copy_rc != -ERR_MISSING)
             *err = copy_err;
+        if (copy_rc == -ERR_CORRUPT || (copy_rc == -ERR_MISSING && rc == -ERR_CORRUPT))
+            return err_hint(err, "put one of the two objects back from another copy of the "
+                                 "repository: both hold the same bytes");
         if (copy_rc < 0)
-            return -(int)err->code;
+            return copy_rc;
         rc = 0;
     }
     if (rc < 0)
