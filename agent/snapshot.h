@@ -61,6 +61,7 @@ struct snapshot {
     struct wal_archive archive;
     struct capture capture;
     bool capturing;
+    uint64_t copy_ms;                         /* of all volumes */
     struct extent_list wal[CONF_VOLUMES_MAX]; /* extents of WAL segments that are left out */
 };
 

@@ -32,9 +32,10 @@
 #include "io/fsmap.h"
 #include "io/pull.h"
 
-/* What one lane reads, digests, compresses and stores at the least: used until a snapshot has
+/* What is read, digested, compressed and stored a second at the least: used until a snapshot has
  * measured it. */
 static const uint64_t ASSUMED_RATE = 200 * MIB;
+enum { RATE_AGE_MAX_S = 3600 };
 
 /* --- rate ------------------------------------------------------------------------------------- */
 
@@ -43,16 +44,20 @@ static void rate_path(const struct snapshot *snapshot, char *path, size_t size)
     (void)snprintf(path, size, "%s/rate.json", snapshot->conf->state_dir);
 }
 
+/* A rate that was measured long ago is no reason to refuse: a busy hour must not forbid `freeze`
+ * for ever. */
 static uint64_t expected_rate(const struct snapshot *snapshot)
 {
     char path[CONF_PATH_MAX + 32];
     free_json json_t *json = NULL;
     struct err ignored;
-    uint64_t rate = 0;
+    uint64_t rate = 0, measured_s = 0;
     rate_path(snapshot, path, sizeof(path));
-    if (json_load_path(path, &json, &ignored) == 0)
+    if (json_load_path(path, &json, &ignored) == 0) {
         (void)json_opt_u64(json, "bytes_per_s", ERR_CORRUPT, &rate, &ignored);
-    if (rate == 0)
+        (void)json_opt_u64(json, "measured_s", ERR_CORRUPT, &measured_s, &ignored);
+    }
+    if (rate == 0 || (uint64_t)time(NULL) - measured_s > RATE_AGE_MAX_S)
         rate = ASSUMED_RATE;
     uint64_t limit = snapshot->conf->rate_limit;
     return limit ? min_u64(rate, limit) : rate;
@@ -65,17 +70,19 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
-/* Only copies that are long enough to mean something; half of what was measured, because the next
- * one may compress worse. */
-static void save_rate(const struct snapshot *snapshot, uint64_t bytes, uint64_t start_ns)
+/* Only captures that held, and copies that are long enough to mean something. */
+static void save_rate(const struct snapshot *snapshot)
 {
     char path[CONF_PATH_MAX + 32];
     struct err ignored;
-    uint64_t elapsed_ms = (now_ns() - start_ns) / 1000000;
-    if (bytes < 64 * MIB || elapsed_ms == 0)
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < snapshot->group.count; i++)
+        bytes += snapshot->volumes[i].bytes_read;
+    if (bytes < 64 * MIB || snapshot->copy_ms == 0)
         return;
     free_json json_t *json =
-        json_pack("{s:I}", "bytes_per_s", (json_int_t)(bytes / elapsed_ms * 1000 / 2 + 1));
+        json_pack("{s:I,s:I}", "bytes_per_s", (json_int_t)(bytes * 1000 / snapshot->copy_ms),
+                  "measured_s", (json_int_t)time(NULL));
     rate_path(snapshot, path, sizeof(path));
     (void)json_save(path, json, false, &ignored);
 }
@@ -170,16 +177,13 @@ static int push_volume(struct snapshot *snapshot, size_t index, struct err *err)
 
 static int push_volumes(struct snapshot *snapshot, struct err *err)
 {
-    uint64_t total = 0, start_ns = now_ns();
+    uint64_t start_ns = now_ns();
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++) {
+    for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
         rc = choose_extents(snapshot, i, err);
-        total += extent_list_bytes(&snapshot->volumes[i].used);
-    }
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
         rc = push_volume(snapshot, i, err);
-    if (rc == 0)
-        save_rate(snapshot, total, start_ns);
+    snapshot->copy_ms = (now_ns() - start_ns) / 1000000;
     return rc;
 }
 
@@ -231,9 +235,11 @@ int snapshot_capture(struct snapshot *snapshot, struct err *err)
         rc = push_volumes(snapshot, err);
     if (rc == 0)
         rc = end_capture(snapshot, err);
-    if (rc == 0)
-        snapshot->record.freeze_ns = snapshot->capture.stall_ns;
-    return rc;
+    if (rc < 0)
+        return rc;
+    snapshot->record.freeze_ns = snapshot->capture.stall_ns;
+    save_rate(snapshot);
+    return 0;
 }
 
 /* --- after the capture ------------------------------------------------------------------------ */

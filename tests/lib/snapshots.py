@@ -139,9 +139,10 @@ class Heartbeat:
 
 
 class Running:
-    """`tidemark ARGS` in the background."""
+    """`tidemark ARGS` in the background, and the job that it started."""
 
     def __init__(self, node, *args):
+        self.node, self.earlier = node, set(job_directories(node))
         self.log = node.box.join("log", f"cli-{os.urandom(3).hex()}.log")
         environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMARK_")}
         with open(self.log, "wb") as log:
@@ -157,43 +158,46 @@ class Running:
             text = log.read()
         return tm.Result(self.process.returncode, text, text)
 
+    def job(self):
+        """The job's directory; None until it is there."""
+        new = set(job_directories(self.node)) - self.earlier
+        return min(new) if new else None
+
+    def journal(self):
+        try:
+            with open(f"{self.job()}/journal.json", encoding="utf-8") as file:
+                return json.load(file)
+        except OSError:
+            return {}
+
+    def wait_phase(self, phase, timeout_s=60):
+        """Until the job is in this phase; an error when it ended before."""
+        def reached():
+            now = self.journal()
+            if now.get("state") in ("failed", "cancelled", "complete"):
+                raise RuntimeError(f"no phase '{phase}': the job ended as {now}")
+            return now.get("phase") == phase
+        tm.poll(reached, timeout_s, f"phase '{phase}' of {self.job()}", 0.005)
+
+    def pid(self, timeout_s=30):
+        """Process id of the job."""
+        def find():
+            job = self.job()
+            for path in glob.glob("/proc/[0-9]*/cmdline") if job else []:
+                try:
+                    with open(path, "rb") as file:
+                        words = file.read().split(b"\0")
+                except OSError:
+                    continue
+                if words[0].endswith(b"tidemark-agent") and words[1:2] == [b"job"] \
+                        and job.encode() in words:
+                    return int(path.split("/")[2])
+            return None
+        return tm.poll(find, timeout_s, "a running job", 0.01)
+
 
 def job_directories(node):
-    return sorted(glob.glob(node.state_dir + "/jobs/*"), key=os.path.getmtime)
-
-
-def job_pid(node, timeout_s=30):
-    """Process id of the job that runs now."""
-    def find():
-        for path in glob.glob("/proc/[0-9]*/cmdline"):
-            try:
-                with open(path, "rb") as file:
-                    words = file.read().split(b"\0")
-            except OSError:
-                continue
-            if len(words) > 2 and words[0].endswith(b"tidemark-agent") and words[1] == b"job" \
-                    and words[2].startswith(node.state_dir.encode()):
-                return int(path.split("/")[2])
-        return None
-    return tm.poll(find, timeout_s, "a running job", 0.01)
-
-
-def journal(node):
-    """The journal of the newest job."""
-    jobs = glob.glob(node.state_dir + "/jobs/*/request.json")
-    if not jobs:
-        return {}
-    newest = max(jobs, key=os.path.getctime)
-    try:
-        with open(os.path.join(os.path.dirname(newest), "journal.json"), encoding="utf-8") as file:
-            return json.load(file)
-    except OSError:
-        return {}
-
-
-def wait_phase(node, phase, timeout_s=60):
-    """Until the newest job is in this phase."""
-    tm.poll(lambda: journal(node).get("phase") == phase, timeout_s, f"phase '{phase}'", 0.005)
+    return glob.glob(node.state_dir + "/jobs/*")
 
 
 def record_by_age(node):

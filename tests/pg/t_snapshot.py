@@ -24,7 +24,7 @@ def test_freeze_oracle(node, volume):
     heart = snap.Heartbeat(volume.mount)
     copy = node.box.join("frozen.img")
     running = snap.Running(node, "snapshot", "--tag", "oracle")
-    snap.wait_phase(node, "copying")
+    running.wait_phase("copying")
     number = heart.wait_frozen()
     snap.copy_device(volume.device, copy)
     ok(heart.still(number), "the volume was frozen while the test copied it")
@@ -102,11 +102,6 @@ def test_incremental(node, load):
     ok(again["volumes"][0]["chunks_stored"] < 200,
        f"a quiet server costs {again['volumes'][0]['chunks_stored']} chunks")
     is_(again["parent"], quiet["id"], "its parent is the newest")
-
-
-def last_job_log(node):
-    newest = max(snap.job_directories(node), key=os.path.getmtime)
-    return tail(os.path.join(newest, "log"), 100)
 
 
 def table_cache(node):
