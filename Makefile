@@ -131,6 +131,14 @@ fuzz-smoke: fuzz
 	@for program in $(FUZZ_SRC:tests/fuzz/fuzz_%.c=%); do echo "# $$program"; \
 	python3 tests/lib/fuzz.py build/fuzz/fuzz_$$program tests/fuzz/corpus/$$program || exit 1; done
 
+# --- benchmarks ------------------------------------------------------------------------------------
+BENCH := $(B)/bench/bench-pipeline
+$(BENCH): $(B)/bench/bench-pipeline.o $(B)/bench/bench_io.o $(ARCHIVES)
+	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
+bench-programs: $(BENCH)
+bench: deps bench-programs
+	@bench/bench-pipeline.sh
+
 deps:
 	@tools/install-deps
 deps-check:
