@@ -177,7 +177,8 @@ install: all
 	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-agent.service
 	install -m 644 conf/systemd/tidemark.sysusers \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidemark.conf
-	install -m 644 conf/man/tidemark.1 conf/man/tidemark-wal.1 $(DESTDIR)$(PREFIX)/share/man/man1
+	install -m 644 conf/man/tidemark.1 conf/man/tidemark-wal.1 conf/man/tidemark-inspect.1 \
+	    $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 conf/man/tidemark.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5
 	install -m 644 conf/man/tidemark-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 755 $(wildcard conf/capture/*) $(DESTDIR)$(PREFIX)/share/tidemark/capture

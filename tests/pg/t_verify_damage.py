@@ -27,9 +27,22 @@ def try_case(node, case, who):
     like(done.err, "hint: ", f"{case.name}: with a hint")
 
 
+def inspect_all(node):
+    """tidemark-inspect finds nothing wrong with any object that the agent wrote."""
+    directory, kinds = snap.repository(node), set()
+    for base, _, names in os.walk(directory):
+        for name in names:
+            done = run_program(os.path.join(BUILD, "tidemark-inspect"), os.path.join(base, name))
+            if done.status != 0:
+                is_status(done, 0, f"inspect {os.path.join(base, name)}")
+            kinds.add(done.out.split("\n")[0])
+    is_(len(kinds), 6, f"all kinds of objects were inspected: {sorted(kinds)}")
+
+
 def main():
     need_root()
-    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian",
+                  "tidemark-inspect")
     box = Sandbox("t_verify_damage")
     node = Node(box, [box.volume("pgdata", 512 * MIB)], provider="freeze")
     node.start()
@@ -37,6 +50,7 @@ def main():
     is_status(node.cli("snapshot", "--tag", "first"), 0, "a full snapshot")
     node.server.psql("create table more as select g, md5(g::text) from generate_series(1, 9999) g")
     is_status(node.cli("snapshot", "--tag", "second"), 0, "an incremental one")
+    inspect_all(node)
     identity = snap.record(node, "second")["id"]
     rng, _ = seeded()
     for _ in range(ROUNDS):
