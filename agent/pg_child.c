@@ -168,11 +168,13 @@ static PGconn *connect_with(const char *conninfo, const char *dbname, char **ret
 }
 
 /* synchronous_commit: a server just restored whose standbys are not attached yet would hang at the
- * first commit. search_path: nobody's function shadows pg_catalog's. */
+ * first commit. search_path: nobody's function shadows pg_catalog's. The last one: should this
+ * process be killed, the server notices in the middle of a statement too. */
 static const char session_settings[] =
     "SET statement_timeout = 0; SET lock_timeout = 0; SET idle_session_timeout = 0;"
     "SET idle_in_transaction_session_timeout = 0; SET synchronous_commit = local;"
-    "SET search_path = pg_catalog; SET client_min_messages = warning";
+    "SET search_path = pg_catalog; SET client_min_messages = warning;"
+    "SET client_connection_check_interval = 2000";
 
 static PGconn *open_connection(struct line_reader *reader)
 {

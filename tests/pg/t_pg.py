@@ -109,6 +109,14 @@ def test_session_process(tool, server):
         kill_pid(children(parent.pid)[0], wait_s=0)
         is_(parent.wait(10), tm.EXIT["postgres"], "killing the child is an error of the parent")
         like(parent.stderr.read(), "process ended", "with a text")
+        poll(lambda: backends(server) == "0", 10, "the backend's end")
+        ok(True, "and the server ends the statement")
+    with subprocess.Popen(tool.args("query", "", 0, "select pg_sleep(100)"),
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as parent:
+        poll(lambda: backends(server) == "1", 10, "the session")
+        parent.send_signal(signal.SIGINT)
+        is_(parent.wait(10), tm.EXIT["cancelled"], "cancel ends a running statement")
+        poll(lambda: backends(server) == "0", 10, "the backend's end")
 
 
 def test_control(tool, server):

@@ -248,17 +248,22 @@ def test_killed_pushes(box, primary):
     subprocess.run(command, check=True, **tm.as_user("postgres"))
     whole = time.monotonic() - begin
     os.unlink(object_path(archive, primary, name))
-    rounds, killed, torn, complete = 400 if CAMPAIGN else 60, 0, 0, 0
-    for _ in range(rounds):
+    least, most = (400, 2000) if CAMPAIGN else (60, 400)
+    rounds = killed = torn = complete = 0
+    window = whole * 1.5  # adapts, so that about half of the kills come too late
+    while rounds < least or (min(killed, complete) < 6 and rounds < most):
+        rounds += 1
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, **tm.as_user("postgres"))
         try:
-            process.wait(rng.random() * whole * 1.5)
+            process.wait(rng.random() * window)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
         if name not in archive.objects(primary.system_id):
+            window *= 1.05
             continue
+        window *= 0.95
         done = subprocess.run([archive.tool, "read", archive.url, "main", primary.system_id, name],
                               stdout=subprocess.PIPE, check=False)
         good = done.returncode == 0 and done.stdout == content

@@ -3,7 +3,17 @@
 #include "agent/log.h"
 #include "agent/pg.h"
 
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
+
+static _Atomic bool cancel; /* set by SIGINT */
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    atomic_store(&cancel, true);
+}
 
 /* The statements of args, "--then" between them, in one session. With more to come an error is
  * printed and the session has to go on. */
@@ -35,6 +45,7 @@ static int query(const struct conf *conf, char **args, struct err *err)
     int rc = pg_open(conf, *args[0] ? args[0] : NULL, &session, err);
     if (rc < 0)
         return rc;
+    pg_set_cancel(session, &cancel);
     rc = run_statements(session, (unsigned)atoi(args[1]), args + 2, err);
     pg_close(session);
     return rc;
@@ -99,6 +110,8 @@ int main(int argc, char **argv)
         return pg_session_main(argc, argv);
     struct conf conf;
     struct err err;
+    struct sigaction action = {.sa_handler = on_interrupt};
+    (void)sigaction(SIGINT, &action, NULL);
     int rc = conf_parse("defaults", "", 0, &conf, &err);
     char **args = argv + 1;
     for (; rc == 0 && *args && strncmp(*args, "--", 2) == 0; args++) {
