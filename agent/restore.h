@@ -191,6 +191,8 @@ int restore_gate_open(struct restore *restore, struct err *err);
 /* Pushes every segment and history file of directory that the repository lacks. */
 int restore_salvage(struct restore *restore, const char *directory, uint64_t *ret_pushed,
                     struct err *err);
+/* True when pg_wal holds the segment that ends with the byte before lsn, with content. */
+bool restore_wal_is_local(struct restore *restore, uint32_t timeline, uint64_t lsn);
 
 /* --- restore_config.c: postgresql.conf and its kin --- */
 int restore_save_config(struct restore *restore, struct err *err);
@@ -225,6 +227,8 @@ int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_
 /* --- restore_isolation.c --- */
 /* Refuses the start of a server whose links or paths lead outside the restored volumes. */
 int restore_check_isolation(struct restore *restore, struct err *err);
+/* The part of it that the settings decide: pid file, log directory, statistics directory. */
+int restore_check_written_paths(struct restore *restore, struct err *err);
 /* One setting as the server would read it (postgres -C), malloc'ed; NULL when it cannot be read. */
 char *restore_setting(struct restore *restore, const char *name);
 /* "config_file=…" and "data_directory=…" for the start when the configuration lies outside the data

@@ -177,6 +177,16 @@ static int check_setting(struct restore *restore, const char *name, struct err *
     return refuse(name, value, resolved, err);
 }
 
+int restore_check_written_paths(struct restore *restore, struct err *err)
+{
+    static const char *const names[] = {"external_pid_file", "log_directory",
+                                        "stats_temp_directory"};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(names); i++)
+        rc = check_setting(restore, names[i], err);
+    return rc;
+}
+
 int restore_check_isolation(struct restore *restore, struct err *err)
 {
     char path[CONF_PATH_MAX + 16];
@@ -187,11 +197,7 @@ int restore_check_isolation(struct restore *restore, struct err *err)
     if (rc == 0)
         rc = check_tablespaces(restore, err);
     if (rc == 0)
-        rc = check_setting(restore, "external_pid_file", err);
-    if (rc == 0)
-        rc = check_setting(restore, "log_directory", err);
-    if (rc == 0)
-        rc = check_setting(restore, "stats_temp_directory", err);
+        rc = restore_check_written_paths(restore, err);
     if (rc < 0)
         log_error("isolation: %s", err->text);
     return rc;

@@ -6,7 +6,6 @@
 
 #include <stdarg.h>
 #include <stdio.h>
-#include <sys/stat.h>
 
 void restore_warn(json_t *warnings, const char *fmt, ...)
 {
@@ -69,10 +68,8 @@ static int check_devices(struct restore *restore, json_t *warnings, struct err *
 static int check_wal(struct restore *restore, json_t *warnings, struct err *err)
 {
     int rc = restore_check_wal(restore, err);
-    if (rc != -ERR_MISSING || restore->target != TARGET_LSN)
-        return rc;
-    struct stat st;
-    if (stat(restore->wal_directory, &st) < 0)
+    if (rc != -ERR_MISSING || restore->target != TARGET_LSN ||
+        !restore_wal_is_local(restore, restore->target_timeline, restore->target_lsn))
         return rc;
     restore_warn(warnings, "not in the repository yet: %s; the fence will push what pg_wal has",
                  err->text);

@@ -210,6 +210,18 @@ static int read_directory(struct salvage *salvage, struct err *err)
     return rc;
 }
 
+bool restore_wal_is_local(struct restore *restore, uint32_t timeline, uint64_t lsn)
+{
+    char directory[CONF_PATH_MAX + 16];
+    uint32_t segment_size = restore->record.segment_size;
+    struct salvage salvage = {.restore = restore, .directory = directory};
+    struct segment segment = {.timeline = timeline, .number = (lsn - 1) / segment_size};
+    struct err ignored;
+    (void)snprintf(directory, sizeof(directory), "%s/pg_wal", restore->data_directory);
+    pg_segment_name(timeline, segment.number, segment_size, segment.name);
+    return is_real(&salvage, &segment, &ignored);
+}
+
 int restore_salvage(struct restore *restore, const char *directory, uint64_t *ret_pushed,
                     struct err *err)
 {
