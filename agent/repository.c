@@ -38,7 +38,8 @@ int repository_open(const struct conf *conf, struct store **ret_store, struct re
     if (rc < 0) {
         store_close(store);
         if (rc == -ERR_MISSING)
-            (void)err_hint(err, "make a repository with `tidemark init`");
+            (void)err_hint(err,
+                           "is its filesystem mounted? A new one is made with `tidemark init`");
         return rc;
     }
     if (used_copy)

@@ -247,9 +247,10 @@ static int report(struct verification *own, int rc, struct err *err)
     }
     if (rc == -ERR_CORRUPT || rc == -ERR_MISSING)
         (void)err_hint(err,
-                       "%" PRIu64 " objects were good before it; this snapshot cannot be "
-                       "restored, take a new one",
-                       object_count(own));
+                       "%" PRIu64
+                       " object%s good before it; this snapshot cannot be restored, take "
+                       "a new one",
+                       object_count(own), object_count(own) == 1 ? " was" : "s were");
     return rc;
 }
 
