@@ -98,7 +98,9 @@ static bool asked(struct recovery *recovery)
 
 /* --- following -------------------------------------------------------------------------------- */
 
-/* Shutdown at the target leaves a server that is "shut down in recovery" at or behind it. */
+/* Shutdown at the target leaves a server that is "shut down in recovery". So does a person's stop
+ * on the way; the minimum recovery point tells them apart, or, as it may stay behind the last
+ * record, the server's own word. */
 static bool is_shut_down_there(struct recovery *recovery)
 {
     struct restore *restore = recovery->restore;
@@ -107,7 +109,8 @@ static bool is_shut_down_there(struct recovery *recovery)
     return restore->request.action == ACTION_SHUTDOWN &&
            pg_control_read(&restore->conf, restore->data_directory, &control, &ignored) == 0 &&
            strcmp(control.state, "shut down in recovery") == 0 &&
-           control.min_recovery_lsn >= restore->target_lsn;
+           (control.min_recovery_lsn >= restore->target_lsn ||
+            server_log_has(restore, &recovery->log, "shutdown at recovery target"));
 }
 
 static int check_paused(struct recovery *recovery, bool *ret_reached, struct err *err)
@@ -352,7 +355,10 @@ static int start_server(struct recovery *recovery, struct err *err)
     make_socket_directory(restore);
     rc = pg_server_start(&restore->conf, restore_start_options(restore, &options), err);
     restore_test_stop("recovering-started");
-    return rc;
+    /* A short recovery may be over, well or not, before pg_server_start() has looked twice. */
+    return rc == -ERR_POSTGRES && server_log_has(restore, &recovery->log, "starting PostgreSQL")
+               ? 0
+               : rc;
 }
 
 int restore_recover(struct restore *restore, struct err *err)

@@ -103,6 +103,12 @@ static char *read_log(struct restore *restore, const struct server_log *log)
     return text;
 }
 
+bool server_log_has(struct restore *restore, const struct server_log *log, const char *what)
+{
+    free_mem char *text = read_log(restore, log);
+    return text && strstr(text, what);
+}
+
 /* The last few lines that are not noise, joined by " | ". */
 static void last_lines(char *text, char *ret, size_t size)
 {

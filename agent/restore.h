@@ -246,6 +246,8 @@ struct server_log {
     uint64_t offset; /* where this start's lines begin */
 };
 void server_log_begin(struct restore *restore, struct server_log *ret);
+/* True when the server wrote this since then. */
+bool server_log_has(struct restore *restore, const struct server_log *log, const char *what);
 /* ERR_POSTGRES with the last lines and, for known causes, what to do. */
 int server_log_error(struct restore *restore, const struct server_log *log, const char *what,
                      struct err *err);

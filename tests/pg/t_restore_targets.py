@@ -1,0 +1,192 @@
+#!/usr/bin/env python3
+"""Where a restore can end and how: name, time, LSN, transaction; pause and shutdown; the image
+itself (cold, and of a server that does not archive); other mount points; commits of a server that
+will not start; damaged indexes; links that lead outside."""
+import os
+import shutil
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from tm import *  # noqa: E402, F403
+from t_restore import Story, journal_of  # noqa: E402
+import tm  # noqa: E402
+
+LINE = "--target-timeline=1"
+
+
+def marks(server):
+    return server.psql("select string_agg(what, ' ' order by n) from marks")
+
+
+def test_points(box):
+    """One commit before and after each kind of target."""
+    story = Story(box, "points")
+    server = story.server
+    story.begin()
+    server.psql("create table marks (n serial, what text)")
+    server.psql("insert into marks (what) values ('a')")
+    server.psql("select pg_create_restore_point('release-2')")
+    server.psql("insert into marks (what) values ('b')")
+    time.sleep(0.05)  # commit times are compared in microseconds, clocks are not
+    moment = server.psql("select clock_timestamp()")
+    time.sleep(0.05)
+    server.psql("insert into marks (what) values ('c')")
+    lsn = server.psql("select pg_current_wal_lsn()")
+    xid = server.psql("insert into marks (what) values ('d') returning pg_current_xact_id()")
+    server.psql("insert into marks (what) values ('e')")
+    story.restore("--verify=quick", "--target-name=release-2")
+    is_(marks(server), "a", "target name")
+    story.restore("--verify=quick", f"--target-time={moment}", LINE)
+    is_(marks(server), "a b", "target time")
+    story.restore("--verify=quick", f"--target-lsn={lsn}", LINE)
+    is_(marks(server), "a b c", "target lsn")
+    story.restore("--verify=quick", f"--target-xid={xid}", LINE)
+    is_(marks(server), "a b c d", "target xid")
+    story.restore("--verify=quick", "--target=latest", LINE)
+    is_(marks(server), "a b c d e", "target latest")
+    done = story.restore("--target-name=never-written", LINE, want="postgres")
+    like(done.err, r"recovery ended before configured recovery target was reached",
+         "a name that was never written: the server's own words")
+    is_(journal_of(story.node)["step"], "recovering", "and the step is in the journal")
+    is_status(story.node.cli("cancel", journal_of(story.node)["id"]), 0, "given up")
+    test_actions(story)
+    story.end()
+
+
+def test_actions(story):
+    server = story.server
+    story.restore("--action=pause")
+    is_(server.psql("select pg_is_in_recovery(), pg_get_wal_replay_pause_state()"), "t|paused",
+        "action pause: the server waits at the tag")
+    is_(server.psql("select count(*) from orders"), "5000", "action pause: and can be read")
+    story.restore("--action=shutdown")
+    ok(not server.running(), "action shutdown: the server is down")
+    story.restore("--verify=quick")
+    server.wait_ready()
+    is_(server.psql("select count(*) from orders"), "5000", "promoted in the end")
+
+
+def test_image(box):
+    """--no-archive and offline: the image's own WAL is all there is."""
+    story = Story(box, "image")
+    node, server = story.node, story.server
+    node.settings = {}
+    node.start()
+    server.psql("create table marks (n serial, what text); insert into marks (what) values ('a')")
+    is_status(node.cli("snapshot", "--tag", "hot", "--no-archive"), 0, "snapshot --no-archive")
+    server.psql("insert into marks (what) values ('b')")
+    done = story.restore("--target=tag", tag="hot", want="refused")
+    like(done.err, r"has no WAL in the repository.*\n.*--target=snapshot", "tag refused, with hint")
+    story.restore("--target=snapshot", tag="hot")
+    is_(marks(server), "a", "target snapshot of a running server")
+    is_(server.timeline(), 2, "on a timeline of its own")
+    server.psql("insert into marks (what) values ('c')")
+    server.stop()
+    node.sections["volume pgdataimage"]["provider"] = "offline"
+    node.write_conf()
+    node.agent.stop()
+    node.agent.start()
+    output("mount", "-o", "remount,ro", node.volumes[0].mount)
+    is_status(node.cli("snapshot", "--tag", "cold"), 0, "snapshot of a stopped server")
+    output("mount", "-o", "remount,rw", node.volumes[0].mount)
+    server.start()
+    server.psql("insert into marks (what) values ('d')")
+    story.restore(tag="cold")
+    is_(marks(server), "a c", "target snapshot of a stopped server")
+    story.end()
+
+
+def test_moved(box):
+    """Other mount points: pg_wal and tablespace links follow."""
+    story = Story(box, "moved", wal=True, tablespace=True)
+    node, server = story.begin(), story.server
+    server.stop()
+    node.agent.stop()
+    for volume in node.volumes:
+        box.umount(volume.mount)
+        os.rmdir(volume.mount)
+        volume.mount = box.join("new-" + volume.name)
+        node.sections[f"volume {volume.name}"]["mount"] = volume.mount
+    node.data = server.data = os.path.join(node.volumes[0].mount, "data")
+    node.sections["postgresql"]["data_directory"] = node.data
+    node.write_conf()
+    node.agent.start()
+    story.restore()
+    story.check_tag("other mount points")
+    ok(os.readlink(node.data + "/pg_wal").startswith(story.wal_volume.mount), "pg_wal is moved")
+    links = [os.readlink(f"{node.data}/pg_tblspc/{n}") for n in os.listdir(node.data + "/pg_tblspc")]
+    ok(len(links) == 1 and links[0].startswith(story.tablespace.mount), "the tablespace is moved")
+    story.end()
+
+
+def test_broken_server(box):
+    """A server that will not start any more still gives up its last commits."""
+    story = Story(box, "broken", wal=True)
+    node, server = story.begin(), story.server
+    acknowledged = story.ledger.acknowledged
+    server.stop("immediate")
+    shutil.rmtree(node.data + "/global")
+    isnt(server.start(check=False).returncode, 0, "the old server does not start")
+    done = story.restore("--target=latest", "--verify=quick")
+    is_(done.status, 0, "restored to the latest")
+    is_(story.ledger.present(server), (acknowledged, acknowledged),
+        "every acknowledged commit of the broken server is there")
+    story.end()
+
+
+def test_damage(box):
+    """An index that does not match its table: found by full, rebuilt by reindex=auto."""
+    story = Story(box, "damage")
+    node, server = story.node.start(), story.server
+    server.psql("create function twist(int) returns int immutable language sql as 'select $1';\n"
+                "create table twisted (a int);\n"
+                "insert into twisted select generate_series(1, 100);\n"
+                "create index twisted_index on twisted (twist(a));\n"
+                "create or replace function twist(int) returns int immutable language sql"
+                " as 'select -$1'")
+    is_status(node.cli("snapshot", "--tag", "t1"), 0, "snapshot with a damaged index")
+    done = story.restore("--verify=full", want="corrupt")
+    like(done.err, r"index public.twisted_index in database 'postgres' is damaged", "full finds it")
+    is_(journal_of(node)["verification"]["ok"], False, "the journal says so")
+    is_(server.psql("select count(*) from pg_extension where extname = 'amcheck'"), "0",
+        "amcheck is not left behind")
+    is_status(node.cli("cancel", journal_of(node)["id"]), 0, "given up")
+    story.restore("--verify=full", "--reindex=auto")
+    is_(journal_of(node)["verification"]["indexes"][0]["rebuilt"], True, "reindex=auto rebuilds it")
+    status, text = server.amcheck()
+    is_(status, 0, "amcheck finds nothing afterwards " + text[:200])
+    story.end()
+
+
+def test_outside(box):
+    """A link in the image that leads to somebody else's files."""
+    story = Story(box, "outside")
+    node, server = story.node.start(), story.server
+    elsewhere = box.mkdir("production", 0o700, "postgres")
+    os.symlink(elsewhere, node.data + "/pg_tblspc/77777")
+    done = node.cli("snapshot", "--tag", "t1")
+    if done.status == 0:
+        done = story.restore(want="refused")
+        like(done.err, r"pg_tblspc/77777' leads outside the restored volumes, to '.*production'",
+             "the link is named")
+        with open(node.data + "/global/pg_control", "rb") as file:
+            is_(file.read(), bytes(8192), "pg_control is withheld")
+        isnt(server.start(check=False).returncode, 0, "and the server cannot be started by hand")
+    else:
+        is_status(done, "refused", "refused by the snapshot already")
+    story.end()
+
+
+def main():
+    box = need_root() or Sandbox("restore-targets")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    for test in (test_points, test_image, test_moved, test_broken_server, test_damage,
+                 test_outside):
+        wanted = os.environ.get("TIDEMARK_ONLY")
+        if not wanted or test.__name__ in wanted.split(","):
+            test(box)
+
+
+run(main)
