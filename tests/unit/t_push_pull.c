@@ -354,9 +354,84 @@ static void test_limits(struct fixture *fixture, int direct, struct err *err)
     shot_close(&shot);
 }
 
+/* --- a real block device: a loop over a file of its own --------------------------------------- */
+
+static bool loop_attach(const struct fixture *fixture, const char *name, char path[64])
+{
+    char command[256];
+    snprintf(command, sizeof(command),
+             "losetup -f --show --direct-io=on '%s/%s' 2>/dev/null || "
+             "losetup -f --show '%s/%s' 2>/dev/null",
+             fixture->dir, name, fixture->dir, name);
+    FILE *file = popen(command, "r");
+    bool good = file != NULL && fgets(path, 64, file) != NULL;
+    if (file != NULL && pclose(file) != 0)
+        good = false;
+    path[strcspn(path, "\n")] = '\0';
+    return good;
+}
+
+static void loop_detach(const char *path)
+{
+    char command[128];
+    snprintf(command, sizeof(command), "losetup -d %s", path);
+    if (system(command) != 0)
+        printf("# cannot detach %s\n", path);
+}
+
+/* Source and target are loop devices; the target holds a stranger's bytes. Compares through the
+ * file below, which also shows what was released. */
+static void test_loop(const char *where, struct err *err)
+{
+    static const struct extent some[] = {{0, 2 << 20}, {33 << 20, 4096}, {70 << 20, 9 << 20}};
+    const uint64_t size = 96 << 20;
+    struct fixture fixture;
+    char source[64], target[64];
+    is_good(fixture_open(&fixture, where, 32 << 10, 77, err), err, "repository in %s", where);
+    close_fd int image = image_create(&fixture, "image", size, some, ARRAY_LEN(some));
+    close_fd int below = image_create(&fixture, "below", size, NULL, 0);
+    static uint8_t junk[1 << 20];
+    memset(junk, 0xee, sizeof(junk));
+    for (uint64_t at = 0; at < size; at += sizeof(junk))
+        if (pwrite(below, junk, sizeof(junk), (off_t)at) != sizeof(junk))
+            abort();
+    if (fsync(below) < 0 || !loop_attach(&fixture, "image", source)) {
+        skip("no loop devices");
+        fixture_close(&fixture);
+        return;
+    }
+    if (!loop_attach(&fixture, "below", target)) {
+        skip("no second loop device");
+        loop_detach(source);
+        fixture_close(&fixture);
+        return;
+    }
+    int from = open(source, O_RDONLY | O_DIRECT), to = open(target, O_RDWR | O_DIRECT);
+    struct lane_options options = {.lane_count = 2};
+    struct shot shot;
+    is_good(shot_take(&fixture, from, size, some, ARRAY_LEN(some), NULL, &options, &shot, err), err,
+            "push from a loop device");
+    struct io_progress progress = {0};
+    struct pull pull = pull_of(&fixture, &shot, to, &options, &progress);
+    pull.sink = PULL_TO_DEVICE;
+    is_good(pull_run(&pull, err), err, "pull to a loop device");
+    is_u64(progress.bytes_done, size, "all bytes are counted");
+    ok(head_is_junk(below), "the head is not written");
+    (void)close(from);
+    (void)close(to);
+    loop_detach(target);
+    loop_detach(source);
+    ok(pwrite(below, pull.head, PULL_HEAD_LEN, 0) == PULL_HEAD_LEN, "commit the head");
+    ok(same_bytes(image, below, size), "the bytes are right");
+    shot_close(&shot);
+    fixture_close(&fixture);
+}
+
 int main(void)
 {
     struct err err = {0};
+    test_loop("/var/tmp", &err);
+    test_loop("/dev/shm", &err);
     static const uint32_t chunk_sizes[] = {32 << 10, 16 << 10, 64 << 10};
     for (size_t i = 0; i < ARRAY_LEN(chunk_sizes); i++) {
         struct fixture fixture;
