@@ -14,7 +14,8 @@ size_mib=${SIZE_MIB:-1024}
 ram=$(mktemp -d /dev/shm/tidemark-bench-XXXXXX)
 disk=$(mktemp -d "${REPOSITORY_DIR:-/var/tmp}/tidemark-bench-XXXXXX")
 far=$(mktemp -d "${TARGET_DIR:-/dev/shm}/tidemark-bench-XXXXXX")
-source= target=
+source=''
+target=''
 clean_up() {
     [ -z "$source" ] || losetup -d "$source"
     [ -z "$target" ] || losetup -d "$target"
@@ -26,5 +27,6 @@ truncate -s "${size_mib}M" "$ram/source" "$far/target"
 source=$(losetup -f --show --direct-io=on "$ram/source")
 target=$(losetup -f --show --direct-io=on "$far/target")
 [ $# -gt 0 ] || set -- 1 2 4
-echo "# volume ${size_mib} MiB, $(nproc) cores, kernel $(uname -r), load $(cut -d' ' -f1 /proc/loadavg)"
+load=$(cut -d' ' -f1 /proc/loadavg)
+echo "# volume ${size_mib} MiB, $(nproc) cores, kernel $(uname -r), load average $load"
 "$program" "$source" "$target" "$disk/repository" "$ram" "$@"

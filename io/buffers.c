@@ -60,6 +60,8 @@ int buffers_plan(const struct lane_options *options, const struct buffers_need *
     uint64_t memory_max = options->memory_max ? options->memory_max : 512 * MIB;
     struct buffers_plan plan = {.lane_count = lanes_wanted(options),
                                 .object_count = need->object_max};
+    if (need->lane_max > 0 && plan.lane_count > need->lane_max)
+        plan.lane_count = (unsigned)need->lane_max;
     while (plan.lane_count * (uint64_t)lane_len(need, plan.object_count) > memory_max) {
         if (plan.object_count > need->object_min)
             plan.object_count--;

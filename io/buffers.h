@@ -34,6 +34,7 @@ struct buffers_need {
     unsigned object_min; /* below this a lane cannot work */
     unsigned object_max; /* more than this does not help */
     size_t fixed_len;
+    uint64_t lane_max; /* pieces of work: more lanes would idle; 0 = no limit */
 };
 
 struct buffers_plan {

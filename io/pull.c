@@ -103,16 +103,27 @@ static int list_objects(struct pull_job *job, struct err *err)
 
 /* --- run ---------------------------------------------------------------------------------- */
 
+/* The withheld extents come from a snapshot record: wrong ones are an error, not a bug. */
+static int check_target(const struct pull *pull, struct err *err)
+{
+    if (pull->sink == PULL_TO_NULL)
+        return 0;
+    assert(pull->fd >= 0);
+    assert(pull->alignment > 0 && (pull->alignment & (pull->alignment - 1)) == 0);
+    assert(pull->alignment <= PULL_HEAD_LEN);
+    for (size_t i = 0; i < pull->withheld_count; i++)
+        if (pull->withheld[i].offset % pull->alignment != 0 ||
+            pull->withheld[i].len % pull->alignment != 0)
+            return err_set(err, ERR_REFUSED,
+                           "%" PRIu64 " bytes to withhold at %" PRIu64
+                           " are not whole sectors of %" PRIu32 " bytes",
+                           pull->withheld[i].len, pull->withheld[i].offset, pull->alignment);
+    return 0;
+}
+
 static int check_pull(const struct pull *pull, struct err *err)
 {
     const struct fmt_manifest *manifest = pull->manifest;
-    assert(pull->sink == PULL_TO_NULL || pull->fd >= 0);
-    assert(pull->alignment > 0 && (pull->alignment & (pull->alignment - 1)) == 0);
-    assert(pull->alignment <= PULL_HEAD_LEN);
-    for (size_t i = 0; i < pull->withheld_count; i++) {
-        assert(pull->withheld[i].offset % pull->alignment == 0);
-        assert(pull->withheld[i].len % pull->alignment == 0);
-    }
     if (manifest->chunk_size != pull->repo->chunk_size ||
         manifest->region_size != pull->repo->region_size)
         return err_set(err, ERR_CORRUPT, "manifest and repository differ in geometry");
@@ -122,7 +133,7 @@ static int check_pull(const struct pull *pull, struct err *err)
         return err_set(err, ERR_REFUSED,
                        "the volume's %" PRIu64 " bytes are not whole sectors of %u bytes",
                        manifest->size, pull->alignment);
-    return 0;
+    return check_target(pull, err);
 }
 
 static int plan_memory(struct pull *pull, struct buffers_plan *ret, struct err *err)
@@ -140,6 +151,7 @@ static int plan_memory(struct pull *pull, struct buffers_plan *ret, struct err *
                                               : depth,
         .fixed_len = PULL_BLOCK_LEN + PULL_REGIONS * PULL_TABLE_BUF_LEN +
                      PULL_PROBES * PULL_PROBE_BUF_LEN + FMT_CHUNK_SIZE_MAX,
+        .lane_max = pull->manifest->region_count,
     };
     int rc = buffers_plan(&pull->options, &need, ret, err);
     if (rc == 0)

@@ -70,7 +70,7 @@ void pull_plan_todo(struct pull_lane *pl, struct pull_region *region)
 
 static int compare_order(const void *a, const void *b, void *ctx)
 {
-    const struct fmt_entry *entries = ctx;
+    const struct fmt_entry *entries = ((const struct pull_region *)ctx)->table.entries;
     const struct fmt_entry *left = &entries[*(const uint16_t *)a];
     const struct fmt_entry *right = &entries[*(const uint16_t *)b];
     if (left->pack != right->pack)
@@ -80,19 +80,17 @@ static int compare_order(const void *a, const void *b, void *ctx)
 
 void pull_plan_order(struct pull_region *region)
 {
-    struct fmt_entry *entries;
-    memcpy(&entries, &region->table.entries, sizeof(entries)); /* qsort_r() takes no const */
     region->order_count = 0;
     region->order_next = 0;
     for (uint32_t i = 0; i < region->table.chunk_count; i++)
-        if (pull_todo(region, i) && pull_has_data(&entries[i]))
+        if (pull_todo(region, i) && pull_has_data(&region->table.entries[i]))
             region->order[region->order_count++] = (uint16_t)i;
     bool sorted = true; /* as in every full snapshot */
     for (uint32_t i = 1; i < region->order_count && sorted; i++)
-        sorted = compare_order(&region->order[i - 1], &region->order[i], entries) <= 0;
+        sorted = compare_order(&region->order[i - 1], &region->order[i], region) <= 0;
     if (!sorted)
         qsort_r(region->order, region->order_count, sizeof(region->order[0]), compare_order,
-                entries);
+                region);
 }
 
 void pull_plan_range(struct pull_region *region, uint32_t *ret_first, uint32_t *ret_count,

@@ -56,6 +56,10 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     check_push(push, used, used_count);
     if (used_count == 0)
         return 0;
+    const struct extent *last = &used[used_count - 1];
+    uint32_t region_first = (uint32_t)(used[0].offset / push->work->region_size);
+    uint64_t region_count =
+        (last->offset + last->len - 1) / push->work->region_size - region_first + 1;
     struct buffers_need need = {
         .block_name = "read",
         .object_name = "pack",
@@ -64,6 +68,7 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
         .object_len = FMT_PACK_TARGET,
         .object_min = PUSH_PACKS_MIN,
         .object_max = (unsigned)max_u64(PUSH_PACKS_MIN, store_lane_depth(push->store)),
+        .lane_max = region_count,
     };
     struct buffers_plan plan;
     int rc = buffers_plan(&push->options, &need, &plan, err);
@@ -75,12 +80,11 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     if (rc < 0)
         return rc;
     (void)atomic_fetch_add(&push->progress->bytes_total, bytes);
-    const struct extent *last = &used[used_count - 1];
     struct push_job job = {
         .push = push,
         .used = used,
         .used_count = used_count,
-        .region_first = (uint32_t)(used[0].offset / push->work->region_size),
+        .region_first = region_first,
         .pack_first = push->next_pack,
         .pack_limit = push->pack_len_count,
         .lane_count = plan.lane_count,
@@ -88,8 +92,7 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     };
     struct lanes_job lanes = {
         .plan = &plan,
-        .item_count =
-            (last->offset + last->len - 1) / push->work->region_size - job.region_first + 1,
+        .item_count = region_count,
         .store = push->store,
         .request_count = plan.object_count,
         .fd = push->fd,

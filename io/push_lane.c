@@ -168,6 +168,7 @@ static const struct fmt_entry *find_same(const struct push *push, uint64_t index
 static void use_chunk(struct push_lane *pl, uint64_t index, const uint8_t *ptr)
 {
     struct push *push = pl->push;
+    assert(push->work->entries != NULL && index < push->work->chunk_count);
     struct fmt_entry *to = &push->work->entries[index];
     uint32_t len = table_chunk_len(push->work, index);
     struct fmt_entry entry = {.len_flags = (uint32_t)FMT_ZERO << 24};
