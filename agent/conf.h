@@ -86,6 +86,8 @@ int conf_write(const struct conf *conf, FILE *to);
 /* The commented sample file, and the table as roff for tidemark.conf(5). */
 void conf_print_sample(FILE *to);
 void conf_print_man(FILE *to);
+/* One line an option, for --help. */
+void conf_print_help(FILE *to);
 
 const struct conf_volume *conf_volume_by_name(const struct conf *conf, const char *name);
 

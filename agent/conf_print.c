@@ -120,3 +120,16 @@ void conf_print_man(FILE *to)
                 print_man_option(&option_table[k], to);
     }
 }
+
+void conf_print_help(FILE *to)
+{
+    for (size_t i = 0; i < option_count; i++) {
+        const struct option *option = &option_table[i];
+        bool new_section = i == 0 || strcmp(option->section, option_table[i - 1].section) != 0;
+        if (new_section)
+            (void)fprintf(to, "\n[%s%s]\n", option->section,
+                          strcmp(option->section, "volume") == 0 ? " NAME" : "");
+        (void)fprintf(to, "  %-18s %s%s%s%s\n", option->key, option->unit,
+                      option->def[0] ? " (default " : "", option->def, option->def[0] ? ")" : "");
+    }
+}

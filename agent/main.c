@@ -167,6 +167,13 @@ static int print(void (*to_stream)(FILE *to))
     return fflush(stdout) == 0 ? 0 : err_exit_status(ERR_DEVICE);
 }
 
+static void print_help(FILE *to)
+{
+    (void)fputs(usage, to);
+    (void)fputs("\nOptions of the configuration, see tidemark.conf(5):\n", to);
+    conf_print_help(to);
+}
+
 /* Negative: go on as the daemon. */
 static int parse_options(int argc, char **argv, struct options *ret)
 {
@@ -187,7 +194,7 @@ static int parse_options(int argc, char **argv, struct options *ret)
         else if (c == 'm')
             return print(conf_print_man);
         else if (c == 'h')
-            return fputs(usage, stdout) < 0 ? 1 : 0;
+            return print(print_help);
         else if (c == 'V')
             return puts("tidemark-agent " TIDEMARK_VERSION) < 0 ? 1 : 0;
         else

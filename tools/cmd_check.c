@@ -74,7 +74,10 @@ static int check_state_dir(const struct conf *conf, char detail[256], struct err
 static int setting(struct pg_session *session, const char *name, char **ret, struct err *err)
 {
     const char *params[] = {name, NULL};
-    return pg_query_text(session, "select current_setting($1)", params, ret, err);
+    int rc = pg_query_text(session, "select current_setting($1)", params, ret, err);
+    if (rc == 0 && !*ret)
+        return err_set(err, ERR_POSTGRES, "setting %s is null", name);
+    return rc;
 }
 
 static int check_archiving(struct pg_session *session, struct err *err)
@@ -87,7 +90,7 @@ static int check_archiving(struct pg_session *session, struct err *err)
         rc = setting(session, "archive_command", &command, err);
     if (rc == 0)
         rc = setting(session, "wal_level", &level, err);
-    if (rc < 0)
+    if (rc != 0 || !mode || !command || !level)
         return rc;
     if (strcmp(mode, "off") == 0) {
         (void)err_set(err, ERR_REFUSED, "archive_mode is off: no restore could go past a snapshot");
