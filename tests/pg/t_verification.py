@@ -84,8 +84,8 @@ def test_exact(node):
     is_status(done, "corrupt", "a flipped bit in the first chunk")
     like(done.err, f"error: volume 'pgdata': .*{re.escape(name)}.*", "names volume and object")
     like(done.err, where, "names region and chunk")
-    like(done.err, r"hint: \d+ objects? (was|were) good before it; this snapshot cannot be restored, "
-                   "take a new one", "says how far it came")
+    like(done.err, r"hint: \d+ objects? (was|were) good before it; "
+                   "this snapshot cannot be restored, take a new one", "says how far it came")
     name = places.wal[-1]
     with mutilate.mutilated(mutilate.Case(directory, "wal", "missing", {name: None}, "")):
         done = node.cli("verify", "two")
