@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make install into an empty tree: everything is there, and the installed programs find each other."""
+"""make install into an empty tree: all is there, and the installed programs find each other."""
 import os
 import subprocess
 import sys

@@ -161,8 +161,8 @@ def test_detach_and_resume(node):
                                lambda j: j.get("step") in ("written", "configured", "recovering"),
                                "restore", "first", "--verify=quick")
     is_status(done, "partial", "Ctrl-C in a late restore: detached")
-    like(done.err, rf"left restore {job} running: it is not finished\nhint: `tidemark jobs --follow",
-         "and says how to watch it")
+    like(done.err, rf"left restore {job} running: it is not finished\nhint: `tidemark jobs "
+         "--follow", "and says how to watch it")
     state = node.agent.wait_job(job)["state"]
     is_(state, "executed", "the restore went on to the end of its step")
     done = node.cli("restore", "--resume")
@@ -189,8 +189,8 @@ def test_killed_restore(node):
     is_status(node.cli("status"), "partial", "tidemark status")
     done = node.cli("snapshot", "--tag", "y")
     is_status(done, "partial", "no snapshot of half a restore")
-    like(done.err, rf"restore {job} is not finished\nhint: finish it with `tidemark restore --resume",
-         "and says what to do")
+    like(done.err, rf"restore {job} is not finished\nhint: finish it with `tidemark restore "
+         "--resume", "and says what to do")
     node.agent.start()
     is_(node.agent.wait_job(job)["state"], "complete", "the restarted agent finishes it")
     is_(node.server.psql("select count(*) from t"), "1000", "with the right data")
