@@ -33,9 +33,11 @@ static int check_stopped(const struct snapshot *snapshot, struct err *err)
                     "stop the server and mount its volumes read-only, or use another provider");
 }
 
+/* Slave, not private: what the host unmounts meanwhile goes away here too and does not stay busy.
+ */
 static int private_namespace(struct err *err)
 {
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         return err_sys(err, ERR_DEVICE, "make a mount namespace");
     return 0;
 }

@@ -94,6 +94,22 @@ static bool needs_nouuid(const char *device, const char *fs_type)
     return query.hit;
 }
 
+/* EBUSY may pass: a ring that wrote to the device lets go of it a moment after the descriptor was
+ * closed (io_uring ends its rings in a worker), and so does a mount namespace that is going away.
+ */
+static int mount_patiently(const char *device, const char *mount_point, const char *fs_type,
+                           unsigned long flags, const char *data)
+{
+    enum { PAUSE_MS = 50, PATIENCE_MS = 10000 };
+    for (unsigned waited_ms = 0; mount(device, mount_point, fs_type, flags, data) < 0;
+         waited_ms += PAUSE_MS) {
+        if (errno != EBUSY || waited_ms >= PATIENCE_MS)
+            return -1;
+        nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000L}, NULL);
+    }
+    return 0;
+}
+
 int volume_mount(const char *device, const char *mount_point, const char *fs_type,
                  const char *options, bool read_only, struct err *err)
 {
@@ -103,7 +119,7 @@ int volume_mount(const char *device, const char *mount_point, const char *fs_typ
         flags |= MS_RDONLY;
     if (needs_nouuid(device, fs_type))
         add_data(data, sizeof(data), "nouuid");
-    if (mount(device, mount_point, fs_type, flags, data) == 0)
+    if (mount_patiently(device, mount_point, fs_type, flags, data) == 0)
         return 0;
     int saved = errno;
     err_sys(err, saved == EBUSY ? ERR_BUSY : ERR_DEVICE, "mount '%s' (%s) on '%s'", device, fs_type,

@@ -51,8 +51,8 @@ class Story:
         return good
 
     def tidemark(self, node, *args, show="all"):
-        """Runs `tidemark ARGS`; show: "all", "brief" (phases and result), or "" (nothing). A failure
-        ends the story."""
+        """Runs `tidemark ARGS`; show: "all", "brief" (phases and result), or "" (nothing). A
+        failure ends the story."""
         shown = [a if " " not in a else f"'{a}'" for a in map(str, args)]
         if show:
             self.say("$ tidemark " + " ".join(shown), "    ")

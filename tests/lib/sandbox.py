@@ -77,10 +77,10 @@ def _below(path, root):
     return path == root or path.startswith(root + "/")
 
 
-def mounts_below(root):
+def mounts_below(root, pid="self"):
     """Mount points under root, deepest (= last mounted) first."""
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             point = line.split()[4].encode("latin-1", "surrogateescape").decode("unicode_escape")
             if _below(point, root):
@@ -152,6 +152,22 @@ def thaw(point):
         os.close(fd)
 
 
+def _unmount_elsewhere(root):
+    """Copies of the sandbox's mounts in other mount namespaces keep its devices busy."""
+    seen = {os.stat("/proc/self/ns/mnt").st_ino}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            namespace = os.stat(f"/proc/{name}/ns/mnt").st_ino
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            points = mounts_below(root, name)
+        except OSError:
+            continue
+        for point in points:
+            _quiet("nsenter", f"--mount=/proc/{name}/ns/mnt", "umount", "-l", point)
+
+
 def _quiet(*args):
     return subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL, check=False).returncode == 0
@@ -184,6 +200,8 @@ def clean(root, log=lambda text: None):
             _quiet("losetup", "-d", loop)
         if not busy and not mounts_below(root) and not loops_below(root):
             break
+        if attempt == 20:
+            _unmount_elsewhere(root)
         if attempt > 40:
             for point in mounts_below(root):
                 log(f"lazy unmount of {point}")

@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """manager = systemd:UNIT against a real systemd, which boots in namespaces of its own (pid, mount,
 ipc, net, cgroup): start, stop, a unit that fails, one that does not stop, one that is stopped
-while systemd would restart it."""
+while systemd would restart it.
+A mount namespace holds copies of other tests' mounts for its time.
+check: alone
+"""
 import os
 import signal
 import subprocess

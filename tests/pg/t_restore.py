@@ -84,7 +84,8 @@ class Story:
         server = self.server
         server.wait_ready()
         is_(server.timeline(), self.timeline, f"{what}: timeline {self.timeline}")
-        is_(server.psql("select count(*), sum(amount) from orders"), f"5000|{sum(i % 97 for i in range(1, 5001))}",
+        is_(server.psql("select count(*), sum(amount) from orders"),
+            f"5000|{sum(i % 97 for i in range(1, 5001))}",
             f"{what}: the dropped table is back")
         count, last = self.ledger.present(server)
         least, most = self.bounds

@@ -83,7 +83,8 @@ def test_devices(case):
     case.refused("mounted elsewhere", "refused", rf"is mounted on '{point}'", case.to(big))
     case.box.umount(point)
     done = case.refused("foreign filesystem", "refused",
-                        r"is not blank and not the one of the snapshot: it holds ext4", case.to(big))
+                        r"is not blank and not the one of the snapshot: it holds ext4",
+                        case.to(big))
     flag = re.search(r"--overwrite=\S+", done.err)
     ok(flag is not None, "foreign filesystem: the hint has the flag")
     if flag:
