@@ -4,7 +4,6 @@
 
 #include <assert.h>
 #include <blkid/blkid.h>
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -16,75 +15,11 @@
 #include <sys/sysmacros.h>
 #include <time.h>
 
+#include "io/device_sysfs.h"
 #include "io/hash.h"
 #include "io/mountinfo.h"
 
 /* --- identity ------------------------------------------------------------------------------- */
-
-/* Reads a one-line sysfs attribute of the device; for partitions also of the whole disk when
- * `or_disk`. False when there is none. */
-static bool sysfs_read(unsigned dev_major, unsigned dev_minor, bool or_disk, const char *attribute,
-                       char *ret, size_t ret_len)
-{
-    for (int disk = 0; disk <= (or_disk ? 1 : 0); disk++) {
-        char path[PATH_MAX];
-        (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s%s", dev_major, dev_minor,
-                       disk ? "../" : "", attribute);
-        close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            continue;
-        ssize_t len = read(fd, ret, ret_len - 1);
-        while (len > 0 && (ret[len - 1] == '\n' || ret[len - 1] == ' '))
-            len--;
-        if (len > 0) {
-            ret[len] = '\0';
-            return true;
-        }
-    }
-    return false;
-}
-
-/* SCSI has no serial attribute but the unit serial number page (SPC-4 §7.8.15): 4 bytes header. */
-static void read_scsi_serial(struct device_identity *identity)
-{
-    char page[260] = {0};
-    if (!sysfs_read(identity->major, identity->minor, true, "device/vpd_pg80", page, sizeof(page)))
-        return;
-    size_t to = 0;
-    for (size_t i = 4; i < sizeof(page) && page[i] != '\0' && to + 1 < sizeof(identity->serial);
-         i++)
-        if (page[i] > ' ' && page[i] < 127)
-            identity->serial[to++] = page[i];
-    identity->serial[to] = '\0';
-}
-
-static void read_hardware_ids(struct device_identity *identity)
-{
-    unsigned dev_major = identity->major, dev_minor = identity->minor;
-    if (!sysfs_read(dev_major, dev_minor, true, "serial", identity->serial,
-                    sizeof(identity->serial)) &&
-        !sysfs_read(dev_major, dev_minor, true, "device/serial", identity->serial,
-                    sizeof(identity->serial)))
-        read_scsi_serial(identity);
-    if (!sysfs_read(dev_major, dev_minor, true, "wwid", identity->wwn, sizeof(identity->wwn)))
-        (void)sysfs_read(dev_major, dev_minor, true, "device/wwid", identity->wwn,
-                         sizeof(identity->wwn));
-    (void)sysfs_read(dev_major, dev_minor, false, "dm/uuid", identity->dm_uuid,
-                     sizeof(identity->dm_uuid));
-}
-
-static uint32_t read_request_max(const struct device_identity *identity)
-{
-    char text[32];
-    uint64_t max = MIB;
-    if (sysfs_read(identity->major, identity->minor, true, "queue/max_sectors_kb", text,
-                   sizeof(text))) {
-        uint64_t kib = strtoull(text, NULL, 10);
-        if (kib >= 4 && kib < 1024)
-            max = align_down(kib * KIB, 4096);
-    }
-    return (uint32_t)max;
-}
 
 static int read_geometry(int fd, struct device_identity *identity, struct err *err)
 {
@@ -113,8 +48,8 @@ static int read_geometry(int fd, struct device_identity *identity, struct err *e
     identity->physical_sector = physical;
     if (ioctl(fd, BLKGETDISKSEQ, &identity->diskseq) < 0)
         identity->diskseq = 0; /* before 5.15 */
-    identity->request_max = read_request_max(identity);
-    read_hardware_ids(identity);
+    identity->request_max = sysfs_request_max(identity);
+    sysfs_hardware_ids(identity);
     return 0;
 }
 
@@ -247,21 +182,6 @@ int device_identify(const char *path, struct device_identity *ret, struct err *e
     return identify(fd, path, ret, err);
 }
 
-static bool has_holders(const struct device_identity *identity)
-{
-    char path[64];
-    (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/holders", identity->major,
-                   identity->minor);
-    DIR *dir = opendir(path);
-    if (dir == NULL)
-        return false;
-    bool found = false;
-    for (struct dirent *entry; !found && (entry = readdir(dir)) != NULL;)
-        found = entry->d_name[0] != '.';
-    (void)closedir(dir);
-    return found;
-}
-
 int device_check_use(const struct device_identity *identity, struct device_use *ret,
                      struct err *err)
 {
@@ -279,7 +199,7 @@ int device_check_use(const struct device_identity *identity, struct device_use *
         close_fd int fd = open(identity->path, O_RDONLY | O_EXCL | O_CLOEXEC);
         if (fd < 0 && errno != EBUSY)
             return err_sys(err, ERR_DEVICE, "open '%s'", identity->path);
-        use.held = (fd < 0 && !mount.hit) || has_holders(identity);
+        use.held = (fd < 0 && !mount.hit) || sysfs_has_holders(identity);
     }
     *ret = use;
     return 0;
@@ -520,8 +440,46 @@ static void encode_mark(uint8_t *to, const uint8_t job_id[16], uint64_t volume_s
     hash_xxh3_128(to, MARK_CHECKSUM_AT, 0, to + MARK_CHECKSUM_AT);
 }
 
-/* The marker goes first and is flushed alone: whatever else of the device has changed, a marker
- * says so, and a device without one is as it was. */
+/* A sector is written whole or not at all; 4 KiB may tear. The head has two sectors that decide:
+ * the first, with the marker's magic and the superblock of XFS, and the one with the magic of
+ * ext4's superblock (1080 bytes in). Half marked, XFS would mount without its allocation group
+ * headers, and ext4 without checksums with half of its superblock zero (both seen). So these two
+ * are written by themselves: first when marking, last when committing. On 4 KiB sectors, and in
+ * files, whose filesystem may ask for more than a sector, they are one and the whole head. */
+struct head_sectors {
+    size_t len; /* of a sector */
+    size_t magic_at[2];
+};
+
+static struct head_sectors head_sectors(const struct device *device)
+{
+    enum { EXT4_MAGIC_AT = 1024 + 56 };
+    const struct device_identity *identity = &device->identity;
+    size_t len = identity->is_block ? (size_t)min_u64(identity->logical_sector, DEVICE_MARK_LEN)
+                                    : DEVICE_MARK_LEN;
+    return (struct head_sectors){.len = len, .magic_at = {0, align_down(EXT4_MAGIC_AT, len)}};
+}
+
+/* One deciding sector of the head, flushed. */
+static int write_magic(struct device *device, const struct head_sectors *sectors, int which,
+                       const uint8_t *head, struct err *err)
+{
+    size_t at = sectors->magic_at[which];
+    int rc = write_at(device, head + at, sectors->len, at, err);
+    return rc < 0 ? rc : device_flush(device, err);
+}
+
+/* All sectors of the head that do not decide, flushed. */
+static int write_others(struct device *device, const struct head_sectors *sectors,
+                        const uint8_t *head, struct err *err)
+{
+    int rc = 0;
+    for (size_t at = 0; rc == 0 && at < DEVICE_MARK_LEN; at += sectors->len)
+        if (at != sectors->magic_at[0] && at != sectors->magic_at[1])
+            rc = write_at(device, head + at, sectors->len, at, err);
+    return rc < 0 ? rc : device_flush(device, err);
+}
+
 int device_mark(struct device *device, const uint8_t job_id[16], uint64_t volume_size,
                 struct err *err)
 {
@@ -531,8 +489,10 @@ int device_mark(struct device *device, const uint8_t job_id[16], uint64_t volume
     free_mem uint8_t *head = alloc_aligned(DEVICE_WIPE_LEN);
     encode_mark(head, job_id, volume_size);
     int rc;
-    if ((rc = write_at(device, head, DEVICE_MARK_LEN, 0, err)) < 0 ||
-        (rc = device_flush(device, err)) < 0 ||
+    struct head_sectors sectors = head_sectors(device);
+    if ((rc = write_magic(device, &sectors, 0, head, err)) < 0 ||
+        (rc = write_magic(device, &sectors, 1, head, err)) < 0 ||
+        (rc = write_others(device, &sectors, head, err)) < 0 ||
         (rc = write_at(device, head, wipe_len, 0, err)) < 0 ||
         (rc = device_flush(device, err)) < 0 || (rc = wipe_signatures(device, err)) < 0)
         return rc;
@@ -569,10 +529,12 @@ int device_commit_head(struct device *device, const uint8_t head[4096], struct e
 {
     free_mem uint8_t *buf = alloc_aligned(DEVICE_MARK_LEN);
     memcpy(buf, head, DEVICE_MARK_LEN);
+    struct head_sectors sectors = head_sectors(device);
     int rc;
     if ((rc = device_flush(device, err)) < 0 ||
-        (rc = write_at(device, buf, DEVICE_MARK_LEN, 0, err)) < 0 ||
-        (rc = device_flush(device, err)) < 0)
+        (rc = write_others(device, &sectors, buf, err)) < 0 ||
+        (rc = write_magic(device, &sectors, 1, buf, err)) < 0 ||
+        (rc = write_magic(device, &sectors, 0, buf, err)) < 0)
         return rc;
     memset(buf, 0, DEVICE_MARK_LEN);
     rc = read_head(device, buf, err);

@@ -59,17 +59,19 @@ int device_open_file(const char *path, uint64_t size, bool create, struct device
 
 enum { DEVICE_MARK_LEN = 4096, DEVICE_WIPE_LEN = 65536 };
 
-/* Wipes every signature libblkid finds, zeroes the first 64 KiB, writes the marker (4 KiB, see
- * FORMAT.md "device marker") and flushes. From here on nothing can mount it. */
+/* Writes the marker (4 KiB, see FORMAT.md "device marker"), zeroes the rest of the first 64 KiB,
+ * wipes every signature libblkid finds, and flushes. From here on nothing can mount it. A power cut
+ * meanwhile leaves the old filesystem whole or not mountable; the first sector tells which. */
 int device_mark(struct device *device, const uint8_t job_id[16], uint64_t volume_size,
                 struct err *err);
 
-/* Reads the marker; ERR_MISSING when there is none, ERR_CORRUPT when it is damaged. */
+/* Reads the marker; ERR_MISSING when there is none, ERR_CORRUPT when it is damaged or half written:
+ * a restore was at work here. */
 int device_read_mark(struct device *device, uint8_t ret_job_id[16], uint64_t *ret_volume_size,
                      struct err *err);
 
-/* fsync, writes the 4 KiB head as one aligned write, fsync, reads it back and compares, drops
- * cached pages (BLKFLSBUF). */
+/* fsync, writes the 4 KiB head, its first sector last and by itself (the only atomic write there
+ * is), fsync, reads it back and compares, drops cached pages (BLKFLSBUF). */
 int device_commit_head(struct device *device, const uint8_t head[4096], struct err *err);
 
 /* Whether its path still leads to the same disk: number, size, diskseq. ERR_DEVICE when not. */

@@ -139,13 +139,25 @@ class PowerCut:
                 found |= {op.index, op.index + 1}
         return sorted(found | {len(ops)})
 
-    def recover(self, name, at=None, seed=0):
+    def pending(self, at):
+        """Whether a cut before operation `at` finds writes that no flush covers: if not, all seeds
+        give the same images."""
+        waiting = set()
+        for op in self.log()[:at]:
+            if op.type in ("write", "zero"):
+                waiting.add(op.name)
+            elif op.type == "flush":
+                waiting.discard(op.name)
+        return bool(waiting)
+
+    def recover(self, name, at=None, seed=0, torn=False):
         """Images after a cut before operation `at` (default: where the log ends), as files in the
-        new directory <sandbox>/<name>. Returns {image name: path}."""
+        new directory <sandbox>/<name>. torn: every seed but 0 and 1 tears writes at 512 bytes.
+        Returns {image name: path}."""
         directory = self.box.join(name)
         shutil.rmtree(directory, ignore_errors=True)
         output(TOOL, "cut", self.work, directory, f"--seed={seed}",
-               *([] if at is None else [f"--at={at}"]))
+               *([] if at is None else [f"--at={at}"]), *(["--torn"] if torn else []))
         return {image: os.path.join(directory, image) for image in os.listdir(directory)}
 
     def remove(self):

@@ -107,6 +107,9 @@ def test_loop(box, direct_io):
     os.pwrite(fd, b"2" * 65536, 65536)
     os.close(fd)  # written back by the last close, never flushed
     poll(lambda: any(op.type == "write" and op.offset == 65536 for op in power.log()), 10, "write")
+    output("blkdiscard", "-o", "1048576", "-l", "1048576", device)
+    ok(any(op.type == "zero" and op.offset == 1048576 for op in power.log()),
+       f"{name}: a discard is logged")
     power.cut()
     result = subprocess.run(["dd", "if=" + device, "of=/dev/null", "bs=4096", "count=1",
                              "iflag=direct"], stderr=subprocess.DEVNULL, check=False)

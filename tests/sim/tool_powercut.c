@@ -3,7 +3,7 @@
  *
  *     tool_powercut serve WORK MOUNT                     until it is unmounted
  *     tool_powercut cut WORK OUT [--at=OP] [--seed=N]    the images as a cut before operation OP of
- *                                                        the log leaves them (default: at its end)
+ *                               [--torn]                 the log leaves them (default: at its end)
  *     tool_powercut log WORK                             the log as text
  *
  * WORK/base/NAME is an image as it was at the start, WORK/live/NAME as the host sees it now,
@@ -391,13 +391,17 @@ struct fate {
     bool in_order;          /* all up to a random operation survive, the rest vanishes */
 };
 
-static struct fate fate_of(uint64_t seed)
+static struct fate fate_of(uint64_t seed, bool torn)
 {
     static const uint64_t units[] = {0, 4096, SECTOR}, chances[] = {125, 500, 875};
     struct fate fate = {.seed = seed,
                         .unit = units[mix(seed, 1, 0) % 3],
                         .keep_per_mill = chances[mix(seed, 2, 0) % 3],
                         .in_order = mix(seed, 3, 0) % 4 == 0};
+    if (torn) {
+        fate.unit = SECTOR;
+        fate.in_order = false;
+    }
     if (seed <= 1)
         fate = (struct fate){.seed = seed, .keep_per_mill = seed * 1000};
     return fate;
@@ -464,11 +468,11 @@ static int copy_base(const char *name, const char *out)
     return to;
 }
 
-static int cut(const char *work, const char *out, uint64_t at, uint64_t seed)
+static int cut(const char *work, const char *out, uint64_t at, uint64_t seed, bool torn)
 {
     uint64_t flushes[FILES_MAX], end;
     int fds[FILES_MAX];
-    struct fate fate = fate_of(seed);
+    struct fate fate = fate_of(seed, torn);
     load_names(work);
     if (mkdir(out, 0755) < 0 && errno != EEXIST)
         die(out);
@@ -498,14 +502,19 @@ static int cut(const char *work, const char *out, uint64_t at, uint64_t seed)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"at", required_argument, NULL, 'a'}, {"seed", required_argument, NULL, 's'}, {0}};
+    static const struct option options[] = {{"at", required_argument, NULL, 'a'},
+                                            {"seed", required_argument, NULL, 's'},
+                                            {"torn", no_argument, NULL, 't'},
+                                            {0}};
     uint64_t at = UINT64_MAX, seed = 0;
+    bool torn = false;
     for (int c; (c = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         if (c == 'a')
             at = strtoull(optarg, NULL, 10);
         else if (c == 's')
             seed = strtoull(optarg, NULL, 10);
+        else if (c == 't')
+            torn = true;
         else
             return 2;
     }
@@ -514,10 +523,11 @@ int main(int argc, char **argv)
     if (count == 3 && strcmp(args[0], "serve") == 0)
         return serve(argv[0], args[1], args[2]);
     if (count == 3 && strcmp(args[0], "cut") == 0)
-        return cut(args[1], args[2], at, seed);
+        return cut(args[1], args[2], at, seed, torn);
     if (count == 2 && strcmp(args[0], "log") == 0)
         return print_log(args[1]);
-    (void)fputs("usage: tool_powercut serve WORK MOUNT | cut WORK OUT [--at=OP] [--seed=N] | log "
+    (void)fputs("usage: tool_powercut serve WORK MOUNT | cut WORK OUT [--at=OP] [--seed=N] "
+                "[--torn] | log "
                 "WORK\n",
                 stderr);
     return 2;

@@ -1,0 +1,87 @@
+/* Block devices as sysfs shows them: names that hardware has, limits, holders. */
+#include "io/device_sysfs.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+
+/* Reads a one-line sysfs attribute of the device; for partitions also of the whole disk when
+ * `or_disk`. False when there is none. */
+static bool sysfs_read(unsigned dev_major, unsigned dev_minor, bool or_disk, const char *attribute,
+                       char *ret, size_t ret_len)
+{
+    for (int disk = 0; disk <= (or_disk ? 1 : 0); disk++) {
+        char path[PATH_MAX];
+        (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%s%s", dev_major, dev_minor,
+                       disk ? "../" : "", attribute);
+        close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        ssize_t len = read(fd, ret, ret_len - 1);
+        while (len > 0 && (ret[len - 1] == '\n' || ret[len - 1] == ' '))
+            len--;
+        if (len > 0) {
+            ret[len] = '\0';
+            return true;
+        }
+    }
+    return false;
+}
+
+/* SCSI has no serial attribute but the unit serial number page (SPC-4 §7.8.15): 4 bytes header. */
+static void read_scsi_serial(struct device_identity *identity)
+{
+    char page[260] = {0};
+    if (!sysfs_read(identity->major, identity->minor, true, "device/vpd_pg80", page, sizeof(page)))
+        return;
+    size_t to = 0;
+    for (size_t i = 4; i < sizeof(page) && page[i] != '\0' && to + 1 < sizeof(identity->serial);
+         i++)
+        if (page[i] > ' ' && page[i] < 127)
+            identity->serial[to++] = page[i];
+    identity->serial[to] = '\0';
+}
+
+void sysfs_hardware_ids(struct device_identity *identity)
+{
+    unsigned dev_major = identity->major, dev_minor = identity->minor;
+    if (!sysfs_read(dev_major, dev_minor, true, "serial", identity->serial,
+                    sizeof(identity->serial)) &&
+        !sysfs_read(dev_major, dev_minor, true, "device/serial", identity->serial,
+                    sizeof(identity->serial)))
+        read_scsi_serial(identity);
+    if (!sysfs_read(dev_major, dev_minor, true, "wwid", identity->wwn, sizeof(identity->wwn)))
+        (void)sysfs_read(dev_major, dev_minor, true, "device/wwid", identity->wwn,
+                         sizeof(identity->wwn));
+    (void)sysfs_read(dev_major, dev_minor, false, "dm/uuid", identity->dm_uuid,
+                     sizeof(identity->dm_uuid));
+}
+
+uint32_t sysfs_request_max(const struct device_identity *identity)
+{
+    char text[32];
+    uint64_t max = MIB;
+    if (sysfs_read(identity->major, identity->minor, true, "queue/max_sectors_kb", text,
+                   sizeof(text))) {
+        uint64_t kib = strtoull(text, NULL, 10);
+        if (kib >= 4 && kib < 1024)
+            max = align_down(kib * KIB, 4096);
+    }
+    return (uint32_t)max;
+}
+
+bool sysfs_has_holders(const struct device_identity *identity)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/holders", identity->major,
+                   identity->minor);
+    DIR *dir = opendir(path);
+    if (dir == NULL)
+        return false;
+    bool found = false;
+    for (struct dirent *entry; !found && (entry = readdir(dir)) != NULL;)
+        found = entry->d_name[0] != '.';
+    (void)closedir(dir);
+    return found;
+}
