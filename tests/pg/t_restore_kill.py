@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# check: build=release timeout=400
 """kill -9 of a restore's job at every step of its state machine (the job kills itself at the point
 that TIDEMARK_TEST_STOP names), then what a person might do: mount the volume and start the server.
 Before `marked` that gives the old server back untouched; after it either the volume cannot be
@@ -129,4 +130,5 @@ def main():
         story.end()
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

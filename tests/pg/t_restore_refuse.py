@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# check: build=asan timeout=240
 """What a restore refuses before it touches anything: a table of {case, arguments, exit status,
 message}. The intact case passes before and after each of them, and the server runs all the time."""
 import glob
