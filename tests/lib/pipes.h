@@ -205,7 +205,8 @@ __attribute__((unused)) static struct pull pull_of(struct fixture *fixture, cons
 /* True when the two files are equal in their first size bytes; says where they differ. */
 __attribute__((unused)) static bool same_bytes(int a, int b, uint64_t size)
 {
-    static uint8_t left[1 << 20], right[1 << 20];
+    static uint8_t left[1 << 20] __attribute__((aligned(4096))); /* either may be O_DIRECT */
+    static uint8_t right[1 << 20] __attribute__((aligned(4096)));
     for (uint64_t at = 0; at < size; at += sizeof(left)) {
         size_t len = (size_t)min_u64(sizeof(left), size - at);
         if (pread(a, left, len, (off_t)at) != (ssize_t)len ||
