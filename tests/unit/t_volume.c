@@ -230,10 +230,18 @@ static void test_data_directories(struct fixture_volume *volume)
            ERR_DEVICE, "stat", "no such mount point");
 }
 
+/* A mount namespace that another test made meanwhile holds a copy of our mount until it ends. */
+static bool is_free(const struct fixture_volume *volume)
+{
+    close_fd int fd = open(volume->loop, O_RDONLY | O_EXCL | O_CLOEXEC);
+    return fd >= 0;
+}
+
 static void test_mounting(struct fixture_volume *volume, const char *fs)
 {
     char line[600], command[300];
     fixture_umount(volume);
+    ok(eventually(60000, is_free(volume)), "%s: nobody else holds it", fs);
     is_good(volume_mount(volume->loop, volume->mount, fs, "rw,noatime,nosuid,discard", false, &err),
             &err, "%s: mount", fs);
     snprintf(command, sizeof(command), "findmnt -no OPTIONS %s", volume->loop);
@@ -248,6 +256,7 @@ static void test_mounting(struct fixture_volume *volume, const char *fs)
     close(holder);
     is_good(volume_unmount(volume->mount, 5, &err), &err, "%s: unmount", fs);
     is_good(volume_unmount(volume->mount, 0, &err), &err, "%s: again is no error", fs);
+    ok(eventually(60000, is_free(volume)), "%s: nobody else holds it", fs);
     is_good(volume_mount(volume->loop, volume->mount, fs, "", true, &err), &err, "%s: read-only",
             fs);
     reset(volume->mount, "");
