@@ -17,8 +17,8 @@ static int check_version(struct restore *restore, struct err *err)
         (void)err_prefix(err, "PostgreSQL %u in '%s'", recorded, restore->conf.bin_directory);
         return err_hint(err, "install postgresql-%u, or set bin_directory", recorded);
     }
-    const char *number = strrchr(text, ')');
-    for (number = text; *number && (*number < '0' || *number > '9'); number++)
+    const char *number = text;
+    for (; *number && (*number < '0' || *number > '9'); number++)
         ;
     if (sscanf(number, "%u", &here) != 1 || here != recorded) {
         (void)err_set(err, ERR_REFUSED,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=asan timeout=300
+# check: build=asan timeout=400
 """The main path back: a snapshot under load, then restores of it onto ext4 and XFS, twice the same
 tag, with WAL and tablespace on volumes of their own, to later targets, on a host that has nothing
 but the repository. Every chapter counts acknowledged commits (Ledger)."""

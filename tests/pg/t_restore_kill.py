@@ -114,6 +114,21 @@ def test_agent_resumes(story):
     story.check_tag("resume = auto")
 
 
+def test_volumes(box):
+    """Marking begins and committing ends with the data volume: no half can be started."""
+    story = Story(box, "many", wal=True, tablespace=True, resume="wait")
+    story.begin()
+    for point in ("marked-one", "written-one"):
+        story.server.psql("drop table if exists orders")
+        kill_at(story, point)
+        is_(start_by_hand(story), GONE, f"three volumes, {point}: {GONE}")
+        finish(story, point)
+        story.server.wait_ready()
+        story.timeline = story.server.timeline() - 1
+        story.check_tag(f"three volumes, {point}")
+    story.end()
+
+
 def main():
     box = need_root() or Sandbox("restore-kill")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
@@ -128,6 +143,8 @@ def main():
         story.node.write_conf()
         test_agent_resumes(story)
         story.end()
+    if not wanted:
+        test_volumes(box)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-# check: build=release timeout=300
+# check: build=release timeout=400
 """Where a restore can end and how: name, time, LSN, transaction; pause and shutdown; the image
 itself (cold, and of a server that does not archive); other mount points; commits of a server that
 will not start; damaged indexes; links that lead outside."""
+import glob
 import os
+import re
 import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -114,7 +117,8 @@ def test_moved(box):
     story.restore()
     story.check_tag("other mount points")
     ok(os.readlink(node.data + "/pg_wal").startswith(story.wal_volume.mount), "pg_wal is moved")
-    links = [os.readlink(f"{node.data}/pg_tblspc/{n}") for n in os.listdir(node.data + "/pg_tblspc")]
+    spaces = node.data + "/pg_tblspc"
+    links = [os.readlink(f"{spaces}/{name}") for name in os.listdir(spaces)]
     ok(len(links) == 1 and links[0].startswith(story.tablespace.mount), "the tablespace is moved")
     story.end()
 
@@ -177,11 +181,41 @@ def test_outside(box):
     story.end()
 
 
+def test_corrupt(box):
+    """A damaged chunk ends the restore before the volume can be mounted; once the object is good
+    again it goes on."""
+    story = Story(box, "corrupt")
+    node, server = story.begin(), story.server
+    volume = node.volumes[0]
+    repository = node.repository.removeprefix("file://")
+    pack = max(glob.glob(f"{repository}/pack/*/*/*"), key=os.path.getsize)
+    shutil.copy2(pack, box.join("pack"))
+    os.chmod(pack, 0o600)
+    with open(pack, "r+b") as file:
+        file.seek(os.path.getsize(pack) // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    done = story.restore(want="corrupt")
+    like(done.err, re.escape(os.path.relpath(pack, repository)), "the object is named")
+    like(done.err, r"region \d+.*chunk \d+|chunk \d+", "and the chunk")
+    like(done.err, r"--resume", "the hint says how to go on")
+    isnt(subprocess.run(["mount", volume.device, volume.mount], check=False,
+                        stderr=subprocess.DEVNULL).returncode, 0, "the volume cannot be mounted")
+    done = node.cli("snapshot", "--tag", "t2")
+    is_status(done, "partial", "no snapshot of an unfinished restore")
+    shutil.copy2(box.join("pack"), pack)
+    is_status(node.cli("restore", "--resume", "--yes"), 0, "resumed with the good object")
+    server.wait_ready()
+    story.check_tag("after a corrupt object")
+    story.end()
+
+
 def main():
     box = need_root() or Sandbox("restore-targets")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     for test in (test_points, test_image, test_moved, test_broken_server, test_damage,
-                 test_outside):
+                 test_outside, test_corrupt):
         wanted = os.environ.get("TIDEMARK_ONLY")
         if not wanted or test.__name__ in wanted.split(","):
             test(box)
