@@ -47,10 +47,14 @@ void restore_state_path(const struct restore *restore, const char *name, char *r
 
 int restore_enter(struct restore *restore, enum restore_step step, struct err *err)
 {
-    json_object_set_new(restore->job->journal, "step", json_string(step_names[step]));
+    json_t *journal = restore->job->journal;
+    free_json json_t *before = json_incref(json_object_get(journal, "step"));
+    json_object_set_new(journal, "step", json_string(step_names[step]));
     int rc = job_journal(restore->job, NULL, step_names[step], err);
-    if (rc < 0)
+    if (rc < 0) { /* not entered: the end of the job must not say that it was */
+        (void)json_object_set(journal, "step", before ? before : json_null());
         return rc;
+    }
     log_info("restore: job=%s step=%s", restore->job->id, step_names[step]);
     restore_test_stop(step_names[step]);
     return 0;
@@ -70,21 +74,7 @@ static int step_fence(struct restore *restore, struct err *err)
     if (restore->past_mark)
         return fence_again(restore, err);
     int rc = restore_enter(restore, STEP_FENCED, err);
-    if (rc == 0)
-        rc = restore_fence(restore, err);
-    if (rc == 0)
-        rc = job_check_cancel(restore->job, err);
-    if (rc == 0)
-        return 0;
-    struct err cause = *err;
-    if (restore_fence_lift(restore, err) < 0) {
-        size_t len = strlen(cause.hint);
-        log_error("the fence could not be lifted: %s", err->text);
-        (void)snprintf(cause.hint + len, sizeof(cause.hint) - len,
-                       "%sthe old server is not running again: %.200s", len ? "; " : "", err->text);
-    }
-    *err = cause;
-    return rc;
+    return rc < 0 ? rc : restore_fence(restore, err);
 }
 
 static int step_mark(struct restore *restore, struct err *err)
@@ -101,6 +91,7 @@ static int step_pull(struct restore *restore, struct err *err)
 
 static int step_write(struct restore *restore, struct err *err)
 {
+    json_object_set_new(restore->job->journal, "heads_written", json_true());
     int rc = restore_enter(restore, STEP_WRITTEN, err);
     if (rc == 0)
         rc = restore_commit(restore, err);
@@ -135,11 +126,27 @@ static const struct {
     {STEP_WRITTEN, step_write}, {STEP_CONFIGURED, step_configure}, {STEP_RECOVERING, step_recover},
 };
 
-/* Cancelled after `marked`: the volume is neither old nor new, which has a status of its own. */
+/* err stays what it is; that the old server does not run again is added to its hint. */
+static void lift_after_failure(struct restore *restore, struct err *err)
+{
+    struct err cause = *err;
+    if (restore_fence_lift(restore, err) < 0) {
+        size_t len = strlen(cause.hint);
+        log_error("the fence could not be lifted: %s", err->text);
+        (void)snprintf(cause.hint + len, sizeof(cause.hint) - len,
+                       "%sthe old server is not running again: %.200s", len ? "; " : "", err->text);
+    }
+    *err = cause;
+}
+
+/* Before `marked` everything goes back. Cancelled after it: the volume is neither old nor new,
+ * which has a status of its own. */
 static int explain(struct restore *restore, struct err *err)
 {
     enum restore_step step =
         restore_step_from_name(json_string_value(json_object_get(restore->job->journal, "step")));
+    if (step == STEP_FENCED)
+        lift_after_failure(restore, err);
     if (step < STEP_MARKED)
         return -(int)err->code;
     if (err->code == ERR_CANCELLED)

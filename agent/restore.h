@@ -92,6 +92,7 @@ struct restore_volume {
     char was_options[1024];
     struct device device; /* open and locked from the fence to the commit */
     bool opened;
+    bool mounted_by_fence; /* for its WAL: the fence's lifting unmounts it */
 };
 
 struct restore {
@@ -155,6 +156,8 @@ int restore_map_paths(struct restore *restore, struct err *err);
 /* --- restore_mounts.c --- */
 /* The topmost filesystem mounted exactly on mount_point in this mount namespace. */
 bool restore_find_mount(const char *mount_point, struct mount_entry *ret);
+/* The volumes in the order of mounting: one mount point may lie inside another. */
+void restore_mount_order(struct restore *restore, struct restore_volume *ret[RECORD_VOLUMES_MAX]);
 /* Recorded options without those that would change what a restore needs, or that describe the old
  * device: read-only, no replay, no UUID check, geometry, data modes. */
 void restore_mount_options(const char *recorded, char *ret, size_t size);
@@ -164,6 +167,9 @@ int restore_inspect_device(struct restore *restore, struct restore_volume *volum
                            struct err *err);
 /* Again before a write: still the device that was planned? */
 int restore_recheck_device(struct restore *restore, struct restore_volume *volume, struct err *err);
+/* Refuses a mounted volume that holds a data directory other than the snapshot's. */
+int restore_check_other_data(const struct restore *restore, const struct restore_volume *volume,
+                             struct err *err);
 bool restore_is_marked(const char *path, const uint8_t *job_id, struct err *err);
 
 /* --- restore_target.c --- */
@@ -180,6 +186,9 @@ int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t
 
 /* --- restore_server.c: the PostgreSQL of this host --- */
 int restore_check_server(struct restore *restore, json_t *warnings, struct err *err);
+/* What lies in the data directory belongs to the snapshot's cluster, or was named for overwriting.
+ */
+int restore_check_system(struct restore *restore, bool running, struct err *err);
 
 /* --- restore_fence.c, restore_salvage.c --- */
 int restore_fence(struct restore *restore, struct err *err);

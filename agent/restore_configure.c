@@ -53,20 +53,14 @@ static int mount_volume(struct restore *restore, struct restore_volume *volume, 
     return mount_device(restore, volume, err);
 }
 
-/* Shallowest mount point first: one may lie inside another. */
 int restore_mount(struct restore *restore, struct err *err)
 {
-    bool done[RECORD_VOLUMES_MAX] = {false};
-    for (size_t round = 0; round < restore->volume_count; round++) {
-        size_t next = SIZE_MAX;
-        for (size_t i = 0; i < restore->volume_count; i++)
-            if (!done[i] && (next == SIZE_MAX || strlen(restore->volumes[i].mount_point) <
-                                                     strlen(restore->volumes[next].mount_point)))
-                next = i;
-        done[next] = true;
-        int rc = mount_volume(restore, &restore->volumes[next], err);
+    struct restore_volume *order[RECORD_VOLUMES_MAX];
+    restore_mount_order(restore, order);
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        int rc = mount_volume(restore, order[i], err);
         if (rc < 0)
-            return err_prefix(err, "volume '%s'", restore->volumes[next].name);
+            return err_prefix(err, "volume '%s'", order[i]->name);
     }
     return 0;
 }
@@ -284,9 +278,19 @@ static int open_control(const struct restore *restore, int flags, int *ret_fd, s
     return 0;
 }
 
-/* True while pg_control is withheld: the configuration is not finished. */
+static bool is_below(const struct restore *restore, const char *name)
+{
+    char path[CONF_PATH_MAX + 64];
+    (void)snprintf(path, sizeof(path), "%s/%s", restore->data_directory, name);
+    return access(path, F_OK) == 0;
+}
+
+/* True while pg_control is withheld: the configuration is not finished. The snapshot's own bytes
+ * mean that it is finished and no server ran since, so the signal file must be there; without it
+ * the blocks were never withheld, and a start would be a crash recovery on the old timeline. */
 static int control_is_withheld(const struct restore *restore, bool *ret, struct err *err)
 {
+    static const uint8_t zeros[CONTROL_LEN];
     uint8_t bytes[CONTROL_LEN];
     close_fd int fd = -1;
     int rc = open_control(restore, O_RDONLY, &fd, err);
@@ -294,11 +298,14 @@ static int control_is_withheld(const struct restore *restore, bool *ret, struct 
         return rc;
     if (pread(fd, bytes, sizeof(bytes), 0) != (ssize_t)sizeof(bytes))
         return err_sys(err, ERR_DEVICE, "read pg_control");
-    *ret = true;
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        if (bytes[i] != 0)
-            *ret = false;
-    return 0;
+    *ret = memcmp(bytes, zeros, sizeof(bytes)) == 0;
+    if (memcmp(bytes, restore->record.control, sizeof(bytes)) != 0 ||
+        is_below(restore, "recovery.signal"))
+        return 0;
+    (void)err_set(err, ERR_CORRUPT,
+                  "pg_control is there although recovery was never prepared: the record's place of "
+                  "it is wrong");
+    return err_hint(err, "do not start this server by hand; restore another snapshot");
 }
 
 /* In place: the same blocks that the record names, so a later mark and pull withholds them again.

@@ -163,11 +163,9 @@ static int each_data_directory(void *ctx, const char *path, struct err *err)
 }
 
 /* Overwriting the volume would also overwrite a server that the snapshot may not even contain. */
-static int check_other_data(const struct restore *restore, const struct restore_volume *volume,
-                            struct err *err)
+int restore_check_other_data(const struct restore *restore, const struct restore_volume *volume,
+                             struct err *err)
 {
-    if (!volume->was_mounted)
-        return 0;
     struct other_data other = {.restore = restore};
     int rc = volume_find_data_directories(volume->mount_point, each_data_directory, &other, err);
     if (rc < 0 || !other.found[0])
@@ -242,11 +240,22 @@ int restore_inspect_device(struct restore *restore, struct restore_volume *volum
     if (rc == 0)
         rc = check_sectors(restore, volume, err);
     if (rc == 0)
-        rc = check_other_data(restore, volume, err);
+        rc = volume->was_mounted ? restore_check_other_data(restore, volume, err) : 0;
     if (rc == 0 && volume->identity.size > volume->manifest.size)
         restore_warn(warnings, "device '%s' is larger than volume '%s': grow the filesystem later",
                      volume->identity.path, volume->name);
     return rc;
+}
+
+/* The snapshot's filesystem is what we look for when the plan saw it, or when our own commit may
+ * have written it. On a device that was blank it would be somebody's: names like /dev/sdc move. */
+static bool is_own_filesystem(const struct restore *restore, const struct restore_volume *volume,
+                              const struct device_identity *now)
+{
+    const struct record_volume *record = &restore->record.volumes[volume->index];
+    return record->fs_uuid[0] && strcmp(now->fs_uuid, record->fs_uuid) == 0 &&
+           (volume->content == CONTENT_OWN ||
+            json_is_true(json_object_get(restore->job->journal, "heads_written")));
 }
 
 /* Between plan and write, or after a reboot, the same path may lead to another device. */
@@ -257,13 +266,12 @@ int restore_recheck_device(struct restore *restore, struct restore_volume *volum
     int rc = device_identify(volume->given, &now, err);
     if (rc < 0)
         return err_prefix(err, "volume '%s'", volume->name);
-    const struct record_volume *record = &restore->record.volumes[volume->index];
     bool same = now.size == planned.size && now.logical_sector == planned.logical_sector &&
                 strcmp(now.wwn, planned.wwn) == 0 && strcmp(now.serial, planned.serial) == 0;
     bool attached =
         now.diskseq == planned.diskseq && now.diskseq != 0 && strcmp(now.path, planned.path) == 0;
     bool known = attached || restore_is_marked(now.path, restore->job_id, &ignored) ||
-                 (record->fs_uuid[0] && strcmp(now.fs_uuid, record->fs_uuid) == 0) ||
+                 is_own_filesystem(restore, volume, &now) ||
                  !now.has_signature; /* half marked: signatures go before the marker comes */
     if (!same || !known) {
         (void)err_set(err, ERR_REFUSED, "'%s' is not the device that was planned for volume '%s'",

@@ -1,8 +1,9 @@
 /* The fence: from here to the end nobody but this job starts the server or writes its volumes.
  *
- * Order: own config files are saved, the server is stopped, WAL that only it has is pushed, the
- * gate is closed durably (so that it holds over a reboot), the volumes are unmounted, the devices
- * are opened exclusively. Every failure up to here is answered by restore_fence_lift(). */
+ * Order: own config files are saved, the server is stopped, the gate is closed durably (so that it
+ * holds over a reboot, and nobody commits once the WAL was looked at), WAL that only this server
+ * has is pushed, the volumes are unmounted, the devices are opened exclusively. Every failure up to
+ * here is answered by restore_fence_lift(). */
 #include "agent/restore.h"
 #include "agent/log.h"
 #include "agent/pg.h"
@@ -43,9 +44,11 @@ static int write_text(const char *path, const char *text, struct err *err)
 /* A drop-in, because `systemctl mask` fails for units that lie in /etc/systemd/system (FACTS). */
 static void dropin_directory(const struct restore *restore, char *ret, size_t size)
 {
+    static const char suffix[] = ".service"; /* postgresql@15-db.eu has a dot and no suffix */
     const char *unit = restore->conf.manager_arg;
-    (void)snprintf(ret, size, "/etc/systemd/system/%s%s.d", unit,
-                   strchr(unit, '.') ? "" : ".service");
+    size_t len = strlen(unit);
+    bool whole = len > sizeof(suffix) - 1 && strcmp(unit + len - (sizeof(suffix) - 1), suffix) == 0;
+    (void)snprintf(ret, size, "/etc/systemd/system/%s%s.d", unit, whole ? "" : suffix);
 }
 
 static int reload_systemd(struct err *err)
@@ -78,6 +81,8 @@ static int close_systemd(const struct restore *restore, const char *fence, struc
     int rc = write_text(path, text, err);
     if (rc == 0)
         rc = sync_directory(dir, err);
+    if (rc == 0)
+        rc = sync_directory("/etc/systemd/system", err);
     return rc < 0 ? rc : reload_systemd(err);
 }
 
@@ -140,39 +145,64 @@ static bool is_own_now(const struct restore *restore, const struct restore_volum
            strcmp(identity.fs_uuid, restore->record.volumes[volume->index].fs_uuid) == 0;
 }
 
-/* The old volume, when nobody has it mounted: read-write once, because a journal must be replayed
- * before pg_wal can be believed. */
-static int mount_old(struct restore *restore, struct restore_volume *volume, bool *ret_mounted,
-                     struct err *err)
+/* An old volume that nobody has mounted: read-write once, because a journal must be replayed before
+ * pg_wal can be believed. Blank, marked, or foreign and named: nothing of ours is on it. */
+static int mount_old(struct restore *restore, struct restore_volume *volume, struct err *err)
 {
     struct mount_entry entry;
-    *ret_mounted = false;
-    if (restore_find_mount(volume->mount_point, &entry))
+    if (restore_find_mount(volume->mount_point, &entry) || !is_own_now(restore, volume))
         return 0;
-    if (!is_own_now(restore, volume))
-        return -ERR_MISSING; /* blank, marked or foreign and named: nothing of ours on it */
     if (access(volume->mount_point, F_OK) < 0 && mkdir(volume->mount_point, 0755) < 0)
         return err_sys(err, ERR_REFUSED, "create '%s'", volume->mount_point);
     int rc = volume_mount(volume->identity.path, volume->mount_point,
                           restore->record.volumes[volume->index].fs_type, volume->mount_options,
                           false, err);
-    *ret_mounted = rc == 0;
+    volume->mounted_by_fence = rc == 0;
     return rc;
+}
+
+/* The plan could not look into volumes that were not mounted. */
+static int check_old(struct restore *restore, const struct restore_volume *volume, struct err *err)
+{
+    int rc = 0;
+    if (!volume->mounted_by_fence || restore->past_mark)
+        return 0;
+    if (volume->holds_control)
+        rc = restore_check_system(restore, false, err);
+    return rc < 0 ? rc : restore_check_other_data(restore, volume, err);
+}
+
+/* All of them, for what else they hold. What cannot be mounted counts only where WAL is wanted. */
+static int mount_all_old(struct restore *restore, struct err *err)
+{
+    struct restore_volume *order[RECORD_VOLUMES_MAX];
+    restore_mount_order(restore, order);
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        int rc = mount_old(restore, order[i], err);
+        if (rc < 0 && order[i]->holds_wal && !restore->request.discard_unarchived_wal)
+            return refuse_unreadable(order[i], err);
+        if (rc < 0)
+            log_warn("volume '%s' cannot be looked into: %s", order[i]->name, err->text);
+    }
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        int rc = check_old(restore, order[i], err);
+        if (rc < 0)
+            return rc;
+    }
+    err_clear(err);
+    return 0;
 }
 
 /* Where the WAL is: the directory that pg_wal leads to, or the recorded place. */
 static int save_wal(struct restore *restore, struct err *err)
 {
     struct restore_volume *volume = wal_volume(restore);
-    bool mounted;
+    struct mount_entry entry;
     uint64_t pushed = 0;
-    if (!volume || restore->request.discard_unarchived_wal)
-        return 0;
-    int rc = mount_old(restore, volume, &mounted, err);
-    if (rc == -ERR_MISSING)
-        return 0;
-    if (rc < 0)
-        return refuse_unreadable(volume, err);
+    int rc = mount_all_old(restore, err);
+    if (rc < 0 || restore->request.discard_unarchived_wal || !volume ||
+        !restore_find_mount(volume->mount_point, &entry))
+        return rc;
     char directory[CONF_PATH_MAX + 16];
     (void)snprintf(directory, sizeof(directory), "%s/pg_wal", restore->data_directory);
     if (access(directory, F_OK) < 0) /* the data volume is gone, or pg_wal was elsewhere */
@@ -188,25 +218,19 @@ static int save_wal(struct restore *restore, struct err *err)
 
 /* --- unmount and open ------------------------------------------------------------------------- */
 
-/* Deepest mount points first: one volume may be mounted inside another. */
-static int unmount_all(struct restore *restore, struct err *err)
+static int unmount_all(struct restore *restore, bool only_ours, struct err *err)
 {
-    bool done[RECORD_VOLUMES_MAX] = {false};
-    for (size_t round = 0; round < restore->volume_count; round++) {
-        size_t deepest = SIZE_MAX;
-        for (size_t i = 0; i < restore->volume_count; i++)
-            if (!done[i] &&
-                (deepest == SIZE_MAX || strlen(restore->volumes[i].mount_point) >
-                                            strlen(restore->volumes[deepest].mount_point)))
-                deepest = i;
-        done[deepest] = true;
-        struct mount_entry entry;
-        const struct restore_volume *volume = &restore->volumes[deepest];
-        if (!restore_find_mount(volume->mount_point, &entry))
+    struct restore_volume *order[RECORD_VOLUMES_MAX];
+    struct mount_entry entry;
+    restore_mount_order(restore, order);
+    for (size_t i = restore->volume_count; i-- > 0;) {
+        if (!restore_find_mount(order[i]->mount_point, &entry) ||
+            (only_ours && !order[i]->mounted_by_fence))
             continue;
-        int rc = volume_unmount(volume->mount_point, UNMOUNT_TIMEOUT_S, err);
+        int rc = volume_unmount(order[i]->mount_point, UNMOUNT_TIMEOUT_S, err);
         if (rc < 0)
             return rc;
+        order[i]->mounted_by_fence = false;
     }
     return 0;
 }
@@ -217,15 +241,15 @@ int restore_fence(struct restore *restore, struct err *err)
     if (rc == 0)
         rc = pg_server_stop(&restore->conf, err);
     restore_test_stop("fenced-stopped");
+    if (rc == 0)
+        rc = restore_gate_close(restore, err);
+    restore_test_stop("fenced-closed");
     if (rc == 0 && !restore->old_gone)
         rc = save_wal(restore, err);
     if (rc == 0)
         rc = restore_check_wal(restore, err);
     if (rc == 0)
-        rc = restore_gate_close(restore, err);
-    restore_test_stop("fenced-closed");
-    if (rc == 0)
-        rc = unmount_all(restore, err);
+        rc = unmount_all(restore, false, err);
     if (rc == 0)
         rc = restore_open_devices(restore, err);
     return rc;
@@ -233,22 +257,16 @@ int restore_fence(struct restore *restore, struct err *err)
 
 /* --- back ------------------------------------------------------------------------------------- */
 
-/* Shallowest first, the reverse of unmounting. */
 static int mount_back(struct restore *restore, struct err *err)
 {
-    bool done[RECORD_VOLUMES_MAX] = {false};
-    for (size_t round = 0; round < restore->volume_count; round++) {
-        size_t next = SIZE_MAX;
-        for (size_t i = 0; i < restore->volume_count; i++)
-            if (!done[i] && (next == SIZE_MAX || strlen(restore->volumes[i].mount_point) <
-                                                     strlen(restore->volumes[next].mount_point)))
-                next = i;
-        done[next] = true;
-        struct mount_entry entry;
-        const struct restore_volume *volume = &restore->volumes[next];
+    struct restore_volume *order[RECORD_VOLUMES_MAX];
+    struct mount_entry entry;
+    restore_mount_order(restore, order);
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        const struct restore_volume *volume = order[i];
+        char options[512];
         if (!volume->was_mounted || restore_find_mount(volume->mount_point, &entry))
             continue;
-        char options[512];
         restore_mount_options(volume->was_options, options, sizeof(options));
         int rc = volume_mount(volume->was_device, volume->mount_point, volume->was_type, options,
                               false, err);
@@ -262,7 +280,9 @@ int restore_fence_lift(struct restore *restore, struct err *err)
 {
     enum pg_state state;
     restore_close_devices(restore);
-    int rc = mount_back(restore, err);
+    int rc = unmount_all(restore, true, err);
+    if (rc == 0)
+        rc = mount_back(restore, err);
     if (rc == 0)
         rc = restore_gate_open(restore, err);
     if (rc == 0)

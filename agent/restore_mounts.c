@@ -28,6 +28,20 @@ bool restore_find_mount(const char *mount_point, struct mount_entry *ret)
     return mount_each(each_mount, &wanted, &ignored) == 0 && wanted.found;
 }
 
+static int compare_depth(const void *a, const void *b)
+{
+    const struct restore_volume *const *x = a, *const *y = b;
+    size_t x_len = strlen((*x)->mount_point), y_len = strlen((*y)->mount_point);
+    return x_len < y_len ? -1 : x_len > y_len;
+}
+
+void restore_mount_order(struct restore *restore, struct restore_volume *ret[RECORD_VOLUMES_MAX])
+{
+    for (size_t i = 0; i < restore->volume_count; i++)
+        ret[i] = &restore->volumes[i];
+    qsort(ret, restore->volume_count, sizeof(*ret), compare_depth);
+}
+
 static bool is_risky(const char *option)
 {
     static const char *const whole[] = {"ro",           "noload",    "norecovery", "nouuid",

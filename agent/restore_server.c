@@ -30,13 +30,13 @@ static int check_version(struct restore *restore, struct err *err)
 }
 
 /* A server that runs in our data directory, or an old pg_control there, must be of this cluster. */
-static int check_system(struct restore *restore, enum pg_state state, struct err *err)
+int restore_check_system(struct restore *restore, bool running, struct err *err)
 {
     struct pg_control control;
     struct err ignored;
     const char *dir = restore->data_directory;
     if (pg_control_read(&restore->conf, dir, &control, &ignored) < 0) {
-        if (state == PG_STOPPED)
+        if (!running)
             return 0; /* nothing to read there: destroyed, not mounted, or never made */
         *err = ignored;
         return err_prefix(err, "PostgreSQL runs in '%s', but", dir);
@@ -44,7 +44,7 @@ static int check_system(struct restore *restore, enum pg_state state, struct err
     if (control.system_id == restore->record.system_id)
         return 0;
     for (size_t i = 0; i < restore->volume_count; i++)
-        if (restore->volumes[i].holds_control && restore->volumes[i].named && state == PG_STOPPED)
+        if (restore->volumes[i].holds_control && restore->volumes[i].named && !running)
             return 0;
     (void)err_set(err, ERR_REFUSED,
                   "'%s' belongs to another cluster: system identifier %llu, the snapshot has %llu",
@@ -102,7 +102,7 @@ int restore_check_server(struct restore *restore, json_t *warnings, struct err *
     if (rc < 0)
         return rc;
     restore->server_was_running = state != PG_STOPPED;
-    rc = check_system(restore, state, err);
+    rc = restore_check_system(restore, restore->server_was_running, err);
     if (rc == 0)
         rc = check_settings(restore, err);
     if (rc == 0 && restore->conf.manager == MANAGER_PG_CTL)
