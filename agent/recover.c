@@ -99,24 +99,31 @@ static bool asked(struct recovery *recovery)
 /* --- following -------------------------------------------------------------------------------- */
 
 /* Shutdown at the target leaves a server that is "shut down in recovery". So does a person's stop
- * on the way; the minimum recovery point tells them apart, or, as it may stay behind the last
- * record, the server's own word. */
+ * on the way; the server's own word tells them apart, or the minimum recovery point, which may stay
+ * behind the last record. Where neither is known (a name, a log in syslog), only a person's stop
+ * speaks against it. */
 static bool is_shut_down_there(struct recovery *recovery)
 {
     struct restore *restore = recovery->restore;
     struct pg_control control;
     struct err ignored;
-    return restore->request.action == ACTION_SHUTDOWN &&
-           pg_control_read(&restore->conf, restore->data_directory, &control, &ignored) == 0 &&
-           strcmp(control.state, "shut down in recovery") == 0 &&
-           (control.min_recovery_lsn >= restore->target_lsn ||
-            server_log_has(restore, &recovery->log, "shutdown at recovery target"));
+    if (restore->request.action != ACTION_SHUTDOWN ||
+        pg_control_read(&restore->conf, restore->data_directory, &control, &ignored) < 0 ||
+        strcmp(control.state, "shut down in recovery") != 0)
+        return false;
+    if (server_log_has(restore, &recovery->log, "shutdown at recovery target"))
+        return true;
+    return restore->target_lsn ? control.min_recovery_lsn >= restore->target_lsn
+                               : !server_log_has(restore, &recovery->log, "shutdown request");
 }
 
+/* A setting that is too low pauses as well, anywhere: then the server has warned. */
 static int check_paused(struct recovery *recovery, bool *ret_reached, struct err *err)
 {
     struct restore *restore = recovery->restore;
-    bool there = restore->target_lsn == 0 || recovery->replay_lsn >= restore->target_lsn;
+    bool there = restore->target_lsn
+                     ? recovery->replay_lsn >= restore->target_lsn
+                     : !server_log_has(restore, &recovery->log, "insufficient parameter settings");
     if (restore->request.action == ACTION_PAUSE && there) {
         *ret_reached = true;
         return 0;

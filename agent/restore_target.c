@@ -265,10 +265,13 @@ static int check_time(struct restore *restore, struct err *err)
     return 0;
 }
 
+/* What the server would not read is refused here: it would refuse when the old data is gone. */
 static int check_plain(struct restore *restore, struct err *err)
 {
     const char *value = restore->request.target_value;
-    if (restore->target == TARGET_XID && strspn(value, "0123456789") != strlen(value))
+    enum { XID_DIGITS_MAX = 19 }; /* fewer than 64 bits */
+    if (restore->target == TARGET_XID &&
+        (strspn(value, "0123456789") != strlen(value) || strlen(value) > XID_DIGITS_MAX))
         return err_set(err, ERR_USAGE, "'%s' is not a transaction id", value);
     if (strlen(value) > 63)
         return err_set(err, ERR_USAGE, "a restore point's name has at most 63 bytes");
@@ -332,23 +335,39 @@ int restore_resolve_target(struct restore *restore, json_t *warnings, struct err
     return any ? take_line(restore, lines, count, err) : choose_line(restore, lines, count, err);
 }
 
+/* Where a target that replay has to find may lie at the most: the end of the complete segments of
+ * its timeline, which begins where it left its parent, archived or not. */
+static int last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err)
+{
+    const struct record *record = &restore->record;
+    bool partial = false;
+    int rc = restore_timeline_end(restore, restore->target_timeline, ret_lsn, &partial, err);
+    if (rc < 0)
+        return rc;
+    if (partial)
+        *ret_lsn -= record->segment_size;
+    if (restore->target_timeline == record->timeline)
+        return 0;
+    free_mem struct wal_history *history = malloc(sizeof(*history));
+    if (!history)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    rc = wal_history_read(&restore->archive, restore->target_timeline, history, err);
+    if (rc == 0 && history->count > 0)
+        *ret_lsn = max_u64(*ret_lsn, history->entries[history->count - 1].switch_lsn);
+    return rc;
+}
+
 int restore_check_wal(struct restore *restore, struct err *err)
 {
     if (restore->target == TARGET_SNAPSHOT)
         return 0;
     const struct record *record = &restore->record;
     uint64_t end_lsn = restore->target_lsn;
-    bool partial = false;
-    if (end_lsn == 0) {
-        int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, &partial, err);
-        if (rc < 0)
-            return rc;
-        if (partial)
-            end_lsn -= record->segment_size;
-    }
-    if (end_lsn < record->tag_lsn && end_lsn < record->stop_lsn)
-        end_lsn = record->stop_lsn;
-    int rc = wal_check_range(&restore->archive, restore->target_timeline, record->start_lsn,
-                             end_lsn, record->segment_size, err);
+    int rc = end_lsn == 0 ? last_complete(restore, &end_lsn, err) : 0;
+    if (rc < 0)
+        return rc;
+    end_lsn = max_u64(end_lsn, record->stop_lsn);
+    rc = wal_check_range(&restore->archive, restore->target_timeline, record->start_lsn, end_lsn,
+                         record->segment_size, err);
     return rc < 0 ? err_prefix(err, "WAL for the target") : 0;
 }
