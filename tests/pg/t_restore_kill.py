@@ -43,6 +43,7 @@ def start_by_hand(story):
     if not server.running():
         done = server.start(check=False)
         if done.returncode != 0:
+            tm.diag(tm.tail(server.log, 5))
             return REFUSED
     server.wait_ready()
     if server.psql("select to_regclass('orders') is null") == "t":
