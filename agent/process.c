@@ -11,6 +11,7 @@
 #include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/fsuid.h>
 #include <sys/pidfd.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -65,6 +66,33 @@ int process_user(const char *name, uid_t *ret_uid, gid_t *ret_gid, char ret_home
     *ret_gid = pw.pw_gid;
     (void)snprintf(ret_home, 256, "%s", pw.pw_dir);
     return 0;
+}
+
+/* The kernel takes the file capabilities (CAP_DAC_OVERRIDE and its like) away with fsuid 0 and
+ * gives them back with it. Supplementary groups stay: root's own. */
+int process_fs_user(const char *name, struct err *err)
+{
+    uid_t uid;
+    gid_t gid;
+    char home[256];
+    int rc = process_user(name, &uid, &gid, home, err);
+    if (rc < 0 || geteuid() != 0)
+        return rc;
+    (void)setfsgid(gid);
+    (void)setfsuid(uid);
+    if ((uid_t)setfsuid((uid_t)-1) != uid) { /* it cannot say so otherwise */
+        process_fs_root();
+        return err_set(err, ERR_INTERNAL, "take the file rights of user '%s'", name);
+    }
+    return 0;
+}
+
+void process_fs_root(void)
+{
+    if (geteuid() != 0)
+        return;
+    (void)setfsuid(0);
+    (void)setfsgid(getegid());
 }
 
 static void add_env(struct child_plan *plan, const char *name, const char *value)

@@ -33,6 +33,12 @@ struct process_options {
 int process_user(const char *name, uid_t *ret_uid, gid_t *ret_gid, char ret_home[256],
                  struct err *err);
 
+/* From here to process_fs_root() this thread opens, makes and replaces files with the rights of the
+ * account and no more (fsuid(7)): root that follows a path in somebody's directory can be led
+ * anywhere by a link. Nothing happens when we are not root. ERR_CONFIG as process_user(). */
+int process_fs_user(const char *name, struct err *err);
+void process_fs_root(void);
+
 /* Starts; *ret_pid must be reaped by the caller. ERR_INTERNAL, or ERR_CONFIG when the program
  * cannot be executed. */
 int process_start(const struct process_options *options, pid_t *ret_pid, struct err *err);

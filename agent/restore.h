@@ -227,11 +227,15 @@ char *settings_without_block(const char *text);
 /* The block for this target, malloc'ed text. */
 int restore_settings_block(const struct restore *restore, char **ret, struct err *err);
 int restore_drop_settings(struct restore *restore, struct err *err);
-/* Writes a file durably, owned by the server's user. */
+/* Replaces a file durably, owned by the server's user and with that user's rights; in a directory
+ * of root's, with root's. */
 int restore_write_file(const struct restore *restore, const char *path, const void *bytes,
                        size_t len, unsigned mode, struct err *err);
 int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_len,
                       struct err *err);
+/* The same with the rights of the server's user. */
+int restore_read_theirs(const struct restore *restore, const char *path, size_t len_max, char **ret,
+                        size_t *ret_len, struct err *err);
 
 /* --- restore_isolation.c --- */
 /* Refuses the start of a server whose links or paths lead outside the restored volumes. */

@@ -4,6 +4,7 @@
  * `image`: the files of the snapshot win. A file that is nowhere comes from the record. */
 #include "agent/restore.h"
 #include "agent/log.h"
+#include "agent/process.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -22,7 +23,7 @@ static void place_of(const struct restore *restore, const struct record_blob *bl
 
 static void saved_path(const struct restore *restore, size_t index, char *ret, size_t size)
 {
-    (void)snprintf(ret, size, "%s/config/%zu.json", restore->job->dir, index);
+    (void)snprintf(ret, size, "%s/config-%zu.json", restore->job->dir, index);
 }
 
 static int save_one(struct restore *restore, size_t index, struct err *err)
@@ -35,7 +36,7 @@ static int save_one(struct restore *restore, size_t index, struct err *err)
     struct stat st;
     if (stat(path, &st) < 0)
         return 0;
-    int rc = restore_read_file(path, CONFIG_FILE_MAX, &text, &len, err);
+    int rc = restore_read_theirs(restore, path, CONFIG_FILE_MAX, &text, &len, err);
     if (rc < 0)
         return err_prefix(err, "save this node's configuration");
     free_json json_t *saved = json_object();
@@ -49,10 +50,6 @@ static int save_one(struct restore *restore, size_t index, struct err *err)
 /* Once saved, not again: a second fence may see the snapshot's files. */
 int restore_save_config(struct restore *restore, struct err *err)
 {
-    char path[JOB_DIR_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/config", restore->job->dir);
-    if (mkdir(path, 0700) < 0 && errno != EEXIST)
-        return err_sys(err, ERR_DEVICE, "create '%s'", path);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < restore->record.config_file_count; i++)
         rc = save_one(restore, i, err);
@@ -93,10 +90,14 @@ int restore_make_parents(const char *path, struct err *err)
     return 0;
 }
 
+/* On a volume the server's user makes its own directories. */
 static int put_record(struct restore *restore, const struct record_blob *blob, const char *path,
-                      struct err *err)
+                      bool on_volume, struct err *err)
 {
-    int rc = restore_make_parents(path, err);
+    int rc = on_volume ? process_fs_user(restore->conf.os_user, err) : 0;
+    if (rc == 0)
+        rc = restore_make_parents(path, err);
+    process_fs_root();
     if (rc == 0)
         rc = restore_write_file(restore, path, blob->bytes, blob->len, blob->mode & 07777, err);
     if (rc == 0)
@@ -112,7 +113,7 @@ static int put_one(struct restore *restore, size_t index, struct err *err)
     place_of(restore, blob, path, sizeof(path), &on_volume);
     bool there = access(path, F_OK) == 0;
     if (!there || (restore->request.config_image && !on_volume))
-        return put_record(restore, blob, path, err);
+        return put_record(restore, blob, path, on_volume, err);
     if (restore->request.config_image || !on_volume)
         return 0; /* the image's own file; or this node's own, which nobody touched */
     free_mem void *bytes = NULL;

@@ -223,7 +223,7 @@ static int write_settings(struct restore *restore, struct err *err)
     free_mem char *block = NULL;
     size_t len;
     (void)snprintf(path, sizeof(path), "%s/postgresql.auto.conf", restore->data_directory);
-    int rc = restore_read_file(path, MIB, &text, &len, err);
+    int rc = restore_read_theirs(restore, path, MIB, &text, &len, err);
     if (rc == -ERR_MISSING)
         rc = 0;
     if (rc == 0)
@@ -336,7 +336,9 @@ static int sync_volumes(const struct restore *restore, struct err *err)
 
 static int configure(struct restore *restore, struct err *err)
 {
-    int rc = fix_links(restore, err);
+    int rc = set_owner(restore, err);
+    if (rc == 0)
+        rc = fix_links(restore, err);
     if (rc == 0)
         rc = restore_clean(restore, err);
     if (rc == 0)
@@ -349,8 +351,6 @@ static int configure(struct restore *restore, struct err *err)
         rc = place_partial(restore, err);
     if (rc == 0)
         rc = write_recovery_files(restore, err);
-    if (rc == 0)
-        rc = set_owner(restore, err);
     restore_test_stop("configured-files");
     if (rc == 0)
         rc = sync_volumes(restore, err);

@@ -1,10 +1,12 @@
-/* Files of the restored server: read whole, replaced durably, owned by the server's user. */
+/* Files of the restored server: read whole, replaced durably, owned by the server's user, and with
+ * that user's rights: a link that it put into its directory must not lead root anywhere. */
 #include "agent/restore.h"
 #include "agent/process.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -62,8 +64,19 @@ static int sync_parent(const char *path, struct err *err)
     return 0;
 }
 
-int restore_write_file(const struct restore *restore, const char *path, const void *bytes,
-                       size_t len, unsigned mode, struct err *err)
+int restore_read_theirs(const struct restore *restore, const char *path, size_t len_max, char **ret,
+                        size_t *ret_len, struct err *err)
+{
+    int rc = process_fs_user(restore->conf.os_user, err);
+    if (rc < 0)
+        return rc;
+    rc = restore_read_file(path, len_max, ret, ret_len, err);
+    process_fs_root();
+    return rc;
+}
+
+static int replace_file(const struct restore *restore, const char *path, const void *bytes,
+                        size_t len, unsigned mode, struct err *err)
 {
     char temporary[CONF_PATH_MAX + 80], home[256];
     uid_t uid;
@@ -81,4 +94,27 @@ int restore_write_file(const struct restore *restore, const char *path, const vo
     if (rename(temporary, path) < 0)
         return err_sys(err, ERR_DEVICE, "rename '%s' to '%s'", temporary, path);
     return sync_parent(path, err);
+}
+
+/* No part of the way to path is a link. */
+static bool is_straight(const char *path)
+{
+    char copy[CONF_PATH_MAX + 64], resolved[PATH_MAX];
+    (void)snprintf(copy, sizeof(copy), "%s", path);
+    const char *directory = dirname(copy);
+    return realpath(directory, resolved) && strcmp(directory, resolved) == 0;
+}
+
+int restore_write_file(const struct restore *restore, const char *path, const void *bytes,
+                       size_t len, unsigned mode, struct err *err)
+{
+    int rc = process_fs_user(restore->conf.os_user, err);
+    if (rc < 0)
+        return rc;
+    rc = replace_file(restore, path, bytes, len, mode, err);
+    process_fs_root();
+    /* A directory of root's, as /etc/postgresql of an empty host: the user cannot have bent it. */
+    if (rc < 0 && err->sys_errno == EACCES && is_straight(path))
+        rc = replace_file(restore, path, bytes, len, mode, err);
+    return rc;
 }

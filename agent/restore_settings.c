@@ -241,7 +241,7 @@ int restore_drop_settings(struct restore *restore, struct err *err)
     free_mem char *text = NULL;
     size_t len;
     (void)snprintf(path, sizeof(path), "%s/postgresql.auto.conf", restore->data_directory);
-    int rc = restore_read_file(path, MIB, &text, &len, err);
+    int rc = restore_read_theirs(restore, path, MIB, &text, &len, err);
     if (rc < 0)
         return rc;
     free_mem char *without = settings_without_block(text);

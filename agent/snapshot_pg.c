@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #include "agent/log.h"
+#include "agent/process.h"
 
 enum { CONFIG_FILE_LEN_MAX = 4 << 20, PG_VERSION_MIN = 150000 };
 
@@ -240,17 +241,30 @@ static int read_whole(int fd, const char *path, struct record_blob *ret, struct 
     return 0;
 }
 
+/* What the server cannot read is none of its configuration, whatever its links point to. */
+static int open_as_user(const struct snapshot *snapshot, const char *path, int *ret_fd,
+                        struct err *err)
+{
+    int rc = process_fs_user(snapshot->conf->os_user, err);
+    if (rc < 0)
+        return rc;
+    *ret_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (*ret_fd < 0)
+        rc = err_sys(err, errno == ENOENT ? ERR_MISSING : ERR_DEVICE, "open '%s'", path);
+    process_fs_root();
+    return rc;
+}
+
 int snapshot_add_config_file(struct snapshot *snapshot, const char *path, struct err *err)
 {
     struct record *record = &snapshot->record;
     for (size_t i = 0; i < record->config_file_count; i++)
         if (strcmp(record->config_files[i].path, path) == 0)
             return 0;
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 && errno == ENOENT)
-        return 0;
-    if (fd < 0)
-        return err_sys(err, ERR_DEVICE, "open '%s'", path);
+    close_fd int fd = -1;
+    int rc = open_as_user(snapshot, path, &fd, err);
+    if (rc < 0)
+        return rc == -ERR_MISSING ? 0 : rc;
     if (record->config_file_count == RECORD_CONFIG_FILES_MAX)
         return err_set(err, ERR_REFUSED, "more than %d configuration files",
                        RECORD_CONFIG_FILES_MAX);
@@ -260,7 +274,7 @@ int snapshot_add_config_file(struct snapshot *snapshot, const char *path, struct
         return err_set(err, ERR_INTERNAL, "out of memory for '%s'", path);
     record->config_files = files;
     struct record_blob blob = {.path = NULL};
-    int rc = read_whole(fd, path, &blob, err);
+    rc = read_whole(fd, path, &blob, err);
     if (rc < 0)
         return rc;
     blob.path = strdup(path);

@@ -77,6 +77,20 @@ def test_second_server(story):
     story.server.start()
 
 
+def test_links(story):
+    """The server's user cannot have root read a file for it through a link."""
+    node, path = story.node, story.node.data + "/postgresql.auto.conf"
+    secret = story.box.write("secret", "root's own\n", 0o600)
+    os.rename(path, path + "-away")
+    os.symlink(secret, path)
+    done = node.cli("snapshot", "--tag", "linked")
+    is_status(done, "device", "a configuration file that the server's user may not read")
+    like(done.err, r"postgresql.auto.conf': Permission denied", "says why")
+    os.unlink(path)
+    os.rename(path + "-away", path)
+    is_status(node.cli("snapshot", "--tag", "plain"), 0, "the intact case passes")
+
+
 def test_never_withheld(story):
     """pg_control present before recovery is prepared: a start would fork the old timeline."""
     node, volume = story.node, story.node.volumes[0]
@@ -140,8 +154,8 @@ def main():
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "guard", "xfs", resume="wait")
     story.begin()
-    for test in (test_gap_below_fork, test_bad_names, test_second_server, test_swapped,
-                 test_never_withheld, test_paused_early):
+    for test in (test_gap_below_fork, test_bad_names, test_links, test_second_server,
+                 test_swapped, test_never_withheld, test_paused_early):
         test(story)
     story.end()
 

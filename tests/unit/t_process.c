@@ -2,6 +2,7 @@
 #include "agent/process.h"
 #include "tests/tap.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -34,6 +35,24 @@ static void is_shell(const char *line, int want_status, const char *want_output)
     is_good(shell(line, options, &status, &output), &err, "run: %s", line);
     is_u64(status, want_status, "its status");
     is_str(output ? output : "(null)", want_output, "its output");
+}
+
+/* Files with the rights of an account, and root's again. */
+static void test_file_rights(void)
+{
+    if (geteuid() != 0) {
+        skip("only root can take another user's rights");
+        return;
+    }
+    char path[] = "/tmp/tidemark-process-XXXXXX";
+    close_fd int fd = mkstemp(path); /* 0600 of root */
+    is_good(process_fs_user("nobody", &err), &err, "the rights of nobody");
+    ok(open(path, O_RDONLY | O_CLOEXEC) < 0 && errno == EACCES, "root's file is closed to it");
+    process_fs_root();
+    close_fd int again = open(path, O_RDONLY | O_CLOEXEC);
+    ok(again >= 0, "and open to root afterwards");
+    is_err(process_fs_user("no-such-user", &err), &err, ERR_CONFIG, "no-such-user", "no account");
+    (void)unlink(path);
 }
 
 static void test_results(void)
@@ -144,6 +163,7 @@ int main(void)
     setenv("HOME", "/nowhere", 1);
     int leak = open("/dev/null", O_RDONLY); /* not close-on-exec */
     signal(SIGPIPE, SIG_IGN);
+    test_file_rights();
     test_results();
     test_errors();
     test_ends();
