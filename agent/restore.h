@@ -16,6 +16,7 @@
 
 #include "agent/catalog.h"
 #include "agent/job.h"
+#include "agent/path.h"
 #include "agent/volume.h"
 #include "agent/wal.h"
 #include "io/mountinfo.h"
@@ -148,7 +149,6 @@ int restore_choose_volumes(struct restore *restore, struct err *err);
 void restore_warn(json_t *warnings, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* --- restore_paths.c: places of the recorded host → places here (pure) --- */
-bool path_inside(const char *path, const char *directory);
 /* false: path lies on no volume of the snapshot. */
 bool restore_map_path(const struct restore *restore, const char *path, char *ret, size_t size);
 int restore_map_paths(struct restore *restore, struct err *err);

@@ -161,8 +161,6 @@ int restore_clean(struct restore *restore, struct err *err)
         "backup_label",   "backup_label.old", "tablespace_map", "tablespace_map.old",
         "promote",        "current_logfiles", "recovery.conf",  "fallback_promote",
     };
-    static const char *const directories[] = {"pg_replslot", "pg_stat_tmp",  "pg_dynshmem",
-                                              "pg_serial",   "pg_snapshots", "pg_notify"};
     close_fd int fd = open(restore->data_directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_sys(err, ERR_CORRUPT, "open the restored data directory '%s'",
@@ -171,8 +169,8 @@ int restore_clean(struct restore *restore, struct err *err)
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(files); i++)
         if (unlinkat(fd, files[i], 0) < 0 && errno != ENOENT)
             rc = err_sys(err, ERR_DEVICE, "remove '%s/%s'", restore->data_directory, files[i]);
-    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(directories); i++)
-        rc = empty_below(restore->data_directory, directories[i], false, err);
+    for (size_t i = 0; rc == 0 && path_emptied[i]; i++)
+        rc = empty_below(restore->data_directory, path_emptied[i], false, err);
     if (rc == 0)
         rc = sweep_all(restore, err);
     if (rc == 0)

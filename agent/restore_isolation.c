@@ -82,24 +82,6 @@ static bool is_inside(const struct restore *restore, const char *path)
     return false;
 }
 
-/* Resolves what exists of a path: "/a/link/new.log" → "/target/new.log". */
-static void resolve(const char *path, char ret[PATH_MAX])
-{
-    char copy[PATH_MAX];
-    (void)snprintf(copy, sizeof(copy), "%s", path);
-    if (realpath(copy, ret))
-        return;
-    char *slash = strrchr(copy, '/');
-    if (!slash || slash == copy) {
-        (void)snprintf(ret, PATH_MAX, "%s", path);
-        return;
-    }
-    *slash = '\0';
-    char parent[PATH_MAX];
-    resolve(copy, parent);
-    (void)snprintf(ret, PATH_MAX, "%s/%s", parent, slash + 1);
-}
-
 static int refuse(const char *what, const char *path, const char *to, struct err *err)
 {
     (void)err_set(err, ERR_REFUSED, "%s '%s' leads outside the restored volumes, to '%s'", what,
@@ -111,7 +93,7 @@ static int check_path(const struct restore *restore, const char *what, const cha
                       struct err *err)
 {
     char resolved[PATH_MAX];
-    resolve(path, resolved);
+    path_resolve(path, resolved);
     return is_inside(restore, resolved) ? 0 : refuse(what, path, resolved, err);
 }
 
@@ -171,7 +153,7 @@ static int check_setting(struct restore *restore, const char *name, struct err *
     else
         (void)snprintf(path, sizeof(path), "%s/%s", restore->data_directory, value);
     char resolved[PATH_MAX];
-    resolve(path, resolved);
+    path_resolve(path, resolved);
     if (is_inside(restore, resolved) || is_shared_place(resolved) || is_own_config(restore))
         return 0;
     return refuse(name, value, resolved, err);

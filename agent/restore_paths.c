@@ -6,16 +6,6 @@
 #include <limits.h>
 #include <stdio.h>
 
-bool path_inside(const char *path, const char *directory)
-{
-    size_t len = strlen(directory);
-    while (len > 1 && directory[len - 1] == '/')
-        len--;
-    if (len == 1 && directory[0] == '/')
-        return path[0] == '/';
-    return strncmp(path, directory, len) == 0 && (path[len] == '\0' || path[len] == '/');
-}
-
 /* "/srv/pg" and "/srv/pg/ts" may both be volumes: the longest mount point wins. */
 bool restore_map_path(const struct restore *restore, const char *path, char *ret, size_t size)
 {

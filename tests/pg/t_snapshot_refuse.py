@@ -29,10 +29,10 @@ def setting(node, **values):
 
 def test_tags(node):
     is_status(node.cli("snapshot", "--tag", "first"), 0, "the intact case: a snapshot is taken")
-    refused(node, "tag in use", "busy", "tag 'first' is in use",
+    refused(node, "tag in use", "busy", "tag 'first' is taken by snapshot [0-9a-f]{32}",
             "choose another tag", tag="first")
     for tag in ("latest", "a/b", "x" * 31, "0123456789abcdef" * 2):
-        refused(node, f"tag '{tag[:12]}'", "usage", "is not a tag", tag=tag)
+        refused(node, f"tag '{tag[:12]}'", "usage", "cannot be a tag", tag=tag)
 
 
 def test_archiving(node):
@@ -98,6 +98,60 @@ def test_layout(node, box):
     node.server.start()
 
 
+def link(target, path):
+    os.symlink(target, path)
+    output("chown", "-h", "postgres:", path)
+    return path
+
+
+def test_links(node, box):
+    """Every link that a restore would refuse, or could not follow, is refused here."""
+    mount, data = node.volumes[0].mount, node.data
+    hint = "remove it when nothing needs it, or add a [volume NAME]"
+    outside = box.mkdir("stray", 0o700, "postgres")
+    inside = os.path.join(mount, "stray")
+    os.mkdir(inside)
+    shutil.chown(inside, "postgres", "postgres")
+    detour = link(mount, box.join("detour"))
+    stray = os.path.join(data, "pg_tblspc", "4711")
+    for why, target, leads in (("to somewhere else", outside, outside),
+                               ("to nothing elsewhere", outside + "/gone", outside + "/gone"),
+                               ("relative", os.path.relpath(outside, data + "/pg_tblspc"), outside),
+                               ("by a detour", detour + "/stray", detour + "/stray"),
+                               ("with ..", mount + "/../stray", mount + "/../stray")):
+        link(target, stray)
+        refused(node, f"a tablespace link that no catalogue names, {why}", "refused",
+                f"link '{stray}' leads outside the volumes, to '{leads}'", hint)
+        os.unlink(stray)
+    logs = link(os.path.relpath(outside, data), os.path.join(data, "log"))
+    refused(node, "log_directory as a link", "refused", f"directory '{logs}' is not on a conf")
+    os.unlink(logs)
+    link(os.path.relpath(box.join("gone"), data), logs)
+    refused(node, "log_directory as a link to nothing", "refused",
+            f"link '{logs}' leads outside the volumes, to '{box.join('gone')}'", hint)
+    os.unlink(logs)
+    node.server.psql(f"create tablespace detour location '{detour}/stray'")
+    refused(node, "a tablespace by a detour", "refused",
+            f"tablespace '{detour}/stray' does not lie below the mount point of its volume",
+            "name it by a path without links")
+    node.server.psql("drop tablespace detour")
+    node.server.stop()
+    slots = os.path.join(data, "pg_replslot")
+    shutil.move(slots, inside + "/slots")
+    link(inside + "/slots", slots)
+    node.server.start()
+    refused(node, "pg_replslot as a link", "refused",
+            f"'{slots}' is a link: a restore empties it and follows no link", "move the directory")
+    node.server.stop()
+    os.unlink(slots)
+    shutil.move(inside + "/slots", slots)
+    node.server.start()
+    link(inside, stray)
+    link("/etc/hostname", os.path.join(data, "server.crt"))
+    is_status(node.cli("snapshot", "--tag", "links"), 0, "links inside and to files are fine")
+    os.unlink(stray)
+
+
 def test_server(node, box):
     node.server.stop()
     refused(node, "server stopped", "postgres", "")
@@ -154,6 +208,7 @@ def main():
     test_tags(node)
     test_archiving(node)
     test_layout(node, box)
+    test_links(node, box)
     test_server(node, box)
     test_repository(node)
     node.server.stop()
