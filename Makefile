@@ -19,6 +19,8 @@ CFLAGS_ALL := -std=gnu17 -D_GNU_SOURCE -I. -g -O2 -fPIE -fstack-protector-strong
         -ffunction-sections -fdata-sections -MMD -MP $(WARN) $(if $(DEV),-Werror)
 LDFLAGS_ALL := -pie -Wl,-z,relro,-z,now -Wl,--as-needed -Wl,--gc-sections -pthread
 ifeq ($(SAN),asan)
+# -O1: a third less time to compile than -O2, and the tests are not slower for it.
+CFLAGS_ALL := $(filter-out -O2,$(CFLAGS_ALL)) -O1
 CFLAGS_ALL += -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 LDFLAGS_ALL += -fsanitize=address,undefined
 else ifeq ($(SAN),tsan)
@@ -119,7 +121,15 @@ test-tools: $(TOOLS) fuzz-replay
 FUZZ_SRC    := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ        := $(patsubst tests/fuzz/%.c,$(B)/%,$(FUZZ_SRC))
 FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
-$(FUZZ): $(B)/%: $(B)/tests/fuzz/%.o $(ARCHIVES)
+# What the parsers reach, a quarter of the sources: clang with its sanitizers needs 2 s a file. When
+# a parser begins to use another file, linking fails and that file is added here.
+FUZZ_PARTS := api_request conf conf_print conf_table conf_value json nearest pg_names record \
+        record_check wal wal_history wal_name wal_page
+FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err format format_table \
+        format_wal hash id repo ring ring_inject store store_file store_file_lane table)
+$(B)/libfuzzed.a: $(FUZZ_PARTS:%=$(B)/%.o)
+	@rm -f $@ && ar crs $@ $^
+$(FUZZ): $(B)/%: $(B)/tests/fuzz/%.o $(B)/libfuzzed.a
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
 $(FUZZ_REPLAY): $(B)/%: $(B)/%.o $(B)/tests/fuzz/replay.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
