@@ -39,7 +39,7 @@ void restore_mount_order(struct restore *restore, struct restore_volume *ret[REC
 {
     for (size_t i = 0; i < restore->volume_count; i++)
         ret[i] = &restore->volumes[i];
-    qsort(ret, restore->volume_count, sizeof(*ret), compare_depth);
+    qsort(ret, restore->volume_count, sizeof(struct restore_volume *), compare_depth);
 }
 
 static bool is_risky(const char *option)

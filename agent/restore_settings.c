@@ -32,7 +32,7 @@ struct text {
 
 static void text_add(struct text *text, const char *bytes, size_t len)
 {
-    if (text->len + len + 1 > text->size) {
+    if (!text->bytes || text->len + len + 1 > text->size) {
         text->size = (text->len + len + 1) * 2;
         text->bytes = realloc(text->bytes, text->size);
         if (!text->bytes)

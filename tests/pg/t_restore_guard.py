@@ -52,7 +52,8 @@ def test_gap_below_fork(story):
 
 def test_bad_names(story):
     node = story.node
-    done = node.cli("restore", "t1", "--dry-run", "--target-name=a\nport = 1", "--target-timeline=1")
+    done = node.cli("restore", "t1", "--dry-run", "--target-name=a\nport = 1",
+                    "--target-timeline=1")
     is_status(done, "usage", "a name that would break postgresql.auto.conf")
     like(done.err, "control character", "says why")
     is_status(node.cli("restore", "t1", "--dry-run", "--target-xid=" + "9" * 30,
