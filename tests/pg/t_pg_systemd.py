@@ -15,81 +15,7 @@ from tm import *  # noqa: E402, F403
 import tm  # noqa: E402
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from pg_lib import Tool  # noqa: E402
-
-SYSTEMD = "/lib/systemd/systemd"
-UNIT = "tidemark-test-postgresql.service"
-BOOT = f"""#!/bin/sh
-set -e
-mount --make-rprivate /
-mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
-umount -R /sys/fs/cgroup 2>/dev/null || true
-mkdir -p /sys/fs/cgroup /run/systemd/system
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-export container=tidemark
-exec {SYSTEMD} --system --unit=basic.target --log-target=console --show-status=false
-"""
-
-
-class Systemd:
-    """PID 1 of its own namespaces; ends with all below it when it is killed."""
-
-    def __init__(self, box):
-        self.box = box
-        self.log = box.join("log", "systemd.log")
-        box.mkdir("log", 0o777)
-        tm.on_fail(lambda: tm.diag(f"systemd log:\n{tm.tail(self.log)}"))
-        boot = box.write("boot.sh", BOOT, 0o755)
-        with open(self.log, "wb") as log:
-            self.parent = subprocess.Popen(
-                ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--ipc",
-                 "--net", "--cgroup", boot], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True)
-        self.pid = None
-        box.before_clean.append(self.stop)
-
-    def wait_running(self):
-        def child():
-            path = f"/proc/{self.parent.pid}/task/{self.parent.pid}/children"
-            with open(path, encoding="ascii") as file:
-                pids = file.read().split()
-            return int(pids[0]) if pids else None
-
-        def running():
-            try:
-                self.pid = child()
-            except OSError:
-                return False
-            return self.pid and self.ctl("is-system-running").out.strip() in ("running", "degraded")
-        try:
-            return poll(running, 40, "systemd to run")
-        except TimeoutError:
-            return False
-
-    def enter(self, *args):
-        return ["nsenter", "-t", str(self.pid), "-a", *args]
-
-    def ctl(self, *args):
-        done = subprocess.run(self.enter("systemctl", *args), text=True, check=False, timeout=60,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.PIPE)
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    def unit(self, text):
-        """Installs the unit's text (in /run of the namespace)."""
-        subprocess.run(self.enter("sh", "-c", f"cat >/run/systemd/system/{UNIT}"), input=text,
-                       text=True, check=True)
-        self.ctl("daemon-reload")
-
-    def state(self):
-        return self.ctl("is-active", UNIT).out.strip()
-
-    def stop(self):
-        if self.pid:
-            kill_pid(self.pid)
-        self.parent.kill()
-        self.parent.wait()
-
+from systemd import UNIT, boot, unit_text  # noqa: E402
 
 class InsideTool(Tool):
     """tool_pg in systemd's namespaces, where pids are other numbers."""
@@ -98,13 +24,6 @@ class InsideTool(Tool):
 
     def args(self, *args, **options):
         return self.systemd.enter(*super().args(*args, **options))
-
-
-def unit_text(server, **service):
-    lines = {"Type": "exec", "User": "postgres",
-             "ExecStart": f"{tm.PG_BIN}/postgres -D {server.data}", "KillSignal": "SIGINT",
-             "TimeoutStopSec": "60", "KillMode": "mixed", **service}
-    return "[Service]\n" + "".join(f"{k}={v}\n" for k, v in lines.items())
 
 
 def test_start_stop(systemd, tool, server):
@@ -184,14 +103,10 @@ def test_failures(systemd, tool, server):
 def main():
     need_root()
     need_tools("unshare", "nsenter", "systemctl")
-    if not os.access(SYSTEMD, os.X_OK):
-        skip_all(f"{SYSTEMD} is not installed")
     box = Sandbox("pgsystemd")
     server = Server(box, box.join("data"))
     server.init()
-    systemd = Systemd(box)
-    if not systemd.wait_running():
-        skip_all(f"systemd does not boot in namespaces here: {tm.tail(systemd.log, 3).strip()}")
+    systemd = boot(box)
     tool = InsideTool(box, server, **{"postgresql.manager": f"systemd:{UNIT}"})
     tool.systemd = systemd
     test_start_stop(systemd, tool, server)
