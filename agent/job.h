@@ -83,7 +83,8 @@ int job_start(const char *dir, int *ret_pid, struct err *err);
 /* Takes the job's lock for this process and writes its pid into the file: ERR_BUSY when somebody
  * has it. *ret_fd is closed by the caller. */
 int job_lock(const char *dir, int *ret_fd, struct err *err);
-/* True when the process of the job lives; *ret_pid (may be NULL) is its id. */
+/* True when the process of the job lives, or somebody is writing its journal; *ret_pid (may be
+ * NULL) is its process, 0 while there is none that may be signalled. */
 bool job_is_running(const char *dir, int *ret_pid);
 /* journal + progress as one JSON object with "running": true|false; new reference. */
 int job_status(const struct conf *conf, const char *id, json_t **ret, struct err *err);

@@ -28,37 +28,64 @@ bool job_state_is_final(const char *state)
 }
 
 /* --- the lock ----------------------------------------------------------------------------------*/
-int job_lock(const char *dir, int *ret_fd, struct err *err)
+/* Byte 0 of the file is locked while somebody runs the job or changes its journal; byte 1 as well
+ * once the pid of a run is in the file. Without the second a reader could take the pid of the run
+ * before, which may be a stranger's by now, for the holder's, or signal whoever is only writing. */
+enum { LOCK_HELD, LOCK_PID };
+
+static bool lock_byte(int fd, int byte)
 {
-    char path[JOB_DIR_MAX + 32], text[32];
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    return fcntl(fd, F_OFD_SETLK, &lock) == 0;
+}
+
+static bool is_locked(int fd, int byte)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+    return fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+static int hold(const char *dir, int *ret_fd, struct err *err)
+{
+    char path[JOB_DIR_MAX + 32];
     (void)snprintf(path, sizeof(path), "%s/lock", dir);
     close_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_sys(err, ERR_DEVICE, "open '%s'", path);
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fcntl(fd, F_OFD_SETLK, &lock) < 0) {
+    if (!lock_byte(fd, LOCK_HELD)) {
         if (errno != EAGAIN && errno != EACCES)
             return err_sys(err, ERR_DEVICE, "lock '%s'", path);
         return err_set(err, ERR_BUSY, "job %s is running", strrchr(dir, '/') + 1);
     }
-    int len = snprintf(text, sizeof(text), "%d\n", getpid());
-    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)len, 0) != len)
-        return err_sys(err, ERR_DEVICE, "write '%s'", path);
     *ret_fd = take_fd(&fd);
     return 0;
 }
 
-/* The pid is read while the lock is held: it is the holder's own. */
+int job_lock(const char *dir, int *ret_fd, struct err *err)
+{
+    char text[32];
+    close_fd int fd = -1;
+    int rc = hold(dir, &fd, err);
+    if (rc < 0)
+        return rc;
+    int len = snprintf(text, sizeof(text), "%d\n", getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, text, (size_t)len, 0) != len || !lock_byte(fd, LOCK_PID))
+        return err_sys(err, ERR_DEVICE, "write '%s/lock'", dir);
+    *ret_fd = take_fd(&fd);
+    return 0;
+}
+
 bool job_is_running(const char *dir, int *ret_pid)
 {
     char path[JOB_DIR_MAX + 32], text[32] = "";
     (void)snprintf(path, sizeof(path), "%s/lock", dir);
     close_fd int fd = open(path, O_RDWR | O_CLOEXEC);
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-    if (fd < 0 || fcntl(fd, F_OFD_GETLK, &lock) < 0 || lock.l_type == F_UNLCK)
+    if (fd < 0 || !is_locked(fd, LOCK_HELD))
         return false;
     if (ret_pid)
-        *ret_pid = pread(fd, text, sizeof(text) - 1, 0) > 0 ? (int)strtol(text, NULL, 10) : 0;
+        *ret_pid = is_locked(fd, LOCK_PID) && pread(fd, text, sizeof(text) - 1, 0) > 0
+                       ? (int)strtol(text, NULL, 10)
+                       : 0;
     return true;
 }
 
@@ -406,7 +433,7 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
     int rc = json_load_path(path, &journal, err);
     close_fd int lock_fd = -1;
     if (rc == 0)
-        rc = job_lock(dir, &lock_fd, err); /* nobody starts it while we write */
+        rc = hold(dir, &lock_fd, err); /* nobody starts it while we write */
     if (rc == 0) {
         json_decref(take_ptr(&journal));
         rc = json_load_path(path, &journal, err);

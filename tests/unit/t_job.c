@@ -217,6 +217,33 @@ static void test_cancel_and_busy(void)
     is_str(state_of(verification), "cancelled", "cancelled too");
 }
 
+/* Between the lock and the write of the new pid the file holds that of the run before: the number
+ * may be a stranger's. */
+static void test_cancel_spares_strangers(void)
+{
+    char id[ID_TEXT_LEN], dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32], text[32];
+    create("snapshot", "tag", "wait", id);
+    job_dir(&conf, id, dir);
+    (void)snprintf(path, sizeof(path), "%s/lock", dir);
+    pid_t stranger = fork();
+    if (stranger == 0)
+        for (;;)
+            (void)pause();
+    close_fd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_len = 1};
+    int len = snprintf(text, sizeof(text), "%d\n", (int)stranger);
+    ok(write(fd, text, (size_t)len) == len && fcntl(fd, F_OFD_SETLK, &lock) == 0,
+       "a job that has its lock and has not written its pid yet");
+    int pid = -1;
+    ok(job_is_running(dir, &pid) && pid == 0, "runs, under no known pid");
+    is_err(job_cancel(&conf, id, &err), &err, ERR_MISSING, "is not running", "cannot be cancelled");
+    ok(waitpid(stranger, NULL, WNOHANG) == 0, "the stranger lives");
+    (void)kill(stranger, SIGKILL);
+    (void)waitpid(stranger, NULL, 0);
+    cleanup_close(&fd);
+    job_discard(&conf, id);
+}
+
 static void test_interrupted(void)
 {
     char id[ID_TEXT_LEN], next[ID_TEXT_LEN];
@@ -365,6 +392,7 @@ int main(int argc, char **argv)
     test_run();
     test_failure();
     test_cancel_and_busy();
+    test_cancel_spares_strangers();
     test_interrupted();
     test_restore_steps();
     test_fenced();
