@@ -13,7 +13,9 @@
 
 struct api {
     const struct conf *conf;
-    pthread_mutex_t mutex; /* one mutating request, or sweep, at a time */
+    /* One change of jobs at a time. Never held while the repository is asked: its directory may
+     * hang, and cancelling, or stopping the agent, must not wait for it. */
+    pthread_mutex_t mutex;
 };
 
 struct api_call {

@@ -15,7 +15,7 @@ struct route {
     const char *method;
     const char *pattern; /* '*' stands for one component */
     int (*handle)(struct api *api, struct api_call *call, const char *arg, struct err *err);
-    bool mutates;
+    bool locks; /* holds api->mutex; post_job() does so by itself */
 };
 
 /* --- answers -----------------------------------------------------------------------------------*/
@@ -170,27 +170,47 @@ static int launch(struct api *api, struct api_call *call, const json_t *request,
     return answer_job(call, 202, id);
 }
 
+/* *ret_done: an earlier request with this key made the job already, or it used the key for another
+ * request; call is answered. */
+static int answer_key(struct api *api, struct api_call *call, const json_t *request, bool *ret_done,
+                      struct err *err)
+{
+    char id[ID_TEXT_LEN] = "";
+    *ret_done = false;
+    int rc = call->idempotency_key ? find_key(api, call, request, id, err) : 0;
+    if (rc == -ERR_USAGE) {
+        api_problem_status(call, 422, err);
+        *ret_done = true;
+        return 0;
+    }
+    if (rc == 0 && id[0]) {
+        *ret_done = true;
+        return answer_job(call, 202, id);
+    }
+    return rc;
+}
+
 static int post_job(struct api *api, struct api_call *call, const char *type, const char *goal,
                     int (*check)(struct api *api, const json_t *request, struct err *err),
                     struct err *err)
 {
     free_json json_t *request = NULL;
-    char id[ID_TEXT_LEN] = "";
+    bool done = false;
     int rc = api_request_parse(type, call->body, call->body_len, &request, err);
     if (rc == 0)
         rc = check_key(call, err);
-    if (rc == 0 && call->idempotency_key) {
-        rc = find_key(api, call, request, id, err);
-        if (rc == -ERR_USAGE) {
-            api_problem_status(call, 422, err);
-            return 0;
-        }
-    }
-    if (rc == 0 && id[0])
-        return answer_job(call, 202, id);
-    if (rc == 0 && check)
+    if (rc == 0)
+        rc = answer_key(api, call, request, &done, err);
+    if (rc == 0 && !done && check)
         rc = check(api, request, err);
-    return rc < 0 ? rc : launch(api, call, request, goal, err);
+    if (rc < 0 || done)
+        return rc;
+    (void)pthread_mutex_lock(&api->mutex);
+    rc = answer_key(api, call, request, &done, err); /* the same request may have come meanwhile */
+    if (rc == 0 && !done)
+        rc = launch(api, call, request, goal, err);
+    (void)pthread_mutex_unlock(&api->mutex);
+    return rc;
 }
 
 /* A tag that is taken is refused before the work, not after; the commit checks again. */
@@ -373,13 +393,13 @@ static const struct route routes[] = {
     {"GET", "jobs/*", get_job, false},
     {"DELETE", "jobs/*", delete_job, true},
     {"GET", "snapshots", get_snapshots, false},
-    {"POST", "snapshots", post_snapshot, true},
+    {"POST", "snapshots", post_snapshot, false},
     {"GET", "snapshots/*", get_snapshot, false},
-    {"POST", "restores", post_restore, true},
+    {"POST", "restores", post_restore, false},
     {"POST", "restores/*/execute", post_execute, true},
     {"POST", "restores/*/verify", post_verify, true},
     {"POST", "restores/*/resume", post_resume, true},
-    {"POST", "verifications", post_verification, true},
+    {"POST", "verifications", post_verification, false},
 };
 
 /* Matches path ("/jobs/x") with a pattern; '*' is copied to arg. */
@@ -447,10 +467,10 @@ void api_handle(struct api *api, struct api_call *call)
         no_route(call);
         return;
     }
-    if (route->mutates)
+    if (route->locks)
         (void)pthread_mutex_lock(&api->mutex);
     int rc = route->handle(api, call, arg, &err);
-    if (route->mutates)
+    if (route->locks)
         (void)pthread_mutex_unlock(&api->mutex);
     if (rc < 0)
         api_problem(call, &err);
