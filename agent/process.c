@@ -19,7 +19,7 @@
 
 enum {
     ENV_MAX = 32,
-    ENV_TEXT_MAX = 4096,
+    ENV_TEXT_MAX = 16384,
     GROUPS_MAX = 256,
     OUTPUT_MAX = 64 << 20, /* bytes of captured stdout; more is an error of the program */
     POLL_SLICE_MS = 100,
@@ -40,6 +40,7 @@ struct child_plan {
     size_t env_count;
     char env_text[ENV_TEXT_MAX];
     size_t env_len;
+    bool env_full;
     int fds[3];
     int report_fd; /* close-on-exec: errno of a failed exec travels here */
 };
@@ -97,13 +98,15 @@ void process_fs_root(void)
 
 static void add_env(struct child_plan *plan, const char *name, const char *value)
 {
-    if (!value || plan->env_count == ENV_MAX)
+    if (!value)
         return;
     size_t room = sizeof(plan->env_text) - plan->env_len;
     char *at = plan->env_text + plan->env_len;
     int len = *name ? snprintf(at, room, "%s=%s", name, value) : snprintf(at, room, "%s", value);
-    if (len < 0 || (size_t)len >= room)
+    if (len < 0 || (size_t)len >= room || plan->env_count == ENV_MAX) {
+        plan->env_full = true;
         return;
+    }
     plan->env[plan->env_count++] = at;
     plan->env_len += (size_t)len + 1;
 }
@@ -170,6 +173,9 @@ static int plan_make(struct child_plan *plan, const struct process_options *opti
     add_env(plan, "TZ", getenv("TZ"));
     for (size_t i = 0; options->env && options->env[i]; i++)
         add_env(plan, "", options->env[i]);
+    if (plan->env_full && !options->keep_environment)
+        return err_set(err, ERR_CONFIG, "the environment for '%s' is longer than %d bytes",
+                       plan->path, ENV_TEXT_MAX);
     return 0;
 }
 

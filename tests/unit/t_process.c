@@ -76,6 +76,14 @@ static void test_results(void)
     free_mem char *second = NULL;
     options.env = env;
     is_good(shell("echo $MORE", options, &status, &second), &err, "more environment");
+    static char long_value[20000] = "LONG=";
+    memset(long_value + 5, 'x', sizeof(long_value) - 6);
+    const char *const long_env[] = {long_value, NULL};
+    struct process_options too_much = options;
+    too_much.env = long_env;
+    char *nothing = NULL;
+    is_err(shell("true", too_much, &status, &nothing), &err, ERR_CONFIG, "longer than",
+           "an environment that does not fit is refused, not cut");
     is_str(second ? second : "", "1\n", "arrives");
     is_good(shell("head -c 9000 /dev/zero | tr '\\0' y >&2; echo END >&2", options, &status, NULL),
             &err, "much on stderr");
