@@ -36,6 +36,11 @@ static const struct cmd_verb *find_verb(const char *name, struct err *err)
         if (strcmp(verbs[i]->name, name) == 0)
             return verbs[i];
     }
+    if (name[0] == '-') {
+        (void)err_set(err, ERR_USAGE, "the verb comes first, before '%.60s'", name);
+        (void)err_hint(err, "tidemark VERB [OPTION…], see `tidemark --help`");
+        return NULL;
+    }
     const char *near = nearest_name(name, names);
     (void)err_set(err, ERR_USAGE, "unknown verb '%.60s'", name);
     (void)err_hint(err, near ? "did you mean `tidemark %s`?" : "see `tidemark --help`%s",

@@ -25,6 +25,8 @@ def test_help():
     is_status(cli(), "usage", "no verb")
     for args, error, hint in [
             (["snapshto"], "unknown verb 'snapshto'", "did you mean `tidemark snapshot`?"),
+            (["--json", "list"], "the verb comes first, before '--json'",
+             "tidemark VERB [OPTION…], see `tidemark --help`"),
             (["snapshot", "--tga=x"], "unknown option --tga (did you mean --tag?)", None),
             (["snapshot", "--tag"], "--tag needs a value", None),
             (["snapshot", "--full=yes", "--tag=x"], "option --full takes no value", None),
