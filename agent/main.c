@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <sys/file.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 
 #include "agent/api.h"
@@ -82,6 +84,24 @@ static int open_signals(struct err *err)
     return fd < 0 ? err_sys(err, ERR_INTERNAL, "signalfd") : fd;
 }
 
+/* sd_notify(3): systemd counts us as started once the socket is there, so that whoever is ordered
+ * after us, or types `tidemark` next, finds it. */
+static void tell_systemd(const char *socket_path, const char *text)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t len = socket_path ? strlen(socket_path) : 0;
+    if (len < 2 || len >= sizeof(address.sun_path))
+        return;
+    memcpy(address.sun_path, socket_path, len);
+    if (address.sun_path[0] == '@') /* the abstract namespace */
+        address.sun_path[0] = '\0';
+    close_fd int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+    if (fd < 0 ||
+        sendto(fd, text, strlen(text), MSG_NOSIGNAL, (const struct sockaddr *)&address, size) < 0)
+        log_warn("systemd does not hear that the agent is ready: socket=%s", socket_path);
+}
+
 /* Reaps our jobs; true when SIGTERM or SIGINT came. */
 static bool take_signals(int fd)
 {
@@ -107,6 +127,9 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
 {
     struct api api;
     struct api_server *server = NULL;
+    const char *given = getenv("NOTIFY_SOCKET");
+    free_mem char *notify = given ? strdup(given) : NULL;
+    (void)unsetenv("NOTIFY_SOCKET"); /* not for jobs, and no thread runs yet */
     api_init(&api, conf);
     log_running(conf);
     capture_cleanup_stale(conf);
@@ -116,6 +139,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
         return rc;
     log_info("agent serves: socket=%s state_dir=%s cluster=%s node=%s version=%s", conf->socket,
              conf->state_dir, conf->cluster, conf->node, TIDEMARK_VERSION);
+    tell_systemd(notify, "READY=1");
     struct pollfd wait = {.fd = signal_fd, .events = POLLIN};
     for (bool stop = false; !stop;) {
         (void)poll(&wait, 1, SWEEP_MS);
@@ -124,6 +148,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
             sweep(&api, false);
     }
     log_info("agent stops; jobs go on");
+    tell_systemd(notify, "STOPPING=1");
     api_server_stop(server);
     return 0;
 }

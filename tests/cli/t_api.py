@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """The control socket without a server: statuses, problem documents, limits, permissions, who may
 run beside whom by the agent's own locks."""
+import fcntl
 import grp
 import http.client
 import json
 import os
 import re
+import signal
 import socket
 import stat
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
@@ -124,6 +127,43 @@ def test_socket(box, agent, conf):
     like(second.err, "another agent uses state_dir", "is refused")
 
 
+def test_hanging_repository(box, agent):
+    """A lease keeps everybody from opening tidemark.repo, as a server that is away would."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    with open(box.join("repo", "tidemark.repo"), "r+b") as file:
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(
+            request(agent.socket, "POST", "/snapshots", '{"tag": "waits"}')))
+        thread.start()
+        poll(lambda: fcntl.fcntl(file, fcntl.F_GETLEASE) != fcntl.F_WRLCK, 20,
+             "the agent to open tidemark.repo")
+        status, _, job = request(agent.socket, "POST", "/verifications", '{"snapshot": "nothing"}')
+        is_(status, 202, "while one request waits for the repository another starts a job")
+        status = request(agent.socket, "DELETE", "/jobs/" + job["id"], headers={})[0]
+        is_(status, 202, "and a third cancels it")
+        ok(not answers, "the first still waits")
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    thread.join(60)
+    is_([answer[0] for answer in answers], [202], "and gets its answer in the end")
+    agent.wait_job(answers[0][2]["id"])
+    agent.wait_job(job["id"])
+
+
+def test_ready(box, agent):
+    """sd_notify(3), as a unit of Type=notify needs it."""
+    agent.stop()
+    for name in (box.join("notify"), "@" + os.path.basename(box.path)):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.bind(name.replace("@", "\0"))
+            notify.settimeout(30)
+            agent.start(NOTIFY_SOCKET=name)
+            is_(notify.recv(100), b"READY=1", f"{name[0]}: systemd is told that the agent serves")
+            agent.stop()
+            is_(notify.recv(100), b"STOPPING=1", "and that it stops")
+    agent.start()
+
+
 def test_restart(box, agent, conf, sections):
     agent.kill()
     ok(os.path.exists(agent.socket), "kill -9 leaves the socket behind")
@@ -158,6 +198,8 @@ def main():
     test_problems(agent)
     test_idempotency(agent)
     test_socket(box, agent, conf)
+    test_hanging_repository(box, agent)
+    test_ready(box, agent)
     test_restart(box, agent, conf, sections)
 
 

@@ -38,6 +38,7 @@ def main():
         unit = file.read()
     like(unit, r"(?m)^ExecStart=/usr/bin/tidemark-agent$", "the unit starts the installed agent")
     like(unit, r"(?m)^KillMode=process$", "and leaves jobs alone when it stops")
+    like(unit, r"(?m)^OOMPolicy=continue$", "or when one of them is killed for memory")
     conf = box.write("t.conf", conf_text({
         "tidemark": {"state_dir": box.mkdir("state"), "socket": box.join("sock")},
         "repository": {"url": make_repository(box)}}))
