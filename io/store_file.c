@@ -280,6 +280,10 @@ int store_file_open_object(struct store_file *file, const char *name, int flags,
         return store_file_error(file, "stat object", name, err);
     if (!S_ISREG(st.st_mode))
         return err_set(err, ERR_STORE, "'%s' in %s is not a file", name, file->store.url);
+    /* O_NONBLOCK was for FIFOs. Where the disk has no nowait I/O (dm-crypt, dm-thin) io_uring would
+     * end reads with EAGAIN that it otherwise hands to a worker (io_rw_init_file(), Linux 6.1). */
+    if (fcntl(fd, F_SETFL, flags) < 0)
+        return store_file_error(file, "open object", name, err);
     *ret_fd = take_fd(&fd);
     return 0;
 }

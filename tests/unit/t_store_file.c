@@ -145,6 +145,17 @@ static void test_links(struct store *store, struct err *err)
     is_err(store_size(store, "pack/v", &size, err), err, ERR_STORE, "not a file",
            "a directory is not an object");
     (void)unlink(path);
+    ok(mkfifo(path, 0600) == 0, "a FIFO in the repository");
+    is_err(store_size(store, "link", &size, err), err, ERR_STORE, "not a file",
+           "a FIFO is not one, and nobody waits for its writer");
+    (void)unlink(path);
+    close_fd int fd = -1;
+    is_good(store_file_open_object(CONTAINER_OF(store, struct store_file, store),
+                                   "pack/v/s/00000001", O_DIRECT, &fd, err),
+            err, "open an object");
+    int flags = fcntl(fd, F_GETFL);
+    ok((flags & O_NONBLOCK) == 0 && (flags & O_DIRECT) != 0,
+       "it is read with direct I/O that may block (0%o)", (unsigned)flags);
 }
 
 /* NFS has no O_TMPFILE: the named way must give the same result and leave nothing behind. */
