@@ -147,20 +147,15 @@ static bool receive(int fd, int timeout_ms, unsigned char *ret_verb)
     }
 }
 
-static bool tell(const struct freeze *freeze, enum guard_verb verb, size_t index)
+static bool ask(const struct freeze *freeze, enum guard_verb verb, size_t index,
+                unsigned char *ret_answer)
 {
     unsigned char msg[2] = {(unsigned char)verb, (unsigned char)index};
     ssize_t len;
     do {
         len = send(freeze->control_fd, msg, sizeof(msg), MSG_NOSIGNAL);
     } while (len < 0 && errno == EINTR);
-    return len == sizeof(msg);
-}
-
-static bool ask(const struct freeze *freeze, enum guard_verb verb, size_t index,
-                unsigned char *ret_answer)
-{
-    return tell(freeze, verb, index) && receive(freeze->control_fd, ANSWER_TIMEOUT_MS, ret_answer);
+    return len == sizeof(msg) && receive(freeze->control_fd, ANSWER_TIMEOUT_MS, ret_answer);
 }
 
 static void reap(int pid)
@@ -288,9 +283,11 @@ void freeze_disarm(struct freeze *freeze)
         return;
     if (freeze->frozen > 0)
         (void)thaw_frozen(freeze);
-    (void)tell(freeze, GUARD_QUIT, 0);
+    /* Nothing is frozen any more, so it has nothing to lose; a request would wait for ever for one
+     * that is stopped, or whose FITHAW hangs. */
+    (void)kill(freeze->guardian_pid, SIGKILL);
+    reap(freeze->guardian_pid);
     cleanup_close(&freeze->control_fd);
     freeze->control_fd = -1;
-    reap(freeze->guardian_pid);
     freeze->guardian_pid = 0;
 }

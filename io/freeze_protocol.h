@@ -14,7 +14,6 @@ enum guard_verb {
     GUARD_FREEZE = 'F',  /* next I freeze volume index; the clock starts at the first of these */
     GUARD_FORGET = 'U',  /* volume index was not frozen by me after all: never thaw it */
     GUARD_THAWED = 'T',  /* I have thawed everything: stop the clock, forget all volumes */
-    GUARD_QUIT = 'Q',    /* nothing is frozen, end without thawing; not answered */
     GUARD_OK = 'O',      /* answer: nothing was thawed by the guardian since the last T */
     GUARD_EXPIRED = 'X', /* answer: the guardian has thawed */
 };

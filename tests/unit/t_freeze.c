@@ -220,6 +220,23 @@ static void test_guardian_killed(void)
     freeze_disarm(&freeze);
 }
 
+/* Stopped, it answers nothing and ends for no request. */
+static void test_guardian_stopped(void)
+{
+    struct freeze freeze;
+    bool expired = false;
+    freeze_arm(&freeze, volume_fds, 2, 60000, &err);
+    freeze_all(&freeze, &err);
+    kill(freeze.guardian_pid, SIGSTOP);
+    is_err(freeze_thaw(&freeze, &expired, &err), &err, ERR_DEVICE, "guardian",
+           "a stopped guardian is reported by the thaw");
+    ok(both_thawed(), "everything is thawed all the same");
+    alarm(30);
+    freeze_disarm(&freeze);
+    alarm(0);
+    ok(true, "and it is dismissed");
+}
+
 static void test_guardian_told_to_end(void)
 {
     struct freeze freeze;
@@ -300,6 +317,7 @@ int main(void)
     test_killed();
     test_stopped();
     test_guardian_killed();
+    test_guardian_stopped();
     test_guardian_told_to_end();
     test_guardian_hygiene();
     test_no_guardian();
