@@ -13,7 +13,7 @@
 
 #include <stdio.h>
 
-enum { QUERY_TIMEOUT_S = 0, LISTED_MAX = 20 };
+enum { QUERY_TIMEOUT_S = 0 };
 
 /* --- quick ------------------------------------------------------------------------------------ */
 
@@ -169,6 +169,8 @@ static int run_levels(struct verify *verify, enum verify_level level, struct err
         rc = verify_each_database(verify, each_quick, err);
     json_object_set_new(verify->result, "databases",
                         json_integer((json_int_t)verify->database_count));
+    if (rc == 0) /* before amcheck, which would find what another order makes of an index */
+        rc = verify_collations(verify, err);
     if (rc == 0 && level >= VERIFY_STANDARD)
         rc = run_standard(verify, level, err);
     return rc;

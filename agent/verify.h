@@ -1,4 +1,5 @@
-/* What the two halves of the verification share (verify.c, verify_amcheck.c). One thread. */
+/* What the parts of the verification share (verify.c, verify_amcheck.c, verify_collation.c). One
+ * thread. */
 #ifndef TIDEMARK_AGENT_VERIFY_H
 #define TIDEMARK_AGENT_VERIFY_H
 
@@ -30,6 +31,11 @@ int verify_each_database(struct verify *verify,
  * index is "schema.name", quoted; verify->session is connected to its database. */
 int verify_add_index(struct verify *verify, const char *dbname, const char *index, const char *why,
                      struct err *err);
+
+/* Collations whose version is not the recorded one: their indexes are rebuilt and the version is
+ * refreshed when that was asked for and is possible; else result["warnings"]. Both ways they are in
+ * result["collations"]. */
+int verify_collations(struct verify *verify, struct err *err);
 
 /* pg_amcheck over all databases; heapallindexed when full. */
 int verify_amcheck(struct verify *verify, bool full, struct err *err);

@@ -15,7 +15,8 @@ const struct cmd_option restore_options[] = {
     {"target-timeline", 0, "N", "along this timeline (default: found from the history files)"},
     {"action", 0, "promote|pause|shutdown", "what the server does at the target"},
     {"verify", 0, "LEVEL", "none, quick, standard (default) or full"},
-    {"reindex", 0, "none|auto", "rebuild indexes that fail verification"},
+    {"reindex", 0, "none|auto",
+     "rebuild indexes that fail verification or whose collation changed"},
     {"overwrite", 0, "VOLUME=ID",
      "also overwrite this foreign device, named by WWN, serial, dm "
      "uuid or path:size:diskseq"},
