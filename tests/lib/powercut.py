@@ -19,13 +19,17 @@ also torn writes. Print at and seed, and keep the sandbox (TIDEMARK_KEEP=1) to s
 again.
 """
 import os
+import re
 import shutil
+import struct
 import subprocess
 
 from sandbox import output, poll, process_gone
 from tm import BUILD
 
 TOOL = os.path.join(BUILD, "tests/sim/tool_powercut")
+_RECORD = struct.Struct("<IIQQQ")  # struct op of tool_powercut.c
+_WRITE, _MARK = 1, 4
 _count = 0
 
 
@@ -129,6 +133,21 @@ class PowerCut:
 
     def log(self):
         return [Op(line) for line in output(TOOL, "log", self.work).splitlines()]
+
+    def find(self, name, pattern):
+        """[(operation, match)] of the writes to image `name` whose data the bytes pattern matches:
+        where a small file was written, to find a moment again without a mark."""
+        number = sorted(os.listdir(os.path.join(self.work, "base"))).index(name)
+        found, index = [], 0
+        with open(os.path.join(self.work, "log"), "rb") as file:
+            while len(head := file.read(_RECORD.size)) == _RECORD.size:
+                kind, image, _, size, _ = _RECORD.unpack(head)
+                data = file.read(size) if kind in (_WRITE, _MARK) else b""
+                match = re.search(pattern, data) if kind == _WRITE and image == number else None
+                if match:
+                    found.append((index, match))
+                index += 1
+        return found
 
     def boundaries(self):
         """Operations before which a cut makes a difference in kind: each flush and each mark, and

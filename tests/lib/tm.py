@@ -19,6 +19,7 @@ as a failed test and prints the plan. Binaries come from $TIDEMARK_BUILD (defaul
 TIDEMARK_CAMPAIGN=1 asks for the long loops, TIDEMARK_SEED for one seed, TIDEMARK_KEEP=1 keeps the
 sandbox for a look.
 """
+import ctypes
 import os
 import random
 import re
@@ -152,6 +153,15 @@ def need_root():
     """Tests that mount need root: uses sudo where there is one, skips otherwise."""
     if not become_root():
         skip_all("needs root to mount volumes")
+
+
+def own_mounts():
+    """A mount namespace of its own for this test. Namespaces that other tests make (clone copies
+    all mounts) would otherwise keep its devices busy for as long as they live."""
+    clone_newns = 0x20000
+    if ctypes.CDLL(None, use_errno=True).unshare(clone_newns) != 0:
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
+    output("mount", "--make-rprivate", "/")
 
 
 def need_tools(*names):

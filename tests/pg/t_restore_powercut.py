@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 # check: build=release timeout=400
-"""A power cut at any moment of a restore. One restore runs on a simulated disk (tests/lib/
+"""A power cut in every step of a restore. One restore runs on a simulated disk (tests/lib/
 powercut.py) that holds the volume and the state_dir, with one clock; afterwards it is cut before
-operations of that run, with seeds that decide what of the unflushed writes survived. The repository
-is taken back to the same moment. Each time a person first tries to mount and start what is there,
-then the agent starts, and the restore has to end with the rows of the tag."""
+operations of that run, with seeds that decide what of the unflushed writes survived. Where each
+step begins is found in the log, so every step is cut, at its end and in its middle (`make
+campaign`: in many places of it, on ext4 and XFS). The repository is taken back to the same moment.
+Each time a person first tries to mount and start what is there; then the agent, or `restore
+--resume`, has to end the restore with the rows of the tag."""
 import glob
 import os
 import shutil
-import subprocess
 import sys
 import time
+import traceback
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -26,6 +28,9 @@ ALLOWED = {
     "pulling": (GONE,), "written": (GONE, REFUSED), "configured": (REFUSED, RECOVERS),
     "recovering": (RECOVERS,), "verifying": (RECOVERS,), "complete": (RECOVERS,),
 }
+BEGUN = list(ALLOWED)[list(ALLOWED).index("marked"):]  # the old data may be gone
+# Here nobody but the restore writes to the volume, and not before the journal names the step.
+ALONE = ("marked", "pulling", "written", "configured")
 
 
 class CutStory(Story):
@@ -89,26 +94,36 @@ class CutStory(Story):
                 if os.stat(path).st_mtime > moment:
                     os.unlink(path)
 
-    def moments(self, count):
-        """Operations spread over the recorded restore, every other one moved to a flush, each with
-        a seed. Half of them between the first wipe of the volume and the last of its large writes:
-        there the volume is neither old nor new."""
-        rng, _ = seeded()
-        low, high = (int(x) for x in os.environ.get("TIDEMARK_CUTS",
-                                                    f"{self.first}-{self.last}").split("-"))
-        large = [op.index for op in self.ops[self.first:self.last]
-                 if op.name == "pgdata" and op.type == "write" and op.size >= 256 * KIB]
-        spans = [(low, high), (max(low, large[0] - 12), min(high, large[-1] + 12))]
-        flushes = [at for at in self.power.boundaries() if low <= at <= high]
+    def steps(self):
+        """{step: (begin, end)}: from the write of the journal that names it to that of the next.
+        The journal is durable some flushes after begin, so a cut between may find the step before;
+        a cut at end finds the step whatever the seed."""
+        begins = {"none": self.first}
+        for index, match in self.power.find("state", rb'"step": ?"([a-z]+)"'):
+            if index >= self.first:
+                begins.setdefault(match[1].decode(), index)
+        ends = list(begins.values())[1:] + [self.last]
+        return {step: (begin, end) for (step, begin), end in zip(begins.items(), ends)}
+
+    def inside(self, step, begin, end):
+        """Where a step can be cut in the middle: before each of its operations on the volume but
+        the first, so that the step has begun; on both images where the volume is not its own."""
+        volume = [op.index for op in self.ops[begin:end] if op.name == "pgdata"][1:]
+        return volume if step in ALONE and volume else list(range(begin + 1, end))
+
+    def moments(self, rng):
+        """(step, operation, seed) of the cuts: the end of every step, and its middle."""
         found = []
-        for index in range(count):
-            begin, end = spans[index % 2]
-            step = (end - begin) // (count // 2 + 1)
-            at = min(end, begin + index // 2 * step + rng.randrange(step + 1))
-            if index % 4 >= 2:
-                at = min(flushes, key=lambda flush, near=at: abs(flush - near))
-            found.append((at, rng.choice((0, rng.randrange(2, 1 << 30)))))
-        return sorted(found)
+        for step, (begin, end) in self.steps().items():
+            middle = self.inside(step, begin, end)
+            if not tm.CAMPAIGN:
+                count = 1 if step in ALONE else 0
+            else:
+                count = 12 if step in ALONE else 4
+            chosen = sorted(rng.sample(middle, min(count, len(middle))))
+            found += [(step, at, rng.choice((0, rng.randrange(2, 1 << 30)))) for at in chosen]
+            found.append((step, end, rng.choice((0, rng.randrange(2, 1 << 30)))))
+        return found
 
 
 def step_of(node):
@@ -119,67 +134,96 @@ def step_of(node):
         return "none"
 
 
-def finish(story, name):
+def finish(story, name, step, resume):
     """The agent starts again; whatever it leaves to be done is one command."""
     node = story.node
+    node.sections["tidemark"]["resume"] = resume
+    node.write_conf()
     node.agent.start()
 
     def settled():
         jobs = node.agent.api("GET", "/jobs")[1]
         jobs = jobs.get("jobs", jobs) if isinstance(jobs, dict) else jobs
         return not any(job.get("running") for job in jobs)
+    begun = step in BEGUN
+    if begun and resume == "auto":
+        poll(lambda: journal_of(node)["state"] in ("executed", "complete", "failed"), 180,
+             f"{name}: the agent to go on by itself")
+        isnt(journal_of(node)["state"], "failed", f"{name}: the agent goes on by itself")
     poll(settled, 120, f"{name}: the agent to settle")
-    try:
-        state = journal_of(node)["state"]
-    except ValueError:
-        state = "none"
-    if state == "executed":
-        done = node.cli("restore", "--resume", "--yes")
-    elif state == "complete":
+    if step != "none" and journal_of(node)["state"] == "complete":
         return
-    else:
-        done = node.cli("restore", "t1", "--yes")
+    done = node.cli("restore", *(["--resume"] if begun else ["t1"]), "--yes")
     if not is_status(done, 0, f"{name}: the restore ends well"):
         tm.diag(job_log(node))
         tm.diag(tm.tail(story.server.log, 20))
 
 
-def test_cut(story, at, seed):
-    name = f"cut at {at} of {story.first} to {story.last}, seed {seed}"
+def test_cut(story, begun, at, seed, resume):
+    """Returns the step that the cut left in the journal."""
+    begin, end = story.steps()[begun]
+    name = f"{story.fs}, {begun} + {at - begin} of {end - begin}, cut {at}, seed {seed}, {resume}"
     images = story.power.recover("after", at=at, seed=seed)
     moment = story.ops[min(at, len(story.ops) - 1)].time_s + story.clock
     story.rewind_repository(moment)
     devices = {image: story.box.loop(path) for image, path in images.items()}
     story.node.volumes[0].device = devices["pgdata"]
-    story.plug(devices)
-    step = step_of(story.node)
-    found = start_by_hand(story)
-    if not ok(found in ALLOWED[step], f"{name}, step {step}: started by hand: {found}"):
-        tm.diag(tm.tail(story.server.log, 20))
-    finish(story, name)
-    story.server.wait_ready()
-    story.timeline = story.server.timeline() - 1
-    story.check_tag(name)
+    try:
+        story.plug(devices)
+        step = step_of(story.node)
+        order = list(ALLOWED)
+        certain = at == end or begun in ALONE
+        before = order[order.index(begun) - 1 if not certain and begun != "none" else
+                       order.index(begun)]
+        ok(step in (before, begun), f"{name}: the journal says {step}")
+        found = start_by_hand(story)
+        if not ok(found in ALLOWED[step], f"{name}, step {step}: started by hand: {found}"):
+            tm.diag(tm.tail(story.server.log, 20))
+        if found == OLD:
+            story.server.psql("create table by_hand (); drop table by_hand")
+        finish(story, name, step, resume)
+        story.server.wait_ready()
+        story.timeline = story.server.timeline() - 1
+        story.check_tag(name)
+    except Exception:  # pylint: disable=broad-except
+        ok(False, f"{name}: the cut was tested to its end")
+        tm.diag(traceback.format_exc())
+        step = None
     story.unplug()
     for device in devices.values():
-        subprocess.run(["losetup", "-d", device], check=False)
+        story.box.unloop(device)
+    return step
+
+
+def cut_everywhere(box, fs):
+    story = CutStory(box, fs)
+    story.begin()
+    story.record()
+    steps = story.steps()
+    is_(list(steps), list(ALLOWED), f"{fs}: the recorded run enters every step")
+    tm.diag(f"{fs}: " + ", ".join(f"{step} {begin}-{end}" for step, (begin, end) in steps.items()))
+    rng, _ = seeded()
+    wanted = os.environ.get("TIDEMARK_CUT_STEPS", ",".join(steps)).split(",")
+    hits = dict.fromkeys(wanted, 0)
+    for index, (step, at, seed) in enumerate(story.moments(rng)):
+        if step in wanted:
+            found = test_cut(story, step, at, seed, ("auto", "wait")[index % 2])
+            hits[found] = hits.get(found, 0) + 1
+    tm.diag(f"{fs}: cuts by the step they left: {hits}")
+    ok(all(hits[step] for step in wanted), f"{fs}: every step was cut")
+    if not tm.failures():
+        story.power.remove()
+    shutil.rmtree(story.saved)
+    shutil.rmtree(story.repository)
 
 
 def main():
-    box = need_root() or Sandbox("restore-powercut")
+    need_root()
+    own_mounts()
+    box = Sandbox("restore-powercut")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tests/sim/tool_powercut")
-    for fs in ("ext4", "xfs") if tm.CAMPAIGN else ("ext4",):
-        story = CutStory(box, fs)
-        story.begin()
-        story.record()
-        wanted = os.environ.get("TIDEMARK_CUT")  # "OPERATION:SEED" again
-        moments = ([tuple(map(int, wanted.split(":")))] if wanted
-                   else story.moments(60 if tm.CAMPAIGN else 8))
-        for at, seed in moments:
-            test_cut(story, at, seed)
-        story.power.remove()
-        shutil.rmtree(story.saved)
-        shutil.rmtree(story.repository)
+    for fs in os.environ.get("TIDEMARK_CUT_FS", "ext4,xfs" if tm.CAMPAIGN else "ext4").split(","):
+        cut_everywhere(box, fs)
 
 
 if __name__ == "__main__":
