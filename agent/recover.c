@@ -187,6 +187,24 @@ static int follow(struct recovery *recovery, struct err *err)
 
 /* --- at the target ---------------------------------------------------------------------------- */
 
+/* `latest` is not looked for: WAL that cannot be read would end it early and look like success. A
+ * record may begin in the last complete segment and end in one that never came. */
+static int check_latest(struct restore *restore, uint64_t fork_lsn, struct err *err)
+{
+    uint64_t end_lsn;
+    char fork[24], end[24];
+    int rc = restore_last_complete(restore, &end_lsn, err);
+    if (rc < 0 || fork_lsn + restore->record.segment_size > end_lsn)
+        return rc;
+    pg_lsn_format(fork_lsn, fork);
+    pg_lsn_format(end_lsn, end);
+    (void)err_set(err, ERR_POSTGRES,
+                  "recovery ended at %s, but the repository has WAL of timeline %u up to %s", fork,
+                  restore->target_timeline, end);
+    return err_hint(err, "the server is up without what was committed behind %s; its log says why",
+                    fork);
+}
+
 /* The new timeline must begin where the target lies: a server that promoted at another place lost
  * commits or has too many. The history file that it archives says where. */
 static int check_fork(struct recovery *recovery, struct err *err)
@@ -201,6 +219,8 @@ static int check_fork(struct recovery *recovery, struct err *err)
     pg_lsn_format(last->switch_lsn, fork);
     json_object_set_new(restore->job->journal, "fork_lsn", json_string(fork));
     bool exact = restore->target == TARGET_TAG;
+    if (restore->target == TARGET_LATEST)
+        return check_latest(restore, last->switch_lsn, err);
     if (restore->target_lsn == 0 || last->switch_lsn == restore->target_lsn ||
         (!exact && last->switch_lsn > restore->target_lsn))
         return 0;

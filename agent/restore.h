@@ -180,6 +180,9 @@ int restore_check_wal(struct restore *restore, struct err *err);
  * there as .partial only. 0 when it has none. */
 int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *ret_end_lsn,
                          bool *ret_partial, struct err *err);
+/* End of the complete segments of the target's timeline: what a target without an LSN has to be
+ * found in. ERR_MISSING when the timeline has no WAL of its own. */
+int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err);
 /* "2026-11-25 10:00:00+01" and its like → Unix microseconds and canonical UTC text. */
 int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t size,
                        struct err *err);
@@ -227,6 +230,9 @@ char *settings_without_block(const char *text);
 /* The block for this target, malloc'ed text. */
 int restore_settings_block(const struct restore *restore, char **ret, struct err *err);
 int restore_drop_settings(struct restore *restore, struct err *err);
+/* restore_command for one file, as the server would give it to the shell; malloc'ed. */
+int restore_get_command(const struct restore *restore, const char *name, const char *path,
+                        char **ret, struct err *err);
 /* Replaces a file durably, owned by the server's user and with that user's rights; in a directory
  * of root's, with root's. */
 int restore_write_file(const struct restore *restore, const char *path, const void *bytes,

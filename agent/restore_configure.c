@@ -19,7 +19,8 @@ enum { CONTROL_LEN = 8192, FTW_FDS = 16, MOUNT_TRIES = 100, MOUNT_PAUSE_MS = 100
 /* --- mount ------------------------------------------------------------------------------------ */
 
 /* The kernel drops our exclusive open late: an io_uring keeps its registered files until its own
- * teardown, which runs in a worker after the last close. */
+ * teardown, which runs in a worker after the last close. XFS refuses (EINVAL) the UUID of a volume
+ * that a dying mount namespace still holds: the old one, when the restore went to a new device. */
 static int mount_device(struct restore *restore, struct restore_volume *volume, struct err *err)
 {
     struct timespec pause = {.tv_nsec = MOUNT_PAUSE_MS * 1000000};
@@ -27,7 +28,8 @@ static int mount_device(struct restore *restore, struct restore_volume *volume, 
         int rc = volume_mount(volume->identity.path, volume->mount_point,
                               restore->record.volumes[volume->index].fs_type, volume->mount_options,
                               false, err);
-        if (rc == 0 || err->sys_errno != EBUSY || i == MOUNT_TRIES)
+        bool passing = rc < 0 && (err->sys_errno == EBUSY || err->sys_errno == EINVAL);
+        if (!passing || i == MOUNT_TRIES)
             return rc;
         (void)nanosleep(&pause, NULL);
     }

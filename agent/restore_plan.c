@@ -1,6 +1,5 @@
 /* The plan: everything that can be known before anything is touched. Its result is the journal's
  * "plan", which people read and later steps (restore_load.c) work from. */
-#include "agent/log.h"
 #include "agent/restore.h"
 #include "agent/pg.h"
 
@@ -18,7 +17,7 @@ void restore_warn(json_t *warnings, const char *fmt, ...)
 }
 
 /* A host without configuration has no cluster and node name of its own to look under. */
-static int find_record(struct restore *restore, struct err *err)
+static int find_record(struct restore *restore, json_t *warnings, struct err *err)
 {
     const struct conf *conf = &restore->job->conf;
     const char *what = restore->request.snapshot;
@@ -34,8 +33,9 @@ static int find_record(struct restore *restore, struct err *err)
         return rc;
     restore->record_read = true;
     if (damaged)
-        log_warn("%zu snapshot records in the repository are damaged and were passed over",
-                 damaged);
+        restore_warn(warnings,
+                     "%zu snapshot records in the repository are damaged and were passed over",
+                     damaged);
     return 0;
 }
 
@@ -80,11 +80,16 @@ static int check_wal(struct restore *restore, json_t *warnings, struct err *err)
 static void warn_losses(const struct restore *restore, json_t *warnings)
 {
     restore_warn(warnings, "replication slots are not restored");
+    const char *names =
+        json_string_value(json_object_get(restore->record.settings, "synchronous_standby_names"));
+    if (names && names[0])
+        restore_warn(warnings,
+                     "synchronous_standby_names = '%s': commits of the restored server wait until "
+                     "such a standby is attached",
+                     names);
     if (restore->request.discard_unarchived_wal)
         restore_warn(warnings, "commits that were acknowledged but not archived may be lost "
                                "(--discard-unarchived-wal)");
-    if (restore->request.action == ACTION_PROMOTE && restore->target != TARGET_SNAPSHOT)
-        return;
     if (restore->request.action != ACTION_PROMOTE)
         restore_warn(warnings, "the server stays in recovery at the target (action %s)",
                      restore_action_name(restore->request.action));
@@ -118,7 +123,7 @@ static int compare_with_earlier(const json_t *earlier, const json_t *now, struct
 int restore_plan(struct restore *restore, struct err *err)
 {
     free_json json_t *warnings = json_array();
-    int rc = find_record(restore, err);
+    int rc = find_record(restore, warnings, err);
     if (rc < 0)
         return rc;
     set_archive(restore);

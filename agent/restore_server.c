@@ -2,9 +2,13 @@
  * replay will not stumble over. Read-only. */
 #include "agent/restore.h"
 #include "agent/pg.h"
+#include "agent/process.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
+
+enum { GET_TIMEOUT_S = 120 };
 
 /* "postgres (PostgreSQL) 15.20 (Debian …)" → 15 */
 static int check_version(struct restore *restore, struct err *err)
@@ -93,6 +97,61 @@ static int check_settings(struct restore *restore, struct err *err)
     return 0;
 }
 
+/* --- the way to the WAL ----------------------------------------------------------------------- */
+
+static int run_get(struct restore *restore, const char *name, const char *path, int want,
+                   struct err *err)
+{
+    free_mem char *command = NULL;
+    char errors[512];
+    int status;
+    int rc = restore_get_command(restore, name, path, &command, err);
+    if (rc < 0)
+        return rc;
+    char line[PATH_MAX + 2 * CONF_PATH_MAX];
+    (void)snprintf(line, sizeof(line), "%s --get-timeout=1s --prefetch=0", command);
+    const char *argv[] = {"/bin/sh", "-c", line, NULL};
+    struct process_options options = PROCESS_OPTIONS_INIT;
+    options.argv = argv;
+    options.user = restore->conf.os_user;
+    options.timeout_s = GET_TIMEOUT_S;
+    options.cancel = &restore->job->progress.cancel;
+    rc = process_run(&options, &status, NULL, errors, sizeof(errors), err);
+    if (rc < 0 || status == want)
+        return rc;
+    (void)err_set(err, ERR_REFUSED, "the server's user '%s' cannot fetch WAL (status %d): %s",
+                  restore->conf.os_user, status, errors);
+    return err_hint(err, "it has to read %s: is it in the group of the repository?",
+                    restore->conf.repository_url);
+}
+
+/* The restore_command itself, run by the user that will run it: what it cannot read would come out
+ * when the old data is gone. Without WAL in the repository, a file that nobody has. */
+static int check_wal_access(struct restore *restore, struct err *err)
+{
+    const struct record *record = &restore->record;
+    char directory[] = "/tmp/tidemark-plan-XXXXXX", path[64], name[25], home[256];
+    bool archived = restore->target != TARGET_SNAPSHOT;
+    uid_t uid;
+    gid_t gid;
+    int rc = process_user(restore->conf.os_user, &uid, &gid, home, err);
+    if (rc < 0)
+        return rc;
+    if (!mkdtemp(directory) || chown(directory, uid, gid) < 0)
+        return err_sys(err, ERR_INTERNAL, "make a directory below /tmp");
+    (void)snprintf(path, sizeof(path), "%s/segment", directory);
+    (void)snprintf(name, sizeof(name), "FFFFFFFF.history");
+    if (archived)
+        pg_segment_name(record->timeline, record->start_lsn / record->segment_size,
+                        record->segment_size, name);
+    rc = run_get(restore, name, path, archived ? 0 : 1, err);
+    (void)unlink(path);
+    (void)rmdir(directory);
+    return rc;
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
+
 int restore_check_server(struct restore *restore, json_t *warnings, struct err *err)
 {
     enum pg_state state;
@@ -105,8 +164,10 @@ int restore_check_server(struct restore *restore, json_t *warnings, struct err *
     rc = restore_check_system(restore, restore->server_was_running, err);
     if (rc == 0)
         rc = check_settings(restore, err);
-    if (rc == 0 && restore->conf.manager == MANAGER_PG_CTL)
-        restore_warn(warnings, "manager = pg_ctl: nothing but the missing pg_control keeps the "
-                               "server from being started while it is restored");
+    if (rc == 0)
+        rc = check_wal_access(restore, err);
+    if (rc == 0 && restore->conf.manager != MANAGER_SYSTEMD)
+        restore_warn(warnings, "without manager = systemd nothing but the missing pg_control keeps "
+                               "the server from being started while it is restored");
     return rc;
 }

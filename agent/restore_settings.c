@@ -175,6 +175,25 @@ static int restore_command(const struct restore *restore, struct text *to, struc
     return 0;
 }
 
+/* As PostgreSQL fills it in: xlogarchive.c, BuildRestoreCommand(). */
+int restore_get_command(const struct restore *restore, const char *name, const char *path,
+                        char **ret, struct err *err)
+{
+    struct text command = {0}, filled = {0};
+    int rc = restore_command(restore, &command, err);
+    for (const char *c = command.bytes; rc == 0 && *c; c++) {
+        if (*c != '%')
+            text_add(&filled, c, 1);
+        else if (*++c == '%')
+            text_add(&filled, c, 1);
+        else
+            text_string(&filled, *c == 'f' ? name : path);
+    }
+    free(command.bytes);
+    *ret = filled.bytes;
+    return rc;
+}
+
 /* --- the block -------------------------------------------------------------------------------- */
 
 static const char *target_setting(enum target_type type)

@@ -335,25 +335,35 @@ int restore_resolve_target(struct restore *restore, json_t *warnings, struct err
     return any ? take_line(restore, lines, count, err) : choose_line(restore, lines, count, err);
 }
 
-/* Where a target that replay has to find may lie at the most: the end of the complete segments of
- * its timeline, which begins where it left its parent, archived or not. */
-static int last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err)
+/* The history says where the timeline left its parent, but the parent's segment goes on behind that
+ * point: without a segment of its own, replay would follow the parent. */
+static int check_own_wal(struct restore *restore, uint64_t end_lsn, struct err *err)
 {
-    const struct record *record = &restore->record;
-    bool partial = false;
-    int rc = restore_timeline_end(restore, restore->target_timeline, ret_lsn, &partial, err);
-    if (rc < 0)
-        return rc;
-    if (partial)
-        *ret_lsn -= record->segment_size;
-    if (restore->target_timeline == record->timeline)
+    uint32_t timeline = restore->target_timeline;
+    if (timeline == restore->record.timeline)
         return 0;
     free_mem struct wal_history *history = malloc(sizeof(*history));
     if (!history)
         return err_set(err, ERR_INTERNAL, "out of memory");
-    rc = wal_history_read(&restore->archive, restore->target_timeline, history, err);
-    if (rc == 0 && history->count > 0)
-        *ret_lsn = max_u64(*ret_lsn, history->entries[history->count - 1].switch_lsn);
+    int rc = wal_history_read(&restore->archive, timeline, history, err);
+    if (rc < 0 || history->count == 0 || end_lsn > history->entries[history->count - 1].switch_lsn)
+        return rc;
+    char fork[24];
+    pg_lsn_format(history->entries[history->count - 1].switch_lsn, fork);
+    (void)err_set(err, ERR_MISSING,
+                  "timeline %u begins at %s, and the repository has no WAL of it from there on",
+                  timeline, fork);
+    return err_hint(err, "choose its parent with --target-timeline, and a target up to %s", fork);
+}
+
+int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err)
+{
+    bool partial = false;
+    int rc = restore_timeline_end(restore, restore->target_timeline, ret_lsn, &partial, err);
+    if (rc == 0)
+        rc = check_own_wal(restore, *ret_lsn, err);
+    if (rc == 0 && partial)
+        *ret_lsn -= restore->record.segment_size;
     return rc;
 }
 
@@ -363,7 +373,7 @@ int restore_check_wal(struct restore *restore, struct err *err)
         return 0;
     const struct record *record = &restore->record;
     uint64_t end_lsn = restore->target_lsn;
-    int rc = end_lsn == 0 ? last_complete(restore, &end_lsn, err) : 0;
+    int rc = end_lsn == 0 ? restore_last_complete(restore, &end_lsn, err) : 0;
     if (rc < 0)
         return rc;
     end_lsn = max_u64(end_lsn, record->stop_lsn);

@@ -156,15 +156,28 @@ static int handle_report(struct verify *verify, char *report, struct err *err)
 
 /* --- the run ---------------------------------------------------------------------------------- */
 
+/* A value of a conninfo string: ' and \ are escaped (libpq, "Connection Strings"). */
+static void quote_value(const char *value, char *ret, size_t size)
+{
+    size_t len = 0;
+    for (const char *c = value; *c && len + 2 < size; c++) {
+        if (*c == '\'' || *c == '\\')
+            ret[len++] = '\\';
+        ret[len++] = *c;
+    }
+    ret[len] = '\0';
+}
+
 static int run_database(struct verify *verify, const char *dbname, bool full, int *ret_status,
                         char **ret_report, struct err *err)
 {
-    char jobs[24], connection[CONF_PATH_MAX + 160], errors[512];
+    char jobs[24], quoted[160], connection[CONF_PATH_MAX + 240], errors[512];
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     (void)snprintf(jobs, sizeof(jobs), "--jobs=%ld", cores > 0 ? cores : 1);
     /* A conninfo string as database name; the last dbname in it wins (libpq). */
+    quote_value(dbname, quoted, sizeof(quoted));
     (void)snprintf(connection, sizeof(connection), "%s dbname='%s'", verify->conf->connection,
-                   dbname);
+                   quoted);
     const char *argv[] = {"pg_amcheck", jobs, full ? "--heapallindexed" : "--no-strict-names",
                           connection, NULL};
     int rc = pg_run_status(verify->conf, argv, 0, verify->cancel, ret_status, ret_report, errors,

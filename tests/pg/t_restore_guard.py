@@ -26,12 +26,25 @@ def stop_at(node, point, *args):
     node.agent.start()
 
 
-def test_gap_below_fork(story):
-    """Timeline 9 left timeline 1 behind the tag; a segment between them is gone."""
+def unmount(story, volume):
+    """And waits until no mount namespace of another test holds it any more."""
+    story.box.umount(volume.mount)
+
+    def free():
+        try:
+            os.close(os.open(volume.device, os.O_RDONLY | os.O_EXCL))
+            return True
+        except OSError:
+            return False
+    poll(free, 30, f"{volume.device} to be free")
+
+
+def test_fork(story):
+    """Timeline 9 left timeline 1 behind the tag. Without WAL of its own replay would follow its
+    parent; with it, no segment below the fork may be missing."""
     node, server = story.node, story.server
     segment = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
     server.switch_wal()
-    node.wait_archived(segment)
     server.psql("create table more ()")
     fork = server.psql("select pg_current_wal_lsn()")
     last = server.psql("select pg_walfile_name(pg_current_wal_lsn())")
@@ -40,14 +53,32 @@ def test_gap_below_fork(story):
     path = story.box.write("00000009.history", f"1\t{fork}\ttest\n")
     is_status(node.wal("push", path, user=None), 0, "the history of timeline 9")
     want = ("restore", "t1", "--dry-run", "--target=latest", "--target-timeline=9")
-    is_status(node.cli(*want), 0, "with all WAL below the fork the plan passes")
+    done = node.cli(*want)
+    is_status(done, "missing", "a timeline that has a history and no WAL is refused")
+    like(done.err, rf"timeline 9 begins at {fork}, and the repository has no WAL of it", "and said")
+    shutil.copy(os.path.join(node.data, "pg_wal", last), story.box.join("00000009" + last[8:]))
+    is_status(node.wal("push", story.box.join("00000009" + last[8:]), user=None), 0, "its WAL")
+    is_status(node.cli(*want), 0, "with all WAL the plan passes")
     found = glob.glob(f"{snapshots.repository(node)}/wal/main/*/00000001/{segment}")
     os.rename(found[0], found[0] + "-away")
     done = node.cli(*want)
     is_status(done, "missing", "a gap below the fork is refused")
     like(done.err, segment, "and named")
     os.rename(found[0] + "-away", found[0])
-    os.unlink(glob.glob(f"{snapshots.repository(node)}/wal/main/*/00000009/*")[0])
+    for found in glob.glob(f"{snapshots.repository(node)}/wal/main/*/00000009/*"):
+        os.unlink(found)
+
+
+def test_access(story):
+    """The server's user cannot read the repository: found before anything is touched."""
+    node = story.node
+    path = snapshots.repository(node)
+    os.chmod(path, 0o700)
+    done = node.cli("restore", "t1", "--dry-run")
+    is_status(done, "refused", "the server's user cannot fetch WAL")
+    like(done.err, r"'postgres' cannot fetch WAL \(status 126\)", "is said")
+    os.chmod(path, 0o2770)
+    is_status(node.cli("restore", "t1", "--dry-run"), 0, "the intact case passes")
 
 
 def test_bad_names(story):
@@ -68,7 +99,7 @@ def test_second_server(story):
     for name in ("PG_VERSION", "global/pg_control"):
         shutil.copy2(os.path.join(node.data, name), os.path.join(path, name))
     story.server.stop()
-    story.box.umount(volume.mount)
+    unmount(story, volume)
     done = node.cli("restore", "t1", "--yes")
     is_status(done, "refused", "a second data directory on an unmounted volume")
     like(done.err, rf"holds another data directory, '{path}'", "is named")
@@ -116,7 +147,7 @@ def test_swapped(story):
     node, volume, box = story.node, story.node.volumes[0], story.box
     blank = box.loop(box.image("blank.img", os.stat(volume.image).st_size))
     story.server.stop()
-    box.umount(volume.mount)
+    unmount(story, volume)
     stop_at(node, "pulling", f"--device={volume.name}:{blank}")
     box.unloop(blank)
     output("losetup", blank, volume.image)
@@ -127,7 +158,7 @@ def test_swapped(story):
     story.server.start()
     is_(story.server.psql("select to_regclass('more') is not null"), "t", "and is untouched")
     story.server.stop()
-    box.umount(volume.mount)
+    unmount(story, volume)
     box.unloop(blank)
     output("losetup", blank, box.join("blank.img"))
     is_status(node.cli("restore", "--resume", "--yes"), 0, "with the right disk it goes on")
@@ -155,7 +186,7 @@ def main():
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "guard", "xfs", resume="wait")
     story.begin()
-    for test in (test_gap_below_fork, test_bad_names, test_links, test_second_server,
+    for test in (test_fork, test_access, test_bad_names, test_links, test_second_server,
                  test_swapped, test_never_withheld, test_paused_early):
         test(story)
     story.end()
