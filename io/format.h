@@ -13,6 +13,7 @@ enum {
     FMT_VERSION = 1,
     FMT_HEADER_LEN = 192,
     FMT_REGION_HEADER_LEN = 64,
+    FMT_REGION_ALIGN = 8, /* of a region table in its object */
     FMT_PACK_REF_LEN = 24,
     FMT_ENTRY_LEN = 32,
     FMT_MANIFEST_FIXED_LEN = 256,

@@ -278,7 +278,8 @@ static int manifest_check_regions(const struct fmt_manifest *manifest, struct er
             return err_set(err, ERR_REFUSED, "volume manifest: region %" PRIu32 ": reserved bytes",
                            i);
         if (id_is_zero(region->snapshot) || region->offset < FMT_HEADER_LEN ||
-            region->len < fmt_region_len(chunks, 0) || region->len > fmt_region_len(chunks, chunks))
+            region->offset % FMT_REGION_ALIGN != 0 || region->len < fmt_region_len(chunks, 0) ||
+            region->len > fmt_region_len(chunks, chunks))
             return err_set(err, ERR_CORRUPT,
                            "volume manifest: region %" PRIu32 ": table of %" PRIu32
                            " bytes at %" PRIu32 " cannot be",

@@ -6,7 +6,6 @@
 #include <inttypes.h>
 
 #include "io/codec.h"
-#include "io/crypt.h"
 #include "io/hash.h"
 
 enum {
@@ -49,28 +48,6 @@ static uint64_t region_bytes(const struct fmt_manifest *manifest, uint32_t index
     return min_u64(manifest->region_size, manifest->size - start);
 }
 
-static int open_table(struct pull_lane *pl, struct pull_region *region, struct err *err)
-{
-    const struct fmt_manifest *manifest = pl->manifest;
-    const struct fmt_manifest_region *place = &manifest->regions[region->index];
-    const uint8_t *payload = region->request.payload;
-    uint8_t digest[FMT_SHA256_LEN];
-    sha256(payload, place->len, digest);
-    if (memcmp(digest, place->sha256, sizeof(digest)) != 0)
-        return err_set(err, ERR_CORRUPT, "region table: wrong SHA-256");
-    int rc = fmt_region_decode(payload, place->len, &region->table, err);
-    if (rc < 0)
-        return rc;
-    const struct fmt_region *table = &region->table;
-    uint64_t bytes = region_bytes(manifest, region->index);
-    uint64_t chunks = div_round_up(bytes, manifest->chunk_size);
-    if (table->region_index != region->index || table->chunk_size != manifest->chunk_size ||
-        table->chunk_count != chunks ||
-        table->last_chunk_len != bytes - (chunks - 1) * manifest->chunk_size)
-        return err_set(err, ERR_CORRUPT, "region table of another region");
-    return 0;
-}
-
 static bool was_done_before(const struct pull_lane *pl, uint32_t index)
 {
     const uint8_t *bits = pl->pull->done_before;
@@ -88,7 +65,8 @@ static void table_done(struct store_request *request)
     }
     pull_count(&pl->pull->progress->objects, 1);
     pull_count(&pl->pull->progress->bytes_stored, request->len);
-    if (open_table(pl, region, &request->err) < 0) {
+    if (table_decode_region(pl->manifest, region->index, request->payload, &region->table,
+                            &request->err) < 0) {
         fail_region(pl, region, &request->err);
         return;
     }
@@ -113,15 +91,7 @@ static void start_region(struct pull_lane *pl, struct pull_region *region, uint3
     region->index = index;
     region->ops_left = 0;
     repo_table_name(request->name, pl->manifest->volume, place->snapshot, place->number);
-    struct err err;
-    /* Both bound what a decoder may be given; a right manifest never has other values. */
-    if (place->len < FMT_REGION_HEADER_LEN || place->len > PULL_TABLE_LEN_MAX ||
-        place->offset % _Alignof(uint64_t) != 0) {
-        (void)err_set(&err, ERR_CORRUPT, "the manifest gives it %" PRIu32 " bytes at %" PRIu32,
-                      place->len, place->offset);
-        fail_region(pl, region, &err);
-        return;
-    }
+    assert(place->len <= PULL_TABLE_LEN_MAX && place->offset % FMT_REGION_ALIGN == 0);
     request->buf = region->buf;
     request->capacity = PULL_TABLE_BUF_LEN;
     request->offset = place->offset;

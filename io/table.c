@@ -345,22 +345,63 @@ static int region_check_place(const struct fmt_region *region, const struct fmt_
     return 0;
 }
 
-/* Reads exactly the bytes that the manifest promises and checks them. */
+static int pack_key_compare(const void *key, const void *item)
+{
+    return fmt_manifest_pack_compare(key, item);
+}
+
+/* Index of a pack in the manifest's sorted list; -1 when it is not there. */
+static int64_t find_pack(const struct fmt_manifest *manifest, const struct fmt_pack_ref *ref)
+{
+    struct fmt_manifest_pack key = {.number = ref->number};
+    memcpy(key.snapshot, ref->snapshot, ID_LEN);
+    const struct fmt_manifest_pack *found =
+        manifest->pack_count
+            ? bsearch(&key, manifest->packs, manifest->pack_count, sizeof(key), pack_key_compare)
+            : NULL;
+    return found ? found - manifest->packs : -1;
+}
+
+/* The manifest's list is what keeps packs alive. */
+static int region_check_packs(const struct fmt_region *region, const struct fmt_manifest *manifest,
+                              struct err *err)
+{
+    for (uint32_t i = 0; i < region->pack_count; i++)
+        if (find_pack(manifest, &region->packs[i]) < 0)
+            return err_set(err, ERR_CORRUPT,
+                           "region table: names a pack that its manifest does not list");
+    return 0;
+}
+
+int table_decode_region(const struct fmt_manifest *manifest, uint32_t region_index,
+                        const uint8_t *from, struct fmt_region *ret, struct err *err)
+{
+    const struct fmt_manifest_region *place = &manifest->regions[region_index];
+    struct fmt_region region;
+    uint8_t digest[FMT_SHA256_LEN];
+    sha256(from, place->len, digest);
+    if (memcmp(digest, place->sha256, sizeof(digest)) != 0)
+        return err_set(err, ERR_CORRUPT, "region table: wrong SHA-256");
+    int rc = fmt_region_decode(from, place->len, &region, err);
+    if (rc == 0)
+        rc = region_check_place(&region, manifest, region_index, err);
+    if (rc == 0)
+        rc = region_check_packs(&region, manifest, err);
+    if (rc == 0)
+        *ret = region;
+    return rc;
+}
+
+/* Reads exactly the bytes that the manifest promises. */
 static int region_read(struct store *store, const char *name,
                        const struct fmt_manifest_region *place, void *buf, struct err *err)
 {
     size_t got;
-    uint8_t digest[FMT_SHA256_LEN];
     int rc = store_get(store, name, place->offset, buf, place->len, &got, err);
-    if (rc < 0)
-        return rc;
-    if (got != place->len)
-        return err_set(err, ERR_CORRUPT, "region table is cut: %zu of %" PRIu32 " bytes", got,
-                       place->len);
-    sha256(buf, got, digest);
-    if (memcmp(digest, place->sha256, sizeof(digest)) != 0)
-        return err_set(err, ERR_CORRUPT, "region table: wrong SHA-256");
-    return 0;
+    if (rc == 0 && got != place->len)
+        rc = err_set(err, ERR_CORRUPT, "region table is cut: %zu of %" PRIu32 " bytes", got,
+                     place->len);
+    return rc;
 }
 
 int table_fetch_region(struct store *store, const struct repo *repo,
@@ -379,31 +420,12 @@ int table_fetch_region(struct store *store, const struct repo *repo,
         return err_sys(err, ERR_INTERNAL, "region table of %" PRIu32 " bytes", place->len);
     int rc = region_read(store, name, place, buf, err);
     if (rc == 0)
-        rc = fmt_region_decode(buf, place->len, &region, err);
-    if (rc == 0)
-        rc = region_check_place(&region, manifest, region_index, err);
+        rc = table_decode_region(manifest, region_index, buf, &region, err);
     if (rc < 0)
         return err_prefix(err, "object %s region %" PRIu32, name, region_index);
     *ret = region;
     *ret_buf = take_ptr(&buf);
     return 0;
-}
-
-static int pack_key_compare(const void *key, const void *item)
-{
-    return fmt_manifest_pack_compare(key, item);
-}
-
-/* Index of a pack in the manifest's sorted list; -1 when it is not there. */
-static int64_t find_pack(const struct fmt_manifest *manifest, const struct fmt_pack_ref *ref)
-{
-    struct fmt_manifest_pack key = {.number = ref->number};
-    memcpy(key.snapshot, ref->snapshot, ID_LEN);
-    const struct fmt_manifest_pack *found =
-        manifest->pack_count
-            ? bsearch(&key, manifest->packs, manifest->pack_count, sizeof(key), pack_key_compare)
-            : NULL;
-    return found ? found - manifest->packs : -1;
 }
 
 /* Copies one region's entries into the table, with pack indices of the manifest's list. */
@@ -416,10 +438,7 @@ static int place_region(struct table *table, const struct fmt_manifest *manifest
         return err_sys(err, ERR_INTERNAL, "region of %" PRIu32 " packs", region->pack_count);
     for (uint32_t i = 0; i < region->pack_count; i++) {
         int64_t found = find_pack(manifest, &region->packs[i]);
-        if (found < 0)
-            return err_set(err, ERR_CORRUPT,
-                           "region %" PRIu32 " names a pack that its manifest does not list",
-                           region->region_index);
+        assert(found >= 0); /* table_decode_region() */
         index[i] = (uint32_t)found;
     }
     for (uint32_t i = 0; i < region->chunk_count; i++) {

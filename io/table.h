@@ -55,7 +55,13 @@ uint32_t table_chunk_len(const struct table *table, uint64_t chunk_index);
 
 void table_close(struct table *table);
 
-/* Reads one region's table through the store and checks it against the manifest. buf is malloc'ed
+/* Decodes the table of a region from the regions[].len bytes that the manifest promises (8-aligned)
+ * and checks them: SHA-256, structure, place, and that the manifest lists every pack it names. ret
+ * points into them. ERR_CORRUPT, ERR_REFUSED. Pure. */
+int table_decode_region(const struct fmt_manifest *manifest, uint32_t region_index,
+                        const uint8_t *from, struct fmt_region *ret, struct err *err);
+
+/* Reads one region's table through the store and decodes it as above. buf is malloc'ed
  * and owned by the caller; ret points into it. */
 int table_fetch_region(struct store *store, const struct repo *repo,
                        const struct fmt_manifest *manifest, uint32_t region_index, void **ret_buf,

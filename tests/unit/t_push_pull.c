@@ -346,6 +346,10 @@ static void test_limits(struct fixture *fixture, int direct, struct err *err)
     pull = pull_of(fixture, &shot, -1, &options, &progress);
     is_good(pull_run(&pull, err), err, "the least memory is enough");
     printf("# %s\n", pull.memory_sum);
+    uint32_t pack_count = shot.manifest.pack_count--;
+    is_err(pull_run(&pull, err), err, ERR_CORRUPT, "does not list",
+           "a pack is missing in the list");
+    shot.manifest.pack_count = pack_count;
     progress.cancel = true;
     is_err(pull_run(&pull, err), err, ERR_CANCELLED, "cancelled", "a cancelled pull");
     shot.progress.cancel = true;
