@@ -77,6 +77,30 @@ static int check_wal(struct restore *restore, json_t *warnings, struct err *err)
     return 0;
 }
 
+/* Damage in the WAL that the snapshot itself needs (start to tag) must be known while the old data
+ * still exists: recovery would meet it when it is gone. Later segments are looked up only; a target
+ * behind the tag may need thousands. Once a job: the executing run finds the earlier plan. */
+static int read_snapshot_wal(const struct restore *restore, struct err *err)
+{
+    const struct record *record = &restore->record;
+    if (!record->archived || restore->target == TARGET_SNAPSHOT ||
+        json_object_get(restore->job->journal, "plan"))
+        return 0;
+    uint64_t last = (record->tag_lsn - 1) / record->segment_size;
+    for (uint64_t i = record->start_lsn / record->segment_size; i <= last; i++) {
+        char name[PG_SEGMENT_TEXT];
+        free_mem void *raw = NULL;
+        size_t len;
+        pg_segment_name(record->timeline, i, record->segment_size, name);
+        int rc = job_check_cancel(restore->job, err);
+        if (rc == 0)
+            rc = wal_read(&restore->archive, name, &raw, &len, err);
+        if (rc < 0)
+            return err_prefix(err, "WAL of the snapshot");
+    }
+    return 0;
+}
+
 static void warn_losses(const struct restore *restore, json_t *warnings)
 {
     restore_warn(warnings, "replication slots are not restored");
@@ -136,6 +160,8 @@ int restore_plan(struct restore *restore, struct err *err)
         rc = restore_resolve_target(restore, warnings, err);
     if (rc == 0)
         rc = check_wal(restore, warnings, err);
+    if (rc == 0)
+        rc = read_snapshot_wal(restore, err);
     if (rc == 0)
         rc = check_devices(restore, warnings, err);
     if (rc == 0)
