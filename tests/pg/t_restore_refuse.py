@@ -125,6 +125,14 @@ def test_version(case):
     case.intact("right version")
 
 
+def write_in_place(path, data):
+    mode = os.stat(path).st_mode
+    os.chmod(path, mode | 0o200)
+    with open(path, "r+b") as file:
+        file.write(data)
+    os.chmod(path, mode)
+
+
 def test_wal(case):
     record = record_of(case.node, "t1")["postgresql"]
     segments = sorted(glob.glob(f"{case.repository}/wal/main/*/00000001/" + "0" * 7 + "1*"))
@@ -135,6 +143,12 @@ def test_wal(case):
     case.refused("missing WAL segment", "missing", os.path.basename(wanted[0]))
     os.rename(wanted[0] + "-away", wanted[0])
     case.intact("WAL segment back")
+    with open(wanted[0], "rb") as file:
+        good = file.read()
+    write_in_place(wanted[0], good[:-100] + bytes([good[-100] ^ 1]) + good[-99:])
+    case.refused("damaged WAL segment", "corrupt", f"WAL of the snapshot: object '.*{start:08X}'")
+    write_in_place(wanted[0], good)
+    case.intact("WAL segment mended")
 
 
 def test_targets(case):
