@@ -16,7 +16,8 @@ enum { RECORD_FORMAT = 1 };
 enum field_kind {
     FIELD_TEXT,   /* char[], NUL-ended */
     FIELD_UINT,   /* uint16_t, uint32_t, uint64_t below 2^63 */
-    FIELD_TIME,   /* int64_t seconds, not negative */
+    FIELD_TIME,   /* int64_t, not negative */
+    FIELD_LATER,  /* the same; records of older versions lack it: zero, which is not written */
     FIELD_BIG,    /* uint64_t of any value, a decimal string in JSON */
     FIELD_BOOL,   /* bool */
     FIELD_ID,     /* uint8_t[ID_LEN], 32 hex digits */
@@ -59,6 +60,7 @@ static const struct field pg_fields[] = {
     FIELD(FIELD_LSN, struct record, start_lsn),
     FIELD(FIELD_LSN, struct record, stop_lsn),
     FIELD(FIELD_LSN, struct record, tag_lsn),
+    FIELD(FIELD_LATER, struct record, stopped_us),
     FIELD(FIELD_UINT, struct record, segment_size),
     FIELD(FIELD_UINT, struct record, block_size),
     FIELD(FIELD_BOOL, struct record, data_checksums),
@@ -161,6 +163,7 @@ static json_t *field_to_json(const struct field *field, const void *from)
         return text_to_json(from);
     case FIELD_UINT:
     case FIELD_TIME:
+    case FIELD_LATER:
         return json_integer((json_int_t)load_uint(from, field->size));
     case FIELD_BIG:
         (void)snprintf(text, sizeof(text), "%" PRIu64, get_le64(from));
@@ -180,9 +183,11 @@ static json_t *field_to_json(const struct field *field, const void *from)
 
 static void fields_to_json(const struct field *fields, size_t count, const void *from, json_t *to)
 {
-    for (size_t i = 0; i < count; i++)
-        json_object_set_new(to, fields[i].key,
-                            field_to_json(&fields[i], (const char *)from + fields[i].offset));
+    for (size_t i = 0; i < count; i++) {
+        const char *member = (const char *)from + fields[i].offset;
+        if (fields[i].kind != FIELD_LATER || load_uint(member, fields[i].size) != 0)
+            json_object_set_new(to, fields[i].key, field_to_json(&fields[i], member));
+    }
 }
 
 static json_t *config_files_to_json(const struct record *record, bool contents)
@@ -339,6 +344,8 @@ static bool field_from_json(const struct field *field, const json_t *json, void 
     case FIELD_UINT:
     case FIELD_TIME:
         return uint_from_json(json, field->size, to);
+    case FIELD_LATER:
+        return !json || uint_from_json(json, field->size, to);
     case FIELD_BIG:
         return big_from_json(json, to);
     case FIELD_BOOL:

@@ -57,6 +57,7 @@ struct record {
     uint64_t system_id;
     uint32_t timeline;
     uint64_t start_lsn, stop_lsn, tag_lsn;
+    int64_t stopped_us;    /* Unix µs of stop_lsn, by the server's clock; 0 = not known */
     uint32_t segment_size; /* bytes */
     uint32_t block_size;
     bool data_checksums;

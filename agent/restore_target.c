@@ -253,6 +253,9 @@ static int check_lsn(struct restore *restore, struct err *err)
     return 0;
 }
 
+/* Recovery to a time ends before the first commit behind it; when that lies before the backup's
+ * end, the server says "before consistent recovery point" and is gone, after its volumes were
+ * written. Without such a commit it would go well, but only the WAL knows. */
 static int check_time(struct restore *restore, struct err *err)
 {
     int64_t time_us;
@@ -260,7 +263,7 @@ static int check_time(struct restore *restore, struct err *err)
                                 sizeof(restore->target_value), err);
     if (rc < 0)
         return rc;
-    if (time_us < restore->record.captured_s * 1000000)
+    if (time_us < restore->record.captured_s * 1000000 || time_us < restore->record.stopped_us)
         return refuse_too_early(restore->target_value, err);
     return 0;
 }

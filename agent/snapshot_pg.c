@@ -485,15 +485,17 @@ int snapshot_pg_stop_backup(struct snapshot *snapshot, struct err *err)
     int rc = snapshot_phase(snapshot, "stopping backup", err);
     if (rc == 0)
         rc = query_row(snapshot,
-                       "SELECT lsn::text, labelfile, spcmapfile "
-                       "FROM pg_backup_stop(wait_for_archive => false)",
-                       NULL, 2, &rows, err);
+                       "SELECT lsn::text, labelfile, "
+                       "trunc(extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text, "
+                       "spcmapfile FROM pg_backup_stop(wait_for_archive => false)",
+                       NULL, 3, &rows, err);
     if (rc == 0)
         rc = parse_lsn(cell(rows, 0, 0), &record->stop_lsn, err);
     if (rc < 0)
         return rc;
+    record->stopped_us = strtoll(cell(rows, 0, 2), NULL, 10);
     record->backup_label = strdup(cell(rows, 0, 1));
-    record->tablespace_map = strdup(cell(rows, 0, 2) ? cell(rows, 0, 2) : "");
+    record->tablespace_map = strdup(cell(rows, 0, 3) ? cell(rows, 0, 3) : "");
     if (!record->backup_label || !record->tablespace_map)
         abort();
     record->tag_lsn = record->stop_lsn;

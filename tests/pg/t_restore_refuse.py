@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
@@ -151,11 +152,20 @@ def test_wal(case):
     case.intact("WAL segment mended")
 
 
+def time_text(time_us):
+    seconds = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_us // 1000000))
+    return f"{seconds}.{time_us % 1000000:06d}+00"
+
+
 def test_targets(case):
     case.refused("LSN before the end", "refused", r"lies before the end of the snapshot",
                  "--target-lsn=0/1000000")
     case.refused("time before the end", "refused", r"lies before the end of the snapshot",
                  "--target-time=2020-01-01 00:00:00+00")
+    stopped = record_of(case.node, "t1")["postgresql"]["stopped_us"]
+    case.refused("time before the backup's end", "refused", "lies before the end of the snapshot",
+                 f"--target-time={time_text(stopped - 1)}")
+    is_status(case.dry(f"--target-time={time_text(stopped)}"), 0, "the backup's end is a target")
     case.refused("no such timeline", "refused", r"timeline 7 does not descend",
                  "--target=latest", "--target-timeline=7")
     case.refused("not a time", "usage", r"'soon' is not a time", "--target-time=soon")

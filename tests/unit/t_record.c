@@ -45,6 +45,22 @@ static int parse(const json_t *json)
     return rc;
 }
 
+/* Records of older versions lack it. */
+static void test_later(void)
+{
+    struct record record, *again = calloc(1, sizeof(*again));
+    fixture_record(&record, 0xaa, "before-release");
+    free_json json_t *without = record_to_json(&record);
+    ok(!json_object_get(part_of(without, "postgresql"), "stopped_us"), "a zero is not written");
+    record.stopped_us = 1764000061123456;
+    free_json json_t *with = record_to_json(&record);
+    is_good(record_from_json(with, again, &err), &err, "a record with stopped_us");
+    ok(again->stopped_us == record.stopped_us, "and its value");
+    record_release(again);
+    record_release(&record);
+    free(again);
+}
+
 static void test_round_trip(void)
 {
     struct record *again = calloc(1, sizeof(*again));
@@ -143,6 +159,8 @@ static const struct {
     {"postgresql", "start_lsn", "\"1/139\"", "order"},
     {"postgresql", "stop_lsn", "\"1/1A1\"", "order"},
     {"postgresql", "tag_lsn", "\"100\"", "'tag_lsn'"},
+    {"postgresql", "stopped_us", "-1", "'stopped_us'"},
+    {"postgresql", "stopped_us", "\"1\"", "'stopped_us'"},
     {"postgresql", "segment_size", "16777215", "segment size"},
     {"postgresql", "segment_size", "524288", "segment size"},
     {"postgresql", "segment_size", "2147483648", "segment size"},
@@ -255,6 +273,7 @@ static void test_shapes(void)
 int main(void)
 {
     test_round_trip();
+    test_later();
     test_public();
     test_every_field();
     test_bad_values();
