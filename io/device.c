@@ -16,7 +16,7 @@
 #include <time.h>
 
 #include "io/device_sysfs.h"
-#include "io/hash.h"
+#include "io/format.h"
 #include "io/mountinfo.h"
 
 /* --- identity ------------------------------------------------------------------------------- */
@@ -426,19 +426,7 @@ static int wipe_signatures(struct device *device, struct err *err)
     return rc;
 }
 
-enum { MARK_JOB_AT = 16, MARK_SIZE_AT = 32, MARK_CHECKSUM_AT = 4080, MARK_VERSION = 1 };
-static const char mark_magic[8] = {'T', 'M', 'M', 'A', 'R', 'K', 'E', 'R'};
-static_assert(MARK_CHECKSUM_AT + 16 == DEVICE_MARK_LEN, "the checksum ends the marker");
-
-static void encode_mark(uint8_t *to, const uint8_t job_id[16], uint64_t volume_size)
-{
-    memset(to, 0, DEVICE_MARK_LEN);
-    memcpy(to, mark_magic, sizeof(mark_magic));
-    put_le32(to + 8, MARK_VERSION);
-    memcpy(to + MARK_JOB_AT, job_id, 16);
-    put_le64(to + MARK_SIZE_AT, volume_size);
-    hash_xxh3_128(to, MARK_CHECKSUM_AT, 0, to + MARK_CHECKSUM_AT);
-}
+static_assert((int)DEVICE_MARK_LEN == (int)FMT_MARKER_LEN, "the marker is the head");
 
 /* A sector is written whole or not at all; 4 KiB may tear. The head has two sectors that decide:
  * the first, with the marker's magic and the superblock of XFS, and the one with the magic of
@@ -487,7 +475,7 @@ int device_mark(struct device *device, const uint8_t job_id[16], uint64_t volume
     if (wipe_len < DEVICE_MARK_LEN)
         return err_set(err, ERR_DEVICE, "'%s' is too small to be marked", device->identity.path);
     free_mem uint8_t *head = alloc_aligned(DEVICE_WIPE_LEN);
-    encode_mark(head, job_id, volume_size);
+    fmt_marker_encode(job_id, volume_size, head);
     int rc;
     struct head_sectors sectors = head_sectors(device);
     if ((rc = write_magic(device, &sectors, 0, head, err)) < 0 ||
@@ -511,18 +499,8 @@ int device_read_mark(struct device *device, uint8_t ret_job_id[16], uint64_t *re
     int rc = read_head(device, head, err);
     if (rc < 0)
         return rc;
-    if (memcmp(head, mark_magic, sizeof(mark_magic)) != 0)
-        return err_set(err, ERR_MISSING, "'%s' is not marked", device->identity.path);
-    uint8_t checksum[16];
-    hash_xxh3_128(head, MARK_CHECKSUM_AT, 0, checksum);
-    if (memcmp(checksum, head + MARK_CHECKSUM_AT, sizeof(checksum)) != 0)
-        return err_set(err, ERR_CORRUPT, "the marker of '%s' is damaged", device->identity.path);
-    if (get_le32(head + 8) != MARK_VERSION)
-        return err_set(err, ERR_REFUSED, "the marker of '%s' has version %u, known is %d",
-                       device->identity.path, get_le32(head + 8), MARK_VERSION);
-    memcpy(ret_job_id, head + MARK_JOB_AT, 16);
-    *ret_volume_size = get_le64(head + MARK_SIZE_AT);
-    return 0;
+    rc = fmt_marker_decode(head, DEVICE_MARK_LEN, ret_job_id, ret_volume_size, err);
+    return rc < 0 ? err_prefix(err, "'%s'", device->identity.path) : 0;
 }
 
 int device_commit_head(struct device *device, const uint8_t head[4096], struct err *err)

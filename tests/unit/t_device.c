@@ -137,7 +137,7 @@ static void test_mark(struct fixture_volume *volume, const char *what)
     uint64_t size;
     is_good(device_open_exclusive(volume->loop, &device, &err), &err, "%s: open", what);
     ok(device.identity.has_signature, "%s: has a signature (%s)", what, device.identity.signature);
-    is_err(device_read_mark(&device, id, &size, &err), &err, ERR_MISSING, "not marked",
+    is_err(device_read_mark(&device, id, &size, &err), &err, ERR_MISSING, "no device marker",
            "%s: no marker yet", what);
     is_good(device_mark(&device, job_id, 12345, &err), &err, "%s: mark", what);
     device_close(&device);
@@ -225,7 +225,7 @@ static void test_damaged_mark(struct fixture_volume *volume)
     uint64_t size;
     put_at(volume, 40, &byte, 1);
     is_good(device_open_read(volume->loop, &device, &err), &err, "open a damaged marker");
-    is_err(device_read_mark(&device, id, &size, &err), &err, ERR_CORRUPT, "damaged",
+    is_err(device_read_mark(&device, id, &size, &err), &err, ERR_CORRUPT, "wrong checksum",
            "a damaged marker is corrupt");
     device_close(&device);
 }
