@@ -329,7 +329,8 @@ static int finish_promotion(struct recovery *recovery, struct err *err)
 {
     struct restore *restore = recovery->restore;
     json_object_set_new(restore->job->journal, "timeline", json_integer(recovery->timeline));
-    if (recovery->timeline <= restore->target_timeline)
+    restore->astray = recovery->timeline <= restore->target_timeline;
+    if (restore->astray)
         return err_set(err, ERR_POSTGRES,
                        "the server is not in recovery but still on timeline %u: it did not recover "
                        "to the target",

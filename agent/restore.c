@@ -159,6 +159,21 @@ static int explain(struct restore *restore, struct err *err)
     return -(int)err->code;
 }
 
+/* A server that died in the middle of its promotion comes back in crash recovery, on the old
+ * timeline and perhaps behind the target; recovery.signal is gone. Only the image helps: the whole
+ * way once more. Nothing is lost, what was acknowledged on the volumes is compared, not trusted. */
+static bool goes_back(struct restore *restore, struct err *err)
+{
+    if (!restore->astray || restore->went_back)
+        return false;
+    log_warn("the server did not recover to the target, it is restored again: %s", err->text);
+    restore->astray = false;
+    restore->went_back = true;
+    restore->past_mark = true;
+    restore->old_gone = true;
+    return true;
+}
+
 static int run_steps(struct restore *restore, enum restore_step first, struct err *err)
 {
     for (size_t i = 0; i < ARRAY_LEN(machine); i++) {
@@ -167,6 +182,8 @@ static int run_steps(struct restore *restore, enum restore_step first, struct er
         int rc = job_check_cancel(restore->job, err);
         if (rc == 0)
             rc = machine[i].run(restore, err);
+        if (rc < 0 && goes_back(restore, err))
+            return run_steps(restore, STEP_FENCED, err);
         if (rc < 0)
             return explain(restore, err);
     }

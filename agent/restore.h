@@ -116,6 +116,8 @@ struct restore {
     bool server_was_running;
     bool past_mark; /* this run began at or behind `marked` */
     bool old_gone;  /* all volumes were marked once: nothing of the old data can be saved */
+    bool astray;    /* restore_recover(): the server runs without having gone to the target */
+    bool went_back; /* to `fenced`, because of that: once a run */
     uint8_t job_id[ID_LEN];
 };
 

@@ -153,6 +153,29 @@ static void add_option(struct text *to, const char *name, const char *value)
     add_word(to, option);
 }
 
+/* A server that dies between the removal of recovery.signal and the end of the checkpoint after it
+ * comes back in crash recovery (StartupXLOG(): pg_control still has the old timeline), which
+ * replays whatever lies in pg_wal. PostgreSQL 15 reads ahead across segments, so what lies behind
+ * the tag's segment would be there, and be replayed: it is not delivered. */
+static void limit_to_tag(const struct restore *restore, struct text *to)
+{
+    const struct record *record = &restore->record;
+    char limit[32], size[16];
+    uint64_t end = align_up(restore->target_lsn, record->segment_size);
+    uint32_t timelines[] = {record->timeline, restore->target_timeline};
+    if (restore->target != TARGET_TAG || restore->target_lsn == 0)
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(timelines); i++) {
+        if (i > 0 && timelines[i] == timelines[0])
+            break;
+        (void)snprintf(limit, sizeof(limit), "%u:%X/%X", timelines[i], (unsigned)(end >> 32),
+                       (unsigned)end);
+        add_option(to, "timeline-limit", limit);
+    }
+    (void)snprintf(size, sizeof(size), "%u", record->segment_size);
+    add_option(to, "segment-size", size);
+}
+
 /* Every fact is on the command line: an empty host has no configuration that could tell. Target
  * snapshot: only history files are served, so that the new timeline's number is free, and replay
  * ends where the image's own WAL ends. */
@@ -172,6 +195,7 @@ static int restore_command(const struct restore *restore, struct text *to, struc
     add_option(to, "repository-id", id);
     add_option(to, "cluster", restore->archive.cluster);
     add_option(to, "system-id", number);
+    limit_to_tag(restore, to);
     return 0;
 }
 

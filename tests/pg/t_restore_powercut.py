@@ -107,7 +107,13 @@ class CutStory(Story):
 
     def inside(self, step, begin, end):
         """Where a step can be cut in the middle: before each of its operations on the volume but
-        the first, so that the step has begun; on both images where the volume is not its own."""
+        the first, so that the step has begun; on both images where the volume is not its own.
+        In recovery from where the new timeline's history is written: until the checkpoint after it
+        a server that comes back does so in crash recovery, on the old timeline."""
+        if step == "recovering":
+            promoted = [at for at, _ in self.power.find("pgdata", rb"at restore point")
+                        if at >= begin]
+            begin = promoted[0] if promoted else begin
         volume = [op.index for op in self.ops[begin:end] if op.name == "pgdata"][1:]
         return volume if step in ALONE and volume else list(range(begin + 1, end))
 
@@ -117,9 +123,9 @@ class CutStory(Story):
         for step, (begin, end) in self.steps().items():
             middle = self.inside(step, begin, end)
             if not tm.CAMPAIGN:
-                count = 1 if step in ALONE else 0
+                count = 1 if step in ALONE or step == "recovering" else 0
             else:
-                count = 12 if step in ALONE else 4
+                count = 12 if step in ALONE or step == "recovering" else 4
             chosen = sorted(rng.sample(middle, min(count, len(middle))))
             found += [(step, at, rng.choice((0, rng.randrange(2, 1 << 30)))) for at in chosen]
             found.append((step, end, rng.choice((0, rng.randrange(2, 1 << 30)))))
