@@ -206,9 +206,7 @@ int restore_get_command(const struct restore *restore, const char *name, const c
     struct text command = {0}, filled = {0};
     int rc = restore_command(restore, &command, err);
     for (const char *c = command.bytes; rc == 0 && *c; c++) {
-        if (*c != '%')
-            text_add(&filled, c, 1);
-        else if (*++c == '%')
+        if (*c != '%' || *++c == '%') /* "%%" is one */
             text_add(&filled, c, 1);
         else
             text_string(&filled, *c == 'f' ? name : path);
