@@ -35,9 +35,12 @@ enum restore_step restore_step_from_name(const char *name)
 
 void restore_test_stop(const char *point)
 {
-    const char *wanted = getenv("TIDEMARK_TEST_STOP");
-    if (wanted && strcmp(wanted, point) == 0)
+    const char *kill_at = getenv("TIDEMARK_TEST_STOP");
+    const char *pause_at = getenv("TIDEMARK_TEST_PAUSE");
+    if (kill_at && strcmp(kill_at, point) == 0)
         (void)raise(SIGKILL);
+    if (pause_at && strcmp(pause_at, point) == 0)
+        (void)raise(SIGSTOP);
 }
 
 void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size)

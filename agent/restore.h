@@ -126,8 +126,9 @@ struct restore {
 int restore_enter(struct restore *restore, enum restore_step step, struct err *err);
 const char *restore_step_name(enum restore_step step);
 enum restore_step restore_step_from_name(const char *name);
-/* Test hook: the process kills itself when the environment's TIDEMARK_TEST_STOP names this point.
- * It stays compiled in, so that what is tested is what is shipped. */
+/* Test hook: the process kills itself when the environment's TIDEMARK_TEST_STOP names this point,
+ * and stops (SIGSTOP) when TIDEMARK_TEST_PAUSE does. It stays compiled in, so that what is tested
+ * is what is shipped. */
 void restore_test_stop(const char *point);
 /* Path of a file in state_dir. */
 void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size);

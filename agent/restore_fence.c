@@ -248,6 +248,7 @@ int restore_fence(struct restore *restore, struct err *err)
         rc = save_wal(restore, err);
     if (rc == 0)
         rc = restore_check_wal(restore, err);
+    restore_test_stop("fenced-pushed");
     if (rc == 0)
         rc = unmount_all(restore, false, err);
     if (rc == 0)

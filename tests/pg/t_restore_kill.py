@@ -18,13 +18,14 @@ import tm  # noqa: E402
 OLD, GONE, REFUSED, RECOVERS = "old server", "not mountable", "refuses to start", "recovers"
 # Point → what starting by hand gives there.
 POINTS = {
-    "planned": OLD, "fenced": OLD, "fenced-stopped": OLD, "fenced-closed": OLD, "marked": OLD,
-    "marked-one": GONE, "pulling": GONE, "pulling-ack": GONE, "written": GONE,
-    "written-one": REFUSED, "configured": REFUSED, "configured-files": REFUSED,
+    "planned": OLD, "fenced": OLD, "fenced-stopped": OLD, "fenced-closed": OLD,
+    "fenced-pushed": OLD, "marked": OLD, "marked-one": GONE, "pulling": GONE,
+    "pulling-ack": GONE, "written": GONE, "written-one": REFUSED, "configured": REFUSED,
+    "configured-files": REFUSED,
     "configured-control": RECOVERS, "recovering": RECOVERS, "recovering-started": RECOVERS,
     "recovering-reached": RECOVERS, "verifying": RECOVERS, "complete": RECOVERS,
 }
-BEFORE_MARK = ("planned", "fenced", "fenced-stopped", "fenced-closed")
+BEFORE_MARK = ("planned", "fenced", "fenced-stopped", "fenced-closed", "fenced-pushed")
 
 
 def mount_by_hand(volume):
