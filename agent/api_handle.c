@@ -251,7 +251,10 @@ static int continue_restore(struct api *api, struct api_call *call, const char *
 {
     free_json json_t *request = NULL;
     int pid;
-    int rc = api_request_parse("empty", call->body, call->body_len, &request, err);
+    const char *type = strcmp(verb, "execute") == 0 ? "execute" : "empty";
+    int rc = api_request_parse(type, call->body, call->body_len, &request, err);
+    if (rc == 0 && json_is_true(json_object_get(request, "verify")))
+        verb = "execute and verify";
     if (rc == 0)
         rc = job_continue(api->conf, id, verb, &pid, err);
     return rc < 0 ? rc : answer_job(call, 202, id);

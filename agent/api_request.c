@@ -53,6 +53,10 @@ static const struct field target_fields[] = {
     {"value", FIELD_TEXT, false, NULL},
 };
 
+static const struct field execute_fields[] = {
+    {"verify", FIELD_BOOL, false, NULL},
+};
+
 static const struct {
     const char *type;
     const struct field *fields;
@@ -61,6 +65,7 @@ static const struct {
     {"snapshot", snapshot_fields, ARRAY_LEN(snapshot_fields)},
     {"restore", restore_fields, ARRAY_LEN(restore_fields)},
     {"verification", verification_fields, ARRAY_LEN(verification_fields)},
+    {"execute", execute_fields, ARRAY_LEN(execute_fields)},
     {"empty", NULL, 0},
 };
 

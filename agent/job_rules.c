@@ -52,6 +52,8 @@ static const char *goal_for(const json_t *status, const char *verb)
 {
     if (strcmp(verb, "execute") == 0)
         return is(status, "state", "prepared") ? "execute" : NULL;
+    if (strcmp(verb, "execute and verify") == 0)
+        return is(status, "state", "prepared") ? "all" : NULL;
     if (strcmp(verb, "verify") == 0)
         return is(status, "state", "executed") ? "verify" : NULL;
     if (job_is_partial(status))

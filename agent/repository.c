@@ -57,5 +57,9 @@ int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
         return rc;
     rc = repo_create(store, conf->chunk_size, ret, err);
     store_close(store);
+    if (rc == 0 && !conf->repository_group[0] && !getgrnam("tidemark-repo"))
+        log_warn("there is no group tidemark-repo: only root can use this repository, so "
+                 "archive_command will fail; make the group with the server's user in it, or set "
+                 "[repository] group, and init again in an empty directory");
     return rc;
 }

@@ -157,8 +157,9 @@ static int explain(struct restore *restore, struct err *err)
                       step_names[step]);
     size_t len = strlen(err->hint);
     (void)snprintf(err->hint + len, sizeof(err->hint) - len,
-                   "%sthe old data is gone; go on with `tidemark restore --resume %s`",
-                   len ? "; " : "", restore->job->id);
+                   "%sthe old data is gone; go on with `tidemark restore --resume %s`, or give up "
+                   "with `tidemark cancel %s` and restore anew",
+                   len ? "; " : "", restore->job->id, restore->job->id);
     return -(int)err->code;
 }
 

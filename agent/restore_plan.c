@@ -103,6 +103,9 @@ static int read_snapshot_wal(const struct restore *restore, struct err *err)
 
 static void warn_losses(const struct restore *restore, json_t *warnings)
 {
+    if (restore->target == TARGET_NAME || restore->target == TARGET_XID)
+        restore_warn(warnings, "whether the WAL holds this restore point or transaction is known "
+                               "only when it is replayed, after the old data is gone");
     restore_warn(warnings, "replication slots are not restored");
     const char *names =
         json_string_value(json_object_get(restore->record.settings, "synchronous_standby_names"));

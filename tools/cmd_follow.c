@@ -141,6 +141,17 @@ static int detached(const struct view *view, struct err *err)
     return err_hint(err, "`tidemark jobs --follow %s` follows it", view->id);
 }
 
+/* What was shown last may be old: whether the volumes are marked must be known now. */
+static void refresh(struct view *view)
+{
+    char path[96];
+    free_json json_t *status = NULL;
+    struct err ignored;
+    (void)snprintf(path, sizeof(path), "/jobs/%s", view->id);
+    if (client_call(view->client, "GET", path, NULL, &status, &ignored) == 0)
+        view->partial = job_is_partial(status);
+}
+
 static int follow(struct view *view, json_t **ret, struct err *err)
 {
     const struct client_follow how = {.each = show, .stop = stop, .ctx = view};
@@ -149,6 +160,7 @@ static int follow(struct view *view, json_t **ret, struct err *err)
         if (rc != -ERR_CANCELLED || interrupts == view->answered)
             return rc;
         view->answered = interrupts;
+        refresh(view);
         if (view->partial || view->cancelling) {
             clear_line(view);
             return detached(view, err);
@@ -182,7 +194,8 @@ static int outcome(const json_t *status, const char *id, struct err *err)
 int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
                    struct err *err)
 {
-    struct view view = {.cmd = cmd, .client = client, .id = id, .answered = interrupts};
+    sig_atomic_t answered = interrupts;
+    struct view view = {.cmd = cmd, .client = client, .id = id, .answered = answered};
     struct sigaction action = {.sa_handler = on_interrupt};
     view.terminal = isatty(STDERR_FILENO);
     (void)sigaction(SIGINT, &action, NULL);
@@ -195,6 +208,11 @@ int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_
     if (rc < 0)
         return rc;
     rc = outcome(status, id, err);
+    /* The plan was ready before the cancel arrived: nobody may go on to execute it. */
+    if (rc == 0 && view.answered != answered && strcmp(text_of(status, "state"), "prepared") == 0) {
+        ask_to_cancel(&view);
+        rc = err_set(err, ERR_CANCELLED, "cancelled: nothing was touched");
+    }
     if (rc < 0)
         json_decref(status);
     else

@@ -16,13 +16,13 @@ static bool in_state(const json_t *status, const char *state)
     return text && strcmp(text, state) == 0;
 }
 
-static int next_step(struct cmd *cmd, struct client *client, const char *verb, json_t **status,
-                     struct err *err)
+static int next_step(struct cmd *cmd, struct client *client, const char *verb, const json_t *body,
+                     json_t **status, struct err *err)
 {
     char path[96];
     json_t *next = NULL;
     (void)snprintf(path, sizeof(path), "/restores/%s/%s", id_of(*status), verb);
-    int rc = cmd_run_job(cmd, client, path, NULL, &next, err);
+    int rc = cmd_run_job(cmd, client, path, body, &next, err);
     if (rc < 0)
         return rc;
     json_decref(*status);
@@ -48,10 +48,12 @@ static int carry_on(struct cmd *cmd, struct client *client, json_t **status, str
             give_up_plan(client, id_of(*status));
             return err_set(err, ERR_CANCELLED, "nothing was touched");
         }
-        rc = next_step(cmd, client, "execute", status, err);
+        /* In one run, so that a restore that nobody watches any more comes to its end by itself. */
+        free_json json_t *body = json_pack("{s:b}", "verify", true);
+        rc = next_step(cmd, client, "execute", body, status, err);
     }
     if (rc == 0 && in_state(*status, "executed"))
-        rc = next_step(cmd, client, "verify", status, err);
+        rc = next_step(cmd, client, "verify", NULL, status, err);
     return rc;
 }
 
@@ -98,7 +100,7 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
         return rc;
     if (in_state(*status, "prepared") || in_state(*status, "executed"))
         return carry_on(cmd, client, status, err);
-    rc = next_step(cmd, client, "resume", status, err);
+    rc = next_step(cmd, client, "resume", NULL, status, err);
     return rc < 0 ? rc : carry_on(cmd, client, status, err);
 }
 

@@ -155,6 +155,21 @@ def test_beside_restore(node):
     is_(node.agent.api("GET", "/health")[1]["status"], "ok", "health is ok")
 
 
+def test_ctrl_c_planning(node):
+    """Whether the cancel or the end of the plan comes first: nothing is executed."""
+    process = subprocess.Popen([os.path.join(node.programs, "tidemark"), "restore", "first"],
+                               env={**os.environ, "TIDEMARK_CONFIG": node.conf}, text=True,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, start_new_session=True)
+    is_(process.stderr.readline(), "planning\n", "a restore plans")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    is_status(Result(process.returncode, out, err), "cancelled", "Ctrl-C while it plans")
+    job = node.agent.api("GET", "/jobs")[1]["jobs"][-1]["id"]
+    is_(node.agent.wait_job(job)["state"], "cancelled", "the job is cancelled")
+    is_(node.server.running(), True, "the server runs")
+
+
 def test_detach_and_resume(node):
     """Ctrl-C after `marked` only stops watching; kill -9 of both; the restarted agent finishes."""
     done, job = run_and_signal(node, "restore",
@@ -164,10 +179,7 @@ def test_detach_and_resume(node):
     like(done.err, rf"left restore {job} running: it is not finished\nhint: `tidemark jobs "
          "--follow", "and says how to watch it")
     state = node.agent.wait_job(job)["state"]
-    is_(state, "executed", "the restore went on to the end of its step")
-    done = node.cli("restore", "--resume")
-    is_status(done, 0, "tidemark restore --resume does the next step")
-    is_(status(node, job)["state"], "complete", "complete")
+    is_(state, "complete", "the restore went on to its end by itself")
 
 
 def test_killed_restore(node):
@@ -211,6 +223,7 @@ def main():
     node.server.psql("drop table t")
     test_beside_restore(node)
     is_(node.server.psql("select count(*) from t"), "1000", "the table is back")
+    test_ctrl_c_planning(node)
     test_detach_and_resume(node)
     test_killed_restore(node)
     lines = [json.loads(line) for line in node.cli("jobs", "--json").out.splitlines()]

@@ -77,7 +77,8 @@ def test_none(story):
     is_(found(story), collations(False), "reindex=none: the collations are listed")
     is_(result["collation_count"], 3, "reindex=none: and counted")
     is_(len(result["warnings"]), 2, "reindex=none: a warning for each database")
-    like(" ".join(result["warnings"]), "database 'sorted': 1 collations .* 6 indexes .*reindex=auto",
+    like(" ".join(result["warnings"]),
+         "database 'sorted': 1 collations .* 6 indexes .*reindex=auto",
          "reindex=none: that says what to do")
     is_(versions(story.server), (OLD, f"{OLD},{OLD}"), "reindex=none: the versions stay")
     is_(files(story.server, "sorted"), before, "reindex=none: and so do the indexes")
