@@ -198,7 +198,8 @@ def clean(root, log=lambda text: None):
         busy = [point for point in mounts_below(root) if not _quiet("umount", point)]
         for loop in loops_below(root):
             _quiet("losetup", "-d", loop)
-        if not busy and not mounts_below(root) and not loops_below(root):
+        alive = [pid for pid in processes_below(root) if pid not in late]  # also born meanwhile
+        if not alive and not busy and not mounts_below(root) and not loops_below(root):
             break
         if attempt == 20:
             _unmount_elsewhere(root)
