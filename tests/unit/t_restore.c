@@ -110,17 +110,18 @@ static void test_block(void)
     (void)snprintf(restore.conf.repository_url, CONF_PATH_MAX + 1, "file:///x/100%%/it's");
     (void)snprintf(restore.archive.cluster, sizeof(restore.archive.cluster), "main");
     restore.archive.system_id = 7;
+    const char *build = getenv("TIDEMARK_BUILD");
+    (void)setenv("TIDEMARK_PROGRAMS", build ? build : "build/release", 0);
     int rc = restore_settings_block(&restore, &text, &err);
-    if (rc < 0) {
-        skip("tidemark-wal is not built");
+    is_good(rc, &err, "the settings of a tag");
+    if (rc < 0)
         return;
-    }
     ok(strstr(text, "recovery_target_timeline = '3'\n"), "the timeline is a number");
     const char *last = strstr(text, "recovery_target_name = 'a''b@1'\n");
     ok(last && strlen(last) == strlen("recovery_target_name = 'a''b@1'\n"),
        "the target that is not empty comes last");
     ok(strstr(text, "recovery_target_lsn = ''\n"), "the others are empty");
-    ok(strstr(text, "--repository=file:///x/100%%%%/it''\\\\''''s"), "quoted three times");
+    ok(strstr(text, "--repository=file:///x/100%%/it''\\\\''''s"), "quoted three times");
     free(text);
     restore.target = TARGET_SNAPSHOT;
     is_good(restore_settings_block(&restore, &text, &err), &err, "target snapshot");
