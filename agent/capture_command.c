@@ -14,6 +14,7 @@
 #include "agent/json.h"
 #include "agent/log.h"
 #include "agent/process.h"
+#include "agent/clock.h"
 
 enum { DROP_TIMEOUT_S = 120 };
 
@@ -57,13 +58,6 @@ static const char *last_line(char *text)
         text[--len] = '\0';
     char *newline = strrchr(text, '\n');
     return newline != NULL ? newline + 1 : text;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 static int make_one(struct capture *capture, size_t index, unsigned timeout_s, struct err *err)

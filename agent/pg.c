@@ -4,6 +4,7 @@
 #include "agent/pg.h"
 #include "agent/process.h"
 #include "agent/program.h"
+#include "agent/clock.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -79,13 +80,6 @@ static int send_line(struct pg_session *session, const json_t *json, struct err 
     err_sys(err, ERR_POSTGRES, "the PostgreSQL session's process went away");
     drop_child(session);
     return -ERR_POSTGRES;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 static void make_room(struct pg_session *session)

@@ -13,6 +13,7 @@
  * do: it fires when the forking thread ends, and setuid clears it.) */
 #include "agent/pg.h"
 #include "agent/process.h"
+#include "agent/clock.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -220,13 +221,6 @@ static void cancel_statement(PGconn *conn)
     if (cancel)
         (void)PQcancel(cancel, ignored, sizeof(ignored));
     PQfreeCancel(cancel);
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 /* Waits until the result is complete. On a timeout the statement is cancelled once and the result

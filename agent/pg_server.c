@@ -3,6 +3,7 @@
  * postmaster.pid together with the process it names, never a tool's exit status. */
 #include "agent/pg.h"
 #include "agent/process.h"
+#include "agent/clock.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -18,19 +19,6 @@ enum {
     POLL_MS = 20,
     LOG_TAIL = 4096,
 };
-
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-static void pause_ms(unsigned ms)
-{
-    struct timespec time = {.tv_nsec = (long)ms * 1000000};
-    (void)nanosleep(&time, NULL);
-}
 
 /* --- state ------------------------------------------------------------------------------------ */
 

@@ -1,6 +1,7 @@
 /* Starting and collecting child processes: see process.h. The only fork() of the agent besides
  * job_start() is here, so that the rules for what a child may inherit are kept in one place. */
 #include "agent/process.h"
+#include "agent/clock.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -268,13 +269,6 @@ int process_start(const struct process_options *options, pid_t *ret_pid, struct 
     }
     *ret_pid = pid;
     return 0;
-}
-
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
 static int status_of(int wait_status)

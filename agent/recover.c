@@ -5,6 +5,7 @@
 #include "agent/log.h"
 #include "agent/pg.h"
 #include "agent/process.h"
+#include "agent/clock.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -23,12 +24,6 @@ struct recovery {
     uint64_t replay_lsn;
     uint32_t timeline;
 };
-
-static void pause_ms(long ms)
-{
-    struct timespec time = {.tv_nsec = ms * 1000000};
-    (void)nanosleep(&time, NULL);
-}
 
 static uint64_t now_s(void)
 {

@@ -5,6 +5,7 @@
  * the bitmap only as a hint of what to look at: pull reads every acknowledged region again. */
 #include "agent/restore.h"
 #include "agent/log.h"
+#include "agent/clock.h"
 #include "io/pull.h"
 
 #include <errno.h>
@@ -13,12 +14,6 @@
 #include <time.h>
 
 enum { OPEN_TRIES = 50, OPEN_PAUSE_MS = 100 };
-
-static void pause_ms(long ms)
-{
-    struct timespec time = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
-    (void)nanosleep(&time, NULL);
-}
 
 /* --- devices ---------------------------------------------------------------------------------- */
 

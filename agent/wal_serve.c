@@ -15,6 +15,7 @@
 #include "agent/log.h"
 #include "agent/wal_launch.h"
 #include "agent/wal_spool.h"
+#include "agent/clock.h"
 #include "io/format.h"
 
 enum {
@@ -24,19 +25,6 @@ enum {
     IN_FLIGHT_MAX_S = 60, /* for a segment that the prefetcher is fetching */
     IN_FLIGHT_POLL_MS = 1,
 };
-
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
-static void pause_ms(uint64_t ms)
-{
-    struct timespec time = {.tv_sec = (time_t)(ms / 1000), .tv_nsec = (long)(ms % 1000) * 1000000};
-    (void)nanosleep(&time, NULL);
-}
 
 /* --- the archive ------------------------------------------------------------------------------ */
 

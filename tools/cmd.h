@@ -73,6 +73,9 @@ void cmd_add_option(const struct cmd *cmd, const char *name, const char *key, js
 bool cmd_confirm(const struct cmd *cmd, const char *question);
 
 void cmd_print_json(const json_t *json);
+
+/* The string under key, "" when there is none; borrowed. */
+const char *cmd_text(const json_t *json, const char *key);
 /* Indented "key: value" lines of anything. */
 void cmd_print_tree(const json_t *json, int indent, FILE *to);
 void cmd_format_size(uint64_t bytes, char text[24]);

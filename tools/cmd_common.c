@@ -21,12 +21,6 @@ int cmd_check_name(const char *what, const char *name, struct err *err)
     return err_set(err, ERR_USAGE, "'%.80s' is not the name of a %s", name, what);
 }
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
 static int find_in(const json_t *jobs, const char *prefix, char ret[ID_TEXT_LEN], struct err *err)
 {
     const char *found = NULL;
@@ -34,9 +28,9 @@ static int find_in(const json_t *jobs, const char *prefix, char ret[ID_TEXT_LEN]
     json_t *job;
     json_array_foreach(jobs, i, job)
     {
-        const char *id = text_of(job, "id");
+        const char *id = cmd_text(job, "id");
         bool match = prefix ? strncmp(id, prefix, strlen(prefix)) == 0
-                            : strcmp(text_of(job, "type"), "restore") == 0;
+                            : strcmp(cmd_text(job, "type"), "restore") == 0;
         if (prefix && match && found)
             return err_set(err, ERR_USAGE, "several jobs begin with '%s': %s, %s", prefix, found,
                            id);
@@ -77,6 +71,12 @@ bool cmd_confirm(const struct cmd *cmd, const char *question)
         return true;
     (void)fprintf(stderr, "%s Type yes: ", question);
     return fgets(line, sizeof(line), stdin) && strcmp(line, "yes\n") == 0;
+}
+
+const char *cmd_text(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
 }
 
 void cmd_print_json(const json_t *json)

@@ -9,6 +9,7 @@
 
 #include "agent/job.h"
 #include "tools/cmd.h"
+#include "agent/clock.h"
 
 enum { REPEAT_MS = 500 };
 
@@ -30,12 +31,6 @@ static void on_interrupt(int number)
 {
     (void)number;
     interrupts++;
-}
-
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
 }
 
 static uint64_t number_of(const json_t *json, const char *key)
@@ -80,7 +75,7 @@ static void show_bar(struct view *view, const json_t *progress, const char *phas
 static void show(void *ctx, const json_t *status)
 {
     struct view *view = ctx;
-    const char *phase = text_of(status, "phase");
+    const char *phase = cmd_text(status, "phase");
     view->partial = job_is_partial(status);
     if (view->cmd->quiet)
         return;
@@ -94,13 +89,6 @@ static void show(void *ctx, const json_t *status)
 }
 
 /* --- Ctrl-C ------------------------------------------------------------------------------------*/
-static uint64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
-}
-
 static void ask_to_cancel(struct view *view)
 {
     char path[96];
@@ -172,16 +160,16 @@ static int follow(struct view *view, json_t **ret, struct err *err)
 /* --- the outcome -------------------------------------------------------------------------------*/
 static int outcome(const json_t *status, const char *id, struct err *err)
 {
-    const char *state = text_of(status, "state");
+    const char *state = cmd_text(status, "state");
     const json_t *error = json_object_get(status, "error");
     if (strcmp(state, "complete") == 0 || strcmp(state, "prepared") == 0 ||
         strcmp(state, "executed") == 0)
         return 0;
     if (json_is_object(error)) {
-        enum err_code code = err_code_from_name(text_of(error, "code"));
-        (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", text_of(error, "text"));
-        if (text_of(error, "hint")[0])
-            (void)err_hint(err, "%s", text_of(error, "hint"));
+        enum err_code code = err_code_from_name(cmd_text(error, "code"));
+        (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", cmd_text(error, "text"));
+        if (cmd_text(error, "hint")[0])
+            (void)err_hint(err, "%s", cmd_text(error, "hint"));
     } else {
         (void)err_set(err, job_is_partial(status) ? ERR_PARTIAL : ERR_INTERNAL,
                       "the process of job %s ended without a word", id);
@@ -209,7 +197,8 @@ int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_
         return rc;
     rc = outcome(status, id, err);
     /* The plan was ready before the cancel arrived: nobody may go on to execute it. */
-    if (rc == 0 && view.answered != answered && strcmp(text_of(status, "state"), "prepared") == 0) {
+    if (rc == 0 && view.answered != answered &&
+        strcmp(cmd_text(status, "state"), "prepared") == 0) {
         ask_to_cancel(&view);
         rc = err_set(err, ERR_CANCELLED, "cancelled: nothing was touched");
     }

@@ -4,12 +4,6 @@
 
 #include "tools/cmd_restore.h"
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
 static const char *content_of(const char *holds)
 {
     if (strcmp(holds, "blank") == 0)
@@ -25,20 +19,20 @@ static void print_volume(const json_t *volume)
 {
     char size[24];
     cmd_format_size((uint64_t)json_integer_value(json_object_get(volume, "bytes")), size);
-    (void)printf("  write    %s: %s of %s to %s (%s), mounted at %s\n", text_of(volume, "name"),
-                 size, text_of(volume, "fs_type"), text_of(volume, "device"),
-                 content_of(text_of(volume, "holds")), text_of(volume, "mount_point"));
+    (void)printf("  write    %s: %s of %s to %s (%s), mounted at %s\n", cmd_text(volume, "name"),
+                 size, cmd_text(volume, "fs_type"), cmd_text(volume, "device"),
+                 content_of(cmd_text(volume, "holds")), cmd_text(volume, "mount_point"));
 }
 
 static void print_target(const json_t *plan)
 {
     const json_t *target = json_object_get(plan, "target");
     json_int_t timeline = json_integer_value(json_object_get(target, "timeline"));
-    const char *value = text_of(target, "value");
-    (void)printf("  recover  to %s%s%s", text_of(target, "type"), value[0] ? " " : "", value);
+    const char *value = cmd_text(target, "value");
+    (void)printf("  recover  to %s%s%s", cmd_text(target, "type"), value[0] ? " " : "", value);
     if (timeline > 0)
         (void)printf(" on timeline %lld", (long long)timeline);
-    (void)printf(", then %s\n", text_of(plan, "action"));
+    (void)printf(", then %s\n", cmd_text(plan, "action"));
 }
 
 void restore_print_plan(const json_t *plan)
@@ -47,10 +41,11 @@ void restore_print_plan(const json_t *plan)
     size_t i;
     json_t *item;
     cmd_format_time(json_integer_value(json_object_get(plan, "captured_s")), when);
-    (void)printf("plan: restore %s (%.12s) of %s/%s, captured %s\n", text_of(plan, "tag"),
-                 text_of(plan, "snapshot"), text_of(plan, "cluster"), text_of(plan, "node"), when);
-    (void)printf("  server   PostgreSQL %s in %s%s\n", text_of(plan, "pg_version"),
-                 text_of(plan, "data_directory"),
+    (void)printf("plan: restore %s (%.12s) of %s/%s, captured %s\n", cmd_text(plan, "tag"),
+                 cmd_text(plan, "snapshot"), cmd_text(plan, "cluster"), cmd_text(plan, "node"),
+                 when);
+    (void)printf("  server   PostgreSQL %s in %s%s\n", cmd_text(plan, "pg_version"),
+                 cmd_text(plan, "data_directory"),
                  json_is_true(json_object_get(plan, "server_running"))
                      ? ": it runs and will be stopped"
                      : ": it is not running");
@@ -59,8 +54,8 @@ void restore_print_plan(const json_t *plan)
         print_volume(item);
     }
     print_target(plan);
-    (void)printf("  verify   %s; reindex %s; server configuration: %s\n", text_of(plan, "verify"),
-                 text_of(plan, "reindex"), text_of(plan, "config"));
+    (void)printf("  verify   %s; reindex %s; server configuration: %s\n", cmd_text(plan, "verify"),
+                 cmd_text(plan, "reindex"), cmd_text(plan, "config"));
     json_array_foreach(json_object_get(plan, "warnings"), i, item)
     {
         (void)printf("  warning  %s\n", json_string_value(item));

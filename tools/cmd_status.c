@@ -3,12 +3,6 @@
 
 #include "tools/cmd.h"
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
 static void print_running(const json_t *jobs)
 {
     size_t i;
@@ -16,19 +10,19 @@ static void print_running(const json_t *jobs)
     json_array_foreach(jobs, i, job)
     {
         if (json_is_true(json_object_get(job, "running")))
-            (void)printf("running: %s %s (%s)\n", text_of(job, "type"), text_of(job, "id"),
-                         text_of(job, "phase"));
+            (void)printf("running: %s %s (%s)\n", cmd_text(job, "type"), cmd_text(job, "id"),
+                         cmd_text(job, "phase"));
     }
 }
 
 static int verdict(const json_t *health, struct err *err)
 {
-    const char *status = text_of(health, "status"), *job = text_of(health, "job");
+    const char *status = cmd_text(health, "status"), *job = cmd_text(health, "job");
     if (strcmp(status, "ok") == 0)
         return 0;
     if (strcmp(status, "restoring") == 0 || strcmp(status, "recovering") == 0)
-        return err_set(err, ERR_BUSY, "restore %s is at step %s", job, text_of(health, "step"));
-    (void)err_set(err, ERR_PARTIAL, "restore %s stopped at step %s", job, text_of(health, "step"));
+        return err_set(err, ERR_BUSY, "restore %s is at step %s", job, cmd_text(health, "step"));
+    (void)err_set(err, ERR_PARTIAL, "restore %s stopped at step %s", job, cmd_text(health, "step"));
     return err_hint(err, "`tidemark restore --resume %s` goes on", job);
 }
 
@@ -50,8 +44,9 @@ static int run(struct cmd *cmd, struct err *err)
     if (cmd->json) {
         cmd_print_json(health);
     } else {
-        (void)printf("%s/%s: %s\nagent: %s\n", text_of(health, "cluster"), text_of(health, "node"),
-                     text_of(health, "status"), local ? "not running" : text_of(health, "version"));
+        (void)printf("%s/%s: %s\nagent: %s\n", cmd_text(health, "cluster"),
+                     cmd_text(health, "node"), cmd_text(health, "status"),
+                     local ? "not running" : cmd_text(health, "version"));
         print_running(json_object_get(answer, "jobs"));
     }
     return verdict(health, err);
