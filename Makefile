@@ -125,7 +125,7 @@ FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # a parser begins to use another file, linking fails and that file is added here.
 FUZZ_PARTS := api_request conf conf_print conf_table conf_value json nearest pg_names record \
         record_check wal wal_history wal_name wal_page
-FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err format format_table \
+FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format format_table \
         format_wal hash id repo ring ring_inject store store_file store_file_lane table)
 $(B)/libfuzzed.a: $(FUZZ_PARTS:%=$(B)/%.o)
 	@rm -f $@ && ar crs $@ $^

@@ -15,6 +15,7 @@
 #include "agent/log.h"
 #include "agent/process.h"
 #include "agent/clock.h"
+#include "io/file.h"
 
 enum { DROP_TIMEOUT_S = 120 };
 
@@ -144,14 +145,6 @@ static json_t *describe(const struct capture *capture)
     return json_pack("{s:s, s:o}", "job", capture->job, "volumes", volumes);
 }
 
-static int sync_directory(const char *path, struct err *err)
-{
-    close_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) < 0)
-        return err_sys(err, ERR_DEVICE, "sync '%s'", path);
-    return 0;
-}
-
 int capture_command_begin(struct capture *capture, struct err *err)
 {
     char dir[CONF_PATH_MAX + 16], path[CONF_PATH_MAX + 128];
@@ -164,8 +157,7 @@ int capture_command_begin(struct capture *capture, struct err *err)
         return err_sys(err, ERR_DEVICE, "make '%s'", path);
     free_json json_t *list = describe(capture);
     free_mem char *text = json_text(list);
-    size_t len = strlen(text);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || write(fd, text, len) != (ssize_t)len || fsync(fd) < 0)
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || write_all(fd, text, strlen(text)) < 0 || fsync(fd) < 0)
         return err_sys(err, ERR_DEVICE, "write '%s'", path);
     int rc = sync_directory(dir, err);
     if (rc == 0)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "agent/nearest.h"
+#include "io/file.h"
 
 enum { FILE_LEN_MAX = 64 << 20 };
 
@@ -199,36 +200,6 @@ int json_get_base64(const json_t *obj, const char *key, enum err_code code, void
 }
 
 /* --- files -------------------------------------------------------------------------------------*/
-static int write_all(int fd, const char *text, size_t len)
-{
-    while (len > 0) {
-        ssize_t n = write(fd, text, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -1;
-        text += n;
-        len -= (size_t)n;
-    }
-    return 0;
-}
-
-/* The entry itself must reach the disk, or a power cut brings the old file back. */
-static int sync_parent(const char *path, struct err *err)
-{
-    char parent[PATH_MAX];
-    (void)snprintf(parent, sizeof(parent), "%s", path);
-    char *slash = strrchr(parent, '/');
-    if (slash)
-        slash[slash == parent] = '\0';
-    else
-        (void)snprintf(parent, sizeof(parent), ".");
-    close_fd int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) < 0)
-        return err_sys(err, ERR_DEVICE, "sync directory '%s'", parent);
-    return 0;
-}
-
 /* The temporary name is the writer's own: threads and processes may save the same path. */
 static int save_temporary(const char *temporary, const json_t *json, bool durable, struct err *err)
 {

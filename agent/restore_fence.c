@@ -8,6 +8,7 @@
 #include "agent/log.h"
 #include "agent/pg.h"
 #include "agent/process.h"
+#include "io/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,21 +23,12 @@ static const char dropin_name[] = "tidemark-fence.conf";
 
 /* --- the gate --------------------------------------------------------------------------------- */
 
-static int sync_directory(const char *path, struct err *err)
-{
-    close_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) < 0)
-        return err_sys(err, ERR_DEVICE, "sync directory '%s'", path);
-    return 0;
-}
-
 static int write_text(const char *path, const char *text, struct err *err)
 {
     close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         return err_sys(err, ERR_DEVICE, "create '%s'", path);
-    size_t len = strlen(text);
-    if (write(fd, text, len) != (ssize_t)len || fsync(fd) < 0)
+    if (write_all(fd, text, strlen(text)) < 0 || fsync(fd) < 0)
         return err_sys(err, ERR_DEVICE, "write '%s'", path);
     return 0;
 }

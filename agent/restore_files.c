@@ -2,6 +2,7 @@
  * that user's rights: a link that it put into its directory must not lead root anywhere. */
 #include "agent/restore.h"
 #include "agent/process.h"
+#include "io/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,31 +37,6 @@ int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_
     text[len] = '\0';
     *ret = take_ptr(&text);
     *ret_len = len;
-    return 0;
-}
-
-static int write_all(int fd, const char *bytes, size_t len)
-{
-    while (len > 0) {
-        ssize_t put = write(fd, bytes, len);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put <= 0)
-            return -1;
-        bytes += put;
-        len -= (size_t)put;
-    }
-    return 0;
-}
-
-static int sync_parent(const char *path, struct err *err)
-{
-    char copy[CONF_PATH_MAX + 64];
-    (void)snprintf(copy, sizeof(copy), "%s", path);
-    const char *directory = dirname(copy);
-    close_fd int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) < 0)
-        return err_sys(err, ERR_DEVICE, "sync directory '%s'", directory);
     return 0;
 }
 

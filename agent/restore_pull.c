@@ -6,6 +6,7 @@
 #include "agent/restore.h"
 #include "agent/log.h"
 #include "agent/clock.h"
+#include "io/file.h"
 #include "io/pull.h"
 
 #include <errno.h>
@@ -120,13 +121,13 @@ static int save_bitmap(void *ctx, const uint8_t *bitmap, size_t bitmap_len, stru
     close_fd int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0)
         return err_sys(err, ERR_DEVICE, "create '%s'", temporary);
-    if (write(fd, bitmap, bitmap_len) != (ssize_t)bitmap_len || fsync(fd) < 0)
+    if (write_all(fd, bitmap, bitmap_len) < 0 || fsync(fd) < 0)
         return err_sys(err, ERR_DEVICE, "write '%s'", temporary);
     if (rename(temporary, path) < 0)
         return err_sys(err, ERR_DEVICE, "rename '%s'", temporary);
-    close_fd int dir = open(acknowledged->restore->job->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (dir < 0 || fsync(dir) < 0)
-        return err_sys(err, ERR_DEVICE, "sync '%s'", acknowledged->restore->job->dir);
+    int rc = sync_directory(acknowledged->restore->job->dir, err);
+    if (rc < 0)
+        return rc;
     restore_test_stop("pulling-ack");
     return 0;
 }

@@ -12,6 +12,7 @@
 #include "agent/pg_names.h"
 #include "agent/wal_page.h"
 #include "io/crypt.h"
+#include "io/file.h"
 #include "io/format.h"
 
 enum { WAL_HEAD_LEN = FMT_HEADER_LEN + FMT_WAL_FIXED_LEN };
@@ -225,30 +226,18 @@ int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw
     return 0;
 }
 
-static int write_fully(int fd, const char *path, const uint8_t *buf, size_t len, struct err *err)
-{
-    for (size_t done = 0; done < len;) {
-        ssize_t put = write(fd, buf + done, len - done);
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0)
-            return err_sys(err, ERR_DEVICE, "write '%s'", path);
-        done += (size_t)put;
-    }
-    return 0;
-}
-
 static int write_file(const char *path, const void *raw, size_t len, bool durable, struct err *err)
 {
     close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return err_sys(err, ERR_DEVICE, "create '%s'", path);
-    int rc = write_fully(fd, path, raw, len, err);
-    if (rc == 0 && durable && fsync(fd) < 0)
-        rc = err_sys(err, ERR_DEVICE, "flush '%s'", path);
-    if (rc == 0 && close(take_fd(&fd)) < 0)
-        rc = err_sys(err, ERR_DEVICE, "close '%s'", path);
-    return rc;
+    if (write_all(fd, raw, len) < 0)
+        return err_sys(err, ERR_DEVICE, "write '%s'", path);
+    if (durable && fsync(fd) < 0)
+        return err_sys(err, ERR_DEVICE, "flush '%s'", path);
+    if (close(take_fd(&fd)) < 0)
+        return err_sys(err, ERR_DEVICE, "close '%s'", path);
+    return 0;
 }
 
 int wal_get(const struct wal_archive *archive, const char *name, const char *to_path, bool durable,

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "io/file.h"
+
 static struct store_file *of(struct store *store)
 {
     return CONTAINER_OF(store, struct store_file, store);
@@ -203,24 +205,6 @@ void store_file_temp_close(struct store_file *file, struct store_file_temp *temp
         (void)close(temp->fd);
     temp->fd = -1;
     temp->name[0] = '\0';
-}
-
-static int write_all(int fd, const void *ptr, size_t len)
-{
-    const char *from = ptr;
-    while (len > 0) {
-        ssize_t n = write(fd, from, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            if (n == 0)
-                errno = EIO;
-            return -1;
-        }
-        from += n;
-        len -= (size_t)n;
-    }
-    return 0;
 }
 
 static int file_put(struct store *store, const char *name, const void *ptr, size_t len,

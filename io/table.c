@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 
 #include "io/crypt.h"
+#include "io/file.h"
 
 enum { TABLE_HEADER_LEN = 4096, TABLE_VERSION = 1 };
 
@@ -174,19 +175,11 @@ static void table_digest(const struct table_header *header, const void *entries,
     sha256_finish(stream, ret_digest);
 }
 
-static int write_all(int fd, const void *ptr, size_t len, uint64_t offset, struct err *err)
+static int write_at(const struct table *table, const void *ptr, size_t len, uint64_t offset,
+                    struct err *err)
 {
-    const uint8_t *from = ptr;
-    while (len > 0) {
-        ssize_t done = pwrite(fd, from, len, (off_t)offset);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            return err_sys(err, ERR_DEVICE, "write table");
-        from += done;
-        len -= (size_t)done;
-        offset += (uint64_t)done;
-    }
+    if (lseek(table->fd, (off_t)offset, SEEK_SET) < 0 || write_all(table->fd, ptr, len) < 0)
+        return err_sys(err, ERR_DEVICE, "write table");
     return 0;
 }
 
@@ -208,13 +201,13 @@ int table_seal(struct table *table, struct err *err)
     memcpy(header.volume, table->volume, ID_LEN);
     memcpy(header.snapshot, table->snapshot, ID_LEN);
     table_digest(&header, table->entries, entries_len(table), table->packs, header.sha256);
-    rc = write_all(table->fd, table->packs, (size_t)table->pack_count * FMT_PACK_REF_LEN,
-                   TABLE_HEADER_LEN + entries_len(table), err);
+    rc = write_at(table, table->packs, (size_t)table->pack_count * FMT_PACK_REF_LEN,
+                  TABLE_HEADER_LEN + entries_len(table), err);
     if (rc < 0)
         return rc;
     if (msync(table->map, table->map_len, MS_SYNC) < 0 || fsync(table->fd) < 0)
         return err_sys(err, ERR_DEVICE, "flush table");
-    rc = write_all(table->fd, &header, sizeof(header), 0, err);
+    rc = write_at(table, &header, sizeof(header), 0, err);
     if (rc < 0)
         return rc;
     if (fsync(table->fd) < 0)
