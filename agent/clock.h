@@ -2,14 +2,11 @@
 #ifndef TIDEMARK_AGENT_CLOCK_H
 #define TIDEMARK_AGENT_CLOCK_H
 
-#include <stdint.h>
-#include <time.h>
+#include "io/clock.h"
 
 static inline uint64_t now_ms(void)
 {
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return monotonic_ns() / 1000000;
 }
 
 /* A signal may end it early. */

@@ -29,6 +29,7 @@
 #include <time.h>
 
 #include "agent/log.h"
+#include "io/clock.h"
 #include "io/fsmap.h"
 #include "io/pull.h"
 
@@ -61,13 +62,6 @@ static uint64_t expected_rate(const struct snapshot *snapshot)
         rate = ASSUMED_RATE;
     uint64_t limit = snapshot->conf->rate_limit;
     return limit ? min_u64(rate, limit) : rate;
-}
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 /* Only captures that held, and copies that are long enough to mean something. */
@@ -177,13 +171,13 @@ static int push_volume(struct snapshot *snapshot, size_t index, struct err *err)
 
 static int push_volumes(struct snapshot *snapshot, struct err *err)
 {
-    uint64_t start_ns = now_ns();
+    uint64_t start_ns = monotonic_ns();
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
         rc = choose_extents(snapshot, i, err);
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
         rc = push_volume(snapshot, i, err);
-    snapshot->copy_ms = (now_ns() - start_ns) / 1000000;
+    snapshot->copy_ms = (monotonic_ns() - start_ns) / 1000000;
     return rc;
 }
 

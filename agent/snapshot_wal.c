@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "agent/clock.h"
 #include "agent/log.h"
 
 enum { POLL_MS = 200, REPORT_S = 10, FAILURES_MAX = 3 };
@@ -38,13 +39,6 @@ static int read_archiver(struct snapshot *snapshot, struct archiver *ret, struct
     copy_cell(rows, 2, ret->last_failed);
     ret->failed_count = strtoull(failed_count, NULL, 10);
     return 0;
-}
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 /* --- proof ------------------------------------------------------------------------------------ */
@@ -119,7 +113,7 @@ int snapshot_prove_archive(struct snapshot *snapshot, struct err *err)
         rc = switch_wal(snapshot, name, err);
     if (rc < 0)
         return rc;
-    int64_t deadline_ms = now_ms() + (int64_t)snapshot->conf->wal_archive_timeout_s * 1000;
+    uint64_t deadline_ms = now_ms() + snapshot->conf->wal_archive_timeout_s * 1000ull;
     while ((rc = wal_check(&snapshot->archive, name, err)) == -ERR_MISSING) {
         rc = judge(snapshot, name, before.failed_count, err);
         if (rc == 0 && now_ms() > deadline_ms)
@@ -161,12 +155,12 @@ static int timed_out(struct snapshot *snapshot, const char *missing, struct err 
 int snapshot_wait_wal(struct snapshot *snapshot, struct err *err)
 {
     int rc = snapshot_phase(snapshot, "waiting for WAL", err);
-    int64_t start_ms = now_ms(), reported_ms = start_ms;
+    uint64_t start_ms = now_ms(), reported_ms = start_ms;
     while (rc == 0 && (rc = check_range(snapshot, err)) == -ERR_MISSING) {
-        int64_t now = now_ms();
+        uint64_t now = now_ms();
         char missing[sizeof(err->text)];
         (void)snprintf(missing, sizeof(missing), "%s", err->text);
-        if (now - start_ms > (int64_t)snapshot->conf->wal_archive_timeout_s * 1000)
+        if (now - start_ms > snapshot->conf->wal_archive_timeout_s * 1000ull)
             return timed_out(snapshot, missing, err);
         if (now - reported_ms > REPORT_S * 1000) {
             log_info("snapshot=%s waiting for WAL: %s", snapshot->id_text, missing);

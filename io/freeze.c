@@ -17,18 +17,12 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "io/clock.h"
 #include "io/freeze_protocol.h"
 
 static_assert((int)FREEZE_VOLUMES_MAX == (int)GUARD_VOLUMES_MAX, "one limit for both programs");
 
 enum { READY_TIMEOUT_MS = 10000, ANSWER_TIMEOUT_MS = 5000, HIGH_FD = 100 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 /* --- starting the guardian -------------------------------------------------------------------- */
 
@@ -129,9 +123,9 @@ static int spawn(const char *program, const struct spawn_fds *fds, unsigned dead
 static bool receive(int fd, int timeout_ms, unsigned char *ret_verb)
 {
     struct pollfd polled = {.fd = fd, .events = POLLIN};
-    uint64_t until = now_ns() + (uint64_t)timeout_ms * 1000000u;
+    uint64_t until = monotonic_ns() + (uint64_t)timeout_ms * 1000000u;
     for (;;) {
-        uint64_t now = now_ns();
+        uint64_t now = monotonic_ns();
         int left = now >= until ? 0 : (int)((until - now) / 1000000u) + 1;
         int rc = poll(&polled, 1, left);
         if (rc < 0 && errno == EINTR)
@@ -243,7 +237,7 @@ static bool thaw_frozen(struct freeze *freeze)
         } while (rc < 0 && errno == EINTR);
         all_ours = all_ours && rc == 0;
     }
-    freeze->stall_ns = now_ns() - freeze->frozen_at_ns;
+    freeze->stall_ns = monotonic_ns() - freeze->frozen_at_ns;
     return all_ours;
 }
 
@@ -251,7 +245,7 @@ int freeze_all(struct freeze *freeze, struct err *err)
 {
     assert(freeze->frozen == 0);
     assert(freeze->control_fd >= 0);
-    freeze->frozen_at_ns = now_ns();
+    freeze->frozen_at_ns = monotonic_ns();
     for (size_t i = 0; i < freeze->count; i++) {
         int rc = freeze_one(freeze, i, err);
         if (rc < 0) {

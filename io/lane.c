@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "io/clock.h"
+
 enum { TICK_MS = 200 };
 
 struct lanes {
@@ -20,13 +22,6 @@ struct lanes {
     unsigned running;
     struct err error;
 };
-
-uint64_t monotonic_ns(void)
-{
-    struct timespec now;
-    (void)clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 bool lane_stopped(const struct lane *lane)
 {

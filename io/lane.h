@@ -58,6 +58,4 @@ void lane_fail(struct lane *lane, const struct err *err);
  * must not read again. */
 uint64_t lane_rate_reserve(struct lane *lane, uint64_t len);
 
-uint64_t monotonic_ns(void);
-
 #endif

@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "io/clock.h"
 #include "io/pull_lane.h"
 
 static const uint64_t acknowledge_bytes = GIB;

@@ -10,6 +10,7 @@
 #include <assert.h>
 #include <inttypes.h>
 
+#include "io/clock.h"
 #include "io/codec.h"
 #include "io/hash.h"
 

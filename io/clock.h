@@ -1,0 +1,15 @@
+/* CLOCK_MONOTONIC in nanoseconds, for durations and deadlines. Inline. Any thread. */
+#ifndef TIDEMARK_IO_CLOCK_H
+#define TIDEMARK_IO_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+static inline uint64_t monotonic_ns(void)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+#endif
