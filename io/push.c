@@ -106,6 +106,16 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     return rc;
 }
 
+void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, uint8_t *object,
+                 size_t len)
+{
+    struct fmt_header header = {.kind = kind, .body_len = len - FMT_HEADER_LEN, .number = number};
+    memcpy(header.repository, push->repo->id, ID_LEN);
+    memcpy(header.volume, push->work->volume, ID_LEN);
+    memcpy(header.snapshot, push->work->snapshot, ID_LEN);
+    fmt_header_encode(&header, object);
+}
+
 void push_release(struct push *push)
 {
     free(push->pack_len);

@@ -86,15 +86,7 @@ static void close_pack(struct push_lane *pl)
 {
     struct push_pack *pack = pl->open;
     const struct table *work = pl->push->work;
-    struct fmt_header header = {
-        .kind = FMT_PACK,
-        .body_len = pack->len - FMT_HEADER_LEN,
-        .number = pack->number,
-    };
-    memcpy(header.repository, pl->push->repo->id, ID_LEN);
-    memcpy(header.volume, work->volume, ID_LEN);
-    memcpy(header.snapshot, work->snapshot, ID_LEN);
-    fmt_header_encode(&header, pack->buf);
+    push_header(pl->push, FMT_PACK, pack->number, pack->buf, pack->len);
     repo_pack_name(pack->request.name, work->volume, work->snapshot, pack->number);
     pack->request.buf = pack->buf;
     pack->request.capacity = FMT_PACK_TARGET;

@@ -51,6 +51,10 @@ bool push_cursor_next(struct push_cursor *cursor, struct push_span *ret);
 /* Bytes of all chunks that touch the extents. */
 uint64_t push_wanted_bytes(const struct table *work, const struct extent *used, size_t used_count);
 
+/* Writes the header of a pack or table pack of len bytes, header included, into its first bytes. */
+void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, uint8_t *object,
+                 size_t len);
+
 /* run() of struct lanes_job; ctx is a struct push_job. */
 int push_lane_run(struct lane *lane, struct err *err);
 

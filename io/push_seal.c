@@ -6,7 +6,7 @@
 #include <inttypes.h>
 
 #include "io/crypt.h"
-#include "io/push.h"
+#include "io/push_lane.h"
 
 static const uint32_t not_local = UINT32_MAX;
 
@@ -93,15 +93,8 @@ static int flush_table_pack(struct seal *seal, struct err *err)
     const struct table *work = seal->push->work;
     if (seal->table_pack_len == FMT_HEADER_LEN)
         return 0;
-    struct fmt_header header = {
-        .kind = FMT_TABLES,
-        .body_len = seal->table_pack_len - FMT_HEADER_LEN,
-        .number = seal->table_pack_number,
-    };
-    memcpy(header.repository, seal->push->repo->id, ID_LEN);
-    memcpy(header.volume, work->volume, ID_LEN);
-    memcpy(header.snapshot, work->snapshot, ID_LEN);
-    fmt_header_encode(&header, seal->table_pack);
+    push_header(seal->push, FMT_TABLES, seal->table_pack_number, seal->table_pack,
+                seal->table_pack_len);
     char name[STORE_NAME_MAX + 1];
     repo_table_name(name, work->volume, work->snapshot, seal->table_pack_number);
     int rc = put_new(seal, name, seal->table_pack, seal->table_pack_len, err);
