@@ -8,12 +8,6 @@
 
 enum { ZERO_STEP = 64 };
 
-size_t codec_bound(size_t len)
-{
-    assert(len <= LZ4_MAX_INPUT_SIZE);
-    return (size_t)LZ4_compressBound((int)len);
-}
-
 size_t codec_compress(const void *from, size_t len, void *to, size_t capacity, int acceleration)
 {
     assert(len <= LZ4_MAX_INPUT_SIZE);

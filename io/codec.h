@@ -4,9 +4,6 @@
 
 #include "io/base.h"
 
-/* Worst case of codec_compress() for len bytes. */
-size_t codec_bound(size_t len);
-
 /* Compresses into to (capacity bytes); returns the compressed length, or 0 when it would not be
  * smaller than len or does not fit: store it raw then. acceleration 1..65537, default 2. */
 size_t codec_compress(const void *from, size_t len, void *to, size_t capacity, int acceleration);

@@ -42,7 +42,6 @@ static void test_round_trip(void)
 static void test_limits(void)
 {
     fill_text();
-    ok(codec_bound(LEN) > LEN, "the bound leaves room");
     ok(codec_compress(plain, 0, packed, sizeof(packed), 2) == 0, "nothing does not shrink");
     ok(codec_compress(plain, 1, packed, sizeof(packed), 2) == 0, "one byte does not shrink");
     size_t need = codec_compress(plain, LEN, packed, sizeof(packed), 2);
