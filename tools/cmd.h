@@ -76,6 +76,8 @@ void cmd_print_json(const json_t *json);
 
 /* The string under key, "" when there is none; borrowed. */
 const char *cmd_text(const json_t *json, const char *key);
+/* The same for a table: "-" when there is none. */
+const char *cmd_text_or_dash(const json_t *json, const char *key);
 /* Indented "key: value" lines of anything. */
 void cmd_print_tree(const json_t *json, int indent, FILE *to);
 void cmd_format_size(uint64_t bytes, char text[24]);

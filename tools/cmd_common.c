@@ -79,6 +79,12 @@ const char *cmd_text(const json_t *json, const char *key)
     return text ? text : "";
 }
 
+const char *cmd_text_or_dash(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "-";
+}
+
 void cmd_print_json(const json_t *json)
 {
     char *text = json_text(json);

@@ -8,20 +8,15 @@ static const struct cmd_option options[] = {
     {NULL, 0, NULL, NULL},
 };
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "-";
-}
-
 static void print_row(const json_t *job)
 {
     char when[32];
     const json_t *error = json_object_get(job, "error");
     cmd_format_time(json_integer_value(json_object_get(job, "created_ms")) / 1000, when);
-    (void)printf("%-12.12s  %-12s  %-11s  %-14s  %-19s  %s\n", text_of(job, "id"),
-                 text_of(job, "type"), text_of(job, "state"), text_of(job, "phase"), when,
-                 json_is_object(error) ? text_of(error, "text") : "");
+    (void)printf("%-12.12s  %-12s  %-11s  %-14s  %-19s  %s\n", cmd_text_or_dash(job, "id"),
+                 cmd_text_or_dash(job, "type"), cmd_text_or_dash(job, "state"),
+                 cmd_text_or_dash(job, "phase"), when,
+                 json_is_object(error) ? cmd_text_or_dash(error, "text") : "");
 }
 
 static int list(const struct cmd *cmd, struct client *client, struct err *err)

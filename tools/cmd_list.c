@@ -4,12 +4,6 @@
 
 #include "tools/cmd.h"
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "-";
-}
-
 /* Volume sizes and stored bytes of one record, summed. */
 static void sum_volumes(const json_t *record, uint64_t *ret_size, uint64_t *ret_stored)
 {
@@ -34,8 +28,9 @@ static void print_row(const json_t *record)
     cmd_format_size(size, size_text);
     cmd_format_size(stored, stored_text);
     cmd_format_time(json_integer_value(json_object_get(record, "captured_s")), when);
-    (void)printf("%-30s  %-12.12s  %-19s  %-16s  %10s  %10s\n", text_of(record, "tag"),
-                 text_of(record, "id"), when, text_of(record, "node"), size_text, stored_text);
+    (void)printf("%-30s  %-12.12s  %-19s  %-16s  %10s  %10s\n", cmd_text_or_dash(record, "tag"),
+                 cmd_text_or_dash(record, "id"), when, cmd_text_or_dash(record, "node"), size_text,
+                 stored_text);
 }
 
 static int run(struct cmd *cmd, struct err *err)
