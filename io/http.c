@@ -1,14 +1,19 @@
-/* libcurl's easy interface, see http.h. HTTP/1.1 is asked for explicitly: the default negotiates.
- */
-#include "io/http.h"
+/* The blocking clients, see http.h. HTTP/1.1 is asked for explicitly: the default negotiates. */
+#include "io/http_curl.h"
 
-#include <curl/curl.h>
+#include <assert.h>
 #include <stdio.h>
 
+#include "io/clock.h"
+
 struct http {
+    /* Unix socket */
     CURL *curl;
     char socket[108];
     char error[CURL_ERROR_SIZE];
+    /* TCP or TLS */
+    struct http_server server;
+    struct http_transfer transfer;
 };
 
 struct receiver {
@@ -23,6 +28,9 @@ struct receiver {
 
 int http_open_unix(const char *socket_path, struct http **ret, struct err *err)
 {
+    int rc = http_curl_init(err);
+    if (rc < 0)
+        return rc;
     struct http *http = calloc(1, sizeof(*http));
     if (!http)
         return err_set(err, ERR_INTERNAL, "out of memory");
@@ -41,8 +49,50 @@ void http_close(struct http *http)
     if (!http)
         return;
     curl_easy_cleanup(http->curl);
+    http_transfer_close(&http->transfer);
+    http_server_close(&http->server);
     free(http);
 }
+
+/* --- TCP or TLS --------------------------------------------------------------------------- */
+
+int http_open(const struct http_endpoint *endpoint, struct http **ret, struct err *err)
+{
+    struct http *http = calloc(1, sizeof(*http));
+    if (!http)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    int rc = http_server_open(&http->server, endpoint, err);
+    if (rc == 0)
+        rc = http_transfer_open(&http->transfer, &http->server, err);
+    if (rc < 0) {
+        http_close(http);
+        return rc;
+    }
+    *ret = http;
+    return 0;
+}
+
+/* Called with every piece that moves, and once a second without. */
+static int watch_stall(void *ctx, curl_off_t a, curl_off_t down, curl_off_t b, curl_off_t up)
+{
+    struct http_transfer *transfer = ctx;
+    (void)a, (void)b;
+    http_transfer_moved(transfer, down + up);
+    transfer->stalled = http_transfer_stalled(transfer, monotonic_ns());
+    return transfer->stalled;
+}
+
+void http_run(struct http *http, struct http_exchange *x)
+{
+    struct http_transfer *transfer = &http->transfer;
+    assert(transfer->curl); /* from http_open() */
+    if (http_transfer_begin(transfer, x) < 0)
+        return;
+    curl_easy_setopt(transfer->curl, CURLOPT_XFERINFOFUNCTION, watch_stall);
+    http_transfer_end(transfer, curl_easy_perform(transfer->curl));
+}
+
+/* --- Unix socket -------------------------------------------------------------------------- */
 
 static bool append(struct receiver *receiver, const char *data, size_t len)
 {

@@ -1,5 +1,15 @@
-/* HTTP client (libcurl; this is the only file that includes it): one blocking request at a time
- * over a Unix socket. A struct http belongs to one thread. */
+/* HTTP client (libcurl; only io/http*.c include it), in three ways of use:
+ *
+ * - http_open_unix() + http_perform(): one blocking request at a time over a Unix socket;
+ * - http_open() + http_run(): one blocking exchange at a time with a server over TCP or TLS;
+ *
+ * All of them speak HTTP/1.1 with keep-alive, follow no redirect, take no credentials from
+ * anywhere, and use no proxy, whatever http_proxy and https_proxy say. TLS is 1.2 or newer and the
+ * server's certificate is always verified. Nothing here repeats a request that failed, with one
+ * exception: libcurl sends a request again when a connection that idled turns out dead before one
+ * byte of the answer came (see maybe_executed).
+ *
+ * An object belongs to one thread. */
 #ifndef TIDEMARK_IO_HTTP_H
 #define TIDEMARK_IO_HTTP_H
 
@@ -36,5 +46,64 @@ int http_open_unix(const char *socket_path, struct http **ret, struct err *err);
 int http_perform(struct http *http, const struct http_request *request, struct http_response *ret,
                  struct err *err);
 void http_close(struct http *http);
+
+/* --- a server over TCP or TLS ------------------------------------------------------------------
+ */
+
+struct http_endpoint {
+    const char *origin;          /* "http://host:port" or "https://host:port"; no path */
+    const char *ca_file;         /* PEM; NULL = the system's */
+    unsigned connect_timeout_ms; /* TCP and TLS; 0 = 10 s */
+    unsigned stall_timeout_ms;   /* not one byte moved for so long: the exchange fails; 0 = 30 s */
+};
+
+enum {
+    HTTP_HEAD_MAX = 8192,   /* a longer header block is an error */
+    HTTP_DRAIN_MAX = 65536, /* what an answer may be longer than its buffer before we hang up */
+};
+
+/* One request and its answer. The caller owns it and every buffer until http_run() returned or
+ * done() ran. Zero what is not used. */
+struct http_exchange {
+    /* in */
+    const char *method; /* GET HEAD PUT POST DELETE */
+    const char *target; /* "/bucket/key?query", escaped by the caller; sent as it is */
+    /* "Name: value" lines, NULL-terminated; may be NULL. A "Host: …" replaces the origin's; what
+     * the certificate must name is always the origin's host. Content-Length is ours. */
+    const char *const *headers;
+    const void *body; /* PUT and POST */
+    size_t body_len;
+    void *answer; /* the answer's body, whatever the status */
+    size_t answer_capacity;
+    void (*done)(struct http_exchange *x); /* lane mode */
+    void *owner;                           /* the caller's */
+    /* out */
+    /* 0: status line, headers and the whole body arrived (of a body that is cut: its beginning).
+     * Otherwise -code with err: ERR_STORE transport, ERR_AUTH certificate, ERR_CONFIG ca_file,
+     * ERR_CANCELLED, ERR_INTERNAL memory. */
+    int rc;
+    unsigned status;
+    size_t answer_len;
+    bool answer_cut;         /* the body was longer than answer_capacity */
+    uint64_t content_length; /* as announced, also by the answer to HEAD */
+    bool has_content_length;
+    /* rc < 0: the request left at least in part, the server may have done it. rc == 0: it was
+     * sent twice and may have been done by the first time (a 412 may be about our own object). */
+    bool maybe_executed;
+    char head[HTTP_HEAD_MAX]; /* the final answer's status line and header lines as they came */
+    struct err err;
+    /* http's own */
+    size_t head_len;
+    uint64_t body_seen;
+};
+
+/* The value of the first header of this name (any case), without the spaces around it, copied
+ * into buf. NULL when there is none or it does not fit. Pure; any thread. */
+const char *http_header(const struct http_exchange *x, const char *name, char *buf, size_t len);
+
+/* No connection is made yet. ERR_CONFIG for a malformed origin or an unreadable ca_file. */
+int http_open(const struct http_endpoint *endpoint, struct http **ret, struct err *err);
+/* Blocks; the result is in x. The stall time is looked at once a second. */
+void http_run(struct http *http, struct http_exchange *x);
 
 #endif

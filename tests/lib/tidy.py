@@ -17,7 +17,7 @@ FILE_LINES, FUNCTION_LINES, COLUMNS = 600, 70, 100
 # Third-party header (regular expression) -> the files that may include it.
 WRAPPERS = {
     r"liburing(/.*)?\.h": ("io/ring.c", "io/ring.h"),
-    r"curl/.*": ("io/http.c",),
+    r"curl/.*": ("io/http_curl.h",),
     r"lz4.*\.h": ("io/codec.c",),
     r"openssl/.*": ("io/crypt.c",),
     r"xxh.*\.h": ("io/hash.c",),

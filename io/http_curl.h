@@ -1,0 +1,59 @@
+/* Private to io/http*.c: what the blocking client and the lanes share of libcurl. A struct
+ * http_server is one endpoint; a struct http_transfer is one easy handle, which carries one
+ * exchange at a time and keeps its connection. Both belong to one thread. */
+#ifndef TIDEMARK_IO_HTTP_CURL_H
+#define TIDEMARK_IO_HTTP_CURL_H
+
+#include <curl/curl.h>
+
+#include "io/http.h"
+
+struct http_server {
+    char *origin;
+    char *ca_file; /* NULL = the system's */
+    unsigned connect_timeout_ms;
+    unsigned stall_timeout_ms;
+    char host[256]; /* of the origin, without brackets */
+    unsigned port;
+    bool resolve;                 /* host is a name: addresses has what it means */
+    struct curl_slist *addresses; /* for CURLOPT_RESOLVE */
+    uint64_t resolved_ns;         /* when that was looked up; 0 = not yet, or it failed since */
+};
+
+int http_server_open(struct http_server *server, const struct http_endpoint *endpoint,
+                     struct err *err);
+void http_server_close(struct http_server *server);
+/* Looks the host up on this thread when it is a name that is not known: libcurl's own resolver
+ * would start a thread for every look-up. Blocks for as long as resolv.conf says. */
+int http_server_resolve(struct http_server *server, struct err *err);
+
+struct http_transfer {
+    CURL *curl;
+    struct http_server *server;
+    struct http_exchange *x; /* NULL: idle */
+    struct curl_slist *headers;
+    size_t body_at; /* bytes of x->body that libcurl took */
+    unsigned sendings;
+    bool stalled;
+    bool head_too_long;
+    bool head_ended;
+    curl_off_t moved;  /* bytes both ways, at moved_ns */
+    uint64_t moved_ns; /* 0: not connected yet, the connect timeout watches */
+    char error[CURL_ERROR_SIZE];
+};
+
+int http_transfer_open(struct http_transfer *transfer, struct http_server *server, struct err *err);
+void http_transfer_close(struct http_transfer *transfer);
+/* Fills the easy handle for x. On failure x->rc and x->err are set. */
+int http_transfer_begin(struct http_transfer *transfer, struct http_exchange *x);
+/* Fills the out fields of x from what libcurl says; the transfer is idle again. */
+void http_transfer_end(struct http_transfer *transfer, CURLcode code);
+/* libcurl's count of the bytes that moved both ways. */
+void http_transfer_moved(struct http_transfer *transfer, curl_off_t total);
+/* True when nothing moved for stall_timeout_ms. */
+bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns);
+
+/* curl_global_init(), once, on whichever thread comes first. */
+int http_curl_init(struct err *err);
+
+#endif
