@@ -154,13 +154,17 @@ deps:
 deps-check:
 	@tools/install-deps --check || tools/install-deps
 
+# What tests on object stores need; they are skipped, aloud, where it cannot be had.
+deps-stores:
+	@tools/install-deps --optional --ceph --swift
+
 demo: deps
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh
 
-check: deps
+check: deps deps-stores
 	@tests/check.sh $(TESTS)
-campaign: deps
+campaign: deps deps-stores
 	@tests/check.sh --campaign $(TESTS)
 
 # --- what is made from the tables in the programs, and committed: tests/cli compares ---------------
@@ -201,5 +205,5 @@ clean:
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all objects help deps deps-check demo check campaign unit test-tools fuzz fuzz-programs fuzz-replay \
-	fuzz-smoke bench generated clean install
+.PHONY: all objects help deps deps-check deps-stores demo check campaign unit test-tools \
+	fuzz fuzz-programs fuzz-replay fuzz-smoke bench generated clean install

@@ -66,7 +66,7 @@ def unit_tests():
 def script_tests():
     for path in sorted(glob.glob("tests/*/t_*.py") + glob.glob("tests/*/t_*.sh")):
         words = directives(path)
-        own = "asan" if path.split("/")[1] in ("cli", "pg", "sim") else "release"
+        own = "asan" if path.split("/")[1] in ("cli", "pg", "s3", "sim") else "release"
         for variant in words.get("build", own).split(","):
             name = path if variant == own else f"{path} ({variant})"
             yield Test(name, [os.path.abspath(path)], variant,
