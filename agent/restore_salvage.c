@@ -11,6 +11,7 @@
 #include "agent/restore.h"
 #include "agent/log.h"
 #include "agent/pg.h"
+#include "agent/wal_page.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -18,7 +19,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-enum { SALVAGE_MAX = 1 << 20, XLP_LONG_HEADER = 2, WAL_PAGE = 8192 };
+enum { SALVAGE_MAX = 1 << 20, XLP_LONG_HEADER = 2 };
 
 struct segment {
     uint32_t timeline;
@@ -97,17 +98,6 @@ static int is_archived(const struct salvage *salvage, const char *name, bool *re
 
 /* --- a .partial that is there already --------------------------------------------------------- */
 
-/* Pages of a segment that hold its own WAL: the rest is zeros or what was there before recycling.
- */
-static uint64_t own_pages(const uint8_t *bytes, size_t len, uint64_t start_lsn)
-{
-    uint64_t count = 0;
-    while ((count + 1) * WAL_PAGE <= len &&
-           get_le64(bytes + count * WAL_PAGE + 8) == start_lsn + count * WAL_PAGE)
-        count++;
-    return count;
-}
-
 /* An earlier fence that was lifted pushed this segment half full; the server went on and now it is
  * fuller. WAL only grows, so the old object may go when all its complete pages are in the new file.
  * Anything else is another server's WAL, and is left alone. */
@@ -127,9 +117,9 @@ static int replace_partial(struct salvage *salvage, const struct segment *segmen
     if (old_len == new_len && memcmp(old, new, old_len) == 0)
         return 0;
     uint64_t start_lsn = segment->number * salvage->restore->record.segment_size;
-    uint64_t old_pages = own_pages(old, old_len, start_lsn);
-    uint64_t new_pages = own_pages((uint8_t *)new, new_len, start_lsn);
-    size_t same = old_pages > 0 ? (size_t)(old_pages - 1) * WAL_PAGE : 0;
+    uint64_t old_pages = wal_page_count(old, old_len, start_lsn);
+    uint64_t new_pages = wal_page_count(new, new_len, start_lsn);
+    size_t same = old_pages > 0 ? (size_t)(old_pages - 1) * WAL_PAGE_LEN : 0;
     if (new_pages < old_pages || memcmp(old, new, same) != 0)
         return err_set(err, ERR_REFUSED,
                        "'%s' in the repository holds other WAL than this server's", name);

@@ -4,6 +4,7 @@
  * target. When several do, only a person can say which. */
 #include "agent/restore.h"
 #include "agent/pg.h"
+#include "agent/wal_page.h"
 
 #include <stdio.h>
 
@@ -160,6 +161,24 @@ static int refuse_ambiguous(const struct line *lines, size_t count, const bool *
     return err_hint(err, "choose one with --target-timeline=N");
 }
 
+static int refuse_absent(const struct restore *restore, const struct line *lines, size_t count,
+                         struct err *err)
+{
+    size_t last = 0;
+    char end[24];
+    (void)err_set(err, ERR_MISSING,
+                  "no timeline in the repository contains the target %s after this snapshot",
+                  restore->target_value);
+    for (size_t i = 1; i < count; i++)
+        if (lines[i].end_lsn > lines[last].end_lsn)
+            last = i;
+    if (count == 0)
+        return err_hint(err, "only --target=tag and --target=snapshot are possible");
+    pg_lsn_format(lines[last].end_lsn, end);
+    return err_hint(err, "the furthest is timeline %u, up to %s: choose a target up to there",
+                    lines[last].timeline, end);
+}
+
 static int choose_line(struct restore *restore, const struct line *lines, size_t count,
                        struct err *err)
 {
@@ -179,9 +198,7 @@ static int choose_line(struct restore *restore, const struct line *lines, size_t
     if (found > 1)
         return refuse_ambiguous(lines, count, candidate, err);
     if (found == 0)
-        return err_set(err, ERR_MISSING,
-                       "no timeline in the repository contains the target %s after this snapshot",
-                       restore->target_value);
+        return refuse_absent(restore, lines, count, err);
     restore->target_timeline = lines[last].timeline;
     return 0;
 }
@@ -370,17 +387,82 @@ int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err
     return rc;
 }
 
+/* --- is its WAL there ------------------------------------------------------------------------- */
+
+static int check_range(const struct restore *restore, uint64_t end_lsn, struct err *err)
+{
+    const struct record *record = &restore->record;
+    int rc = wal_check_range(&restore->archive, restore->target_timeline, record->start_lsn,
+                             max_u64(end_lsn, record->stop_lsn), record->segment_size, err);
+    return rc < 0 ? err_prefix(err, "WAL for the target") : 0;
+}
+
+/* The end of what the timeline's last segment holds where it is there as .partial only, because its
+ * server crashed or a standby of it was promoted. Behind its last record a page is zero. */
+static int read_partial_end(struct restore *restore, uint64_t segment_lsn, uint64_t *ret_lsn,
+                            struct err *err)
+{
+    uint32_t segment_size = restore->record.segment_size;
+    char name[PG_SEGMENT_TEXT], object[sizeof(name) + 8];
+    free_mem void *raw = NULL;
+    size_t len;
+    pg_segment_name(restore->target_timeline, segment_lsn / segment_size, segment_size, name);
+    (void)snprintf(object, sizeof(object), "%s.partial", name);
+    int rc = wal_read(&restore->archive, object, &raw, &len, err);
+    if (rc < 0)
+        return rc;
+    uint64_t end = wal_page_count(raw, len, segment_lsn) * WAL_PAGE_LEN;
+    while (end > 0 && ((const uint8_t *)raw)[end - 1] == 0)
+        end--;
+    *ret_lsn = segment_lsn + end;
+    return 0;
+}
+
+static int hint_missing(const struct restore *restore, uint64_t end_lsn, struct err *err)
+{
+    char end[24];
+    pg_lsn_format(end_lsn, end);
+    if (restore->target_lsn < end_lsn)
+        return err_hint(err,
+                        "it was never archived: choose a target before it, or a later snapshot");
+    return err_hint(err,
+                    "the repository has timeline %u up to %s: choose a target before that, or "
+                    "--target=latest for all of it",
+                    restore->target_timeline, end);
+}
+
+/* An LSN that the complete segments do not reach. Recovery ends at the first record that begins at
+ * the target or behind it, so there must be something behind it. */
+static int check_last_segment(struct restore *restore, struct err *err)
+{
+    struct err cause = *err;
+    uint64_t end_lsn;
+    bool partial;
+    int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, &partial, err);
+    if (rc < 0)
+        return rc;
+    uint64_t segment_lsn = end_lsn - restore->record.segment_size;
+    if (partial && restore->target_lsn > segment_lsn) {
+        rc = read_partial_end(restore, segment_lsn, &end_lsn, err);
+        if (rc < 0)
+            return rc;
+        if (restore->target_lsn < end_lsn) { /* restore_configure puts it into pg_wal */
+            rc = check_range(restore, segment_lsn, err);
+            return rc == -ERR_MISSING ? hint_missing(restore, end_lsn, err) : rc;
+        }
+    }
+    *err = cause;
+    return hint_missing(restore, end_lsn, err);
+}
+
 int restore_check_wal(struct restore *restore, struct err *err)
 {
     if (restore->target == TARGET_SNAPSHOT)
         return 0;
-    const struct record *record = &restore->record;
     uint64_t end_lsn = restore->target_lsn;
     int rc = end_lsn == 0 ? restore_last_complete(restore, &end_lsn, err) : 0;
-    if (rc < 0)
-        return rc;
-    end_lsn = max_u64(end_lsn, record->stop_lsn);
-    rc = wal_check_range(&restore->archive, restore->target_timeline, record->start_lsn, end_lsn,
-                         record->segment_size, err);
-    return rc < 0 ? err_prefix(err, "WAL for the target") : 0;
+    if (rc == 0)
+        rc = check_range(restore, end_lsn, err);
+    return rc == -ERR_MISSING && restore->target == TARGET_LSN ? check_last_segment(restore, err)
+                                                               : rc;
 }

@@ -84,3 +84,13 @@ int wal_page_check(const void *ptr, size_t len, const char *name, uint64_t syste
     }
     return 0;
 }
+
+uint64_t wal_page_count(const void *ptr, size_t len, uint64_t lsn)
+{
+    const uint8_t *bytes = ptr;
+    uint64_t count = 0;
+    while ((count + 1) * WAL_PAGE_LEN <= len &&
+           get_le64(bytes + count * WAL_PAGE_LEN + 8) == lsn + count * WAL_PAGE_LEN)
+        count++;
+    return count;
+}

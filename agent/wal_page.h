@@ -9,7 +9,7 @@
 
 #include "io/err.h"
 
-enum { WAL_PAGE_HEADER_LEN = 40 };
+enum { WAL_PAGE_HEADER_LEN = 40, WAL_PAGE_LEN = 8192 };
 
 struct wal_page {
     uint16_t magic;
@@ -27,5 +27,9 @@ int wal_page_decode(const void *ptr, size_t len, struct wal_page *ret, struct er
  * system id and its size in bytes. Codes as wal_page_decode(). */
 int wal_page_check(const void *ptr, size_t len, const char *name, uint64_t system_id,
                    uint64_t file_size, struct err *err);
+
+/* Pages from the beginning of a segment that hold its own WAL (their address says so): the rest is
+ * zeros, or what was there before the file was recycled. lsn is the segment's first. */
+uint64_t wal_page_count(const void *ptr, size_t len, uint64_t lsn);
 
 #endif

@@ -7,6 +7,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -53,6 +54,36 @@ def test_points(box):
     is_(journal_of(story.node)["step"], "recovering", "and the step is in the journal")
     is_status(story.node.cli("cancel", journal_of(story.node)["id"]), 0, "given up")
     test_actions(story)
+    story.end()
+
+
+def test_partial(box):
+    """The server crashed: its last segment is in the repository as .partial only. An LSN in it is a
+    target like any other; one behind its end is refused with what there is."""
+    story = Story(box, "partial")
+    node, server = story.begin(), story.server
+    server.psql("create table marks (n serial, what text); insert into marks (what) values ('a')")
+    lsn = server.psql("select pg_current_wal_lsn()")
+    server.psql("insert into marks (what) values ('b')")
+    far = server.psql("select pg_current_wal_lsn() + 200 * 1024 * 1024")
+    kill_pid(server.pid(), signal.SIGKILL)
+    story.restore()
+    names = glob.glob(node.repository.removeprefix("file://") + "/wal/**/*.partial", recursive=True)
+    is_(len(names), 1, "the last segment of timeline 1 is there as .partial")
+    is_status(node.cli("restore", "t1", "--dry-run", f"--target-lsn={lsn}", LINE), 0,
+              "an LSN in it is accepted")
+    done = node.cli("restore", "t1", "--dry-run", f"--target-lsn={far}", LINE)
+    is_status(done, "missing", "one far behind it is not")
+    like(done.err, r"WAL for the target.*\nhint: the repository has timeline 1 up to [0-9A-F]+/"
+         "[0-9A-F]+: choose a target before that, or --target=latest", "and the hint has its end")
+    end = re.search(r"up to ([0-9A-F/]+)", done.err).group(1)
+    done = node.cli("restore", "t1", "--dry-run", f"--target-lsn={end}", LINE)
+    is_status(done, "missing", "nor is its very end, behind which no record begins")
+    done = node.cli("restore", "t1", "--dry-run", f"--target-lsn={far}")
+    like(done.err, r"no timeline in the repository contains the target.*\nhint: the furthest is "
+         r"timeline \d, up to", "and without a timeline")
+    story.restore("--verify=quick", f"--target-lsn={lsn}", LINE)
+    is_(marks(server), "a", "target lsn in a .partial")
     story.end()
 
 
@@ -154,8 +185,16 @@ def test_damage(box):
     is_(journal_of(node)["verification"]["ok"], False, "the journal says so")
     is_(server.psql("select count(*) from pg_extension where extname = 'amcheck'"), "0",
         "amcheck is not left behind")
-    is_status(node.cli("cancel", journal_of(node)["id"]), 0, "given up")
+    job = journal_of(node)["id"]
+    is_status(node.cli("cancel", job), 0, "given up")
+    done = node.cli("status")
+    is_status(done, "partial", "status afterwards: partial")
+    like(done.err, rf"restore {job} was given up at step verifying.*\nhint: restore any snapshot: "
+         "`tidemark list`", "and what to do: not to resume it")
+    done = node.cli("restore", "--resume", job)
+    is_status(done, "refused", "which is not possible")
     story.restore("--verify=full", "--reindex=auto")
+    is_status(node.cli("status"), 0, "status after another restore: ok")
     is_(journal_of(node)["verification"]["indexes"][0]["rebuilt"], True, "reindex=auto rebuilds it")
     status, text = server.amcheck()
     is_(status, 0, "amcheck finds nothing afterwards " + text[:200])
@@ -214,7 +253,7 @@ def test_corrupt(box):
 def main():
     box = need_root() or Sandbox("restore-targets")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
-    for test in (test_points, test_image, test_moved, test_broken_server, test_damage,
+    for test in (test_points, test_partial, test_image, test_moved, test_broken_server, test_damage,
                  test_outside, test_corrupt):
         wanted = os.environ.get("TIDEMARK_ONLY")
         if not wanted or test.__name__ in wanted.split(","):
