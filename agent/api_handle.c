@@ -373,6 +373,7 @@ static int get_health(struct api *api, struct api_call *call, const char *arg, s
     if (health.job[0]) {
         (void)json_object_set_new(call->answer, "job", json_string(health.job));
         (void)json_object_set_new(call->answer, "step", json_string(health.step));
+        (void)json_object_set_new(call->answer, "given_up", json_boolean(health.given_up));
     }
     return 0;
 }

@@ -117,6 +117,11 @@ static void sweep_failed(const struct conf *conf, const char *id, const char *st
 {
     struct err why, err;
     (void)err_set(&why, strcmp(state, "cancelled") == 0 ? ERR_CANCELLED : ERR_INTERNAL, "%s", text);
+    if (strcmp(state, "failed") == 0)
+        (void)err_hint(&why,
+                       "start it again: nothing of it is visible; its log is "
+                       "%s/jobs/%s/log, and dmesg says whether memory ran out",
+                       conf->state_dir, id);
     if (job_end(conf, id, state, &why, &err) < 0)
         log_warn("interrupted job stays as it is: job=%s err=\"%s\"", id, err.text);
     else
@@ -214,6 +219,7 @@ void job_health(const struct conf *conf, struct health *ret)
             return;
         if (!job_is_partial(status) && !given_up && !fenced)
             continue;
+        ret->given_up = given_up;
         ret->status = given_up ? "partial" : restore_health(status);
         (void)snprintf(ret->job, sizeof(ret->job), "%s", text_of(status, "id"));
         (void)snprintf(ret->step, sizeof(ret->step), "%s", text_of(status, "step"));

@@ -23,9 +23,10 @@ int job_request_cancel(const struct conf *conf, const char *id, bool *ret_done, 
 void job_sweep(const struct conf *conf, bool resume);
 
 struct health {
-    const char *status; /* "ok", "restoring", "partial", "recovering", "failed" */
-    char job[ID_TEXT_LEN];
+    const char *status;    /* "ok", "restoring", "partial", "recovering", "failed" */
+    char job[ID_TEXT_LEN]; /* the restore that says so; "" when ok */
     char step[32];
+    bool given_up; /* it cannot be resumed: another restore has to be made */
 };
 /* Never fails: a state_dir that cannot be read is "failed". */
 void job_health(const struct conf *conf, struct health *ret);

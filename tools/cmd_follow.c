@@ -4,7 +4,6 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
-#include <sys/ioctl.h>
 #include <time.h>
 
 #include "agent/job.h"
@@ -53,7 +52,6 @@ static void show_bar(struct view *view, const json_t *progress, const char *phas
     uint64_t bytes_done = number_of(progress, "bytes_done");
     uint64_t bytes_total = number_of(progress, "bytes_total");
     uint64_t left_s = number_of(progress, "left_s");
-    struct winsize size = {0};
     cmd_format_size(bytes_done, done);
     cmd_format_size(bytes_total, total);
     cmd_format_size(number_of(progress, "rate_bytes_s"), rate);
@@ -65,9 +63,7 @@ static void show_bar(struct view *view, const json_t *progress, const char *phas
     if (left_s > 0 && len > 0 && (size_t)len < sizeof(line))
         (void)snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 ":%02" PRIu64 " left",
                        left_s / 60, left_s % 60);
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) < 0 || size.ws_col == 0)
-        size.ws_col = 80;
-    (void)fprintf(stderr, "\r\033[K%.*s", (int)size.ws_col - 1, line);
+    (void)fprintf(stderr, "\r\033[K%.*s", (int)cmd_columns(STDERR_FILENO) - 1, line);
     (void)fflush(stderr);
     view->line_open = true;
 }
@@ -158,7 +154,7 @@ static int follow(struct view *view, json_t **ret, struct err *err)
 }
 
 /* --- the outcome -------------------------------------------------------------------------------*/
-static int outcome(const json_t *status, const char *id, struct err *err)
+static int outcome(const struct cmd *cmd, const json_t *status, const char *id, struct err *err)
 {
     const char *state = cmd_text(status, "state");
     const json_t *error = json_object_get(status, "error");
@@ -173,6 +169,11 @@ static int outcome(const json_t *status, const char *id, struct err *err)
     } else {
         (void)err_set(err, job_is_partial(status) ? ERR_PARTIAL : ERR_INTERNAL,
                       "the process of job %s ended without a word", id);
+        if (!job_is_partial(status))
+            (void)err_hint(err,
+                           "start it again; its log is %s/jobs/%s/log, and dmesg says whether "
+                           "memory ran out",
+                           cmd->conf.state_dir, id);
     }
     if (!err->hint[0] && job_is_partial(status))
         (void)err_hint(err, "`tidemark restore --resume %s` goes on", id);
@@ -195,7 +196,7 @@ int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_
     (void)signal(SIGTERM, SIG_DFL);
     if (rc < 0)
         return rc;
-    rc = outcome(status, id, err);
+    rc = outcome(cmd, status, id, err);
     /* The plan was ready before the cancel arrived: nobody may go on to execute it. */
     if (rc == 0 && view.answered != answered &&
         strcmp(cmd_text(status, "state"), "prepared") == 0) {

@@ -94,8 +94,11 @@ static int take_option(json_t *body, const char *name, const char *value, struct
 
 int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err)
 {
-    if (cmd->arg_count != 1)
-        return err_set(err, ERR_USAGE, "expected: tidemark restore TAG|ID|latest");
+    if (cmd->arg_count != 1) {
+        (void)err_set(err, ERR_USAGE, "expected: tidemark restore TAG|ID|latest");
+        return err_hint(err, "`tidemark list` shows the tags; `tidemark restore --resume` goes on "
+                             "with a restore that stopped");
+    }
     (void)json_object_set_new(body, "snapshot", json_string(cmd->args[0]));
     int rc = cmd_check_name("snapshot", cmd->args[0], err);
     for (size_t i = 0; rc == 0 && i < cmd->given_count; i++)

@@ -21,8 +21,11 @@ static int make_body(const struct cmd *cmd, json_t *body, struct err *err)
         tag = cmd->args[0];
     else if (cmd->arg_count == 1)
         return err_set(err, ERR_USAGE, "unexpected argument '%.100s'", cmd->args[0]);
-    if (!tag)
-        return err_set(err, ERR_USAGE, "a snapshot needs --tag=TAG");
+    if (!tag) {
+        (void)err_set(err, ERR_USAGE, "a snapshot needs --tag=TAG");
+        return err_hint(err, "choose a name that no snapshot has, such as --tag=before-release; "
+                             "`tidemark list` shows those taken");
+    }
     (void)json_object_set_new(body, "tag", json_string(tag));
     cmd_add_option(cmd, "full", "full", body);
     cmd_add_option(cmd, "no-archive", "no_archive", body);

@@ -22,6 +22,15 @@ static int verdict(const json_t *health, struct err *err)
         return 0;
     if (strcmp(status, "restoring") == 0 || strcmp(status, "recovering") == 0)
         return err_set(err, ERR_BUSY, "restore %s is at step %s", job, cmd_text(health, "step"));
+    if (json_is_true(json_object_get(health, "given_up"))) {
+        (void)err_set(
+            err, ERR_PARTIAL,
+            "restore %s was given up at step %s: the volumes hold neither the old nor the "
+            "new data",
+            job, cmd_text(health, "step"));
+        return err_hint(err, "restore any snapshot: `tidemark list` shows them, `tidemark restore "
+                             "TAG` makes the volumes usable again");
+    }
     (void)err_set(err, ERR_PARTIAL, "restore %s stopped at step %s", job, cmd_text(health, "step"));
     return err_hint(err, "`tidemark restore --resume %s` goes on", job);
 }

@@ -31,11 +31,15 @@ def test_help():
             (["snapshot", "--tag"], "--tag needs a value", None),
             (["snapshot", "--full=yes", "--tag=x"], "option --full takes no value", None),
             (["snapshot", "-x"], "unknown option -x", None),
-            (["snapshot"], "a snapshot needs --tag=TAG", None),
+            (["snapshot"], "a snapshot needs --tag=TAG",
+             "choose a name that no snapshot has, such as --tag=before-release; `tidemark list` "
+             "shows those taken"),
             (["show"], "expected: tidemark show TAG|ID|latest", None),
             (["show", "a", "b"], "unexpected argument 'b'", None),
             (["show", "a/b"], "'a/b' is not the name of a snapshot", None),
-            (["restore"], "expected: tidemark restore TAG|ID|latest", None),
+            (["restore"], "expected: tidemark restore TAG|ID|latest",
+             "`tidemark list` shows the tags; `tidemark restore --resume` goes on with a restore "
+             "that stopped"),
             (["restore", "t", "--device=x"], "'x' is not VOLUME:VALUE", None),
             (["restore", "t", "--overwrite=x:y"], "'x:y' is not VOLUME=VALUE", None),
             (["restore", "t", "--target-timeline=0"], "'0' is not a timeline", None),

@@ -89,7 +89,13 @@ def test_kill_job(node, box):
     job = start_snapshot(node, "killed")
     kill_pid(pid_of(node, job))
     poll(lambda: status(node, job)["state"] == "failed", 30, "the agent to see the death")
-    like(status(node, job)["error"]["text"], "^interrupted: ", "kill -9 of a job: failed")
+    error = status(node, job)["error"]
+    like(error["text"], "^interrupted: ", "kill -9 of a job: failed")
+    like(error["hint"], rf"^start it again.*/jobs/{job}/log", "with a hint: again, and its log")
+    done, _ = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD, "snapshot", "--tag",
+                             "killed", kill_job=True)
+    is_status(done, "internal", "the command line that watched it")
+    like(done.err, r"\nhint: start it again", "has the hint as well")
     job = start_snapshot(node, "killed")
     pid = pid_of(node, job)
     node.agent.kill()
@@ -102,8 +108,9 @@ def test_kill_job(node, box):
     is_status(node.cli("snapshot", "--tag", "killed"), 0, "the tag can be used")
 
 
-def run_and_signal(node, job_type, until, *args):
-    """tidemark ARGS; SIGINT to it alone once the newest job of this type is `until`."""
+def run_and_signal(node, job_type, until, *args, kill_job=False):
+    """tidemark ARGS; once the newest job of this type is `until`, SIGINT to tidemark alone, or
+    SIGKILL to the job."""
     process = subprocess.Popen([os.path.join(node.programs, "tidemark"), *args], text=True,
                                env={**os.environ, "TIDEMARK_CONFIG": node.conf},
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -113,7 +120,10 @@ def run_and_signal(node, job_type, until, *args):
         jobs = [j for j in node.agent.api("GET", "/jobs")[1]["jobs"] if j["type"] == job_type]
         return jobs[-1]["id"] if jobs and jobs[-1]["running"] and until(jobs[-1]) else None
     job = poll(reached, 60, f"a {job_type} to signal")
-    process.send_signal(signal.SIGINT)
+    if kill_job:
+        kill_pid(pid_of(node, job))
+    else:
+        process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return Result(process.returncode, out, err), job
 
