@@ -132,6 +132,20 @@ static int receive(struct pg_session *session, unsigned timeout_s, json_t **ret,
     return rc;
 }
 
+/* libpq's messages have several lines, indented with tabs. */
+static void one_line(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from; from++) {
+        bool breaks = *from >= '\t' && *from <= '\r';
+        if (!breaks)
+            *to++ = *from;
+        else if (to > text && to[-1] != ' ')
+            *to++ = ' ';
+    }
+    *to = '\0';
+}
+
 /* {"ok":false,…} becomes the error; a lost connection ends the child. */
 static int check_answer(struct pg_session *session, const json_t *answer, struct err *err)
 {
@@ -141,8 +155,7 @@ static int check_answer(struct pg_session *session, const json_t *answer, struct
     const char *sqlstate = json_string_value(json_object_get(answer, "sqlstate"));
     int rc = err_set(err, ERR_POSTGRES, "%s%s%s%s", text ? text : "no answer",
                      sqlstate ? " (SQLSTATE " : "", sqlstate ? sqlstate : "", sqlstate ? ")" : "");
-    for (char *c = err->text; *c; c++)
-        *c = *c == '\n' ? ' ' : *c; /* libpq's messages have several lines */
+    one_line(err->text);
     if (json_is_true(json_object_get(answer, "lost")))
         drop_child(session);
     return rc;
@@ -193,6 +206,9 @@ int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret
         rc = say_hello(session, conf, dbname, err);
     if (rc < 0) {
         pg_close(session);
+        if (rc == -ERR_POSTGRES && !err->hint[0])
+            (void)err_hint(err, "is the server running? [postgresql] connection and os_user say "
+                                "how it is asked, its log says why it refuses");
         return err_prefix(err, "connect to PostgreSQL");
     }
     *ret = session;

@@ -508,8 +508,10 @@ int store_file_open(const char *path, const struct store_options *options, bool 
     if (rc < 0)
         return rc;
     close_fd int root_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (root_fd < 0)
-        return err_sys(err, ERR_STORE, "open the repository directory '%s'", path);
+    if (root_fd < 0) {
+        (void)err_sys(err, ERR_STORE, "open the repository directory '%s'", path);
+        return err_hint(err, "is its filesystem mounted? 'tidemark init' makes a new repository");
+    }
     struct store_file *file = calloc(1, sizeof(*file));
     if (file == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory");

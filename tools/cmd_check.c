@@ -1,5 +1,6 @@
 /* tidemark check: is this node ready for a snapshot, and will a restore find what it needs? One
- * line a check; the first failure decides the exit status, but all are made. */
+ * line a check, and a hint below each that failed; the first failure decides the exit status, but
+ * all are made. */
 #include <stdio.h>
 
 #include "agent/pg.h"
@@ -9,8 +10,8 @@
 
 struct check {
     const struct cmd *cmd;
-    struct err first; /* the first failure */
-    bool failed;
+    unsigned failed_count;
+    enum err_code first; /* of the first failure */
 };
 
 static void report(struct check *check, const char *name, int rc, const char *detail,
@@ -23,13 +24,14 @@ static void report(struct check *check, const char *name, int rc, const char *de
             (void)json_object_set_new(json, "hint", json_string(err->hint));
         cmd_print_json(json);
     } else {
-        (void)printf("%-6s %-14s %s\n", rc == 0 ? "ok" : "FAILED", name,
-                     rc == 0 ? detail : err->text);
+        (void)printf("%-6s %-14s ", rc == 0 ? "ok" : "FAILED", name);
+        cmd_print_text(rc == 0 ? detail : err->text, 0, stdout);
+        if (rc < 0 && err->hint[0])
+            (void)printf("\n%-21s hint: %s", "", err->hint);
+        (void)putchar('\n');
     }
-    if (rc < 0 && !check->failed) {
-        check->failed = true;
-        check->first = *err;
-    }
+    if (rc < 0 && check->failed_count++ == 0)
+        check->first = err->code;
 }
 
 static int check_repository(const struct conf *conf, char detail[256], struct err *err)
@@ -63,10 +65,19 @@ static int check_volumes(const struct conf *conf, char detail[256], struct err *
     return rc;
 }
 
+static int no_file(struct err *err)
+{
+    (void)err_set(err, ERR_CONFIG, "there is no configuration file");
+    return err_hint(err,
+                    "`tidemark-agent --print-sample` prints one for /etc/tidemark/tidemark.conf");
+}
+
 static int check_state_dir(const struct conf *conf, char detail[256], struct err *err)
 {
-    if (access(conf->state_dir, W_OK) < 0)
-        return err_sys(err, ERR_DEVICE, "write to state_dir '%s'", conf->state_dir);
+    if (access(conf->state_dir, W_OK) < 0) {
+        (void)err_sys(err, ERR_DEVICE, "write to state_dir '%s'", conf->state_dir);
+        return err_hint(err, "run this as root; the agent makes the directory when it starts");
+    }
     (void)snprintf(detail, 256, "%s", conf->state_dir);
     return 0;
 }
@@ -97,8 +108,10 @@ static int check_archiving(struct pg_session *session, struct err *err)
         return err_hint(err, "set archive_mode = on and archive_command = 'tidemark-wal push %%p', "
                              "or take snapshots with --no-archive");
     }
-    if (strcmp(level, "minimal") == 0)
-        return err_set(err, ERR_REFUSED, "wal_level is minimal: its WAL cannot be replayed");
+    if (strcmp(level, "minimal") == 0) {
+        (void)err_set(err, ERR_REFUSED, "wal_level is minimal: its WAL cannot be replayed");
+        return err_hint(err, "set wal_level = replica and restart the server");
+    }
     if (!strstr(command, "tidemark-wal push")) {
         (void)err_set(err, ERR_REFUSED, "archive_command does not call tidemark-wal push");
         return err_hint(err, "archive_command = 'tidemark-wal push %%p'");
@@ -160,7 +173,7 @@ static int run(struct cmd *cmd, struct err *err)
     const struct conf *conf = &cmd->conf;
     struct err one;
     char detail[256] = "";
-    int rc = conf->file[0] ? 0 : err_set(&one, ERR_CONFIG, "there is no configuration file");
+    int rc = conf->file[0] ? 0 : no_file(&one);
     report(&check, "configuration", rc, conf->file, &one);
     rc = check_state_dir(conf, detail, &one);
     report(&check, "state_dir", rc, detail, &one);
@@ -172,10 +185,10 @@ static int run(struct cmd *cmd, struct err *err)
     report(&check, "volumes", rc, detail, &one);
     check_agent(&check);
     check_server(&check);
-    if (!check.failed)
+    if (check.failed_count == 0)
         return 0;
-    *err = check.first;
-    return -(int)err->code;
+    (void)err_set(err, check.first, "%u of the checks failed", check.failed_count);
+    return err_hint(err, "each has its own above");
 }
 
 const struct cmd_verb verb_check = {
