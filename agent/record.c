@@ -109,6 +109,11 @@ static const struct field blob_fields[] = {
     FIELD(FIELD_UINT, struct record_blob, gid),
 };
 
+const char *const record_replay_settings[] = {
+    "max_connections",           "max_worker_processes",      "max_wal_senders",
+    "max_prepared_transactions", "max_locks_per_transaction", NULL,
+};
+
 void record_release(struct record *record)
 {
     if (!record)

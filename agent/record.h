@@ -90,6 +90,11 @@ struct record {
     uint64_t freeze_ns; /* stall that the capture caused; 0 for offline and script freezes */
 };
 
+/* The settings that must not be lower where WAL is replayed than where it was written: a restored
+ * server or a standby stops otherwise (xlogrecovery.c, RecoveryRequiresIntParameter()). NULL-ended.
+ */
+extern const char *const record_replay_settings[];
+
 void record_release(struct record *record);
 
 /* New reference; every field. */

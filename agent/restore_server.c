@@ -68,13 +68,10 @@ static bool lower_than(const char *here, const json_t *recorded, char *ret_text,
     return sscanf(here, "%llu", &have) == 1 && have < want;
 }
 
-/* Replay pauses or ends when one of these is below what the primary had (FACTS). Which of the
- * recorded settings count is PostgreSQL's list, xlogrecovery.c RecoveryRequiresIntParameter(). */
+/* Replay pauses or ends when one of these is below what the primary had (FACTS). */
 static int check_settings(struct restore *restore, struct err *err)
 {
-    static const char *const names[] = {"max_connections", "max_worker_processes",
-                                        "max_wal_senders", "max_prepared_transactions",
-                                        "max_locks_per_transaction"};
+    const char *const *names = record_replay_settings;
     char path[CONF_PATH_MAX + 32], want[32];
     (void)snprintf(path, sizeof(path), "%s/PG_VERSION", restore->data_directory);
     if (restore->request.config_image || access(path, R_OK) < 0)
@@ -82,7 +79,7 @@ static int check_settings(struct restore *restore, struct err *err)
     int rc = restore_check_written_paths(restore, err); /* these files will be kept */
     if (rc < 0)
         return rc;
-    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+    for (size_t i = 0; names[i]; i++) {
         free_mem char *here = restore_setting(restore, names[i]);
         const json_t *recorded = json_object_get(restore->record.settings, names[i]);
         if (!here || !recorded || !lower_than(here, recorded, want, sizeof(want)))

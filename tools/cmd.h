@@ -78,9 +78,15 @@ void cmd_print_json(const json_t *json);
 const char *cmd_text(const json_t *json, const char *key);
 /* The same for a table: "-" when there is none. */
 const char *cmd_text_or_dash(const json_t *json, const char *key);
+/* Columns of the terminal behind fd, 0 when there is none. */
+unsigned cmd_columns(int fd);
+/* Text from anywhere, without control characters: they must not reach a terminal. At most columns
+ * characters of it, 0 = all. */
+void cmd_print_text(const char *text, unsigned columns, FILE *to);
 /* Indented "key: value" lines of anything. */
 void cmd_print_tree(const json_t *json, int indent, FILE *to);
 void cmd_format_size(uint64_t bytes, char text[24]);
+/* "2026-11-25 21:04:05 UTC", as --target-time takes it; "-" for 0. */
 void cmd_format_time(int64_t time_s, char text[32]);
 
 /* --- cmd_follow.c --- */

@@ -1,6 +1,7 @@
 /* What several verbs need: see cmd.h. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/ioctl.h>
 #include <time.h>
 
 #include "agent/log.h"
@@ -92,12 +93,29 @@ void cmd_print_json(const json_t *json)
     free(text);
 }
 
+unsigned cmd_columns(int fd)
+{
+    struct winsize size = {0};
+    if (!isatty(fd))
+        return 0;
+    return ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+void cmd_print_text(const char *text, unsigned columns, FILE *to)
+{
+    unsigned used = 0;
+    for (const char *at = text; *at; at++) {
+        bool begins = ((unsigned char)*at & 0xc0) != 0x80; /* of a character in UTF-8 */
+        if (begins && columns > 0 && used++ == columns)
+            return;
+        (void)fputc((unsigned char)*at < 0x20 || *at == 0x7f ? ' ' : *at, to);
+    }
+}
+
 static void print_scalar(const json_t *json, FILE *to)
 {
     if (json_is_string(json)) {
-        /* A name from a repository must not reach the terminal as an escape sequence. */
-        for (const char *at = json_string_value(json); *at; at++)
-            (void)fputc((unsigned char)*at < 0x20 || *at == 0x7f ? ' ' : *at, to);
+        cmd_print_text(json_string_value(json), 0, to);
         (void)fputc('\n', to);
         return;
     }
@@ -146,9 +164,9 @@ void cmd_format_size(uint64_t bytes, char text[24])
 
 void cmd_format_time(int64_t time_s, char text[32])
 {
-    struct tm local;
+    struct tm utc;
     time_t when = (time_t)time_s;
-    if (time_s <= 0 || !localtime_r(&when, &local) ||
-        strftime(text, 32, "%Y-%m-%d %H:%M:%S", &local) == 0)
+    if (time_s <= 0 || !gmtime_r(&when, &utc) ||
+        strftime(text, 32, "%Y-%m-%d %H:%M:%S UTC", &utc) == 0)
         (void)snprintf(text, 32, "-");
 }

@@ -8,15 +8,30 @@ static const struct cmd_option options[] = {
     {NULL, 0, NULL, NULL},
 };
 
+/* On a terminal the error takes what is left of its job's line, or the next one where that is not
+ * enough to say anything; it is whole in `tidemark jobs JOB`, and on a pipe. */
+static void print_error(const char *text, unsigned used)
+{
+    enum { ROOM_MIN = 40, INDENT = 4 };
+    unsigned columns = cmd_columns(STDOUT_FILENO);
+    if (columns > 0 && columns < used + ROOM_MIN) {
+        (void)printf("\n%*s", INDENT, "");
+        used = INDENT;
+    }
+    cmd_print_text(text, columns > used ? columns - used : 0, stdout);
+}
+
 static void print_row(const json_t *job)
 {
     char when[32];
     const json_t *error = json_object_get(job, "error");
     cmd_format_time(json_integer_value(json_object_get(job, "created_ms")) / 1000, when);
-    (void)printf("%-12.12s  %-12s  %-11s  %-14s  %-19s  %s\n", cmd_text_or_dash(job, "id"),
-                 cmd_text_or_dash(job, "type"), cmd_text_or_dash(job, "state"),
-                 cmd_text_or_dash(job, "phase"), when,
-                 json_is_object(error) ? cmd_text_or_dash(error, "text") : "");
+    int used = printf("%-12.12s  %-12s  %-11s  %-14s  %-23s  ", cmd_text_or_dash(job, "id"),
+                      cmd_text_or_dash(job, "type"), cmd_text_or_dash(job, "state"),
+                      cmd_text_or_dash(job, "phase"), when);
+    if (json_is_object(error))
+        print_error(cmd_text_or_dash(error, "text"), used > 0 ? (unsigned)used : 0);
+    (void)putchar('\n');
 }
 
 static int list(const struct cmd *cmd, struct client *client, struct err *err)
@@ -28,7 +43,7 @@ static int list(const struct cmd *cmd, struct client *client, struct err *err)
     size_t i;
     json_t *job;
     if (!cmd->json)
-        (void)printf("%-12s  %-12s  %-11s  %-14s  %-19s  %s\n", "JOB", "TYPE", "STATE", "PHASE",
+        (void)printf("%-12s  %-12s  %-11s  %-14s  %-23s  %s\n", "JOB", "TYPE", "STATE", "PHASE",
                      "CREATED", "ERROR");
     json_array_foreach(json_object_get(answer, "jobs"), i, job)
     {

@@ -28,7 +28,7 @@ static void print_row(const json_t *record)
     cmd_format_size(size, size_text);
     cmd_format_size(stored, stored_text);
     cmd_format_time(json_integer_value(json_object_get(record, "captured_s")), when);
-    (void)printf("%-30s  %-12.12s  %-19s  %-16s  %10s  %10s\n", cmd_text_or_dash(record, "tag"),
+    (void)printf("%-30s  %-12.12s  %-23s  %-16s  %10s  %10s\n", cmd_text_or_dash(record, "tag"),
                  cmd_text_or_dash(record, "id"), when, cmd_text_or_dash(record, "node"), size_text,
                  stored_text);
 }
@@ -47,7 +47,7 @@ static int run(struct cmd *cmd, struct err *err)
     size_t i;
     json_t *record;
     if (!cmd->json)
-        (void)printf("%-30s  %-12s  %-19s  %-16s  %10s  %10s\n", "TAG", "ID", "CAPTURED", "NODE",
+        (void)printf("%-30s  %-12s  %-23s  %-16s  %10s  %10s\n", "TAG", "ID", "CAPTURED", "NODE",
                      "SIZE", "STORED");
     json_array_foreach(json_object_get(answer, "snapshots"), i, record)
     {

@@ -1,7 +1,68 @@
 /* tidemark show: everything about one snapshot, except contents of configuration files. */
 #include <stdio.h>
 
+#include "agent/record.h"
 #include "tools/cmd.h"
+
+static json_t *for_people(const json_t *json);
+
+/* Seconds since 1970 (by) become a time, and the key loses its unit. */
+static void add_time(json_t *to, const char *key, const json_t *value, json_int_t by)
+{
+    char name[64], text[32];
+    (void)snprintf(name, sizeof(name), "%.*s", (int)(strrchr(key, '_') - key), key);
+    cmd_format_time(json_integer_value(value) / by, text);
+    (void)json_object_set_new(to, name, json_string(text));
+}
+
+static void add_settings(json_t *to, const char *key, const json_t *settings)
+{
+    json_t *needed = json_object();
+    for (size_t i = 0; record_replay_settings[i]; i++) {
+        json_t *value = json_object_get(settings, record_replay_settings[i]);
+        if (value)
+            (void)json_object_set(needed, record_replay_settings[i], value);
+    }
+    (void)json_object_set_new(to, key, needed);
+}
+
+static void add_field(json_t *to, const char *key, const json_t *value)
+{
+    const char *unit = strrchr(key, '_');
+    if (json_is_integer(value) && unit && strcmp(unit, "_s") == 0)
+        add_time(to, key, value, 1);
+    else if (json_is_integer(value) && unit && strcmp(unit, "_us") == 0)
+        add_time(to, key, value, 1000000);
+    else if (strcmp(key, "settings") == 0)
+        add_settings(to, key, value);
+    else
+        (void)json_object_set_new(to, key, for_people(value));
+}
+
+/* A new reference: times as text, of the settings only those that a server which replays the WAL
+ * must have. --json has all as it is. */
+static json_t *for_people(const json_t *json)
+{
+    const char *key;
+    json_t *value;
+    size_t i;
+    if (json_is_array(json)) {
+        json_t *array = json_array();
+        json_array_foreach(json, i, value)
+        {
+            (void)json_array_append_new(array, for_people(value));
+        }
+        return array;
+    }
+    if (!json_is_object(json))
+        return json_deep_copy(json);
+    json_t *object = json_object();
+    json_object_foreach((json_t *)(uintptr_t)json, key, value)
+    {
+        add_field(object, key, value);
+    }
+    return object;
+}
 
 static int run(struct cmd *cmd, struct err *err)
 {
@@ -18,10 +79,12 @@ static int run(struct cmd *cmd, struct err *err)
     client_close(client);
     if (rc < 0)
         return rc;
-    if (cmd->json)
+    if (cmd->json) {
         cmd_print_json(record);
-    else
-        cmd_print_tree(record, 0, stdout);
+        return 0;
+    }
+    free_json json_t *shown = for_people(record);
+    cmd_print_tree(shown, 0, stdout);
     return 0;
 }
 
@@ -31,6 +94,8 @@ const struct cmd_verb verb_show = {
     .args_min = 1,
     .args_max = 1,
     .summary = "Shows one snapshot.",
-    .notes = "An ID may be cut to its first 6 digits or more.\n",
+    .notes =
+        "An ID may be cut to its first 6 digits or more. Times are UTC; --json has every setting\n"
+        "that was recorded, and times in seconds.\n",
     .run = run,
 };
