@@ -1,9 +1,11 @@
-/* SHA-256 through libcrypto's EVP layer, which picks the CPU's SHA instructions: see crypt.h. */
+/* Digests through libcrypto's EVP layer, which picks the CPU's SHA instructions: see crypt.h. */
 #include "io/crypt.h"
 
 #include <assert.h>
+#include <limits.h>
 
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 
 struct sha256_stream {
     EVP_MD_CTX *ctx;
@@ -46,4 +48,20 @@ void sha256(const void *ptr, size_t len, uint8_t ret_digest[32])
     struct sha256_stream *stream = sha256_open();
     sha256_update(stream, ptr, len);
     sha256_finish(stream, ret_digest);
+}
+
+void hmac_sha256(const void *key, size_t key_len, const void *ptr, size_t len,
+                 uint8_t ret_mac[SHA256_LEN])
+{
+    unsigned mac_len = 0;
+    assert(key_len <= INT_MAX);
+    must(HMAC(EVP_sha256(), key, (int)key_len, ptr, len, ret_mac, &mac_len) != NULL);
+    assert(mac_len == SHA256_LEN);
+}
+
+void md5(const void *ptr, size_t len, uint8_t ret_digest[MD5_LEN])
+{
+    unsigned digest_len = 0;
+    must(EVP_Digest(ptr, len, ret_digest, &digest_len, EVP_md5(), NULL) == 1);
+    assert(digest_len == MD5_LEN);
 }
