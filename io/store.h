@@ -1,5 +1,5 @@
 /* The repository as named objects. One implementation a URL scheme behind one table of
- * operations; `file://DIR` here, `s3://` beside it later. Names are '/'-separated relative paths
+ * operations: `file:///DIR`, `s3://BUCKET/PREFIX`. Names are '/'-separated relative paths
  * of [A-Za-z0-9._-] components (FORMAT.md). No operation ever replaces an object.
  *
  * Two modes. The client mode below blocks and needs no ring: control objects, WAL, small reads.
@@ -19,13 +19,38 @@ enum { STORE_NAME_MAX = 511 };
 /* Returned by store_put() when the object is already there; nothing was written. */
 enum { STORE_EXISTS = 1 };
 
+/* How a bucket is addressed: http://host/bucket/name or http://bucket.host/name. */
+enum store_s3_addressing {
+    STORE_S3_AUTO, /* virtual for AWS, path for everybody else */
+    STORE_S3_PATH,
+    STORE_S3_VIRTUAL,
+};
+
+/* For s3://. The strings are copied by store_open(), keys into memory that core dumps leave out
+ * (secret.h). */
+struct store_s3_options {
+    const char *endpoint; /* "https://host[:port]"; NULL or "" = AWS, of the region */
+    const char *region;   /* NULL or "" = us-east-1 */
+    enum store_s3_addressing addressing;
+    const char *ca_file; /* PEM; NULL or "" = the system's */
+    const char *access_key, *secret_key;
+    const char *session_token; /* NULL or "" = none */
+    unsigned connections;      /* of all lanes together; 0 = 32 */
+    unsigned retry_timeout_ms; /* from the first try of an operation to the last; 0 = 2 min */
+    unsigned stall_timeout_ms; /* of one try without a byte moved; 0 = 30 s */
+    uint64_t seed;             /* of the jitter of retries; 0 = random */
+};
+
 struct store_options {
     /* Owner of new directories and objects in file:// (group tidemark-repo); -1 = leave. */
     int64_t group_id;
+    const struct store_s3_options *s3; /* needed for s3:// */
 };
 
-/* Opens url ("file:///abs/dir"). options may be NULL. create makes the directory (mode 2770).
- * ERR_CONFIG for a malformed URL or unknown scheme, ERR_STORE when it cannot be reached. */
+/* Opens url. options may be NULL for file://. create makes the directory of file:// (mode 2770);
+ * a bucket must exist. s3:// is not contacted yet: the first operation does that.
+ * ERR_CONFIG for a malformed URL or option or an unknown scheme, ERR_AUTH without credentials,
+ * ERR_STORE when a directory cannot be reached. */
 int store_open(const char *url, const struct store_options *options, bool create,
                struct store **ret, struct err *err);
 void store_close(struct store *store);
