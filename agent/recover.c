@@ -331,7 +331,11 @@ static int finish_promotion(struct recovery *recovery, struct err *err)
                        "to the target",
                        recovery->timeline);
     int rc = archive_timeline(recovery, err);
-    return rc < 0 ? rc : restore_drop_settings(restore, err);
+    if (rc == 0)
+        rc = restore_drop_settings(restore, err);
+    if (rc == 0)
+        restore_permit_revoke(restore);
+    return rc;
 }
 
 /* --- start ------------------------------------------------------------------------------------ */
@@ -370,7 +374,9 @@ static int start_server(struct recovery *recovery, struct err *err)
     server_log_begin(restore, &recovery->log);
     if (state != PG_STOPPED)
         return restore_gate_open(restore, err);
-    rc = restore_check_isolation(restore, err);
+    rc = restore_permit_grant(restore, err);
+    if (rc == 0)
+        rc = restore_check_isolation(restore, err);
     if (rc == 0)
         rc = restore_gate_open(restore, err);
     if (rc < 0)

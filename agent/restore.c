@@ -282,6 +282,7 @@ static int run_abort(struct restore *restore, enum restore_step step, struct err
         rc = restore_fence_lift(restore, err);
     if (rc == 0 && step >= STEP_MARKED && step < STEP_COMPLETE) {
         rc = restore_gate_open(restore, err);
+        restore_permit_revoke(restore);
         json_object_set_new(restore->job->journal, "given_up", json_true());
     }
     if (rc < 0)

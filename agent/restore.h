@@ -261,6 +261,16 @@ struct start_options {
 };
 const char *const *restore_start_options(const struct restore *restore, struct start_options *ret);
 
+/* --- restore_permit.c: what keeps the server stopped when the host fails during recovery --- */
+enum { PERMIT_PATH_MAX = 128 };
+void restore_permit_path(const struct restore *restore, char *ret, size_t size);
+/* False for actions that leave the server at its target for a person: no permit is needed. */
+bool restore_permit_wanted(const struct restore *restore);
+/* Before anything reads the server's settings; idempotent. */
+int restore_permit_grant(const struct restore *restore, struct err *err);
+/* When nothing includes it any more, or nobody shall start the server. */
+void restore_permit_revoke(const struct restore *restore);
+
 /* --- recover.c, recover_log.c --- */
 int restore_recover(struct restore *restore, struct err *err);
 struct server_log {

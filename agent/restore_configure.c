@@ -370,8 +370,10 @@ int restore_configure(struct restore *restore, struct err *err)
         rc = control_is_withheld(restore, &withheld, err);
     if (rc < 0)
         return rc;
-    if (withheld)
-        return configure(restore, err);
-    log_info("pg_control is there: the configuration was finished before");
-    return 0;
+    if (!withheld) {
+        log_info("pg_control is there: the configuration was finished before");
+        return 0;
+    }
+    rc = restore_permit_grant(restore, err);
+    return rc < 0 ? rc : configure(restore, err);
 }

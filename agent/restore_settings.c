@@ -256,6 +256,17 @@ static void add_targets(const struct restore *restore, struct text *to)
         add_setting(to, own, restore->target_value);
 }
 
+static void add_permit(const struct restore *restore, struct text *to)
+{
+    char path[PERMIT_PATH_MAX];
+    if (!restore_permit_wanted(restore))
+        return;
+    restore_permit_path(restore, path, sizeof(path));
+    text_string(to, "include '");
+    text_string(to, path);
+    text_string(to, "'\n");
+}
+
 int restore_settings_block(const struct restore *restore, char **ret, struct err *err)
 {
     struct text to = {0}, command = {0};
@@ -269,6 +280,7 @@ int restore_settings_block(const struct restore *restore, char **ret, struct err
         add_setting(&to, "recovery_min_apply_delay", "0");
         /* Every block was flushed by us; opening each file to fsync it takes seconds. */
         add_setting(&to, "recovery_init_sync_method", "syncfs");
+        add_permit(restore, &to);
         add_targets(restore, &to);
         *ret = to.bytes;
     }

@@ -25,9 +25,10 @@ import tm  # noqa: E402
 # What the journal's step allows a person to find. In the step that is being done, both ends.
 ALLOWED = {
     "none": (OLD,), "planned": (OLD,), "fenced": (OLD,), "marked": (OLD, GONE),
-    "pulling": (GONE,), "written": (GONE, REFUSED), "configured": (REFUSED, RECOVERS),
-    "recovering": (RECOVERS,), "verifying": (RECOVERS,), "complete": (RECOVERS,),
+    "pulling": (GONE,), "written": (GONE, REFUSED), "configured": (REFUSED,),
+    "recovering": (REFUSED, RECOVERS), "verifying": (RECOVERS,), "complete": (RECOVERS,),
 }
+PERMITS = "/run/tidemark-restore"
 BEGUN = list(ALLOWED)[list(ALLOWED).index("marked"):]  # the old data may be gone
 # Here nobody but the restore writes to the volume, and not before the journal names the step.
 ALONE = ("marked", "pulling", "written", "configured")
@@ -165,6 +166,23 @@ def finish(story, name, step, resume):
         tm.diag(tm.tail(story.server.log, 20))
 
 
+def boot(story):
+    """/run is empty after a boot."""
+    for journal in glob.glob(story.node.state_dir + "/jobs/*/journal.json"):
+        job = os.path.basename(os.path.dirname(journal))
+        for permit in glob.glob(f"{PERMITS}/*{job}"):
+            os.unlink(permit)
+
+
+def needs_permit(story):
+    """Do the settings that the cut left include what was on /run?"""
+    try:
+        with open(story.node.data + "/postgresql.auto.conf", encoding="utf-8") as file:
+            return PERMITS in file.read()
+    except OSError:
+        return False
+
+
 def test_cut(story, begun, at, seed, resume):
     """Returns the step that the cut left in the journal."""
     begin, end = story.steps()[begun]
@@ -176,6 +194,7 @@ def test_cut(story, begun, at, seed, resume):
     story.node.volumes[0].device = devices["pgdata"]
     try:
         story.plug(devices)
+        boot(story)
         step = step_of(story.node)
         order = list(ALLOWED)
         certain = at == end or begun in ALONE
@@ -185,6 +204,9 @@ def test_cut(story, begun, at, seed, resume):
         found = start_by_hand(story)
         if not ok(found in ALLOWED[step], f"{name}, step {step}: started by hand: {found}"):
             tm.diag(tm.tail(story.server.log, 20))
+        if step == "recovering":
+            is_(found, REFUSED if needs_permit(story) else RECOVERS,
+                f"{name}: refused until the settings of the recovery are gone")
         if found == OLD:
             story.server.psql("create table by_hand (); drop table by_hand")
         finish(story, name, step, resume)
@@ -225,7 +247,6 @@ def cut_everywhere(box, fs):
 
 def main():
     need_root()
-    own_mounts()
     box = Sandbox("restore-powercut")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tests/sim/tool_powercut")
     for fs in os.environ.get("TIDEMARK_CUT_FS", "ext4,xfs" if tm.CAMPAIGN else "ext4").split(","):

@@ -122,7 +122,14 @@ static void test_block(void)
        "the target that is not empty comes last");
     ok(strstr(text, "recovery_target_lsn = ''\n"), "the others are empty");
     ok(strstr(text, "--repository=file:///x/100%%/it''\\\\''''s"), "quoted three times");
+    ok(strstr(text, "include '/run/tidemark-restore/not-complete.") != NULL,
+       "a start needs the permit");
     free(text);
+    restore.request.action = ACTION_PAUSE;
+    is_good(restore_settings_block(&restore, &text, &err), &err, "the settings of a pause");
+    ok(strstr(text, "include") == NULL, "a server that waits for a person needs none");
+    free(text);
+    restore.request.action = ACTION_PROMOTE;
     restore.target = TARGET_SNAPSHOT;
     is_good(restore_settings_block(&restore, &text, &err), &err, "target snapshot");
     ok(strstr(text, "*.history)") && !strstr(text, "recovery_target_name = 'a"),

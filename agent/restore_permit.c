@@ -1,0 +1,53 @@
+/* The start permit: while a restore recovers, postgresql.auto.conf includes a file of /run, which
+ * only the job makes. A reboot takes the file away, and PostgreSQL then refuses to start, whoever
+ * tries, until the restore is resumed: an include that cannot be opened is fatal at start
+ * (guc-file.l, ParseConfigFile(), strict), and its message shows the path, which says what to do.
+ *
+ * Without it a server whose host fails between the removal of recovery.signal and the checkpoint
+ * after it comes back in crash recovery on the old timeline (StartupXLOG(): pg_control still names
+ * it), writable, with whatever WAL happens to lie in pg_wal. */
+#include "agent/restore.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+
+/* Not below the agent's own directory, which systemd removes with the agent. */
+static const char permit_dir[] = "/run/tidemark-restore";
+
+void restore_permit_path(const struct restore *restore, char *ret, size_t size)
+{
+    (void)snprintf(ret, size, "%s/not-complete.run-tidemark-restore--resume.%s", permit_dir,
+                   restore->job->id);
+}
+
+/* A server that waits at its target for a person, or was shut down there, is that person's. */
+bool restore_permit_wanted(const struct restore *restore)
+{
+    return restore->request.action == ACTION_PROMOTE;
+}
+
+int restore_permit_grant(const struct restore *restore, struct err *err)
+{
+    static const char text[] = "# tidemark: a restore is under way; gone with the next reboot\n";
+    char path[PERMIT_PATH_MAX];
+    if (!restore_permit_wanted(restore))
+        return 0;
+    if (mkdir(permit_dir, 0755) < 0 && errno != EEXIST)
+        return err_sys(err, ERR_DEVICE, "create '%s'", permit_dir);
+    restore_permit_path(restore, path, sizeof(path));
+    close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0 || fchmod(fd, 0644) < 0 || chmod(permit_dir, 0755) < 0 ||
+        write(fd, text, sizeof(text) - 1) != (ssize_t)sizeof(text) - 1)
+        return err_sys(err, ERR_DEVICE, "write '%s'", path);
+    return 0;
+}
+
+void restore_permit_revoke(const struct restore *restore)
+{
+    char path[PERMIT_PATH_MAX];
+    restore_permit_path(restore, path, sizeof(path));
+    (void)unlink(path);
+    (void)rmdir(permit_dir); /* fails, rightly, while another restore has its permit there */
+}
