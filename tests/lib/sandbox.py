@@ -88,6 +88,16 @@ def mounts_below(root, pid="self"):
     return found[::-1]
 
 
+def _loop_given_name(device):
+    """The backing file as losetup was asked for it, its first 63 bytes (loop(4),
+    LOOP_GET_STATUS64): the kernel's own path is cut short when the file lies on a filesystem that
+    is mounted in another namespace."""
+    loop_get_status64, name_at, name_size = 0x4C05, 56, 64
+    with open(device, "rb", buffering=0) as file:
+        info = fcntl.ioctl(file, loop_get_status64, bytes(232))
+    return os.fsdecode(info[name_at:name_at + name_size].split(b"\0")[0])
+
+
 def loops_below(root):
     """Loop devices whose backing file is, or was, under root."""
     found = []
@@ -97,10 +107,11 @@ def loops_below(root):
         try:
             with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
                 backing = file.read().rstrip("\n")
+            if _below(backing.removesuffix(" (deleted)"), root) or \
+                    _below(_loop_given_name("/dev/" + name), root):
+                found.append("/dev/" + name)
         except OSError:
             continue
-        if _below(backing.removesuffix(" (deleted)"), root):
-            found.append("/dev/" + name)
     return found
 
 
@@ -152,9 +163,10 @@ def thaw(point):
         os.close(fd)
 
 
-def _unmount_elsewhere(root):
-    """Copies of the sandbox's mounts in other mount namespaces keep its devices busy."""
-    seen = {os.stat("/proc/self/ns/mnt").st_ino}
+def _elsewhere(root):
+    """(pid, mount points of the sandbox) for every other mount namespace that has some: the
+    sandbox's own, or copies that keep its devices busy."""
+    seen, found = {os.stat("/proc/self/ns/mnt").st_ino}, []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             namespace = os.stat(f"/proc/{name}/ns/mnt").st_ino
@@ -164,8 +176,23 @@ def _unmount_elsewhere(root):
             points = mounts_below(root, name)
         except OSError:
             continue
+        if points:
+            found.append((name, points))
+    return found
+
+
+def _thaw_all(root):
+    for point in mounts_below(root):
+        thaw(point)
+    for pid, points in _elsewhere(root):
         for point in points:
-            _quiet("nsenter", f"--mount=/proc/{name}/ns/mnt", "umount", "-l", point)
+            thaw(f"/proc/{pid}/root{point}")
+
+
+def _unmount_elsewhere(root):
+    for pid, points in _elsewhere(root):
+        for point in points:
+            _quiet("nsenter", f"--mount=/proc/{pid}/ns/mnt", "umount", "-l", point)
 
 
 def _quiet(*args):
@@ -187,8 +214,7 @@ def clean(root, log=lambda text: None):
     clean)."""
     late = _late_pids(root)
     for attempt in range(60):
-        for point in mounts_below(root):
-            thaw(point)
+        _thaw_all(root)
         pids = [pid for pid in processes_below(root) if pid not in late]
         for pid in pids:
             # First the polite signal: PostgreSQL then removes its shared memory.

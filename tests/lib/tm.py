@@ -150,14 +150,16 @@ def run(main):
 
 # --- the surroundings -----------------------------------------------------------------------------
 def need_root():
-    """Tests that mount need root: uses sudo where there is one, skips otherwise."""
+    """Tests that mount need root: uses sudo where there is one, skips otherwise. They mount in a
+    namespace of their own."""
     if not become_root():
         skip_all("needs root to mount volumes")
+    _own_mounts()
 
 
-def own_mounts():
-    """A mount namespace of its own for this test. Namespaces that other tests make (clone copies
-    all mounts) would otherwise keep its devices busy for as long as they live."""
+def _own_mounts():
+    """A mount namespace that another test makes meanwhile gets copies of all mounts that it sees:
+    it would keep the devices of this test busy for as long as it lives."""
     clone_newns = 0x20000
     if ctypes.CDLL(None, use_errno=True).unshare(clone_newns) != 0:
         raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")

@@ -1,10 +1,7 @@
 #!/usr/bin/env python3
 """manager = systemd:UNIT against a real systemd, which boots in namespaces of its own (pid, mount,
 ipc, net, cgroup): start, stop, a unit that fails, one that does not stop, one that is stopped
-while systemd would restart it.
-A mount namespace holds copies of other tests' mounts for its time.
-check: alone
-"""
+while systemd would restart it."""
 import os
 import signal
 import subprocess

@@ -2,8 +2,7 @@
 """Restores of a server that systemd manages, inside a real systemd: agent and server are units of
 it. While the fence is there nobody starts the server, `systemctl start` by hand included; at the
 end, and when a restore is given up, the fence is gone and the server runs.
-A mount namespace holds copies of other tests' mounts for its time.
-check: alone timeout=400
+check: timeout=400
 """
 import os
 import sys

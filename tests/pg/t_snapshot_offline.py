@@ -1,9 +1,6 @@
 #!/usr/bin/env python3
 """Cold snapshots: server stopped, volumes mounted read-only or not mounted at all. Not one byte of
-them is written.
-A mount namespace holds copies of other tests' mounts for its time.
-check: alone
-"""
+them is written."""
 import os
 import subprocess
 import sys
