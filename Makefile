@@ -70,7 +70,7 @@ help:
 #:                TESTS='store pg/' runs only tests whose name contains one of these
 #: campaign       the long loops whole
 #: bench          micro-benchmarks of the pipelines
-#: install        DESTDIR= PREFIX=/usr
+#: install        DESTDIR= PREFIX=/usr SYSCONFDIR=/etc
 #: fuzz           build the libFuzzer targets into build/fuzz
 #: fuzz-smoke     run each of them for FUZZ_SECONDS=10
 #: generated      sample configuration and man pages, from the tables in the programs
@@ -178,16 +178,21 @@ generated: $(B)/tidemark $(B)/tidemark-agent
 	    conf/man/tidemark.conf.5.in >conf/man/tidemark.conf.5
 
 # Everything that starts another program finds it beside itself or in ../lib/tidemark.
+# What an administrator edits is not below PREFIX. The programs look for it in /etc; the unit names
+# another place to the agent, people and archive_command do so with TIDEMARK_CONFIG.
 PREFIX ?= /usr
+SYSCONFDIR ?= /etc
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/tidemark \
 	    $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
 	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 \
 	    $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/tidemark/capture \
-	    $(DESTDIR)/etc/tidemark
+	    $(DESTDIR)$(SYSCONFDIR)/tidemark
 	install -m 755 $(PROGRAMS:%=$(B)/%) $(DESTDIR)$(PREFIX)/bin
 	mv $(DESTDIR)$(PREFIX)/bin/tidemark-guardian $(DESTDIR)$(PREFIX)/lib/tidemark/
-	sed 's|@PREFIX@|$(PREFIX)|' conf/systemd/tidemark-agent.service \
+	sed -e 's|@PREFIX@|$(PREFIX)|' $(if $(filter-out /etc,$(SYSCONFDIR)),-e \
+	    '/^Type=/a Environment=TIDEMARK_CONFIG=$(SYSCONFDIR)/tidemark/tidemark.conf') \
+	    conf/systemd/tidemark-agent.service \
 	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-agent.service
 	install -m 644 conf/systemd/tidemark.sysusers \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidemark.conf
@@ -197,8 +202,8 @@ install: all
 	install -m 644 conf/man/tidemark-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 755 $(wildcard conf/capture/*) $(DESTDIR)$(PREFIX)/share/tidemark/capture
 	install -m 644 conf/openapi.yaml conf/tidemark.conf $(DESTDIR)$(PREFIX)/share/tidemark
-	[ -e $(DESTDIR)/etc/tidemark/tidemark.conf ] || \
-	    install -m 644 conf/tidemark.conf $(DESTDIR)/etc/tidemark/tidemark.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/tidemark/tidemark.conf ] || \
+	    install -m 644 conf/tidemark.conf $(DESTDIR)$(SYSCONFDIR)/tidemark/tidemark.conf
 
 clean:
 	rm -rf build

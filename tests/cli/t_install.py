@@ -16,11 +16,12 @@ FILES = ["usr/bin/tidemark", "usr/bin/tidemark-agent", "usr/bin/tidemark-wal",
          "usr/share/tidemark/openapi.yaml", "etc/tidemark/tidemark.conf"]
 
 
-def install(box, root):
+def install(root, *variables):
     """The programs of this build as they are: DESTDIR only copies."""
     variant = os.path.basename(BUILD)
     san = [] if variant == "release" else [f"SAN={variant}"]
-    return subprocess.run(["make", "-s", "-C", SOURCE, *san, "install", f"DESTDIR={root}"],
+    return subprocess.run(["make", "-s", "-C", SOURCE, *san, "install", f"DESTDIR={root}",
+                           *variables],
                           check=False, capture_output=True, text=True)
 
 
@@ -30,7 +31,7 @@ def main():
                   "tidemark-guardian")
     box = Sandbox("install")
     root = box.mkdir("root")
-    done = install(box, root)
+    done = install(root)
     is_(done.returncode, 0, "make install") or diag(done.stderr[-2000:])
     for name in FILES:
         ok(os.path.isfile(os.path.join(root, name)), f"/{name}")
@@ -48,9 +49,23 @@ def main():
     is_status(done, "missing", "installed: a job is started and says what is missing")
     with open(os.path.join(root, "etc/tidemark/tidemark.conf"), "a", encoding="utf-8") as file:
         file.write("# mine\n")
-    is_(install(box, root).returncode, 0, "make install again")
+    is_(install(root).returncode, 0, "make install again")
     with open(os.path.join(root, "etc/tidemark/tidemark.conf"), encoding="utf-8") as file:
         ok(file.read().endswith("# mine\n"), "keeps a configuration that is there")
+    unlike(unit, "TIDEMARK_CONFIG", "the unit leaves the configuration where programs look")
+    test_elsewhere(box)
+
+
+def test_elsewhere(box):
+    """Nothing outside of PREFIX and SYSCONFDIR."""
+    root = box.mkdir("elsewhere")
+    is_(install(root, "PREFIX=/opt/t", "SYSCONFDIR=/opt/t/etc").returncode, 0, "make install "
+        "PREFIX=/opt/t SYSCONFDIR=/opt/t/etc")
+    is_((os.listdir(root), os.listdir(f"{root}/opt")), (["opt"], ["t"]), "all of it is in /opt/t")
+    ok(os.path.isfile(f"{root}/opt/t/etc/tidemark/tidemark.conf"), "the sample file too")
+    with open(f"{root}/opt/t/lib/systemd/system/tidemark-agent.service", encoding="utf-8") as file:
+        like(file.read(), "(?m)^Environment=TIDEMARK_CONFIG=/opt/t/etc/tidemark/tidemark.conf$",
+             "and the unit names it")
 
 
 run(main)
