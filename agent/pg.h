@@ -63,8 +63,8 @@ void pg_server_log(const struct conf *conf, char path[CONF_PATH_MAX + 1]);
 int pg_run(const struct conf *conf, const char *const *argv, char **ret_output, struct err *err);
 /* The same, for programs whose status and output are the answer (pg_amcheck): only a program that
  * cannot be run, is killed or is cancelled is an error. errors (size bytes, may be NULL) gets the
- * end of stderr. timeout_s 0 = none; cancel may be NULL. */
-int pg_run_status(const struct conf *conf, const char *const *argv, unsigned timeout_s,
+ * end of stderr. options: for PGOPTIONS, may be NULL; cancel may be NULL. */
+int pg_run_status(const struct conf *conf, const char *const *argv, const char *options,
                   const _Atomic bool *cancel, int *ret_status, char **ret_output, char *errors,
                   size_t size, struct err *err);
 

@@ -104,7 +104,7 @@ static int bin_path(const struct conf *conf, const char *name, char *path, size_
     return 0;
 }
 
-int pg_run_status(const struct conf *conf, const char *const *argv, unsigned timeout_s,
+int pg_run_status(const struct conf *conf, const char *const *argv, const char *pg_options,
                   const _Atomic bool *cancel, int *ret_status, char **ret_output, char *errors,
                   size_t size, struct err *err)
 {
@@ -118,12 +118,13 @@ int pg_run_status(const struct conf *conf, const char *const *argv, unsigned tim
             return err_set(err, ERR_INTERNAL, "too many arguments for %s", argv[0]);
         with[i] = argv[i];
     }
-    static const char *const env[] = {"LC_ALL=C", NULL};
+    char sessions[256];
+    (void)snprintf(sessions, sizeof(sessions), "PGOPTIONS=%s", pg_options ? pg_options : "");
+    const char *const env[] = {"LC_ALL=C", pg_options ? sessions : NULL, NULL};
     struct process_options options = PROCESS_OPTIONS_INIT;
     options.argv = with;
     options.user = conf->os_user;
     options.env = env;
-    options.timeout_s = timeout_s;
     options.cancel = cancel;
     return process_run(&options, ret_status, ret_output, errors, size, err);
 }
@@ -133,7 +134,7 @@ int pg_run(const struct conf *conf, const char *const *argv, char **ret_output, 
     int status;
     char errors[512];
     char *output = NULL;
-    int rc = pg_run_status(conf, argv, 0, NULL, &status, &output, errors, sizeof(errors), err);
+    int rc = pg_run_status(conf, argv, NULL, NULL, &status, &output, errors, sizeof(errors), err);
     if (rc < 0)
         return rc;
     if (status != 0) {

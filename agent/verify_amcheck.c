@@ -11,7 +11,7 @@
 
 #include <stdio.h>
 
-enum { DATABASES_MAX = 1024 };
+enum { LOCK_TIMEOUT_S = 10 };
 
 /* --- the extension ---------------------------------------------------------------------------- */
 
@@ -110,8 +110,21 @@ static int quote_index(struct verify *verify, const struct finding *finding, cha
     return rc;
 }
 
+/* Not damage, and not checked: somebody (a prepared transaction of the snapshot, for one) holds a
+ * lock that conflicts with reading. */
+static int refuse_locked(const struct finding *finding, struct err *err)
+{
+    (void)err_set(err, ERR_BUSY, "amcheck: %s %s.%s in database '%s' is locked: not checked",
+                  finding->is_index ? "index" : "table", finding->schema, finding->name,
+                  finding->database);
+    return err_hint(err, "end what holds the lock (pg_locks, pg_prepared_xacts), then verify again "
+                         "with `tidemark restore --resume`");
+}
+
 static int handle_finding(struct verify *verify, const struct finding *finding, struct err *err)
 {
+    if (strstr(finding->detail, "due to lock timeout"))
+        return refuse_locked(finding, err);
     if (!finding->is_index) {
         (void)err_set(err, ERR_CORRUPT, "amcheck: table %s.%s in database '%s' is damaged: %s",
                       finding->schema, finding->name, finding->database, finding->detail);
@@ -168,10 +181,23 @@ static void quote_value(const char *value, char *ret, size_t size)
     ret[len] = '\0';
 }
 
+/* A check must not hang behind a lock for ever. The messages are looked through for that, so they
+ * have to be in English, which only a superuser may ask for. */
+static int session_options(struct verify *verify, char *ret, size_t size, struct err *err)
+{
+    free_mem char *superuser = NULL;
+    int rc = pg_query_text(verify->session, "select current_setting('is_superuser')", NULL,
+                           &superuser, err);
+    if (rc == 0)
+        (void)snprintf(ret, size, "-c lock_timeout=%ds%s", LOCK_TIMEOUT_S,
+                       superuser && strcmp(superuser, "on") == 0 ? " -c lc_messages=C" : "");
+    return rc;
+}
+
 static int run_database(struct verify *verify, const char *dbname, bool full, int *ret_status,
                         char **ret_report, struct err *err)
 {
-    char jobs[24], quoted[160], connection[CONF_PATH_MAX + 240], errors[512];
+    char jobs[24], quoted[160], connection[CONF_PATH_MAX + 240], options[80], errors[512];
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     (void)snprintf(jobs, sizeof(jobs), "--jobs=%ld", cores > 0 ? cores : 1);
     /* A conninfo string as database name; the last dbname in it wins (libpq). */
@@ -180,8 +206,10 @@ static int run_database(struct verify *verify, const char *dbname, bool full, in
                    quoted);
     const char *argv[] = {"pg_amcheck", jobs, full ? "--heapallindexed" : "--no-strict-names",
                           connection, NULL};
-    int rc = pg_run_status(verify->conf, argv, 0, verify->cancel, ret_status, ret_report, errors,
-                           sizeof(errors), err);
+    int rc = session_options(verify, options, sizeof(options), err);
+    if (rc == 0)
+        rc = pg_run_status(verify->conf, argv, options, verify->cancel, ret_status, ret_report,
+                           errors, sizeof(errors), err);
     /* 2 = found corruption (pg_amcheck.c); anything else that is not 0 is a failure to check. */
     if (rc == 0 && *ret_status != 0 && *ret_status != 2)
         rc = err_set(err, ERR_POSTGRES, "pg_amcheck of database '%s' ended with status %d: %s",

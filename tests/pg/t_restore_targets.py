@@ -201,6 +201,22 @@ def test_damage(box):
     story.end()
 
 
+def test_locked(box):
+    """A prepared transaction of the snapshot locks a table: the verification says so and ends."""
+    story = Story(box, "locked", settings={"max_prepared_transactions": "5"})
+    node, server = story.node.start(), story.server
+    server.psql("create table held (a int primary key); insert into held values (1)")
+    server.psql("begin; lock table held in access exclusive mode; prepare transaction 'holder'")
+    is_status(node.cli("snapshot", "--tag", "t1"), 0, "snapshot with a prepared transaction")
+    done = story.restore(want="busy")
+    like(done.err, r"amcheck: \w+ public\.held\w* in database 'postgres' is locked: not checked\n"
+         "hint: end what holds the lock", "the lock is named, and not called damage")
+    server.psql("rollback prepared 'holder'")
+    is_status(node.cli("restore", "--resume", "--yes"), 0, "without it the verification passes")
+    is_(journal_of(node)["verification"]["ok"], True, "and says so")
+    story.end()
+
+
 def test_outside(box):
     """A link in the image that leads to somebody else's files."""
     story = Story(box, "outside")
@@ -254,7 +270,7 @@ def main():
     box = need_root() or Sandbox("restore-targets")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     for test in (test_points, test_partial, test_image, test_moved, test_broken_server, test_damage,
-                 test_outside, test_corrupt):
+                 test_locked, test_outside, test_corrupt):
         wanted = os.environ.get("TIDEMARK_ONLY")
         if not wanted or test.__name__ in wanted.split(","):
             test(box)
