@@ -43,6 +43,7 @@ static int run_script(const struct script *script, char **ret_output, struct err
     options.argv = argv;
     options.env = env;
     options.timeout_s = script->timeout_s;
+    options.end_group = true; /* what it started holds devices and the mount point */
     char errors[256] = "";
     int status = 0;
     int rc = process_run(&options, &status, ret_output, errors, sizeof(errors), err);

@@ -375,6 +375,31 @@ static void end_child(pid_t pid)
     (void)process_wait(pid, KILL_GRACE_MS, &ignored);
 }
 
+/* The child leads a group of its own (setsid). The number of a group is not given away while it has
+ * members, so what is left after the child itself was reaped can still be reached. */
+static void end_group(pid_t pid)
+{
+    static const int signals[] = {SIGTERM, SIGKILL};
+    for (size_t i = 0; i < ARRAY_LEN(signals); i++) {
+        uint64_t deadline = now_ms() + KILL_GRACE_MS;
+        int ignored;
+        (void)kill(-pid, signals[i]);
+        (void)process_wait(pid, KILL_GRACE_MS, &ignored);
+        while (kill(-pid, 0) == 0 && now_ms() < deadline)
+            pause_ms(POLL_SLICE_MS / 5);
+        if (kill(-pid, 0) < 0)
+            return;
+    }
+}
+
+static void end(const struct process_options *options, pid_t pid)
+{
+    if (options->end_group)
+        end_group(pid);
+    else
+        end_child(pid);
+}
+
 static int collect(const struct process_options *options, pid_t pid, struct capture_state *state,
                    int *ret_status, struct err *err)
 {
@@ -388,11 +413,11 @@ static int collect(const struct process_options *options, pid_t pid, struct capt
         drain(state, 0);
         drain(state, 1);
         if (options->cancel && atomic_load(options->cancel)) {
-            end_child(pid);
+            end(options, pid);
             return err_set(err, ERR_CANCELLED, "'%s' was stopped", options->argv[0]);
         }
         if (now_ms() >= deadline) {
-            end_child(pid);
+            end(options, pid);
             return err_set(err, ERR_BUSY, "'%s' did not end within %u s", options->argv[0],
                            options->timeout_s);
         }

@@ -21,6 +21,7 @@ struct process_options {
     int stdout_fd, stderr_fd;   /* < 0 = inherit ours (process_run: capture) */
     unsigned timeout_s;         /* process_run only; 0 = none */
     const _Atomic bool *cancel; /* process_run only; may be NULL */
+    bool end_group; /* process_run: a time-out or cancel ends its process group, not it alone */
     bool keep_environment;      /* pass our whole environment instead of the clean one */
 };
 
@@ -46,8 +47,8 @@ int process_start(const struct process_options *options, pid_t *ret_pid, struct 
 /* Starts, waits, collects: *ret_status is the exit status, or 128 + signal. ret_output: stdout as
  * malloc'ed text (may be NULL: dropped). errors: the last of stderr, one line, NUL-ended (may be
  * NULL). A child that leaves a background process holding the pipes does not hang us: the end of
- * the child is what counts. ERR_BUSY on timeout and ERR_CANCELLED: the child got SIGTERM, then
- * SIGKILL. */
+ * the child is what counts. ERR_BUSY on timeout and ERR_CANCELLED: the child (with end_group,
+ * its process group as well) got SIGTERM, then SIGKILL. */
 int process_run(const struct process_options *options, int *ret_status, char **ret_output,
                 char *errors, size_t errors_size, struct err *err);
 
