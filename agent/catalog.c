@@ -292,10 +292,14 @@ static int not_found(const struct records *records, const char *what, struct err
 {
     char nearest[NEAREST_MAX * (RECORD_TAG_MAX + 2) + 1];
     nearest_tags(records, what, nearest, sizeof(nearest));
-    (void)err_set(err, ERR_MISSING, "no snapshot '%.64s'", what);
-    if (records->damaged)
+    /* It may well be the one that is damaged: "missing" would be a claim that nobody can make. */
+    if (records->damaged) {
+        (void)err_set(err, ERR_CORRUPT, "no snapshot '%.64s' among the records that can be read",
+                      what);
         return err_hint(err, "%zu snapshot record%s damaged, the first: %.200s", records->damaged,
                         records->damaged == 1 ? " is" : "s are", records->first_damaged);
+    }
+    (void)err_set(err, ERR_MISSING, "no snapshot '%.64s'", what);
     if (nearest[0])
         return err_hint(err, "the nearest tags are: %s", nearest);
     return err_hint(err, "this repository holds no snapshot of this cluster and node yet");
@@ -406,7 +410,7 @@ int catalog_find(struct store *store, const struct repo *repo, const char *clust
     if (!full_id) {
         /* A tag wins over an id prefix: people choose tags, and may choose "decade". */
         rc = find_in_records(store, repo, &names, what, ret, ret_damaged, err);
-        if (rc != -ERR_MISSING || !is_id_prefix(what))
+        if ((rc != -ERR_MISSING && rc != -ERR_CORRUPT) || !is_id_prefix(what))
             return rc;
     }
     bool found;

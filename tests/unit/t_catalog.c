@@ -157,7 +157,8 @@ static void test_damage(void)
     size_t damaged = 0;
     object_path(path, "db1", 0x10);
     flip_bit(path, 400);
-    is_err(find("main", "db1", "before-release", &damaged), &err, ERR_MISSING, "no snapshot",
+    is_err(find("main", "db1", "before-release", &damaged), &err, ERR_CORRUPT,
+           "no snapshot 'before-release' among the records that can be read",
            "a damaged record is no candidate");
     is_u64(damaged, 1, "it is counted");
     ok(strstr(err.hint, "1 snapshot record is damaged") && strstr(err.hint, "10101010"),
