@@ -69,7 +69,7 @@ int job_main(const char *dir, int ready_fd);
 /* --- in the agent or the command line --------------------------------------------------------- */
 void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX]);
 /* Makes <state_dir>/jobs/<new id>/ with request.json and conf. request is borrowed. Removes ended
- * jobs beyond the newest JOBS_ENDED_MAX. */
+ * jobs beyond the newest JOBS_ENDED_MAX, and what was never made whole. */
 int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TEXT_LEN],
                struct err *err);
 /* Removes a job that never started. */

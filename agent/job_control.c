@@ -14,7 +14,7 @@
 #include "agent/log.h"
 #include "agent/program.h"
 
-enum { READY_FD = 3, JOBS_MAX = 4096 };
+enum { READY_FD = 3, JOBS_MAX = 4096, UNBORN_MAX_S = 3600 };
 
 void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX])
 {
@@ -173,9 +173,31 @@ void job_discard(const struct conf *conf, const char *id)
         remove_directory(dir);
 }
 
+/* A directory without a journal is a job that is being made, or whose maker died. */
+static void prune_unborn(const struct conf *conf)
+{
+    char path[JOB_DIR_MAX], journal[ID_TEXT_LEN + 32];
+    uint8_t id[ID_LEN];
+    struct stat st;
+    (void)snprintf(path, sizeof(path), "%s/jobs", conf->state_dir);
+    DIR *entries = opendir(path);
+    for (struct dirent *entry; entries && (entry = readdir(entries));) {
+        if (!id_from_text(entry->d_name, id))
+            continue;
+        (void)snprintf(journal, sizeof(journal), "%s/journal.json", entry->d_name);
+        if (faccessat(dirfd(entries), journal, F_OK, 0) < 0 && errno == ENOENT &&
+            fstatat(dirfd(entries), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            time(NULL) - st.st_mtime > UNBORN_MAX_S)
+            job_discard(conf, entry->d_name);
+    }
+    if (entries)
+        (void)closedir(entries);
+}
+
 /* jobs is sorted, oldest first: the newest ended ones stay. */
 static void prune(const struct conf *conf)
 {
+    prune_unborn(conf);
     free_json json_t *jobs = NULL;
     struct err err;
     if (job_list(conf, &jobs, &err) < 0)

@@ -347,6 +347,28 @@ static void test_prune(void)
     job_discard(&conf, id);
 }
 
+/* Makers that died before the journal was there: one long ago, one just now. */
+static void test_unborn(void)
+{
+    static const char *const ids[] = {"000102030405060708090a0b0c0d0e0f",
+                                      "100102030405060708090a0b0c0d0e0f"};
+    const struct timespec old[2] = {{.tv_sec = time(NULL) - 7200}, {.tv_sec = time(NULL) - 7200}};
+    char id[ID_TEXT_LEN], dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
+    for (size_t i = 0; i < 2; i++) {
+        job_dir(&conf, ids[i], dir);
+        (void)snprintf(path, sizeof(path), "%s/conf", dir);
+        if (mkdir(dir, 0700) < 0 || close(creat(path, 0600)) < 0)
+            abort();
+    }
+    job_dir(&conf, ids[0], dir);
+    ok(utimensat(AT_FDCWD, dir, old, 0) == 0, "one is two hours old");
+    create("snapshot", "tag", "x", id);
+    ok(access(dir, F_OK) < 0, "it is removed when a job is made");
+    ok(access(path, F_OK) == 0, "the young one is not: it may be in the making");
+    job_discard(&conf, ids[1]);
+    job_discard(&conf, id);
+}
+
 /* A journal that a power cut or a person damaged is listed, not hidden and not fatal. */
 static void test_damaged(void)
 {
@@ -398,6 +420,7 @@ int main(int argc, char **argv)
     test_fenced();
     test_damaged();
     test_prune();
+    test_unborn();
     char command[128];
     (void)snprintf(command, sizeof(command), "rm -rf %s", base);
     ok(system(command) == 0, "clean up");
