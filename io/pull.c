@@ -102,6 +102,46 @@ static int list_objects(struct pull_job *job, struct err *err)
     return 0;
 }
 
+struct listing {
+    struct pull_object *first; /* of one kind and snapshot, in the order of their numbers */
+    struct pull_object *end;
+};
+
+static int take_size(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    const struct listing *listing = ctx;
+    (void)err;
+    char *rest;
+    unsigned long long number = strtoull(strrchr(name, '/') + 1, &rest, 16);
+    struct pull_object key = *listing->first;
+    key.number = (uint32_t)number;
+    struct pull_object *object =
+        bsearch(&key, listing->first, (size_t)(listing->end - listing->first), sizeof(key),
+                compare_objects);
+    if (*rest == '\0' && number <= UINT32_MAX && object != NULL)
+        object->size = size;
+    return 0;
+}
+
+/* A GET cannot tell that an object goes on behind what was asked for; a listing has all sizes. */
+static int list_sizes(struct pull_job *job, struct err *err)
+{
+    struct pull_object *end = job->objects + job->object_count;
+    char prefix[STORE_NAME_MAX + 1];
+    int rc = 0;
+    for (struct pull_object *at = job->objects; rc == 0 && at < end;) {
+        struct listing listing = {.first = at};
+        while (at < end && at->kind == listing.first->kind &&
+               memcmp(at->snapshot, listing.first->snapshot, ID_LEN) == 0)
+            at++;
+        listing.end = at;
+        pull_object_name(job->pull, listing.first, prefix);
+        strrchr(prefix, '/')[1] = '\0';
+        rc = store_list(job->pull->store, prefix, take_size, &listing, err);
+    }
+    return rc;
+}
+
 /* --- run ---------------------------------------------------------------------------------- */
 
 /* The withheld extents come from a snapshot record: wrong ones are an error, not a bug. */
@@ -217,6 +257,8 @@ int pull_run(struct pull *pull, struct err *err)
         memcpy(job.bitmap, pull->done_before, job.bitmap_len);
     if (pull->sink == PULL_TO_NULL)
         rc = list_objects(&job, err);
+    if (rc == 0)
+        rc = list_sizes(&job, err);
     (void)atomic_fetch_add(&pull->progress->bytes_total, pull->manifest->size);
     if (rc == 0)
         rc = run_lanes(&job, &plan, err);

@@ -151,6 +151,10 @@ static void probe_head_done(struct store_request *request)
     int rc = request->rc;
     if (rc == 0)
         rc = pull_check_header(pl, request->payload, probe->object, &len, &request->err);
+    if (rc == 0 && probe->object->size > len)
+        rc = err_set(&request->err, ERR_CORRUPT,
+                     "it has %" PRIu64 " bytes, its header promises %" PRIu64, probe->object->size,
+                     len);
     if (rc < 0 || lane_stopped(pl->lane)) {
         probe_end(probe, rc);
         return;
@@ -162,6 +166,14 @@ static void probe_head_done(struct store_request *request)
     store_lane_get(pl->lane->store, request);
 }
 
+void pull_object_name(const struct pull *pull, const struct pull_object *object, char *name)
+{
+    if (object->kind == FMT_PACK)
+        repo_pack_name(name, pull->manifest->volume, object->snapshot, object->number);
+    else
+        repo_table_name(name, pull->manifest->volume, object->snapshot, object->number);
+}
+
 void pull_probe_start(struct pull_lane *pl, const struct pull_object *object)
 {
     struct pull_probe *probe = pl->free_probes;
@@ -169,10 +181,7 @@ void pull_probe_start(struct pull_lane *pl, const struct pull_object *object)
     pl->free_probes = probe->next_free;
     probe->object = object;
     struct store_request *request = &probe->request;
-    if (object->kind == FMT_PACK)
-        repo_pack_name(request->name, pl->manifest->volume, object->snapshot, object->number);
-    else
-        repo_table_name(request->name, pl->manifest->volume, object->snapshot, object->number);
+    pull_object_name(pl->pull, object, request->name);
     request->buf = probe->buf;
     request->capacity = PULL_PROBE_BUF_LEN;
     request->offset = 0;

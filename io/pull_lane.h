@@ -38,6 +38,7 @@ struct pull_object {
     uint8_t snapshot[ID_LEN];
     uint32_t number;
     uint64_t stored_len; /* 0: as the header says */
+    uint64_t size;       /* as the store lists it; 0: it does not */
 };
 
 /* One pull_run() for all its lanes. */
@@ -215,6 +216,8 @@ void pull_block_release(struct pull_block *block);
 /* Starts reading back as far as buffers are free; leads to REGION_FETCH. */
 void pull_check_start(struct pull_lane *pl, struct pull_region *region);
 void pull_probe_start(struct pull_lane *pl, const struct pull_object *object);
+/* name has STORE_NAME_MAX + 1 bytes. */
+void pull_object_name(const struct pull *pull, const struct pull_object *object, char *name);
 /* Checks a pack's header against what its name says. */
 int pull_check_header(const struct pull_lane *pl, const uint8_t *from,
                       const struct pull_object *want, uint64_t *ret_len, struct err *err);

@@ -291,12 +291,14 @@ static void test_damage(int direct, struct fixture *fixture, struct err *err)
          ERR_CORRUPT},
         {"pack/", "printf x | dd of=$V bs=1 seek=20 conv=notrunc status=none", "pack", ERR_CORRUPT},
         {"pack/", "truncate -s -1 $V", "is cut", ERR_CORRUPT},
+        {"pack/", "chmod u+w $V && printf x >>$V", "its header promises", ERR_CORRUPT},
         {"pack/", "rm -f $V", "does not exist", ERR_MISSING},
         {"table/", "printf x | dd of=$V bs=1 seek=5000 conv=notrunc status=none", "region",
          ERR_CORRUPT},
         {"table/", "printf x | dd of=$V bs=1 seek=20 conv=notrunc status=none", "table",
          ERR_CORRUPT},
         {"table/", "truncate -s -1 $V", "is cut", ERR_CORRUPT},
+        {"table/", "chmod u+w $V && printf x >>$V", "its header promises", ERR_CORRUPT},
         {"table/", "rm -f $V", "does not exist", ERR_MISSING},
     };
     struct lane_options options = {.lane_count = 2};
@@ -320,7 +322,9 @@ static void test_damage(int direct, struct fixture *fixture, struct err *err)
         close_fd int target = make_target(fixture, "target");
         pull = pull_of(fixture, &shot, target, &options, &progress);
         rc = pull_run(&pull, err);
-        if (strstr(cases[i].how, "seek=20 ") == NULL || strcmp(cases[i].prefix, "pack/") == 0)
+        if (strstr(cases[i].how, ">>") != NULL)
+            is_good(rc, err, "a restore needs nothing behind the end of an object");
+        else if (strstr(cases[i].how, "seek=20 ") == NULL || strcmp(cases[i].prefix, "pack/") == 0)
             is_err(rc, err, cases[i].code, cases[i].text, "restore after: %s", cases[i].how);
         shot_close(&shot);
     }
