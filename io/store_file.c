@@ -14,6 +14,8 @@
 
 #include "io/file.h"
 
+enum { TEMP_NAME_LEN = 32, TEMP_AGE_MAX_S = 24 * 3600 };
+
 static struct store_file *of(struct store *store)
 {
     return CONTAINER_OF(store, struct store_file, store);
@@ -117,6 +119,28 @@ int store_file_put_dir(struct store_file *file, const char *dir, struct err *err
     return 0;
 }
 
+/* What writers that died left in tmp/. Their age is told by the clock that gave our own file its
+ * time, the server's, and a file that is being written has a young one. Best effort: what another
+ * user made stays. */
+static void sweep_temporaries(int dir_fd, int own_fd)
+{
+    struct stat own, st;
+    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (dir == NULL || fstat(own_fd, &own) < 0)
+        own.st_mtime = 0;
+    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;)
+        if (strlen(entry->d_name) == TEMP_NAME_LEN &&
+            strspn(entry->d_name, "0123456789abcdef") == TEMP_NAME_LEN &&
+            fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            own.st_mtime - st.st_mtime > TEMP_AGE_MAX_S)
+            (void)unlinkat(fd, entry->d_name, 0);
+    if (dir != NULL)
+        (void)closedir(dir);
+    else if (fd >= 0)
+        (void)close(fd);
+}
+
 static int open_named_temp(struct store_file *file, int flags, struct store_file_temp *temp,
                            struct err *err)
 {
@@ -134,6 +158,9 @@ static int open_named_temp(struct store_file *file, int flags, struct store_file
                STORE_FILE_OBJECT_MODE);
     if (temp->fd < 0)
         temp->name[0] = '\0';
+    else if (!file->swept)
+        sweep_temporaries(dir_fd, temp->fd);
+    file->swept = true;
     return 0; /* the caller looks at fd and errno */
 }
 

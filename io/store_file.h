@@ -19,9 +19,11 @@ struct store_file {
     int dir_fd;
     char dir[STORE_NAME_MAX + 1];
     bool no_tmpfile; /* the filesystem has no O_TMPFILE (NFS): named temporaries under tmp/ */
+    bool swept;      /* old ones were removed */
 };
 
-/* An object that is being written: nameless (O_TMPFILE), or tmp/<random>. */
+/* An object that is being written: nameless (O_TMPFILE), or tmp/<random>. Of the latter a writer
+ * that dies leaves one behind, which a later writer removes after a day. */
 struct store_file_temp {
     int fd;
     char name[48]; /* "" when nameless */

@@ -164,10 +164,27 @@ static void test_named_temporaries(struct store *store, struct err *err)
     CONTAINER_OF(store, struct store_file, store)->no_tmpfile = true;
     is_good(store_put(store, "named/x", "abc", 3, err), err, "put through tmp/");
     is_u64(store_put(store, "named/x", "abd", 3, err), STORE_EXISTS, "EXISTS through tmp/");
-    char command[128];
+    char command[256];
     snprintf(command, sizeof(command), "test -z \"$(ls -A %s/tmp)\"", root);
     ok(system(command) == 0, "no temporary stays");
     is_u64(mode_of("named/x"), 0440, "mode");
+    /* Writers died: 25 hours ago, just now; and a file of somebody else's. */
+    snprintf(command, sizeof(command),
+             "cd %s/tmp && O=0123456789abcdef0123456789abcdef && touch -d '-25 hours' $O mine && "
+             "touch f$(echo $O | cut -c2-)",
+             root);
+    ok(system(command) == 0, "temporaries of dead writers");
+    is_good(store_put(store, "named/y", "abc", 3, err), err, "this writer has looked already");
+    struct store *later = NULL;
+    is_good(store_open(url, NULL, false, &later, err), err, "a later writer");
+    CONTAINER_OF(later, struct store_file, store)->no_tmpfile = true;
+    is_good(store_put(later, "named/z", "abc", 3, err), err, "puts an object");
+    store_close(later);
+    snprintf(command, sizeof(command),
+             "cd %s/tmp && test \"$(ls -A | tr '\\n' ' ')\" = "
+             "'f123456789abcdef0123456789abcdef mine ' && rm *",
+             root);
+    ok(system(command) == 0, "the old one is gone, the others are there");
 }
 
 static void test_full(struct err *err)
