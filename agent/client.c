@@ -1,6 +1,7 @@
 /* See client.h. */
 #include "agent/client.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <sys/socket.h>
@@ -38,6 +39,7 @@ static int no_agent(const struct conf *conf, struct err *err)
 static int probe(const struct conf *conf, bool *ret_there, struct err *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    static_assert(sizeof(conf->socket) <= sizeof(address.sun_path), "conf.c refuses longer ones");
     close_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return err_sys(err, ERR_INTERNAL, "socket");

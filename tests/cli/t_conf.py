@@ -23,6 +23,8 @@ REFUSED = [
      "2: ';' after a blank could be a comment or part of the value: put comments on lines of their "
      "own"),
     ("twice", "lanes = 1\nlanes = 2", "3: 'lanes' is set twice in [tidemark]"),
+    ("socket too long", "socket = /" + "s" * 107,
+     "2: socket: value is longer than 107 bytes"),
     ("unknown section", "[repositry]",
      "2: unknown section [repositry] (did you mean [repository]?)"),
 ]
