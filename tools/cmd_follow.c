@@ -12,8 +12,12 @@
 
 enum { REPEAT_MS = 500 };
 
-/* Counts Ctrl-C and SIGTERM; the only global, as handlers need one. */
+/* Counts Ctrl-C and SIGTERM; the only globals, as handlers need them. */
 static volatile sig_atomic_t interrupts;
+/* 1: a request is on its way, and whether a job comes of it is not known yet; 2: and there was an
+ * interrupt, at asking_ms. */
+static volatile sig_atomic_t asking;
+static volatile uint64_t asking_ms;
 
 struct view {
     struct cmd *cmd;
@@ -26,10 +30,32 @@ struct view {
     uint64_t asked_ms;     /* when cancelling began */
 };
 
+static void say(const char *text)
+{
+    ssize_t written = write(STDERR_FILENO, text, strlen(text));
+    (void)written;
+}
+
 static void on_interrupt(int number)
 {
     (void)number;
     interrupts++;
+    if (asking == 1) { /* the answer has the id with which the job is cancelled */
+        asking = 2;
+        asking_ms = now_ms();
+        say("\nwaiting for the job's id; press Ctrl-C again to leave without it\n");
+    } else if (asking == 2 && now_ms() - asking_ms >= REPEAT_MS) {
+        say("\nerror: left before the answer: a job may have been started\n"
+            "hint: `tidemark jobs` shows it, `tidemark cancel JOB` ends it\n");
+        _exit(err_exit_status(ERR_CANCELLED));
+    }
+}
+
+static void catch_interrupts(void (*handler)(int))
+{
+    struct sigaction action = {.sa_handler = handler};
+    (void)sigaction(SIGINT, &action, NULL);
+    (void)sigaction(SIGTERM, &action, NULL);
 }
 
 static uint64_t number_of(const json_t *json, const char *key)
@@ -180,20 +206,15 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
     return -(int)err->code;
 }
 
-int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
-                   struct err *err)
+/* answered: interrupts that were before this job. */
+static int follow_job(struct cmd *cmd, struct client *client, const char *id, sig_atomic_t answered,
+                      json_t **ret, struct err *err)
 {
-    sig_atomic_t answered = interrupts;
     struct view view = {.cmd = cmd, .client = client, .id = id, .answered = answered};
-    struct sigaction action = {.sa_handler = on_interrupt};
     view.terminal = isatty(STDERR_FILENO);
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
     json_t *status = NULL;
     int rc = follow(&view, &status, err);
     clear_line(&view);
-    (void)signal(SIGINT, SIG_DFL);
-    (void)signal(SIGTERM, SIG_DFL);
     if (rc < 0)
         return rc;
     rc = outcome(cmd, status, id, err);
@@ -210,13 +231,29 @@ int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_
     return rc;
 }
 
+int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
+                   struct err *err)
+{
+    catch_interrupts(on_interrupt);
+    int rc = follow_job(cmd, client, id, interrupts, ret, err);
+    catch_interrupts(SIG_DFL);
+    return rc;
+}
+
 int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const json_t *body,
                 json_t **ret, struct err *err)
 {
     free_json json_t *answer = NULL;
     const char *id = NULL;
+    sig_atomic_t answered = interrupts;
+    asking = 1;
+    catch_interrupts(on_interrupt);
     int rc = client_call(client, "POST", path, body, &answer, err);
     if (rc == 0)
         rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
-    return rc < 0 ? rc : cmd_follow_job(cmd, client, id, ret, err);
+    asking = 0;
+    if (rc == 0)
+        rc = follow_job(cmd, client, id, answered, ret, err);
+    catch_interrupts(SIG_DFL);
+    return rc;
 }

@@ -128,6 +128,35 @@ def run_and_signal(node, job_type, until, *args, kill_job=False):
     return Result(process.returncode, out, err), job
 
 
+def catches_interrupt(process):
+    """A SIGINT would reach a handler, and the last one has."""
+    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+        fields = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
+    bit = 1 << (signal.SIGINT - 1)
+    return int(fields["SigCgt"], 16) & bit and not int(fields["ShdPnd"], 16) & bit
+
+
+def run_unanswered(node, interrupts):
+    """`tidemark snapshot` whose agent does not answer until it got so many SIGINT."""
+    node.agent.signal(signal.SIGSTOP)
+    process = subprocess.Popen([os.path.join(node.programs, "tidemark"), "snapshot", "--tag",
+                                "interrupted"], env={**os.environ, "TIDEMARK_CONFIG": node.conf},
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+                               stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        poll(lambda: catches_interrupt(process), 20, "tidemark to expect a signal")
+        process.send_signal(signal.SIGINT)
+        is_(process.stderr.readline(), "\n", "a line for the ^C of the terminal")
+        first = process.stderr.readline()
+        if interrupts > 1:  # one that comes with the first does not count
+            poll(lambda: process.send_signal(signal.SIGINT) or process.poll() is not None, 20,
+                 "tidemark to leave", 0.1)
+    finally:
+        node.agent.signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=60)
+    return Result(process.returncode, out, first + err)
+
+
 def test_ctrl_c(node, box):
     path = hold(node, box)
     done, job = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD,
@@ -135,6 +164,19 @@ def test_ctrl_c(node, box):
     is_status(done, "cancelled", "Ctrl-C in a snapshot: cancelled")
     like(done.err, "cancelling; press Ctrl-C again to leave without waiting\n", "and says so")
     is_(status(node, job)["state"], "cancelled", "the job is cancelled")
+    done = run_unanswered(node, 1)
+    is_status(done, "cancelled", "Ctrl-C while the job is made: cancelled")
+    like(done.err, "waiting for the job's id; press Ctrl-C again", "and says so")
+    last = node.agent.api("GET", "/jobs")[1]["jobs"][-1]
+    is_((last["state"], last["id"] != job), ("cancelled", True), "the job that was made, too")
+    done = run_unanswered(node, 2)
+    is_status(done, "cancelled", "Ctrl-C twice while the job is made: gone at once")
+    like(done.err, "a job may have been started\nhint: `tidemark jobs` shows it, `tidemark cancel "
+         "JOB` ends it\n$", "and says how to end it")
+    for left in node.agent.api("GET", "/jobs")[1]["jobs"]:
+        if left["running"]:
+            is_status(node.cli("cancel", left["id"]), 0, "as it can be")
+            node.agent.wait_job(left["id"])
     release(path)
     unlike(node.cli("list").out, "interrupted", "nothing is visible")
 
