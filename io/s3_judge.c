@@ -115,18 +115,8 @@ static void named_region(const struct answer *answer, char *ret, size_t size)
         ret[0] = '\0';
 }
 
-/* An answer to HEAD has no code; AWS names the bucket's region in a header. */
-static bool region_differs(const struct answer *answer)
-{
-    char region[S3_REGION_MAX + 1];
-    named_region(answer, region, sizeof(region));
-    return region[0] && strcmp(region, answer->service->region) != 0;
-}
-
 static enum kind kind_of(const struct answer *answer)
 {
-    if (answer->call->op == S3_HEAD && answer->status == 400 && region_differs(answer))
-        return KIND_REGION;
     for (size_t i = 0; i < ARRAY_LEN(code_kinds); i++)
         if (strcmp(code_kinds[i].code, answer->error.code) == 0)
             return code_kinds[i].kind;
@@ -136,9 +126,11 @@ static enum kind kind_of(const struct answer *answer)
 /* --- texts -------------------------------------------------------------------------------------*/
 static void describe_call(const struct s3_call *call, char *ret, size_t size)
 {
-    static const char *const verbs[] = {
-        [S3_PUT] = "put",   [S3_GET] = "get",       [S3_HEAD] = "look up",
-        [S3_LIST] = "list", [S3_DELETE] = "remove", [S3_DELETE_BATCH] = "remove many objects"};
+    static const char *const verbs[] = {[S3_PUT] = "put",
+                                        [S3_GET] = "get",
+                                        [S3_LIST] = "list",
+                                        [S3_DELETE] = "remove",
+                                        [S3_DELETE_BATCH] = "remove many objects"};
     (void)snprintf(ret, size, "%s%s%s%s", verbs[call->op], call->name[0] ? " '" : "", call->name,
                    call->name[0] ? "'" : "");
 }
@@ -400,21 +392,11 @@ static enum s3_verdict judge_get(const struct answer *answer)
     return take_bytes(call, x->answer_len); /* an empty object may come so */
 }
 
-static enum s3_verdict judge_head(const struct answer *answer)
-{
-    if (!answer->call->exchange.has_content_length)
-        return again_because(answer, "the server did not tell the object's size");
-    answer->call->object_size = answer->call->exchange.content_length;
-    return S3_DONE;
-}
-
 static enum s3_verdict judge_success(const struct answer *answer)
 {
     struct s3_call *call = answer->call;
     if (call->op == S3_GET)
         return judge_get(answer);
-    if (call->op == S3_HEAD)
-        return judge_head(answer);
     if (answer->error.code[0]) { /* 200 and an error: it began before the failure */
         (void)say_answer(answer, ERR_STORE);
         return again(answer);
@@ -433,8 +415,6 @@ static enum s3_verdict judge_missing(const struct answer *answer)
     struct s3_call *call = answer->call;
     if (call->op == S3_DELETE && strcmp(answer->error.code, "NoSuchKey") == 0)
         return S3_DONE;
-    if (call->op == S3_HEAD && answer->error.code[0] == '\0')
-        return S3_ABSENT; /* to be confirmed by a GET, whose answer has a body */
     if (call->op == S3_GET && strcmp(answer->error.code, "NoSuchKey") == 0) {
         (void)say(answer, ERR_MISSING, "there is no such object");
         return S3_ABSENT;
@@ -490,8 +470,7 @@ enum s3_verdict s3_call_judge(struct s3_call *call, struct s3_service *service, 
     call->maybe_executed = call->maybe_executed || x->maybe_executed;
     if (x->rc < 0)
         return judge_transport(&answer);
-    bool has_body = call->op != S3_HEAD && x->answer_len > 0;
-    if (has_body && (x->status >= 300 || call->op != S3_GET)) {
+    if (x->answer_len > 0 && (x->status >= 300 || call->op != S3_GET)) {
         size_t len = (size_t)min_u64(x->answer_len, call->exchange.answer_capacity);
         (void)s3_xml_error_parse(x->answer, len, &answer.error);
     }

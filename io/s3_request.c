@@ -78,10 +78,10 @@ void s3_call_get(struct s3_call *call, const struct s3_service *service, const c
     call->exchange.answer_capacity = len;
 }
 
-void s3_call_head(struct s3_call *call, const struct s3_service *service, const char *name,
+void s3_call_look(struct s3_call *call, const struct s3_service *service, const char *name,
                   uint64_t now_ms)
 {
-    begin(call, service, S3_HEAD, name, name, now_ms);
+    s3_call_get(call, service, name, 0, call->answer, 1, now_ms);
 }
 
 /* Parameters in ascending order, as the signature wants them. */
@@ -192,9 +192,11 @@ static void set_target(struct s3_call *call)
 
 void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t now_s)
 {
-    static const char *const methods[] = {
-        [S3_PUT] = "PUT",  [S3_GET] = "GET",       [S3_HEAD] = "HEAD",
-        [S3_LIST] = "GET", [S3_DELETE] = "DELETE", [S3_DELETE_BATCH] = "POST"};
+    static const char *const methods[] = {[S3_PUT] = "PUT",
+                                          [S3_GET] = "GET",
+                                          [S3_LIST] = "GET",
+                                          [S3_DELETE] = "DELETE",
+                                          [S3_DELETE_BATCH] = "POST"};
     char host[S3_ORIGIN_MAX], date[SIGV4_DATE_LEN], range[64], authorization[1024];
     struct headers headers = {.count = 0};
     s3_service_host(service, host);

@@ -1,7 +1,7 @@
 /* One S3 operation over all its tries: build, sign, judge the answer. Pure: no I/O, no clock, no
  * memory of its own; the blocking store (store_s3.c) and the lanes (store_s3_lane.c) both drive it:
  *
- *     s3_call_put(call, service, name, ptr, len, now_ms);      or _get, _head, _list, …
+ *     s3_call_put(call, service, name, ptr, len, now_ms);      or _get, _look, _list, …
  *     for (;;) {
  *         s3_call_sign(call, service, time(NULL));             headers of this try
  *         http_run(http, &call->exchange);                     or http_lane_start()
@@ -20,8 +20,9 @@
  *   body was damaged or late on its way: again, after exponential back-off with full jitter, at
  *   least Retry-After, until retry_timeout is over; then ERR_STORE with the last reason;
  * - 401, 403 and what says that keys or clocks are wrong: ERR_AUTH at once;
- * - 404 with the code NoSuchKey: a confirmed absence. A 404 to HEAD has no code, one without a code
- *   may come from anything on the way: neither is an absence;
+ * - 404 with the code NoSuchKey: a confirmed absence. A 404 without a code may come from anything
+ * on the way and is none. HEAD is not used at all: its errors have no body, so an absent object, an
+ *   absent bucket, a wrong key and a wrong clock all look alike;
  * - the wrong region: signed again with the one that the server names, once. */
 #ifndef TIDEMARK_IO_S3_REQUEST_H
 #define TIDEMARK_IO_S3_REQUEST_H
@@ -32,15 +33,15 @@
 #include "io/s3_service.h"
 #include "io/sigv4.h"
 
-enum s3_op { S3_PUT, S3_GET, S3_HEAD, S3_LIST, S3_DELETE, S3_DELETE_BATCH };
+enum s3_op { S3_PUT, S3_GET, S3_LIST, S3_DELETE, S3_DELETE_BATCH };
 
 enum s3_verdict {
     S3_DONE,          /* it succeeded; see the out fields */
-    S3_ABSENT,        /* GET: confirmed, err is ERR_MISSING. HEAD: 404, a GET must confirm it */
+    S3_ABSENT,        /* GET: confirmed; err is ERR_MISSING */
     S3_TAKEN,         /* PUT: the object exists and no try of this call can have made it */
     S3_COMPARE,       /* PUT: it exists, maybe by an earlier try of this call: read it and compare
                        * with our bytes; equal = success, different = it was taken */
-    S3_UNCONDITIONAL, /* PUT: 501 to If-None-Match; service->create_once is NO now. HEAD, then call
+    S3_UNCONDITIONAL, /* PUT: 501 to If-None-Match; service->create_once is NO now. Look, then call
                        * s3_call_put() again */
     S3_AGAIN,         /* sign and send again after the delay; the origin may have changed when
                        * s3_service_origin() says so */
@@ -59,7 +60,7 @@ struct s3_call {
     struct http_exchange exchange; /* of the current try; done and owner are the caller's */
     /* out, after S3_DONE */
     size_t got;           /* GET, LIST: bytes in the answer buffer */
-    uint64_t object_size; /* GET (when the server told it), HEAD */
+    uint64_t object_size; /* GET, when the server told it */
     /* private */
     enum s3_op op;
     char name[STORE_NAME_MAX + 1]; /* as the caller knows it; LIST: the prefix */
@@ -90,7 +91,8 @@ void s3_call_put(struct s3_call *call, const struct s3_service *service, const c
 void s3_call_get(struct s3_call *call, const struct s3_service *service, const char *name,
                  uint64_t offset, void *buf, size_t len, uint64_t now_ms);
 
-void s3_call_head(struct s3_call *call, const struct s3_service *service, const char *name,
+/* The first byte: S3_DONE with object_size, or S3_ABSENT. */
+void s3_call_look(struct s3_call *call, const struct s3_service *service, const char *name,
                   uint64_t now_ms);
 
 /* One page of the names that begin with prefix, into buf for s3_xml_list_parse(). token continues

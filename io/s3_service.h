@@ -22,9 +22,9 @@ enum {
 
 /* Whether the server honours If-None-Match on PUT. */
 enum s3_create_once {
-    S3_CREATE_ONCE_UNKNOWN, /* send it, and HEAD first */
+    S3_CREATE_ONCE_UNKNOWN, /* send it, and look first */
     S3_CREATE_ONCE_YES,     /* proven by a 412: it alone is enough */
-    S3_CREATE_ONCE_NO,      /* 501, or ignored: HEAD first, leave it out */
+    S3_CREATE_ONCE_NO,      /* 501, or ignored: look first, leave it out */
 };
 
 struct s3_service {

@@ -54,19 +54,35 @@ static int check_prefix(const struct store *store, const char *prefix, struct er
     return err_set(err, ERR_INTERNAL, "'%.64s' is not a list prefix (%s)", prefix, store->url);
 }
 
+struct scheme {
+    const struct store_ops *ops;
+    int (*open)(const char *rest, const struct store_options *options, bool create,
+                struct store **ret, struct err *err);
+};
+
+static const struct scheme *find_scheme(const char *url)
+{
+    static const struct scheme schemes[] = {{&store_file_ops, store_file_open},
+                                            {&store_s3_ops, store_s3_open}};
+    for (size_t i = 0; i < ARRAY_LEN(schemes); i++)
+        if (strncmp(url, schemes[i].ops->scheme, strlen(schemes[i].ops->scheme)) == 0)
+            return &schemes[i];
+    return NULL;
+}
+
 int store_open(const char *url, const struct store_options *options, bool create,
                struct store **ret, struct err *err)
 {
     static const struct store_options none = {.group_id = -1};
     if (options == NULL)
         options = &none;
-    size_t scheme_len = strlen(store_file_ops.scheme);
-    if (strncmp(url, store_file_ops.scheme, scheme_len) != 0) {
+    const struct scheme *scheme = find_scheme(url);
+    if (scheme == NULL) {
         (void)err_set(err, ERR_CONFIG, "repository URL '%s': unknown scheme", url);
-        return err_hint(err, "write file:///absolute/directory");
+        return err_hint(err, "write file:///absolute/directory or s3://bucket/prefix");
     }
     struct store *store;
-    int rc = store_file_open(url + scheme_len, options, create, &store, err);
+    int rc = scheme->open(url + strlen(scheme->ops->scheme), options, create, &store, err);
     if (rc < 0)
         return rc;
     store->url = strdup(url);
@@ -148,4 +164,21 @@ int store_remove(struct store *store, const char *name, struct err *err)
 {
     int rc = check_name(store, name, err);
     return rc < 0 ? rc : store->ops->remove(store, name, err);
+}
+
+int store_remove_many(struct store *store, const char *const *names, size_t count, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = check_name(store, names[i], err);
+    if (rc == 0 && store->ops->remove_many != NULL)
+        return store->ops->remove_many(store, names, count, err);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        rc = store->ops->remove(store, names[i], err);
+    return rc;
+}
+
+int store_prepare_puts(struct store *store, struct err *err)
+{
+    return store->ops->prepare_puts != NULL ? store->ops->prepare_puts(store, err) : 0;
 }

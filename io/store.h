@@ -84,4 +84,11 @@ int store_list(struct store *store, const char *prefix,
 /* Removes an object; absent is fine. Used for probes and, later, by expire. */
 int store_remove(struct store *store, const char *name, struct err *err);
 
+/* Removes many, in as few requests as the store can. After an error some may be gone. */
+int store_remove_many(struct store *store, const char *const *names, size_t count, struct err *err);
+
+/* To be called before many puts, lanes included: finds out what saves a request for each of them
+ * (on s3://, whether the server itself refuses to replace an object). May write one tiny object. */
+int store_prepare_puts(struct store *store, struct err *err);
+
 #endif

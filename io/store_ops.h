@@ -16,6 +16,10 @@ struct store_ops {
                 int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,
                 struct err *err);
     int (*remove)(struct store *store, const char *name, struct err *err);
+    /* May be NULL: then names are removed one by one. */
+    int (*remove_many)(struct store *store, const char *const *names, size_t count,
+                       struct err *err);
+    int (*prepare_puts)(struct store *store, struct err *err); /* may be NULL */
     void (*close)(struct store *store); /* releases everything but url, and the struct itself */
     /* Lane mode; store is only read, by several threads at once. */
     unsigned lane_depth;
@@ -41,6 +45,11 @@ struct store {
 extern const struct store_ops store_file_ops;
 int store_file_open(const char *path, const struct store_options *options, bool create,
                     struct store **ret, struct err *err);
+
+/* s3://: address is "bucket/prefix". */
+extern const struct store_ops store_s3_ops;
+int store_s3_open(const char *address, const struct store_options *options, bool create,
+                  struct store **ret, struct err *err);
 
 /* True when name is a sequence of [A-Za-z0-9._-] components, none of them "." or "..", of at most
  * STORE_NAME_MAX bytes: nothing that can leave the root. */

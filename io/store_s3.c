@@ -1,0 +1,403 @@
+/* The repository in an S3 bucket, client mode: one blocking operation at a time over one kept
+ * connection, see store_s3.h. The rules of retrying are s3_judge.c's. */
+#include "io/store_s3.h"
+
+#include <stdio.h>
+#include <time.h>
+
+#include "io/clock.h"
+#include "io/http.h"
+#include "io/s3_request.h"
+#include "io/s3_xml.h"
+
+enum {
+    CONNECT_TIMEOUT_MS = 10000,
+    GET_LEN_MAX = 8 << 20,     /* of one request */
+    COMPARE_LEN = 1 << 20,     /* of one read while comparing */
+    LIST_ANSWER_MAX = 4 << 20, /* 1000 keys of 1 KiB, every byte as %XX */
+    LIST_TRIES = 3,            /* of a page that arrived but cannot be read */
+    DELETE_ENTRY_MAX = 1200,   /* one key and its tags in a batch */
+};
+
+/* Written by store_prepare_puts() and never removed: a key without delete permission is enough. */
+static const char probe_object[] = "probe/create-once";
+static const char probe_text[] = "Whether this server honours If-None-Match: * on PUT.\n";
+
+static struct store_s3 *of(struct store *store)
+{
+    return CONTAINER_OF(store, struct store_s3, store);
+}
+
+/* --- one operation -----------------------------------------------------------------------------*/
+static uint64_t clock_ms(void)
+{
+    return monotonic_ns() / 1000000;
+}
+
+/* The origin changes when the server names another region of AWS. */
+static int connect_to_origin(struct store_s3 *s3, struct err *err)
+{
+    char origin[S3_ORIGIN_MAX];
+    s3_service_origin(s3->service, origin);
+    if (s3->http != NULL && strcmp(origin, s3->origin) == 0)
+        return 0;
+    const struct http_endpoint endpoint = {
+        .origin = origin,
+        .ca_file = s3->service->ca_file[0] ? s3->service->ca_file : NULL,
+        .connect_timeout_ms = (unsigned)min_u64(CONNECT_TIMEOUT_MS, s3->service->stall_timeout_ms),
+        .stall_timeout_ms = s3->service->stall_timeout_ms,
+    };
+    http_close(s3->http);
+    s3->http = NULL;
+    memcpy(s3->origin, origin, sizeof(origin));
+    return http_open(&endpoint, &s3->http, err);
+}
+
+static void wait_ms(unsigned ms)
+{
+    struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
+    (void)nanosleep(&pause, NULL); /* a signal that ends it early costs a try */
+}
+
+/* Sends s3->call until its verdict is another than S3_AGAIN. */
+static enum s3_verdict perform(struct store_s3 *s3, struct err *err)
+{
+    for (;;) {
+        unsigned delay_ms = 0;
+        if (connect_to_origin(s3, err) < 0)
+            return S3_FAILED;
+        s3_call_sign(s3->call, s3->service, time(NULL));
+        http_run(s3->http, &s3->call->exchange);
+        enum s3_verdict verdict =
+            s3_call_judge(s3->call, s3->service, clock_ms(), time(NULL), &delay_ms, err);
+        if (verdict != S3_AGAIN)
+            return verdict;
+        wait_ms(delay_ms);
+    }
+}
+
+/* Of operations that know only success, absence and failure. */
+static int perform_plain(struct store_s3 *s3, struct err *err)
+{
+    enum s3_verdict verdict = perform(s3, err);
+    if (verdict == S3_DONE)
+        return 0;
+    if (verdict == S3_FAILED || verdict == S3_ABSENT)
+        return -(int)err->code;
+    return err_set(err, ERR_INTERNAL, "verdict %d of an S3 operation", (int)verdict);
+}
+
+/* --- get, size ---------------------------------------------------------------------------------*/
+static int s3_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
+                  size_t *ret_len, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    size_t got = 0;
+    while (got < len) {
+        size_t part = (size_t)min_u64(len - got, GET_LEN_MAX);
+        s3_call_get(s3->call, s3->service, name, offset + got, (char *)buf + got, part, clock_ms());
+        int rc = perform_plain(s3, err);
+        if (rc < 0)
+            return rc;
+        got += s3->call->got;
+        if (s3->call->got < part)
+            break;
+    }
+    *ret_len = got;
+    return 0;
+}
+
+static int s3_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    s3_call_look(s3->call, s3->service, name, clock_ms());
+    int rc = perform_plain(s3, err);
+    if (rc == 0)
+        *ret_size = s3->call->object_size;
+    return rc;
+}
+
+/* --- put ---------------------------------------------------------------------------------------*/
+/* 0 when the object holds exactly these bytes, STORE_EXISTS when it holds others. */
+static int compare(struct store_s3 *s3, const char *name, const void *ptr, size_t len,
+                   struct err *err)
+{
+    uint64_t size;
+    free_mem uint8_t *buf = malloc(COMPARE_LEN);
+    if (buf == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    int rc = s3_size(&s3->store, name, &size, err);
+    if (rc < 0)
+        return rc;
+    if (size != len)
+        return STORE_EXISTS;
+    for (size_t at = 0; at < len;) {
+        size_t part = (size_t)min_u64(len - at, COMPARE_LEN), got;
+        rc = s3_get(&s3->store, name, at, buf, part, &got, err);
+        if (rc < 0)
+            return rc;
+        if (got != part || memcmp(buf, (const uint8_t *)ptr + at, part) != 0)
+            return STORE_EXISTS;
+        at += part;
+    }
+    return 0;
+}
+
+/* 0 when there is no such object, STORE_EXISTS, or an error. */
+static int look_first(struct store_s3 *s3, const char *name, struct err *err)
+{
+    uint64_t size;
+    int rc = s3_size(&s3->store, name, &size, err);
+    if (rc == -ERR_MISSING)
+        return 0;
+    return rc == 0 ? STORE_EXISTS : rc;
+}
+
+static int s3_put(struct store *store, const char *name, const void *ptr, size_t len,
+                  struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    for (;;) {
+        int rc = s3->service->create_once == S3_CREATE_ONCE_YES ? 0 : look_first(s3, name, err);
+        if (rc != 0)
+            return rc;
+        s3_call_put(s3->call, s3->service, name, ptr, len, clock_ms());
+        switch (perform(s3, err)) {
+        case S3_DONE:
+            return 0;
+        case S3_TAKEN:
+            return STORE_EXISTS;
+        case S3_COMPARE:
+            return compare(s3, name, ptr, len, err);
+        case S3_UNCONDITIONAL:
+            break; /* once: create_once is NO now */
+        case S3_ABSENT:
+        case S3_AGAIN:
+        case S3_FAILED:
+            return -(int)err->code;
+        }
+    }
+}
+
+/* A PUT that succeeds where there is an object already shows that the header is ignored. A key that
+ * may not write here leaves the question open. */
+static int s3_prepare_puts(struct store *store, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    enum s3_verdict verdict = S3_DONE;
+    for (int i = 0; i < 2 && verdict == S3_DONE; i++) {
+        if (s3->service->create_once != S3_CREATE_ONCE_UNKNOWN)
+            return 0;
+        s3_call_put(s3->call, s3->service, probe_object, probe_text, sizeof(probe_text) - 1,
+                    clock_ms());
+        verdict = perform(s3, err);
+    }
+    if (verdict == S3_DONE)
+        s3->service->create_once = S3_CREATE_ONCE_NO;
+    return verdict == S3_FAILED && err->code != ERR_AUTH ? -(int)err->code : 0;
+}
+
+/* --- list --------------------------------------------------------------------------------------*/
+struct listing {
+    struct store_s3 *s3;
+    const char *prefix;
+    char last[STORE_NAME_MAX + 1]; /* the last name that was handed on */
+    int (*each)(void *ctx, const char *name, uint64_t size, struct err *err);
+    void *ctx;
+};
+
+/* The key without the repository's prefix; NULL for a key that was not asked for. */
+static const char *strip(const struct listing *listing, const char *key)
+{
+    const char *own = listing->s3->service->prefix;
+    size_t len = strlen(own);
+    if (strncmp(key, own, len) != 0)
+        return NULL;
+    return strncmp(key + len, listing->prefix, strlen(listing->prefix)) == 0 ? key + len : NULL;
+}
+
+static int check_key(void *ctx, const char *key, uint64_t size, struct err *err)
+{
+    struct listing *listing = ctx;
+    (void)size;
+    if (strip(listing, key) != NULL)
+        return 0;
+    return err_set(err, ERR_STORE, "the server lists '%.200s', which was not asked for", key);
+}
+
+/* What is not a name of ours was put there by somebody else. */
+static int take_key(void *ctx, const char *key, uint64_t size, struct err *err)
+{
+    struct listing *listing = ctx;
+    const char *name = strip(listing, key);
+    if (name == NULL || !store_name_valid(name))
+        return 0;
+    if (strcmp(name, listing->last) <= 0)
+        return err_set(err, ERR_STORE, "the server lists '%s' after '%s': not in order", name,
+                       listing->last);
+    (void)snprintf(listing->last, sizeof(listing->last), "%s", name);
+    return listing->each(listing->ctx, name, size, err);
+}
+
+/* One page into buf, whole and readable before the first name is handed on. */
+static int fetch_page(struct listing *listing, const char *token, char *buf,
+                      struct s3_xml_page *ret, struct err *err)
+{
+    struct store_s3 *s3 = listing->s3;
+    int rc = 0;
+    for (int i = 0; i < LIST_TRIES; i++) {
+        s3_call_list(s3->call, s3->service, listing->prefix, token, S3_LIST_MAX, buf,
+                     LIST_ANSWER_MAX, clock_ms());
+        rc = perform_plain(s3, err);
+        if (rc < 0)
+            return rc;
+        rc = s3_xml_list_parse(buf, s3->call->got, check_key, listing, ret, err);
+        if (rc == 0)
+            break;
+    }
+    return rc;
+}
+
+static int list_pages(struct listing *listing, char *buf, struct s3_xml_page *page, struct err *err)
+{
+    char token[S3_TOKEN_MAX + 1] = "";
+    do {
+        int rc = fetch_page(listing, token, buf, page, err);
+        if (rc < 0)
+            return rc;
+        rc = s3_xml_list_parse(buf, listing->s3->call->got, take_key, listing, page, err);
+        if (rc != 0)
+            return rc;
+        if (page->truncated && strcmp(page->token, token) == 0)
+            return err_set(err, ERR_STORE, "the server's list of '%s' does not go on",
+                           listing->prefix);
+        memcpy(token, page->token, sizeof(token));
+    } while (page->truncated);
+    return 0;
+}
+
+/* each() may use another store, but not this one: the page is s3->call's. */
+static int s3_list(struct store *store, const char *prefix,
+                   int (*each)(void *ctx, const char *name, uint64_t size, struct err *err),
+                   void *ctx, struct err *err)
+{
+    struct listing listing = {.s3 = of(store), .prefix = prefix, .each = each, .ctx = ctx};
+    free_mem char *buf = malloc(LIST_ANSWER_MAX);
+    free_mem struct s3_xml_page *page = malloc(sizeof(*page));
+    if (buf == NULL || page == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    return list_pages(&listing, buf, page, err);
+}
+
+/* --- remove ------------------------------------------------------------------------------------*/
+static int s3_remove(struct store *store, const char *name, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    s3_call_delete(s3->call, s3->service, name, clock_ms());
+    return perform_plain(s3, err);
+}
+
+static int not_removed(void *ctx, const char *key, const struct s3_xml_error *why, struct err *err)
+{
+    (void)ctx;
+    if (strcmp(why->code, "NoSuchKey") == 0)
+        return 0;
+    enum err_code code = strcmp(why->code, "AccessDenied") == 0 ? ERR_AUTH : ERR_STORE;
+    return err_set(err, code, "remove '%.200s': the server answered %s (%s)", key, why->code,
+                   why->message);
+}
+
+static bool add_entry(const struct store_s3 *s3, const char *name, char *body, size_t size)
+{
+    char key[S3_PREFIX_MAX + STORE_NAME_MAX + 2];
+    size_t at = strlen(body);
+    (void)snprintf(key, sizeof(key), "%s%s", s3->service->prefix, name);
+    (void)snprintf(body + at, size - at, "<Object><Key>");
+    if (!s3_xml_escape(key, body, size))
+        return false;
+    at = strlen(body);
+    int len = snprintf(body + at, size - at, "</Key></Object>");
+    return len > 0 && (size_t)len < size - at;
+}
+
+static int remove_batch(struct store_s3 *s3, const char *const *names, size_t count,
+                        struct err *err)
+{
+    size_t size = 64 + count * DELETE_ENTRY_MAX;
+    free_mem char *body = malloc(size);
+    free_mem char *answer = malloc(size + 4096);
+    if (body == NULL || answer == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    (void)snprintf(body, size, "<Delete><Quiet>true</Quiet>");
+    for (size_t i = 0; i < count; i++)
+        if (!add_entry(s3, names[i], body, size))
+            return err_set(err, ERR_INTERNAL, "a batch of deletes does not fit");
+    size_t at = strlen(body);
+    (void)snprintf(body + at, size - at, "</Delete>");
+    s3_call_delete_batch(s3->call, s3->service, body, strlen(body), answer, size + 4096,
+                         clock_ms());
+    int rc = perform_plain(s3, err);
+    return rc < 0 ? rc : s3_xml_delete_parse(answer, s3->call->got, not_removed, NULL, err);
+}
+
+static int s3_remove_many(struct store *store, const char *const *names, size_t count,
+                          struct err *err)
+{
+    for (size_t i = 0; i < count; i += S3_BATCH_MAX) {
+        size_t part = (size_t)min_u64(count - i, S3_BATCH_MAX);
+        int rc = remove_batch(of(store), names + i, part, err);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+/* --- open, close -------------------------------------------------------------------------------*/
+static void s3_close(struct store *store)
+{
+    struct store_s3 *s3 = of(store);
+    http_close(s3->http);
+    s3_service_close(s3->service);
+    free(s3->call);
+}
+
+static int s3_lane_open(struct store *store, struct ring *ring, unsigned request_count,
+                        struct store_lane **ret, struct err *err)
+{
+    (void)ring, (void)request_count, (void)ret;
+    return err_set(err, ERR_CONFIG, "%s: this version moves no volumes to s3:// yet", store->url);
+}
+
+const struct store_ops store_s3_ops = {
+    .scheme = "s3://",
+    .put = s3_put,
+    .get = s3_get,
+    .size = s3_size,
+    .list = s3_list,
+    .remove = s3_remove,
+    .remove_many = s3_remove_many,
+    .prepare_puts = s3_prepare_puts,
+    .close = s3_close,
+    .lane_depth = 4,
+    .lane_open = s3_lane_open,
+};
+
+int store_s3_open(const char *address, const struct store_options *options, bool create,
+                  struct store **ret, struct err *err)
+{
+    (void)create; /* making buckets needs other rights than using them */
+    struct store_s3 *s3 = calloc(1, sizeof(*s3));
+    if (s3 == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    s3->store.ops = &store_s3_ops;
+    s3->call = calloc(1, sizeof(*s3->call));
+    int rc = s3->call ? s3_service_open(address, options->s3, &s3->service, err)
+                      : err_set(err, ERR_INTERNAL, "out of memory");
+    if (rc < 0) {
+        free(s3->call);
+        free(s3);
+        return rc;
+    }
+    *ret = &s3->store;
+    return 0;
+}

@@ -1,0 +1,31 @@
+/* Private to io/store_s3*.c: the parts of the S3 store that its client mode and its lane mode
+ * share.
+ *
+ * Creating an object once (store_put() never replaces): where the server honours If-None-Match on
+ * PUT, that is atomic. Where it does not (Swift: 501; others ignore it) a look comes first: of two
+ * writers at the same moment the later one wins. Names of packs, tables, manifests and records are
+ * random, so only two servers that archive WAL under one cluster and system id can meet like that.
+ * While it is not known (nobody has seen a 412 yet) both are done. */
+#ifndef TIDEMARK_IO_STORE_S3_H
+#define TIDEMARK_IO_STORE_S3_H
+
+#include "io/s3_service.h"
+#include "io/store_ops.h"
+
+struct store_s3 {
+    struct store store;
+    /* Changed by client mode only; a lane takes a copy when it is opened. */
+    struct s3_service *service;
+    struct http *http;
+    struct s3_call *call; /* of the one operation at a time in client mode */
+    char origin[S3_ORIGIN_MAX];
+};
+
+/* store_s3_lane.c */
+int store_s3_lane_open(struct store *store, struct ring *ring, unsigned request_count,
+                       struct store_lane **ret, struct err *err);
+void store_s3_lane_close(struct store_lane *lane);
+void store_s3_lane_put(struct store_lane *lane, struct store_request *request);
+void store_s3_lane_get(struct store_lane *lane, struct store_request *request);
+
+#endif
