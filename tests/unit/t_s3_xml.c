@@ -1,0 +1,166 @@
+/* The XML of S3: bodies as AWS documents them, as radosgw and Swift send them, and broken ones. */
+#include "io/s3_xml.h"
+
+#include "tests/tap.h"
+
+struct seen {
+    char text[512];
+};
+
+static int take(void *ctx, const char *key, uint64_t size, struct err *err)
+{
+    struct seen *seen = ctx;
+    size_t at = strlen(seen->text);
+    (void)err;
+    snprintf(seen->text + at, sizeof(seen->text) - at, "%s=%llu;", key, (unsigned long long)size);
+    return strcmp(key, "stop") == 0 ? 7 : 0;
+}
+
+static int list(const char *xml, struct seen *seen, struct s3_xml_page *page, struct err *err)
+{
+    memset(seen, 0, sizeof(*seen));
+    return s3_xml_list_parse(xml, strlen(xml), take, seen, page, err);
+}
+
+#define ENTRY(key, size) "<Contents><Key>" key "</Key><Size>" size "</Size></Contents>"
+
+static void check_list(struct err *err)
+{
+    struct seen seen;
+    struct s3_xml_page page;
+    is_good(list("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<ListBucketResult "
+                 "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>b</Name>"
+                 "<Prefix/><KeyCount>2</KeyCount><IsTruncated>true</IsTruncated>"
+                 "<NextContinuationToken>1ueG&amp;/=</NextContinuationToken>" //
+                 ENTRY("a/b", "434234") "<!-- x --><Contents><Key>c&lt;&#x64;&#101;</Key>"
+                                        "<ETag>&quot;x&quot;</ETag><Size>0</Size><Owner><ID>1</"
+                                        "ID></Owner></Contents>"
+                                        "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes></"
+                                        "ListBucketResult>\n",
+                 &seen, &page, err),
+            err, "a page");
+    is_str(seen.text, "a/b=434234;c<de=0;", "keys and sizes, entities resolved");
+    ok(page.truncated && page.count == 2, "truncated, counted");
+    is_str(page.token, "1ueG&/=", "token");
+    is_str(page.last_key, "c<de", "last key");
+    is_good(list("<ListBucketResult><IsTruncated>false</IsTruncated>" ENTRY(
+                     "a%2Fb+%C3%A9", "1") "<EncodingType>url</EncodingType></ListBucketResult>",
+                 &seen, &page, err),
+            err, "an escaped page, where the encoding stands behind the keys (Ceph)");
+    is_str(seen.text, "a/b \xc3\xa9=1;", "decoded");
+    is_good(list("<ListBucketResult/>", &seen, &page, err), err, "an empty page");
+    is_u64(list("<ListBucketResult>" ENTRY("stop", "1") ENTRY("z", "1") "</ListBucketResult>",
+                &seen, &page, err),
+           7, "the caller's answer is returned");
+    is_str(seen.text, "stop=1;", "and stops");
+}
+
+/* Each must be refused, none may crash (the fuzz target tries more). */
+static const char *const bad_lists[] = {
+    "",
+    "x",
+    "<html><body>hello</body></html>",
+    "<Error><Code>SlowDown</Code></Error>",
+    "<ListBucketResult>",
+    "<ListBucketResult></ListBucketResult",
+    "<ListBucketResult></listbucketresult>",
+    "<ListBucketResult></ListBucketResult><x/>",
+    "<ListBucketResult></ListBucketResult>x",
+    "<!DOCTYPE a [<!ENTITY b \"c\">]><ListBucketResult></ListBucketResult>",
+    "<ListBucketResult>&b;</ListBucketResult>",
+    "<ListBucketResult>&#x110000;</ListBucketResult>",
+    "<ListBucketResult>&#;</ListBucketResult>",
+    "<ListBucketResult>&#x;</ListBucketResult>",
+    "<ListBucketResult><a b=\"c></a></ListBucketResult>",
+    "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
+    "<ListBucketResult><EncodingType>rot13</EncodingType></ListBucketResult>",
+    "<ListBucketResult>" ENTRY("", "1") "</ListBucketResult>",
+    "<ListBucketResult>" ENTRY("a", "") "</ListBucketResult>",
+    "<ListBucketResult>" ENTRY("a", "-1") "</ListBucketResult>",
+    "<ListBucketResult>" ENTRY("a", "99999999999999999999") "</ListBucketResult>",
+    "<ListBucketResult>" ENTRY("a&#0;b", "1") "</ListBucketResult>",
+    "<ListBucketResult><EncodingType>url</EncodingType>" ENTRY("a%0", "1") "</ListBucketResult>",
+    "<ListBucketResult><EncodingType>url</EncodingType>" ENTRY("%00", "1") "</ListBucketResult>",
+    "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+    "<ListBucketResult><a><b><c><d><e><f><g><h></h></g></f></e></d></c></b></a></ListBucketResult>",
+};
+
+static void check_bad_lists(struct err *err)
+{
+    struct seen seen;
+    struct s3_xml_page page;
+    for (size_t i = 0; i < ARRAY_LEN(bad_lists); i++)
+        is_err(list(bad_lists[i], &seen, &page, err), err, ERR_STORE, "cannot be read",
+               "refused: %.70s", bad_lists[i]);
+    char long_key[3000];
+    memset(long_key, 0, sizeof(long_key));
+    strcpy(long_key, "<ListBucketResult><Contents><Key>");
+    memset(long_key + strlen(long_key), 'k', S3_KEY_MAX + 1);
+    strcat(long_key, "</Key><Size>1</Size></Contents></ListBucketResult>");
+    is_err(list(long_key, &seen, &page, err), err, ERR_STORE, "cannot be read",
+           "refused: a key of 1025 bytes");
+}
+
+static bool error(const char *xml, struct s3_xml_error *ret)
+{
+    return s3_xml_error_parse(xml, strlen(xml), ret);
+}
+
+static void check_errors(void)
+{
+    struct s3_xml_error e;
+    ok(error("<?xml version='1.0' encoding='UTF-8'?><Error><Code>AuthorizationHeaderMalformed"
+             "</Code><Message>the region 'x' is wrong\r\nexpecting</Message><Region>eu-west-1"
+             "</Region><RequestId>1</RequestId></Error>",
+             &e),
+       "an error of AWS and Swift");
+    is_str(e.code, "AuthorizationHeaderMalformed", "code");
+    is_str(e.message, "the region 'x' is wrong  expecting", "message, on one line");
+    is_str(e.region, "eu-west-1", "region");
+    ok(error("<Error><Code>NoSuchKey</Code><BucketName>b</BucketName></Error>", &e),
+       "an error of radosgw");
+    is_str(e.message, "", "without a message");
+    ok(!error("<html><Error><Code>NoSuchKey</Code></Error></html>", &e), "not as the root");
+    ok(!error("<Error><Code>NoSuchKey</Code>", &e), "not when it is cut");
+    ok(!error("<Error><Message>m</Message></Error>", &e), "not without a code");
+    char text[400] = "<Error><Code>";
+    memset(text + strlen(text), 'c', 100);
+    strcat(text, "</Code></Error>");
+    ok(error(text, &e) && strlen(e.code) == sizeof(e.code) - 1, "a long code is cut");
+}
+
+static int not_removed(void *ctx, const char *key, const struct s3_xml_error *why, struct err *err)
+{
+    struct seen *seen = ctx;
+    size_t at = strlen(seen->text);
+    (void)err;
+    snprintf(seen->text + at, sizeof(seen->text) - at, "%s:%s;", key, why->code);
+    return 0;
+}
+
+static void check_deletes(struct err *err)
+{
+    struct seen seen = {""};
+    static const char answer[] =
+        "<DeleteResult><Deleted><Key>a</Key></Deleted><Error><Key>b</Key><Code>AccessDenied</Code>"
+        "<Message>no</Message></Error><Error><Key>c</Key><Code>X</Code></Error></DeleteResult>";
+    is_good(s3_xml_delete_parse(answer, strlen(answer), not_removed, &seen, err), err,
+            "a batch of deletes");
+    is_str(seen.text, "b:AccessDenied;c:X;", "those that were not removed");
+    is_err(s3_xml_delete_parse(answer, strlen(answer) - 1, not_removed, &seen, err), err, ERR_STORE,
+           "cannot be read", "cut");
+    char text[32] = "<";
+    ok(s3_xml_escape("a&<>\"b", text, sizeof(text)), "escape");
+    is_str(text, "<a&amp;&lt;&gt;&quot;b", "escaped");
+    ok(!s3_xml_escape("&&&&&&", text, sizeof(text)), "what does not fit");
+}
+
+int main(void)
+{
+    struct err err;
+    check_list(&err);
+    check_bad_lists(&err);
+    check_errors();
+    check_deletes(&err);
+    return done();
+}
