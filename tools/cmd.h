@@ -92,8 +92,8 @@ void cmd_format_time(int64_t time_s, char text[32]);
 /* --- cmd_follow.c --- */
 /* POSTs, follows the job it made to the end of this run, shows progress. *ret: the job's last
  * status (new reference). Fails with the job's own error, so that the exit status is its code. The
- * first Ctrl-C cancels the job, also one that came while it was being made; a restore past `marked` is left running and the message says how to
- * follow it (ERR_PARTIAL). */
+ * first Ctrl-C cancels the job, also one that came while it was being made; a restore past `marked`
+ * is left running and the message says how to follow it (ERR_PARTIAL). */
 int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const json_t *body,
                 json_t **ret, struct err *err);
 int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,

@@ -137,7 +137,8 @@ static void test_group(struct process_options options)
                    "sleep 60 & echo $! >%s; (trap '' TERM; exec sleep 60) & echo $! >>%s; wait",
                    path, path);
     options.end_group = true;
-    is_err(shell(line, options, &status, NULL), &err, ERR_BUSY, "within 1 s", "time-out of a group");
+    is_err(shell(line, options, &status, NULL), &err, ERR_BUSY, "within 1 s",
+           "time-out of a group");
     ok(file && fscanf(file, "%d %d", &pids[0], &pids[1]) == 2, "it had two children");
     for (size_t i = 0; i < 2; i++)
         ok(pids[i] > 0 && !process_alive(pids[i]), "child %zu is gone", i);
