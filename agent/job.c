@@ -154,15 +154,12 @@ static int load_conf(struct job *job, struct err *err)
 static int load_goal(struct job *job, struct err *err)
 {
     free_json json_t *json = NULL;
-    const char *goal = "all";
     int rc = load(job, "goal.json", &json, err);
     if (rc == 0)
-        rc = json_get_string(json, "goal", ERR_CORRUPT, &goal, err);
-    else if (rc == -ERR_MISSING)
-        rc = 0;
-    if (rc == 0)
-        (void)snprintf(job->goal, sizeof(job->goal), "%s", goal);
-    return rc;
+        return job_goal_parse(json, job->goal, err);
+    if (rc == -ERR_MISSING)
+        (void)snprintf(job->goal, sizeof(job->goal), "all");
+    return rc == -ERR_MISSING ? 0 : rc;
 }
 
 /* While a restore is unfinished its volumes hold nothing that a snapshot or another restore should

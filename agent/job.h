@@ -30,7 +30,7 @@
 #include "io/lane_options.h"
 #include "io/repo.h"
 
-enum { JOB_DIR_MAX = 1200, JOBS_ENDED_MAX = 100 };
+enum { JOB_DIR_MAX = 1200, JOBS_ENDED_MAX = 100, JOB_GOAL_MAX = 16 };
 
 struct job {
     char dir[JOB_DIR_MAX];
@@ -40,7 +40,7 @@ struct job {
     json_t *journal; /* edit with json_object_set*, then job_journal() */
     struct conf conf;
     struct io_progress progress;
-    char goal[16]; /* restores; see goal.json */
+    char goal[JOB_GOAL_MAX]; /* restores; see goal.json */
     int lock_fd;
     int node_lock_fd;      /* -1 for verifications */
     pthread_mutex_t mutex; /* of phase, between this thread and the writer's */
@@ -99,6 +99,8 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
 /* True for restores from step "marked" on that are not complete: the volume holds neither the old
  * nor the new data, and the job can be resumed. Journal as job_status() gives it. */
 bool job_is_partial(const json_t *status);
+/* What goal.json says; ERR_CORRUPT when that is no goal: "all" for "abort" would be a disaster. */
+int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err);
 /* True for "complete", "failed" and "cancelled". */
 bool job_state_is_final(const char *state);
 

@@ -79,6 +79,19 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, int 
     return start(conf, id, goal, ret_pid, err);
 }
 
+int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err)
+{
+    static const char *const goals[] = {"prepare", "execute", "verify", "all", "abort"};
+    const char *goal;
+    int rc = json_get_string(json, "goal", ERR_CORRUPT, &goal, err);
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(goals); i++)
+        if (strcmp(goals[i], goal) == 0) {
+            (void)snprintf(ret, JOB_GOAL_MAX, "%s", goal);
+            return 0;
+        }
+    return rc < 0 ? rc : err_set(err, ERR_CORRUPT, "'%.64s' is not the goal of a restore", goal);
+}
+
 /* --- cancelling --------------------------------------------------------------------------------*/
 static bool has_fence(const json_t *status)
 {

@@ -85,5 +85,8 @@ struct pg_control {
  * wrong (pg_controldata only warns). */
 int pg_control_read(const struct conf *conf, const char *data_directory, struct pg_control *ret,
                     struct err *err);
+/* Output of pg_controldata (LC_ALL=C) as it is read above; false when a line is missing or no such
+ * number. Pure. */
+bool pg_control_parse(const char *text, struct pg_control *ret);
 
 #endif

@@ -48,28 +48,31 @@ static bool get_lsn(const char *text, const char *label, uint64_t *ret)
     return pg_lsn_parse(value, ret);
 }
 
-static bool parse(const char *text, struct pg_control *ret)
+bool pg_control_parse(const char *text, struct pg_control *ret)
 {
+    struct pg_control control = {0};
     uint32_t checksum_version;
-    get_text(text, "Database cluster state", ret->state, sizeof(ret->state));
-    bool good = get_number(text, "Database system identifier", UINT64_MAX, &ret->system_id) &&
-                get_u32(text, "pg_control version number", &ret->control_version) &&
-                get_u32(text, "Catalog version number", &ret->catalog_version) &&
-                get_u32(text, "Latest checkpoint's TimeLineID", &ret->timeline) &&
-                get_lsn(text, "Latest checkpoint location", &ret->checkpoint_lsn) &&
-                get_lsn(text, "Latest checkpoint's REDO location", &ret->redo_lsn) &&
-                get_lsn(text, "Minimum recovery ending location", &ret->min_recovery_lsn) &&
-                get_u32(text, "Bytes per WAL segment", &ret->segment_size) &&
-                get_u32(text, "Database block size", &ret->block_size) &&
+    get_text(text, "Database cluster state", control.state, sizeof(control.state));
+    bool good = get_number(text, "Database system identifier", UINT64_MAX, &control.system_id) &&
+                get_u32(text, "pg_control version number", &control.control_version) &&
+                get_u32(text, "Catalog version number", &control.catalog_version) &&
+                get_u32(text, "Latest checkpoint's TimeLineID", &control.timeline) &&
+                get_lsn(text, "Latest checkpoint location", &control.checkpoint_lsn) &&
+                get_lsn(text, "Latest checkpoint's REDO location", &control.redo_lsn) &&
+                get_lsn(text, "Minimum recovery ending location", &control.min_recovery_lsn) &&
+                get_u32(text, "Bytes per WAL segment", &control.segment_size) &&
+                get_u32(text, "Database block size", &control.block_size) &&
                 get_u32(text, "Data page checksum version", &checksum_version) &&
-                get_u32(text, "max_connections setting", &ret->max_connections) &&
-                get_u32(text, "max_worker_processes setting", &ret->max_worker_processes) &&
-                get_u32(text, "max_wal_senders setting", &ret->max_wal_senders) &&
-                get_u32(text, "max_prepared_xacts setting", &ret->max_prepared_xacts) &&
-                get_u32(text, "max_locks_per_xact setting", &ret->max_locks_per_xact);
-    if (good)
-        ret->checksums = checksum_version != 0;
-    return good && ret->state[0] && pg_segment_size_valid(ret->segment_size);
+                get_u32(text, "max_connections setting", &control.max_connections) &&
+                get_u32(text, "max_worker_processes setting", &control.max_worker_processes) &&
+                get_u32(text, "max_wal_senders setting", &control.max_wal_senders) &&
+                get_u32(text, "max_prepared_xacts setting", &control.max_prepared_xacts) &&
+                get_u32(text, "max_locks_per_xact setting", &control.max_locks_per_xact);
+    if (!good || !control.state[0] || !pg_segment_size_valid(control.segment_size))
+        return false;
+    control.checksums = checksum_version != 0;
+    *ret = control;
+    return true;
 }
 
 int pg_control_read(const struct conf *conf, const char *data_directory, struct pg_control *ret,
@@ -84,10 +87,8 @@ int pg_control_read(const struct conf *conf, const char *data_directory, struct 
         return err_set(err, ERR_CORRUPT,
                        "pg_control of '%s' is damaged: pg_controldata warns: %.200s",
                        data_directory, strstr(text, "WARNING:"));
-    struct pg_control control = {0};
-    if (!parse(text, &control))
+    if (!pg_control_parse(text, ret))
         return err_set(err, ERR_POSTGRES, "pg_controldata's output for '%s' is not understood",
                        data_directory);
-    *ret = control;
     return 0;
 }

@@ -2,6 +2,7 @@
  * pg_controldata. The server is never killed harder than a fast stop, and what says that it runs is
  * postmaster.pid together with the process it names, never a tool's exit status. */
 #include "agent/pg.h"
+#include "agent/pg_pid_file.h"
 #include "agent/process.h"
 #include "agent/clock.h"
 
@@ -34,46 +35,19 @@ static bool lives_in(int pid, const char *directory)
     return stat(directory, &data) == 0 && cwd.st_dev == data.st_dev && cwd.st_ino == data.st_ino;
 }
 
-/* Line 1 is the pid, line 8 the status (PostgreSQL: utils/pidfile.h); the server writes the lines
- * one after the other, so later ones may not be there yet. */
-static void parse_pid_file(char *text, int *ret_pid, bool *ret_ready)
-{
-    *ret_pid = 0;
-    *ret_ready = false;
-    char *line = text;
-    for (int number = 1; line; number++) {
-        char *next = strchr(line, '\n');
-        if (next)
-            *next++ = '\0';
-        if (number == 1 && next)
-            *ret_pid = (int)strtol(line, NULL, 10);
-        if (number == 8)
-            *ret_ready = strncmp(line, "ready", 5) == 0;
-        line = next;
-    }
-}
-
 int pg_server_state(const struct conf *conf, enum pg_state *ret, int *ret_pid, struct err *err)
 {
-    char path[CONF_PATH_MAX + 32], text[2048];
+    char path[CONF_PATH_MAX + 32];
+    struct pg_pid_file file;
     (void)snprintf(path, sizeof(path), "%s/postmaster.pid", conf->data_directory);
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && errno != ENOENT && errno != ENOTDIR)
-        return err_sys(err, ERR_POSTGRES, "open '%s'", path);
-    ssize_t len = fd < 0 ? 0 : read(fd, text, sizeof(text) - 1);
-    if (len < 0)
+    int rc = pg_pid_file_read(path, &file);
+    if (rc < 0)
         return err_sys(err, ERR_POSTGRES, "read '%s'", path);
-    text[len] = '\0';
-    int pid;
-    bool ready;
-    parse_pid_file(text, &pid, &ready);
-    if (pid < 0) /* a single-user backend writes its pid negated; it owns the directory as well */
-        pid = -pid;
-    if (pid > 0 && (!process_alive(pid) || !lives_in(pid, conf->data_directory)))
-        pid = 0;
-    *ret = pid == 0 ? PG_STOPPED : ready ? PG_RUNNING : PG_STARTING;
+    bool there = rc == 0 && process_alive(file.pid) && lives_in(file.pid, conf->data_directory);
+    bool ready = there && strcmp(file.status, "ready") == 0;
+    *ret = !there ? PG_STOPPED : ready ? PG_RUNNING : PG_STARTING;
     if (ret_pid)
-        *ret_pid = pid;
+        *ret_pid = there ? file.pid : 0;
     return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "agent/restore.h"
 #include "agent/log.h"
 #include "agent/pg.h"
+#include "agent/pg_pid_file.h"
 #include "agent/process.h"
 #include "agent/clock.h"
 
@@ -60,19 +61,15 @@ static int ask(struct recovery *recovery, struct err *err)
     return 0;
 }
 
-/* Line 8 of postmaster.pid (utils/pidfile.h): "starting", "standby" once a hot standby takes
- * connections, "ready", "stopping". Asking earlier only fills the server's log with FATAL lines. */
+/* "standby": a hot standby takes connections. Asking earlier only fills the server's log with FATAL
+ * lines. */
 static bool takes_connections(const struct restore *restore)
 {
-    char path[CONF_PATH_MAX + 32], line[512];
+    char path[CONF_PATH_MAX + 32];
+    struct pg_pid_file file;
     (void)snprintf(path, sizeof(path), "%s/postmaster.pid", restore->data_directory);
-    FILE *file = fopen(path, "re");
-    bool good = false;
-    for (int number = 1; file && fgets(line, sizeof(line), file); number++)
-        good = number == 8 && (strncmp(line, "ready", 5) == 0 || strncmp(line, "standby", 7) == 0);
-    if (file)
-        (void)fclose(file);
-    return good;
+    return pg_pid_file_read(path, &file) == 0 &&
+           (strcmp(file.status, "ready") == 0 || strcmp(file.status, "standby") == 0);
 }
 
 /* False while the server cannot be asked: not consistent yet, or not there. */

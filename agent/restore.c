@@ -7,32 +7,6 @@
 #include <signal.h>
 #include <stdio.h>
 
-static const char *const step_names[STEP_COUNT] = {
-    [STEP_NONE] = "none",
-    [STEP_PLANNED] = "planned",
-    [STEP_FENCED] = "fenced",
-    [STEP_MARKED] = "marked",
-    [STEP_PULLING] = "pulling",
-    [STEP_WRITTEN] = "written",
-    [STEP_CONFIGURED] = "configured",
-    [STEP_RECOVERING] = "recovering",
-    [STEP_VERIFYING] = "verifying",
-    [STEP_COMPLETE] = "complete",
-};
-
-const char *restore_step_name(enum restore_step step)
-{
-    return step_names[step];
-}
-
-enum restore_step restore_step_from_name(const char *name)
-{
-    for (unsigned i = 0; name && i < STEP_COUNT; i++)
-        if (strcmp(step_names[i], name) == 0)
-            return (enum restore_step)i;
-    return STEP_NONE;
-}
-
 void restore_test_stop(const char *point)
 {
     const char *kill_at = getenv("TIDEMARK_TEST_STOP");
@@ -52,14 +26,14 @@ int restore_enter(struct restore *restore, enum restore_step step, struct err *e
 {
     json_t *journal = restore->job->journal;
     free_json json_t *before = json_incref(json_object_get(journal, "step"));
-    json_object_set_new(journal, "step", json_string(step_names[step]));
-    int rc = job_journal(restore->job, NULL, step_names[step], err);
+    json_object_set_new(journal, "step", json_string(restore_step_name(step)));
+    int rc = job_journal(restore->job, NULL, restore_step_name(step), err);
     if (rc < 0) { /* not entered: the end of the job must not say that it was */
         (void)json_object_set(journal, "step", before ? before : json_null());
         return rc;
     }
-    log_info("restore: job=%s step=%s", restore->job->id, step_names[step]);
-    restore_test_stop(step_names[step]);
+    log_info("restore: job=%s step=%s", restore->job->id, restore_step_name(step));
+    restore_test_stop(restore_step_name(step));
     return 0;
 }
 
@@ -154,7 +128,7 @@ static int explain(struct restore *restore, struct err *err)
         return -(int)err->code;
     if (err->code == ERR_CANCELLED)
         (void)err_set(err, ERR_PARTIAL, "cancelled in step %s: the volumes are not finished",
-                      step_names[step]);
+                      restore_step_name(step));
     size_t len = strlen(err->hint);
     (void)snprintf(err->hint + len, sizeof(err->hint) - len,
                    "%sthe old data is gone; go on with `tidemark restore --resume %s`, or give up "
@@ -290,7 +264,7 @@ static int run_abort(struct restore *restore, enum restore_step step, struct err
     if (step < STEP_MARKED)
         return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
     (void)err_set(err, ERR_CANCELLED, "given up in step %s: the volumes are not usable",
-                  step_names[step]);
+                  restore_step_name(step));
     return err_hint(err, "restore a tag onto them");
 }
 

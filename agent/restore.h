@@ -124,8 +124,6 @@ struct restore {
 /* --- restore.c --- */
 /* Writes step into the journal durably; then the test hook of the same name. */
 int restore_enter(struct restore *restore, enum restore_step step, struct err *err);
-const char *restore_step_name(enum restore_step step);
-enum restore_step restore_step_from_name(const char *name);
 /* Test hook: the process kills itself when the environment's TIDEMARK_TEST_STOP names this point,
  * and stops (SIGSTOP) when TIDEMARK_TEST_PAUSE does. It stays compiled in, so that what is tested
  * is what is shipped. */
@@ -135,6 +133,8 @@ void restore_state_path(const struct restore *restore, const char *name, char *r
 
 /* --- restore_request.c --- */
 int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err);
+const char *restore_step_name(enum restore_step step);
+enum restore_step restore_step_from_name(const char *name);
 const char *target_type_name(enum target_type type);
 const char *restore_action_name(enum restore_action action);
 const char *verify_level_name(enum verify_level level);
@@ -145,6 +145,8 @@ int restore_plan(struct restore *restore, struct err *err);
 /* Fills the restore from journal["plan"], the record and the manifests. */
 int restore_load(struct restore *restore, struct err *err);
 json_t *restore_plan_json(const struct restore *restore, json_t *warnings);
+/* The plan's volumes, target and server alone; restore->record is read already. */
+int restore_load_plan(struct restore *restore, const json_t *plan, struct err *err);
 /* conf = the job's, what it leaves open from the record. */
 int restore_complete_conf(struct restore *restore, struct err *err);
 int restore_read_manifests(struct restore *restore, struct err *err);

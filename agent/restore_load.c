@@ -211,30 +211,6 @@ static int load_target(struct restore *restore, const json_t *object, struct err
     return err_set(err, ERR_CORRUPT, "the plan's target type '%s' is not known", type);
 }
 
-static int load_record(struct restore *restore, const json_t *plan, struct err *err)
-{
-    const char *cluster, *node, *text;
-    uint8_t id[ID_LEN];
-    int rc = json_get_string(plan, "cluster", ERR_CORRUPT, &cluster, err);
-    if (rc == 0)
-        rc = json_get_string(plan, "node", ERR_CORRUPT, &node, err);
-    if (rc == 0)
-        rc = json_get_string(plan, "snapshot", ERR_CORRUPT, &text, err);
-    if (rc < 0)
-        return rc;
-    if (!id_from_text(text, id))
-        return err_set(err, ERR_CORRUPT, "the plan's snapshot '%s' is not an id", text);
-    rc = catalog_read(restore->store, &restore->repo, cluster, node, id, &restore->record, err);
-    if (rc < 0)
-        return rc;
-    restore->record_read = true;
-    restore->archive.store = restore->store;
-    restore->archive.repo = &restore->repo;
-    restore->archive.system_id = restore->record.system_id;
-    (void)snprintf(restore->archive.cluster, sizeof(restore->archive.cluster), "%s", cluster);
-    return 0;
-}
-
 static int load_conf(struct restore *restore, const json_t *object, struct err *err)
 {
     struct conf *conf = &restore->conf;
@@ -247,29 +223,19 @@ static int load_conf(struct restore *restore, const json_t *object, struct err *
     return rc;
 }
 
-int restore_load(struct restore *restore, struct err *err)
+int restore_load_plan(struct restore *restore, const json_t *plan, struct err *err)
 {
-    const json_t *plan = json_object_get(restore->job->journal, "plan");
-    if (!json_is_object(plan))
-        return err_set(err, ERR_CORRUPT, "the journal of job %s has no plan", restore->job->id);
-    int rc = restore->record_read ? 0 : load_record(restore, plan, err);
     const json_t *volumes = json_object_get(plan, "volumes");
-    if (rc == 0 && json_array_size(volumes) != restore->record.volume_count)
-        rc = err_set(err, ERR_CORRUPT, "the plan and the record have different volumes");
-    restore->volume_count = rc == 0 ? restore->record.volume_count : 0;
+    if (json_array_size(volumes) != restore->record.volume_count)
+        return err_set(err, ERR_CORRUPT, "the plan and the record have different volumes");
+    restore->volume_count = restore->record.volume_count;
+    int rc = 0;
     for (size_t i = 0; rc == 0 && i < restore->volume_count; i++)
         rc = load_volume(restore, i, json_array_get(volumes, i), err);
     if (rc == 0)
         rc = load_target(restore, json_object_get(plan, "target"), err);
     if (rc == 0)
         rc = load_conf(restore, json_object_get(plan, "postgresql"), err);
-    if (rc == 0)
-        rc = restore_complete_conf(restore, err);
-    for (size_t i = 0; rc == 0 && i < restore->volume_count; i++)
-        if (!restore->volumes[i].manifest_buf)
-            rc = catalog_manifest(restore->store, &restore->repo, &restore->record, i,
-                                  &restore->volumes[i].manifest_buf, &restore->volumes[i].manifest,
-                                  err);
     restore->server_was_running = json_is_true(json_object_get(plan, "server_running"));
     return rc;
 }

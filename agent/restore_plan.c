@@ -181,3 +181,48 @@ int restore_plan(struct restore *restore, struct err *err)
     json_object_set_new(restore->job->journal, "plan", plan);
     return 0;
 }
+
+/* --- read back -----------------------------------------------------------------------------------
+ */
+
+static int load_record(struct restore *restore, const json_t *plan, struct err *err)
+{
+    const char *cluster, *node, *text;
+    uint8_t id[ID_LEN];
+    int rc = json_get_string(plan, "cluster", ERR_CORRUPT, &cluster, err);
+    if (rc == 0)
+        rc = json_get_string(plan, "node", ERR_CORRUPT, &node, err);
+    if (rc == 0)
+        rc = json_get_string(plan, "snapshot", ERR_CORRUPT, &text, err);
+    if (rc < 0)
+        return rc;
+    if (!id_from_text(text, id))
+        return err_set(err, ERR_CORRUPT, "the plan's snapshot '%s' is not an id", text);
+    rc = catalog_read(restore->store, &restore->repo, cluster, node, id, &restore->record, err);
+    if (rc < 0)
+        return rc;
+    restore->record_read = true;
+    restore->archive.store = restore->store;
+    restore->archive.repo = &restore->repo;
+    restore->archive.system_id = restore->record.system_id;
+    (void)snprintf(restore->archive.cluster, sizeof(restore->archive.cluster), "%s", cluster);
+    return 0;
+}
+
+int restore_load(struct restore *restore, struct err *err)
+{
+    const json_t *plan = json_object_get(restore->job->journal, "plan");
+    if (!json_is_object(plan))
+        return err_set(err, ERR_CORRUPT, "the journal of job %s has no plan", restore->job->id);
+    int rc = restore->record_read ? 0 : load_record(restore, plan, err);
+    if (rc == 0)
+        rc = restore_load_plan(restore, plan, err);
+    if (rc == 0)
+        rc = restore_complete_conf(restore, err);
+    for (size_t i = 0; rc == 0 && i < restore->volume_count; i++)
+        if (!restore->volumes[i].manifest_buf)
+            rc = catalog_manifest(restore->store, &restore->repo, &restore->record, i,
+                                  &restore->volumes[i].manifest_buf, &restore->volumes[i].manifest,
+                                  err);
+    return rc;
+}

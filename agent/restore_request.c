@@ -13,6 +13,32 @@ static const char *const verify_names[] = {"none", "quick", "standard", "full", 
 static const char *const reindex_names[] = {"none", "auto", NULL};
 static const char *const config_names[] = {"keep", "image", NULL};
 
+static const char *const step_names[STEP_COUNT] = {
+    [STEP_NONE] = "none",
+    [STEP_PLANNED] = "planned",
+    [STEP_FENCED] = "fenced",
+    [STEP_MARKED] = "marked",
+    [STEP_PULLING] = "pulling",
+    [STEP_WRITTEN] = "written",
+    [STEP_CONFIGURED] = "configured",
+    [STEP_RECOVERING] = "recovering",
+    [STEP_VERIFYING] = "verifying",
+    [STEP_COMPLETE] = "complete",
+};
+
+const char *restore_step_name(enum restore_step step)
+{
+    return step_names[step];
+}
+
+enum restore_step restore_step_from_name(const char *name)
+{
+    for (unsigned i = 0; name && i < STEP_COUNT; i++)
+        if (strcmp(step_names[i], name) == 0)
+            return (enum restore_step)i;
+    return STEP_NONE;
+}
+
 const char *target_type_name(enum target_type type)
 {
     return target_names[type];

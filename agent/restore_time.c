@@ -43,6 +43,14 @@ static bool parse_zone(const char *text, bool *ret_local, long *ret_offset_s)
     return true;
 }
 
+/* mktime(3) would make the 3rd of March of the 31st of February. */
+static bool is_day(const struct tm *tm)
+{
+    struct tm noon = {
+        .tm_year = tm->tm_year, .tm_mon = tm->tm_mon, .tm_mday = tm->tm_mday, .tm_hour = 12};
+    return timegm(&noon) != (time_t)-1 && noon.tm_mday == tm->tm_mday;
+}
+
 static int refuse_time(const char *text, struct err *err)
 {
     (void)err_set(err, ERR_USAGE, "'%s' is not a time", text);
@@ -54,7 +62,8 @@ int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t
 {
     struct tm tm = {.tm_isdst = -1};
     char copy[128];
-    (void)snprintf(copy, sizeof(copy), "%s", text);
+    if (snprintf(copy, sizeof(copy), "%s", text) >= (int)sizeof(copy))
+        return refuse_time(text, err); /* its end, the zone, would be cut off */
     if (strlen(copy) > 10 && copy[10] == 'T')
         copy[10] = ' ';
     const char *rest = strptime(copy, "%Y-%m-%d %H:%M", &tm);
@@ -63,14 +72,15 @@ int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t
     int64_t fraction_us;
     bool local;
     long offset_s;
-    if (!rest)
+    if (!rest || !is_day(&tm))
         return refuse_time(text, err);
     rest = parse_fraction(rest, &fraction_us);
     if (!parse_zone(rest, &local, &offset_s))
         return refuse_time(text, err);
     time_t seconds = local ? mktime(&tm) : timegm(&tm) - offset_s;
     struct tm utc;
-    if (seconds == (time_t)-1 || !gmtime_r(&seconds, &utc))
+    /* Only what is written with four digits is read again as the same year. */
+    if (seconds < 0 || !gmtime_r(&seconds, &utc) || utc.tm_year > 9999 - 1900)
         return refuse_time(text, err);
     *ret_us = (int64_t)seconds * 1000000 + fraction_us;
     size_t len = strftime(ret_text, size, "%Y-%m-%d %H:%M:%S", &utc);

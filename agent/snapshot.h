@@ -1,7 +1,8 @@
 /* Private to agent/snapshot*.c: the state of one snapshot and the steps of its order (DESIGN §4).
  *
  *     snapshot.c         the order itself, the result, the clean-up
- *     snapshot_parent.c  volume ids, the parent, table caches
+ *     snapshot_ids.c     ids of volumes
+ *     snapshot_parent.c  the parent, table caches
  *     snapshot_pg.c      a running server: checks, facts, pg_backup_start … pg_backup_stop
  *     snapshot_offline.c a stopped server: checks and facts from its files
  *     snapshot_layout.c  where the server's files lie: volumes, links, second data directories
@@ -69,6 +70,14 @@ struct snapshot {
 int snapshot_phase(struct snapshot *snapshot, const char *phase, struct err *err);
 /* Sleeps; ERR_CANCELLED when somebody cancelled meanwhile. */
 int snapshot_pause(const struct snapshot *snapshot, unsigned pause_ms, struct err *err);
+
+/* snapshot_ids.c */
+/* The id of the volume `name` in what volumes.json holds; *ret stays when there is none. */
+int snapshot_id_find(const json_t *ids, const char *name, uint8_t ret[ID_LEN], struct err *err);
+/* ids of snapshot->volumes from volumes.json, zero when there is none; and back, with new ones for
+ * those that are zero. */
+int snapshot_ids_load(struct snapshot *snapshot, struct err *err);
+int snapshot_ids_save(struct snapshot *snapshot, struct err *err);
 
 /* snapshot_parent.c */
 int snapshot_find_parent(struct snapshot *snapshot, struct err *err);

@@ -13,62 +13,6 @@
 
 #include "agent/log.h"
 
-/* --- volume ids ------------------------------------------------------------------------------- */
-
-static void volumes_path(const struct snapshot *snapshot, char *path, size_t size)
-{
-    (void)snprintf(path, size, "%s/volumes.json", snapshot->conf->state_dir);
-}
-
-/* An id that is written down; zero when there is none. A damaged file is an error, not an empty
- * one: new ids for all volumes would silently make full snapshots for ever. */
-static int load_ids(struct snapshot *snapshot, struct err *err)
-{
-    char path[CONF_PATH_MAX + 64];
-    free_json json_t *ids = NULL;
-    volumes_path(snapshot, path, sizeof(path));
-    int rc = json_load_path(path, &ids, err);
-    if (rc == -ERR_MISSING) {
-        err_clear(err);
-        return 0;
-    }
-    if (rc < 0)
-        return rc;
-    for (size_t i = 0; i < snapshot->group.count; i++) {
-        const char *name = snapshot->group.volumes[i].conf->name;
-        const json_t *id = json_object_get(ids, name);
-        if (id &&
-            (!json_is_string(id) || !id_from_text(json_string_value(id), snapshot->volumes[i].id)))
-            return err_set(err, ERR_CORRUPT, "'%s': the id of volume '%s' is not one", path, name);
-    }
-    return 0;
-}
-
-/* Durable before the first object is written under an id. Entries of other volumes stay. */
-static int save_ids(struct snapshot *snapshot, struct err *err)
-{
-    char path[CONF_PATH_MAX + 64], text[ID_TEXT_LEN];
-    free_json json_t *ids = NULL;
-    bool changed = false;
-    volumes_path(snapshot, path, sizeof(path));
-    if (json_load_path(path, &ids, err) < 0)
-        ids = json_object();
-    for (size_t i = 0; i < snapshot->group.count; i++) {
-        struct snapshot_volume *volume = &snapshot->volumes[i];
-        if (id_is_zero(volume->id)) {
-            int rc = id_random(volume->id, err);
-            if (rc < 0)
-                return rc;
-        }
-        id_to_text(volume->id, text);
-        const char *name = snapshot->group.volumes[i].conf->name;
-        const char *there = json_string_value(json_object_get(ids, name));
-        changed = changed || !there || strcmp(there, text) != 0;
-        json_object_set_new(ids, name, json_string(text));
-    }
-    return changed ? json_save(path, ids, true, err) : 0;
-}
-
 /* --- the parent ------------------------------------------------------------------------------- */
 
 struct id_list {
@@ -170,7 +114,7 @@ int snapshot_find_parent(struct snapshot *snapshot, struct err *err)
 {
     struct id_list ids = {.node = snapshot->conf->node};
     size_t damaged = 0;
-    int rc = load_ids(snapshot, err);
+    int rc = snapshot_ids_load(snapshot, err);
     if (rc == 0 && !snapshot->request.full)
         rc = catalog_list(snapshot->store, &snapshot->repo, snapshot->conf->cluster, collect, &ids,
                           &damaged, err);
@@ -180,7 +124,7 @@ int snapshot_find_parent(struct snapshot *snapshot, struct err *err)
     if (rc == 0)
         rc = choose_parent(snapshot, &ids, err);
     free(ids.items);
-    return rc < 0 ? rc : save_ids(snapshot, err);
+    return rc < 0 ? rc : snapshot_ids_save(snapshot, err);
 }
 
 int snapshot_check_parent(struct snapshot *snapshot, struct err *err)

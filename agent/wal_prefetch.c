@@ -19,6 +19,7 @@
 #include <time.h>
 
 #include "agent/pg_names.h"
+#include "agent/pg_pid_file.h"
 #include "agent/wal_spool.h"
 
 enum {
@@ -269,14 +270,8 @@ static void run(struct prefetcher *p)
 /* The postmaster of the working directory; when it ends, so do we. */
 static int watch_server(void)
 {
-    FILE *file = fopen("postmaster.pid", "re");
-    char line[32] = "";
-    if (!file)
-        return -1;
-    char *got = fgets(line, sizeof(line), file);
-    (void)fclose(file);
-    long pid = got ? strtol(line, NULL, 10) : 0;
-    return pid > 0 ? pidfd_open((pid_t)pid, 0) : -1;
+    struct pg_pid_file file;
+    return pg_pid_file_read("postmaster.pid", &file) == 0 ? pidfd_open(file.pid, 0) : -1;
 }
 
 /* Spools of other servers or repositories below the same base that nobody uses: a restore leaves

@@ -11,17 +11,28 @@ static bool is_octal(char c)
     return c >= '0' && c <= '7';
 }
 
+/* The byte of three octal digits; 0 when there are none, or they are no byte that a name can hold.
+ */
+static int octal_escape(const char *digits)
+{
+    if (!is_octal(digits[0]) || !is_octal(digits[1]) || !is_octal(digits[2]))
+        return 0;
+    int code = (digits[0] - '0') * 64 + (digits[1] - '0') * 8 + (digits[2] - '0');
+    return code <= UINT8_MAX ? code : 0;
+}
+
 const char *proc_field(const char *from, char *to, size_t to_len)
 {
-    while (*from == ' ')
+    while (*from == ' ' || *from == '\t')
         from++;
     if (*from == '\0')
         return NULL;
     size_t len = 0;
     while (*from != '\0' && *from != ' ' && *from != '\t') {
         char c = *from++;
-        if (c == '\\' && is_octal(from[0]) && is_octal(from[1]) && is_octal(from[2])) {
-            c = (char)((from[0] - '0') * 64 + (from[1] - '0') * 8 + (from[2] - '0'));
+        int code = c == '\\' ? octal_escape(from) : 0;
+        if (code > 0) {
+            c = (char)code;
             from += 3;
         }
         if (len + 1 >= to_len)
