@@ -123,10 +123,12 @@ FUZZ        := $(patsubst tests/fuzz/%.c,$(B)/%,$(FUZZ_SRC))
 FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # What the parsers reach, a quarter of the sources: clang with its sanitizers needs 2 s a file. When
 # a parser begins to use another file, linking fails and that file is added here.
-FUZZ_PARTS := api_request conf conf_print conf_table conf_value json nearest pg_names record \
-        record_check wal wal_history wal_name wal_page
-FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format format_table \
-        format_wal hash id repo ring ring_inject store store_file store_file_lane table)
+FUZZ_PARTS := api_request conf conf_print conf_table conf_value job_control job_rules json log \
+        nearest pg_control pg_names pg_pid_file pg_server process program record record_check \
+        restore_load restore_request restore_time snapshot_ids wal wal_history wal_name wal_page
+FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format \
+        format_table format_wal hash id mountinfo repo ring ring_inject store store_file \
+        store_file_lane table)
 $(B)/libfuzzed.a: $(FUZZ_PARTS:%=$(B)/%.o)
 	@rm -f $@ && ar crs $@ $^
 $(FUZZ): $(B)/%: $(B)/tests/fuzz/%.o $(B)/libfuzzed.a

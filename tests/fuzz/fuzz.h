@@ -34,6 +34,16 @@ static inline uint8_t *fuzz_copy(const uint8_t *data, size_t size)
     return copy;
 }
 
+/* The input as a string, which ends at its first NUL; free() it. */
+static inline char *fuzz_text(const uint8_t *data, size_t size)
+{
+    char *text = calloc(1, size + 1);
+    FUZZ_CHECK(text != NULL);
+    if (size)
+        memcpy(text, data, size);
+    return text;
+}
+
 /* Makes the start of the input the header of an object: magic, version, length, checksum. */
 static inline void fuzz_seal_header(uint8_t *object, size_t size)
 {

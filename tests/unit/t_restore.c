@@ -76,6 +76,8 @@ static void test_times(void)
            "not a time", "words");
     is_err(restore_parse_time("2026-11-25 10:00:00+x", &us, text, sizeof(text), &err), &err,
            ERR_USAGE, "not a time", "bad zone");
+    is_err(restore_parse_time("2026-02-31 10:00:00+00", &us, text, sizeof(text), &err), &err,
+           ERR_USAGE, "not a time", "a day that does not exist");
 }
 
 static void test_settings(void)
