@@ -251,6 +251,11 @@ int restore_read_theirs(const struct restore *restore, const char *path, size_t 
 /* --- restore_isolation.c --- */
 /* Refuses the start of a server whose links or paths lead outside the restored volumes. */
 int restore_check_isolation(struct restore *restore, struct err *err);
+/* Parts of it. Directories: the data directory and what lies in it but pg_wal, which may still be a
+ * link to its recorded place. Links: pg_wal and the tablespaces, once they lead to places here.
+ * Nothing below a directory or behind a link may be changed before its part has passed. */
+int restore_check_directories(const struct restore *restore, struct err *err);
+int restore_check_links(const struct restore *restore, struct err *err);
 /* The part of it that the settings decide: pid file, log directory, statistics directory. */
 int restore_check_written_paths(struct restore *restore, struct err *err);
 /* One setting as the server would read it (postgres -C), malloc'ed; NULL when it cannot be read. */

@@ -342,6 +342,8 @@ static int configure(struct restore *restore, struct err *err)
     if (rc == 0)
         rc = fix_links(restore, err);
     if (rc == 0)
+        rc = restore_check_links(restore, err);
+    if (rc == 0)
         rc = restore_clean(restore, err);
     if (rc == 0)
         rc = restore_put_config(restore, err);
@@ -366,6 +368,8 @@ int restore_configure(struct restore *restore, struct err *err)
 {
     bool withheld;
     int rc = restore_mount(restore, err);
+    if (rc == 0)
+        rc = restore_check_directories(restore, err);
     if (rc == 0)
         rc = control_is_withheld(restore, &withheld, err);
     if (rc < 0)

@@ -1,7 +1,8 @@
 /* Nothing that a restored server does may reach files of another one. A copy whose pg_tblspc links
  * lead into production deletes production's files (FACTS), and a pid file or log outside is
  * somebody else's. Checked before every start, on the mounted image, with the settings as the
- * server itself will read them.
+ * server itself will read them; and the links already before a restore follows one of them, to
+ * empty pg_wal, say.
  *
  * Two things lie outside by right: configuration that this node kept in its own place (Debian's
  * /etc), and what it names under the directories where every server of the system meets (/run,
@@ -97,22 +98,63 @@ static int check_path(const struct restore *restore, const char *what, const cha
     return is_inside(restore, resolved) ? 0 : refuse(what, path, resolved, err);
 }
 
-static int check_tablespaces(const struct restore *restore, struct err *err)
+/* Every entry below the data directory's `name`, "" for itself. */
+static int each_entry(const struct restore *restore, const char *name,
+                      int (*each)(const struct restore *, const char *path, const char *name,
+                                  struct err *err),
+                      struct err *err)
 {
-    char path[CONF_PATH_MAX + 288];
-    (void)snprintf(path, sizeof(path), "%s/pg_tblspc", restore->data_directory);
-    DIR *dir = opendir(path);
+    char directory[CONF_PATH_MAX + 32], path[CONF_PATH_MAX + 288];
+    (void)snprintf(directory, sizeof(directory), "%s%s", restore->data_directory, name);
+    DIR *dir = opendir(directory);
     if (!dir)
-        return err_sys(err, ERR_CORRUPT, "open '%s'", path);
+        return err_sys(err, ERR_CORRUPT, "open '%s'", directory);
     int rc = 0;
     for (struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
         if (entry->d_name[0] == '.')
             continue;
-        (void)snprintf(path, sizeof(path), "%s/pg_tblspc/%s", restore->data_directory,
-                       entry->d_name);
-        rc = check_path(restore, "tablespace link", path, err);
+        (void)snprintf(path, sizeof(path), "%s/%s", directory, entry->d_name);
+        rc = each(restore, path, entry->d_name, err);
     }
     (void)closedir(dir);
+    return rc;
+}
+
+/* pg_wal may be a link to its recorded place, which is not yet the one here. */
+static int check_directory(const struct restore *restore, const char *path, const char *name,
+                           struct err *err)
+{
+    struct stat st;
+    if (strcmp(name, "pg_wal") == 0 || stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
+        return 0;
+    return check_path(restore, "directory", path, err);
+}
+
+int restore_check_directories(const struct restore *restore, struct err *err)
+{
+    int rc = check_path(restore, "data directory", restore->data_directory, err);
+    return rc < 0 ? rc : each_entry(restore, "", check_directory, err);
+}
+
+static int check_tablespace(const struct restore *restore, const char *path, const char *name,
+                            struct err *err)
+{
+    (void)name;
+    return check_path(restore, "tablespace link", path, err);
+}
+
+int restore_check_links(const struct restore *restore, struct err *err)
+{
+    char path[CONF_PATH_MAX + 16];
+    (void)snprintf(path, sizeof(path), "%s/pg_wal", restore->data_directory);
+    int rc = check_path(restore, "pg_wal", path, err);
+    if (rc == 0)
+        rc = each_entry(restore, "/pg_tblspc", check_tablespace, err);
+    for (size_t i = 0; rc == 0 && i < restore->record.tablespace_count; i++) {
+        char here[CONF_PATH_MAX + 1];
+        if (restore_map_path(restore, restore->record.tablespaces[i].location, here, sizeof(here)))
+            rc = check_path(restore, "tablespace", here, err);
+    }
     return rc;
 }
 
@@ -171,13 +213,9 @@ int restore_check_written_paths(struct restore *restore, struct err *err)
 
 int restore_check_isolation(struct restore *restore, struct err *err)
 {
-    char path[CONF_PATH_MAX + 16];
-    int rc = check_path(restore, "data directory", restore->data_directory, err);
-    (void)snprintf(path, sizeof(path), "%s/pg_wal", restore->data_directory);
+    int rc = restore_check_directories(restore, err);
     if (rc == 0)
-        rc = check_path(restore, "pg_wal", path, err);
-    if (rc == 0)
-        rc = check_tablespaces(restore, err);
+        rc = restore_check_links(restore, err);
     if (rc == 0)
         rc = restore_check_written_paths(restore, err);
     if (rc < 0)

@@ -2,7 +2,7 @@
 # check: build=release timeout=400
 """Where a restore can end and how: name, time, LSN, transaction; pause and shutdown; the image
 itself (cold, and of a server that does not archive); other mount points; commits of a server that
-will not start; damaged indexes; links that lead outside."""
+will not start; damaged indexes."""
 import glob
 import os
 import re
@@ -217,25 +217,6 @@ def test_locked(box):
     story.end()
 
 
-def test_outside(box):
-    """A link in the image that leads to somebody else's files."""
-    story = Story(box, "outside")
-    node, server = story.node.start(), story.server
-    elsewhere = box.mkdir("production", 0o700, "postgres")
-    os.symlink(elsewhere, node.data + "/pg_tblspc/77777")
-    done = node.cli("snapshot", "--tag", "t1")
-    if done.status == 0:
-        done = story.restore(want="refused")
-        like(done.err, r"pg_tblspc/77777' leads outside the restored volumes, to '.*production'",
-             "the link is named")
-        with open(node.data + "/global/pg_control", "rb") as file:
-            is_(file.read(), bytes(8192), "pg_control is withheld")
-        isnt(server.start(check=False).returncode, 0, "and the server cannot be started by hand")
-    else:
-        is_status(done, "refused", "refused by the snapshot already")
-    story.end()
-
-
 def test_corrupt(box):
     """A damaged chunk ends the restore before the volume can be mounted; once the object is good
     again it goes on."""
@@ -270,7 +251,7 @@ def main():
     box = need_root() or Sandbox("restore-targets")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     for test in (test_points, test_partial, test_image, test_moved, test_broken_server, test_damage,
-                 test_locked, test_outside, test_corrupt):
+                 test_locked, test_corrupt):
         wanted = os.environ.get("TIDEMARK_ONLY")
         if not wanted or test.__name__ in wanted.split(","):
             test(box)
