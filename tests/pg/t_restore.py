@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # check: build=asan timeout=400
 """The main path back: a snapshot under load, then restores of it onto ext4 and XFS, twice the same
-tag, with WAL and tablespace on volumes of their own, to later targets, on a host that has nothing
-but the repository. Every chapter counts acknowledged commits (Ledger)."""
+tag, with WAL and tablespace on volumes of their own, to later targets. Every chapter counts
+acknowledged commits (Ledger)."""
 import glob
 import json
 import os
@@ -154,37 +154,12 @@ def test_volumes(box):
     story.end()
 
 
-def test_empty_host(box):
-    """Only the repository, a blank device, and PostgreSQL's programs."""
-    story = Story(box, "empty")
-    node = story.begin()
-    node.agent.stop()
-    story.server.stop()
-    box.umount(node.volumes[0].mount)
-    box.unloop(node.volumes[0].device)
-    os.rmdir(node.volumes[0].mount)
-    blank = box.loop(box.image("blank.img", 600 * MIB))
-    state = box.join("empty-state")
-    done = run_program(os.path.join(node.programs, "tidemark"), "restore", "--yes",
-                       f"--repository={node.repository}",
-                       f"--device={node.volumes[0].name}:{blank}", "t1",
-                       TIDEMARK_TIDEMARK_STATE_DIR=state,
-                       TIDEMARK_WAL_ARCHIVE_TIMEOUT="20s")
-    if not is_status(done, 0, "empty host: restore from the repository alone"):
-        for path in glob.glob(state + "/jobs/*/log"):
-            tm.diag(tm.tail(path, 40))
-    story.check_tag("empty host")
-    story.server.stop("immediate", check=False)
-    box.umount(node.volumes[0].mount)
-
-
 def main():
     box = need_root() or Sandbox("restore")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     test_twice(box, "ext4")
     test_twice(box, "xfs")
     test_volumes(box)
-    test_empty_host(box)
 
 
 if __name__ == "__main__":
