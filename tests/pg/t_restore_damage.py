@@ -51,7 +51,9 @@ def test_case(story, case):
 
 
 def main():
-    box = need_root() or Sandbox("restore-damage")
+    need_root()
+    own_mounts()
+    box = Sandbox("restore-damage")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "damage", resume="wait")
     node = story.begin()

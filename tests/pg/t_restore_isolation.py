@@ -126,8 +126,9 @@ def finish(story, what):
 
 
 def main():
-    box = need_root() or Sandbox("restore-isolation")
+    need_root()
     own_mounts()
+    box = Sandbox("restore-isolation")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "iso", wal=True, tablespace=True, resume="wait", settings={
         "external_pid_file": "place/run/server.pid", "log_directory": "place/log"})
