@@ -69,7 +69,7 @@ help:
 #: check          all tests in their short form; ends with "N passed, N failed, N skipped"
 #:                TESTS='store pg/' runs only tests whose name contains one of these
 #: campaign       the long loops whole
-#: bench          micro-benchmarks of the pipelines
+#: bench          micro-benchmarks of the pipelines (bench/restore-vs-pgbackrest: whole restores)
 #: install        DESTDIR= PREFIX=/usr SYSCONFDIR=/etc
 #: fuzz           build the libFuzzer targets into build/fuzz
 #: fuzz-smoke     run each of them for FUZZ_SECONDS=10
