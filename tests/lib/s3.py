@@ -29,7 +29,7 @@ from server import free_port
 Keys = collections.namedtuple("Keys", "access secret")
 Answer = collections.namedtuple("Answer", "status headers body code")
 UNSIGNED = "UNSIGNED-PAYLOAD"
-NEEDS = {"ceph": ("ceph-mon", "ceph-osd", "radosgw", "openssl"),
+NEEDS = {"ceph": ("ceph-mon", "ceph-osd", "radosgw", "faketime", "openssl"),
          "swift": ("swift-proxy-server", "swift-account-server", "swift-container-server",
                    "swift-object-server", "memcached", "openssl")}
 
@@ -125,7 +125,7 @@ class Daemons:
 
     def show_logs(self):
         for name in sorted(os.listdir(self.logs)):
-            text = tm.tail(os.path.join(self.logs, name), 8)
+            text = tm.tail(os.path.join(self.logs, name), 3)
             if text:
                 tm.diag(f"{self.name}/{name}:\n{text}")
 

@@ -97,8 +97,9 @@ for pool in (".rgw.root", "default.rgw.log", "default.rgw.control", "default.rgw
 class Gateway:
     """A radosgw with a plain port and, with TLS, a second one."""
 
-    def __init__(self, ceph, name, options=None):
+    def __init__(self, ceph, name, options=None, clock=None):
         self.ceph, self.name = ceph, name
+        self.clock = ["faketime", "-f", clock] if clock else []
         self.port, self.tls_port = free_ports(2)
         self.options = options or {}
         self.endpoint = f"http://127.0.0.1:{self.port}"
@@ -110,7 +111,7 @@ class Gateway:
             listen += (f" ssl_endpoint=127.0.0.1:{self.tls_port} ssl_certificate="
                        f"{self.ceph.ca_file} ssl_private_key={self.ceph.key_file}")
         options = [f"--{key}={value}" for key, value in self.options.items()]
-        self.ceph.daemons.spawn(self.name, "radosgw", "-f", "-c", self.ceph.conf, "-n",
+        self.ceph.daemons.spawn(self.name, *self.clock, "radosgw", "-f", "-c", self.ceph.conf, "-n",
                                 f"client.{self.name}", f"--rgw_frontends={listen}", *options)
         self.ceph.daemons.wait_http(self.name, self.endpoint)
         return self
@@ -160,6 +161,10 @@ class Ceph(Store):
     def throttled_gateway(self, requests):
         """A second gateway that answers 503 SlowDown to more than so many requests at once."""
         return Gateway(self, "rgw-slow", {"rgw_max_concurrent_requests": requests}).start()
+
+    def late_gateway(self, clock="+1h"):
+        """A second gateway whose clock is off."""
+        return Gateway(self, "rgw-clock", clock=clock).start()
 
     def _admin(self, method, path, **query):
         client = Client(self.endpoint, self.keys)
