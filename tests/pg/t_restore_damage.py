@@ -51,9 +51,7 @@ def test_case(story, case):
 
 
 def main():
-    need_root()
-    own_mounts()
-    box = Sandbox("restore-damage")
+    box = need_root() or Sandbox("restore-damage")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "damage", resume="wait")
     node = story.begin()

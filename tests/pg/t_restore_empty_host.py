@@ -19,7 +19,7 @@ PRIVATE = ("/etc", "/run", "/var/lib")
 
 
 class Real:
-    """The host's own directories, held open since before the namespace."""
+    """The host's own directories, held open since before others were mounted on them."""
 
     def __init__(self):
         self.fds = {name: os.open(name, os.O_PATH | os.O_DIRECTORY) for name in PRIVATE}
@@ -105,7 +105,6 @@ def main():
     box = need_root() or Sandbox("empty-host")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     real = Real()
-    own_mounts()
     private_directories(box)
     story = Story(box, "new", wal=True, tablespace=True)
     story.begin()

@@ -126,9 +126,7 @@ def finish(story, what):
 
 
 def main():
-    need_root()
-    own_mounts()
-    box = Sandbox("restore-isolation")
+    box = need_root() or Sandbox("restore-isolation")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "iso", wal=True, tablespace=True, resume="wait", settings={
         "external_pid_file": "place/run/server.pid", "log_directory": "place/log"})

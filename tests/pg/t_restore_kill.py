@@ -133,9 +133,7 @@ def test_volumes(box):
 
 
 def main():
-    need_root()
-    own_mounts()
-    box = Sandbox("restore-kill")
+    box = need_root() or Sandbox("restore-kill")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     wanted = os.environ.get("TIDEMARK_POINTS")
     points = wanted.split(",") if wanted else sample(POINTS, 6)

@@ -69,9 +69,7 @@ def both(story, point, running, pid):
 
 
 def main():
-    need_root()
-    own_mounts()
-    box = Sandbox("restore-kill-agent")
+    box = need_root() or Sandbox("restore-kill-agent")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "agent", resume="wait")
     story.begin()
