@@ -15,6 +15,9 @@ enum {
     WORKERS_MAX = 4,     /* io-wq threads: fsync, fallocate and link always use one each */
 };
 
+static_assert(sizeof(((struct ring_op *)0)->timeout) == sizeof(struct __kernel_timespec),
+              "ring.h does not include the kernel's headers");
+
 /* Registered buffers are limited to 1 GiB each (io_uring_register(2)); a lane has less. */
 static const size_t registered_max = (size_t)1 << 30;
 
@@ -179,6 +182,33 @@ void ring_link(struct ring *ring, struct ring_op *op, int from_fd, const char *f
     start(ring, op);
 }
 
+void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned mask)
+{
+    op->kind = RING_POLL;
+    op->fd = fd;
+    op->mode = (int)mask;
+    op->events = 0;
+    start(ring, op);
+}
+
+void ring_timer(struct ring *ring, struct ring_op *op, uint64_t timeout_us)
+{
+    op->kind = RING_TIMER;
+    op->fd = -1;
+    op->timeout.seconds = (int64_t)(timeout_us / 1000000);
+    op->timeout.nanoseconds = (int64_t)(timeout_us % 1000000) * 1000;
+    start(ring, op);
+}
+
+void ring_cancel(struct ring *ring, struct ring_op *op, struct ring_op *target)
+{
+    assert(target->kind == RING_POLL || target->kind == RING_TIMER);
+    op->kind = RING_CANCEL;
+    op->fd = -1;
+    op->target = target;
+    start(ring, op);
+}
+
 void ring_nop(struct ring *ring, struct ring_op *op, int result)
 {
     assert(result <= 0);
@@ -213,13 +243,14 @@ static void prepare_transfer(const struct ring *ring, const struct ring_op *op, 
 
 static void prepare(const struct ring *ring, struct ring_op *op, struct io_uring_sqe *sqe)
 {
-    bool registered = ring->registered_fd >= 0 && op->fd == ring->registered_fd;
-    int fd = registered ? 0 : op->fd;
     enum ring_kind kind = op->injected ? RING_NOP : op->kind;
+    bool on_file =
+        kind == RING_READ || kind == RING_WRITE || kind == RING_FSYNC || kind == RING_FALLOCATE;
+    bool registered = on_file && ring->registered_fd >= 0 && op->fd == ring->registered_fd;
+    int fd = registered ? 0 : op->fd;
     switch (kind) {
     case RING_NOP:
         io_uring_prep_nop(sqe);
-        registered = false;
         break;
     case RING_READ:
     case RING_WRITE:
@@ -233,7 +264,15 @@ static void prepare(const struct ring *ring, struct ring_op *op, struct io_uring
         break;
     case RING_LINK:
         io_uring_prep_linkat(sqe, op->fd, op->from_path, op->to_fd, op->to_path, op->mode);
-        registered = false;
+        break;
+    case RING_POLL:
+        io_uring_prep_poll_add(sqe, op->fd, (unsigned)op->mode);
+        break;
+    case RING_TIMER:
+        io_uring_prep_timeout(sqe, (struct __kernel_timespec *)&op->timeout, 0, 0);
+        break;
+    case RING_CANCEL:
+        io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)op->target, 0);
         break;
     }
     if (registered)
@@ -253,7 +292,8 @@ static void fill_queue(struct ring *ring)
             ring->tail = &ring->head;
         ring->waiting--;
         ring->inflight++;
-        op->injected = op->kind != RING_NOP && ring_inject(op, &op->injected_result);
+        op->injected = op->kind != RING_NOP && op->kind != RING_CANCEL &&
+                       ring_inject(op, &op->injected_result);
         prepare(ring, op, sqe);
     }
 }
@@ -284,6 +324,10 @@ static void complete(struct ring *ring, struct ring_op *op, int res)
         return;
     }
     bool transfer = op->kind == RING_READ || op->kind == RING_WRITE;
+    if (op->kind == RING_TIMER && res == -ETIME)
+        res = 0;
+    if (op->kind == RING_POLL && res >= 0)
+        op->events = (unsigned)res;
     if (res >= 0)
         res = transfer && op->moved < op->len_min ? -ENODATA : 0;
     op->result = res;

@@ -20,13 +20,24 @@
 
 struct ring;
 
-enum ring_kind { RING_NOP, RING_READ, RING_WRITE, RING_FSYNC, RING_FALLOCATE, RING_LINK };
+enum ring_kind {
+    RING_NOP,
+    RING_READ,
+    RING_WRITE,
+    RING_FSYNC,
+    RING_FALLOCATE,
+    RING_LINK,
+    RING_POLL,
+    RING_TIMER,
+    RING_CANCEL,
+};
 
 struct ring_op {
     void (*done)(struct ring_op *op); /* set before the operation is started */
     void *owner;                      /* the caller's */
     int result;                       /* in done(): 0, or -errno; -ENODATA after two short moves */
     size_t moved;                     /* bytes of the last attempt, for messages */
+    unsigned events;                  /* ring_poll(): what poll(2) would have said */
     /* The rest is the ring's. */
     enum ring_kind kind;
     int fd;
@@ -38,6 +49,10 @@ struct ring_op {
     int to_fd;             /* RING_LINK */
     const char *from_path; /* RING_LINK: valid until done() */
     const char *to_path;
+    struct {
+        int64_t seconds, nanoseconds;
+    } timeout;              /* RING_TIMER: a struct __kernel_timespec */
+    struct ring_op *target; /* RING_CANCEL */
     bool was_short;
     bool injected;
     int injected_result;
@@ -66,6 +81,16 @@ void ring_fallocate(struct ring *ring, struct ring_op *op, int fd, int mode, uin
 /* linkat(2); from is relative to from_fd. */
 void ring_link(struct ring *ring, struct ring_op *op, int from_fd, const char *from, int to_fd,
                const char *to, int flags);
+/* Waits once until fd is ready for one of mask (POLLIN, POLLOUT; errors and hang-ups always count).
+ * The kernel keeps the file open until done(): cancel before closing fd, or the peer sees nothing
+ * of it. */
+void ring_poll(struct ring *ring, struct ring_op *op, int fd, unsigned mask);
+/* Completes with 0 after timeout_us. */
+void ring_timer(struct ring *ring, struct ring_op *op, uint64_t timeout_us);
+/* Ends a poll or timer that was started: its done() gets -ECANCELED, unless it was just done. What
+ * op itself gets is 0, -ENOENT (too late) or -EALREADY and does not matter: target is not touched
+ * after its done(), but op and target must both be waited for. Never injected. */
+void ring_cancel(struct ring *ring, struct ring_op *op, struct ring_op *target);
 /* Completes with result in the next ring_run(): how a synchronous failure is reported later. */
 void ring_nop(struct ring *ring, struct ring_op *op, int result);
 

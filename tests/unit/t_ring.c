@@ -1,7 +1,9 @@
 /* io/ring and io/buffers: transfers, short ones, retries, order, overflow, the memory sum. */
 #include <fcntl.h>
+#include <poll.h>
 
 #include "io/buffers.h"
+#include "io/clock.h"
 #include "tests/sim/faults.h"
 #include "tests/tap.h"
 
@@ -88,6 +90,62 @@ static void test_link(struct ring *ring, struct err *err)
     is_u64(-last_result, EEXIST, "does not replace");
     (void)unlink(from);
     (void)unlink(to);
+}
+
+/* Polls of a pipe: readiness, hang-up, cancelling in every order, and timers. */
+static void test_waits(struct ring *ring, struct err *err)
+{
+    int fds[2];
+    struct ring_op op = {.done = on_done}, other = {.done = on_done}, cancel = {.done = on_done};
+    ok(pipe2(fds, O_CLOEXEC) == 0, "a pipe");
+    ring_poll(ring, &op, fds[1], POLLOUT);
+    is_good(drain(ring, err), err, "poll of what is ready");
+    ok(last_result == 0 && op.events == POLLOUT, "is ready");
+    done_count = 0;
+    ring_poll(ring, &op, fds[0], POLLIN);
+    is_good(ring_run(ring, 1, 1000, err), err, "poll of what is not");
+    ok(done_count == 0 && ring_pending(ring) == 1, "waits");
+    ok(write(fds[1], "x", 1) == 1, "until something comes");
+    is_good(drain(ring, err), err, "and is done");
+    ok(last_result == 0 && op.events == POLLIN && done_count == 1, "once");
+    char byte;
+    ok(read(fds[0], &byte, 1) == 1, "read it");
+    ring_poll(ring, &op, fds[0], POLLIN);
+    ring_timer(ring, &other, 3600 * (uint64_t)1000000);
+    is_good(ring_run(ring, 0, 0, err), err, "submit a poll and a timer");
+    ring_cancel(ring, &cancel, &op);
+    is_good(ring_run(ring, 2, 1000000, err), err, "cancel the poll");
+    ok(op.result == -ECANCELED && cancel.result == 0, "it is cancelled");
+    is_u64(ring_pending(ring), 1, "the timer is not");
+    ring_cancel(ring, &cancel, &other);
+    is_good(drain(ring, err), err, "cancel the timer");
+    ok(other.result == -ECANCELED && cancel.result == 0, "it is cancelled");
+    ring_cancel(ring, &cancel, &op);
+    is_good(drain(ring, err), err, "cancel what was done already");
+    is_u64(-cancel.result, ENOENT, "is too late");
+    ring_poll(ring, &op, fds[0], POLLIN);
+    ring_cancel(ring, &cancel, &op);
+    is_good(drain(ring, err), err, "cancel what was not submitted yet");
+    ok(op.result == -ECANCELED && cancel.result == 0, "it is cancelled");
+    ring_poll(ring, &op, fds[0], POLLIN);
+    (void)close(fds[1]);
+    is_good(drain(ring, err), err, "the other end closes");
+    ok(op.result == 0 && op.events == POLLHUP, "a hang-up counts");
+    (void)close(fds[0]);
+    ring_poll(ring, &op, fds[0], POLLIN);
+    is_good(drain(ring, err), err, "poll of a closed descriptor");
+    is_u64(-last_result, EBADF, "is reported");
+    uint64_t before = monotonic_ns();
+    ring_timer(ring, &op, 20000);
+    is_good(drain(ring, err), err, "a timer");
+    ok(last_result == 0 && monotonic_ns() - before >= 20000000, "takes its time");
+    for (int kind = FAULT_EIO; kind <= FAULT_EAGAIN; kind++) {
+        fault_arm((enum fault_kind)kind, 1);
+        ring_timer(ring, &op, 1);
+        is_good(drain(ring, err), err, "timer with %s", fault_names[kind]);
+        ok((last_result == 0) == fault_is_harmless(), "result %d", last_result);
+    }
+    fault_arm(FAULT_NONE, 0);
 }
 
 static void test_queues(struct ring *ring, struct err *err)
@@ -183,6 +241,7 @@ int main(void)
     is_u64((uintptr_t)buffers.base % (2 * MIB), 0, "are aligned to huge pages");
     test_transfers(ring, &buffers, &err);
     test_link(ring, &err);
+    test_waits(ring, &err);
     test_queues(ring, &err);
     test_faults(ring, &err);
     ring_close(ring);
