@@ -2,6 +2,7 @@
  *
  * - http_open_unix() + http_perform(): one blocking request at a time over a Unix socket;
  * - http_open() + http_run(): one blocking exchange at a time with a server over TCP or TLS;
+ * - http_lane_open() + http_lane_start(): many at once on a lane's ring.
  *
  * All of them speak HTTP/1.1 with keep-alive, follow no redirect, take no credentials from
  * anywhere, and use no proxy, whatever http_proxy and https_proxy say. TLS is 1.2 or newer and the
@@ -13,7 +14,7 @@
 #ifndef TIDEMARK_IO_HTTP_H
 #define TIDEMARK_IO_HTTP_H
 
-#include "io/err.h"
+#include "io/ring.h"
 
 struct http;
 
@@ -95,6 +96,7 @@ struct http_exchange {
     /* http's own */
     size_t head_len;
     uint64_t body_seen;
+    struct http_exchange *next;
 };
 
 /* The value of the first header of this name (any case), without the spaces around it, copied
@@ -105,5 +107,32 @@ const char *http_header(const struct http_exchange *x, const char *name, char *b
 int http_open(const struct http_endpoint *endpoint, struct http **ret, struct err *err);
 /* Blocks; the result is in x. The stall time is looked at once a second. */
 void http_run(struct http *http, struct http_exchange *x);
+
+/* --- on a lane ------------------------------------------------------------------------------ */
+
+struct http_lane;
+
+/* Everything on the lane's thread, inside ring_run(). At most connection_count connections; they
+ * stay open for the next exchange. Memory: about 0.5 MiB a connection that receives, 1 MiB a
+ * connection that sent (HTTP_LANE_MEMORY), malloc'ed by libcurl. Looks the host up (see
+ * http_open()): ERR_STORE when it has no address. */
+int http_lane_open(const struct http_endpoint *endpoint, struct ring *ring,
+                   unsigned connection_count, struct http_lane **ret, struct err *err);
+
+enum { HTTP_LANE_MEMORY = 1 << 20 }; /* bytes a connection, at the most */
+
+/* Any number may be started: they wait in order for a connection. done() runs inside ring_run(),
+ * never in here, and may start more. */
+void http_lane_start(struct http_lane *lane, struct http_exchange *x);
+
+/* From now on every exchange ends with ERR_CANCELLED in the next ring_run(). */
+void http_lane_stop(struct http_lane *lane);
+
+/* Exchanges that were started and have not run done(). When there are none, and a few more
+ * ring_run(), nothing of the lane is pending in the ring, however many connections idle. */
+unsigned http_lane_pending(const struct http_lane *lane);
+
+/* No exchange may be in flight, unless the ring failed; then none runs done() any more. */
+void http_lane_close(struct http_lane *lane);
 
 #endif

@@ -35,11 +35,13 @@ struct http_transfer {
     size_t body_at; /* bytes of x->body that libcurl took */
     unsigned sendings;
     bool stalled;
+    struct err why; /* a lane ends it for this reason; code 0: libcurl's result says */
     bool head_too_long;
     bool head_ended;
     curl_off_t moved;  /* bytes both ways, at moved_ns */
     uint64_t moved_ns; /* 0: not connected yet, the connect timeout watches */
     char error[CURL_ERROR_SIZE];
+    struct http_transfer *next_free; /* of a lane */
 };
 
 int http_transfer_open(struct http_transfer *transfer, struct http_server *server, struct err *err);

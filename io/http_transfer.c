@@ -220,6 +220,7 @@ int http_transfer_begin(struct http_transfer *transfer, struct http_exchange *x)
     transfer->stalled = transfer->head_too_long = transfer->head_ended = false;
     transfer->moved = 0;
     transfer->moved_ns = 0;
+    err_clear(&transfer->why);
     transfer->error[0] = '\0';
     x->rc = add_headers(transfer);
     if (x->rc < 0) {
@@ -252,6 +253,10 @@ static int failure(struct http_transfer *transfer, CURLcode code)
     struct http_server *server = transfer->server;
     struct err *err = &x->err;
     const char *text = transfer->error[0] ? transfer->error : curl_easy_strerror(code);
+    if (transfer->why.code != ERR_OK) {
+        *err = transfer->why;
+        return -(int)err->code;
+    }
     if (transfer->stalled)
         return err_set(err, ERR_STORE, "%s: nothing moved for %u ms", server->origin,
                        server->stall_timeout_ms);

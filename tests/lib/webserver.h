@@ -3,7 +3,7 @@
  *
  *     web_start(&web);                      GET /1000 answers 1000 bytes of web_byte()
  *     web.faults[3] = WEB_RESET_IN_ANSWER;  the fourth request from now on
- *     web_stop(&web);                       joins every thread
+ *     web_stop(&web);                       waits for every thread
  *
  * A PUT is good (200) when its body is web_byte() of its offsets. Counters may be read at any
  * time. */
@@ -39,19 +39,17 @@ enum web_fault {
     WEB_FAULT_COUNT
 };
 
-enum { WEB_CONNECTIONS_MAX = 512, WEB_FAULTS_MAX = 512 };
+enum { WEB_FAULTS_MAX = 512 };
 
 struct web {
     int fd;
     unsigned port;
     char origin[64];
-    enum web_fault faults[WEB_FAULTS_MAX]; /* by number of the request */
+    _Atomic enum web_fault faults[WEB_FAULTS_MAX]; /* by number of the request */
     _Atomic unsigned requests, accepted, puts_done, open;
     _Atomic unsigned delay_ms; /* before every answer */
     _Atomic bool stopping;
     pthread_t acceptor;
-    pthread_t threads[WEB_CONNECTIONS_MAX];
-    unsigned thread_count;
 };
 
 struct web_connection {
@@ -104,18 +102,17 @@ static bool web_send_bytes(int fd, uint64_t first, uint64_t count)
     return true;
 }
 
-/* Until the client hangs up or the server stops. */
+/* Until the client hangs up or the server stops. What it sends is not read for the first two
+ * seconds, and then thrown away: its FIN comes behind it. */
 static void web_wait_hangup(const struct web_connection *c)
 {
-    char scrap[4096];
-    while (!atomic_load(&c->web->stopping)) {
+    char scrap[65536];
+    for (unsigned i = 0; !atomic_load(&c->web->stopping); i++) {
         struct pollfd poll_fd = {.fd = c->fd, .events = POLLRDHUP};
-        if (poll(&poll_fd, 1, 20) > 0) {
-            if (poll_fd.revents & (POLLRDHUP | POLLHUP | POLLERR))
-                return;
-            if (recv(c->fd, scrap, sizeof(scrap), MSG_DONTWAIT) == 0)
-                return;
-        }
+        if (poll(&poll_fd, 1, 20) > 0 && poll_fd.revents & (POLLRDHUP | POLLHUP | POLLERR))
+            return;
+        if (i >= 100 && recv(c->fd, scrap, sizeof(scrap), MSG_DONTWAIT) == 0)
+            return;
     }
 }
 
@@ -290,9 +287,10 @@ static void *web_connection_main(void *arg)
     struct web_connection *c = arg;
     while (!atomic_load(&c->web->stopping) && web_one(c))
         ;
+    struct web *web = c->web;
     close(c->fd);
-    atomic_fetch_sub(&c->web->open, 1);
     free(c);
+    atomic_fetch_sub(&web->open, 1);
     return NULL;
 }
 
@@ -304,10 +302,8 @@ static void *web_main(void *arg)
         if (poll(&poll_fd, 1, 20) <= 0)
             continue;
         int fd = accept(web->fd, NULL, NULL);
-        if (fd < 0 || web->thread_count == WEB_CONNECTIONS_MAX) {
-            close(fd);
+        if (fd < 0)
             continue;
-        }
         struct timeval tick = {.tv_sec = 120};
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &tick, sizeof(tick));
         struct web_connection *c = calloc(1, sizeof(*c));
@@ -315,7 +311,10 @@ static void *web_main(void *arg)
         c->fd = fd;
         atomic_fetch_add(&web->accepted, 1);
         atomic_fetch_add(&web->open, 1);
-        pthread_create(&web->threads[web->thread_count++], NULL, web_connection_main, c);
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, web_connection_main, c) != 0)
+            abort();
+        pthread_detach(thread);
     }
     return NULL;
 }
@@ -339,7 +338,8 @@ __attribute__((unused)) static void web_start(struct web *web)
 /* Forgets the faults and counts from 0 again; no request may be running. */
 __attribute__((unused)) static void web_again(struct web *web)
 {
-    memset(web->faults, 0, sizeof(web->faults));
+    for (unsigned i = 0; i < WEB_FAULTS_MAX; i++)
+        atomic_store(&web->faults[i], WEB_NONE);
     atomic_store(&web->requests, 0);
     atomic_store(&web->accepted, 0);
     atomic_store(&web->puts_done, 0);
@@ -350,8 +350,8 @@ __attribute__((unused)) static void web_stop(struct web *web)
 {
     atomic_store(&web->stopping, true);
     pthread_join(web->acceptor, NULL);
-    for (unsigned i = 0; i < web->thread_count; i++)
-        pthread_join(web->threads[i], NULL);
+    while (atomic_load(&web->open) > 0)
+        poll(NULL, 0, 1);
     close(web->fd);
 }
 

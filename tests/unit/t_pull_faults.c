@@ -1,25 +1,13 @@
 /* check: timeout=600
  * pull under the Nth-failure loop (see t_push_faults.c). A run that fails is resumed without
  * faults from what it acknowledged, and must then give the right bytes. */
-#include <dirent.h>
-
+#include "tests/lib/fds.h"
 #include "tests/lib/pipes.h"
 #include "tests/sim/faults.h"
 
 enum { SIZE = 66 * 1024 * 1024 };
 
 static const struct extent used[] = {{0, 1 << 20}, {30 << 20, 5 << 20}, {65 << 20, 1 << 20}};
-
-static unsigned count_fds(void)
-{
-    unsigned count = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    while (dir && readdir(dir))
-        count++;
-    if (dir)
-        closedir(dir);
-    return count;
-}
 
 static int keep_bitmap(void *ctx, const uint8_t *bitmap, size_t len, struct err *err)
 {

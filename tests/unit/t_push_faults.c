@@ -2,25 +2,13 @@
  * push under the Nth-failure loop: fail the Nth I/O operation, N = 1, 2, 3 … until a run meets no
  * fault. Each run ends with a snapshot of the right bytes or with a clean error: no manifest, no
  * open descriptor left, nothing hanging (and, under ASan, nothing leaked). */
-#include <dirent.h>
-
+#include "tests/lib/fds.h"
 #include "tests/lib/pipes.h"
 #include "tests/sim/faults.h"
 
 enum { SIZE = 66 * 1024 * 1024 };
 
 static const struct extent used[] = {{0, 1 << 20}, {30 << 20, 5 << 20}, {65 << 20, 1 << 20}};
-
-static unsigned count_fds(void)
-{
-    unsigned count = 0;
-    DIR *dir = opendir("/proc/self/fd");
-    while (dir && readdir(dir))
-        count++;
-    if (dir)
-        closedir(dir);
-    return count;
-}
 
 static uint64_t count_different(const struct table *a, const struct table *b)
 {
