@@ -72,15 +72,21 @@ def process_cpu_s(pids):
     return sum(int(x[11]) + int(x[12]) for x in found) / TICKS
 
 
-def kernel_cpu_s():
-    """CPU time of the kernel's own threads: loop devices, write-back, journals. Of the whole
-    machine: on a busy one others' work is in it."""
-    total = 0
+def kernel_threads():
+    """CPU seconds of each of the kernel's own threads: loop devices, write-back, journals. Of the
+    whole machine: on a busy one others' work is in it."""
+    found = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         fields = _stat(name)
         if fields and int(fields[1]) == 2:
-            total += int(fields[11]) + int(fields[12])
-    return total / TICKS
+            found[name, fields[19]] = (int(fields[11]) + int(fields[12])) / TICKS
+    return found
+
+
+def kernel_cpu_s(before):
+    """Since kernel_threads() gave before. A worker that ended meanwhile is lost; they stay for
+    minutes when they are idle."""
+    return sum(cpu - before.get(key, 0) for key, cpu in kernel_threads().items())
 
 
 def machine_s():
@@ -162,6 +168,7 @@ class Meter:
     def __init__(self, group, target, repository=None, servers=()):
         self.group, self.target, self.repository = group, target, repository
         self.servers = list(servers)
+        self.threads = kernel_threads()
         self.first = self._read()
 
     def _read(self):
@@ -169,7 +176,7 @@ class Meter:
         devices = [device_bytes(self.target)] + (
             [device_bytes(self.repository)] if self.repository else [])
         return {"s": time.monotonic(), "process_cpu_s": self.group.cpu_s(),
-                "server_cpu_s": process_cpu_s(self.servers), "kernel_cpu_s": kernel_cpu_s(),
+                "server_cpu_s": process_cpu_s(self.servers), "kernel_cpu_s": kernel_cpu_s(self.threads),
                 "machine_busy_s": busy, "machine_stolen_s": stolen,
                 "target_written": devices[0][1], "target_read": devices[0][0],
                 "repository_read": devices[1][0] if self.repository else 0}
