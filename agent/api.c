@@ -125,7 +125,6 @@ static void take_line(struct follow *follow, char *text)
 /* Blocks until there is a new line, or the job or the server ends. */
 static bool wait_line(struct follow *follow)
 {
-    const struct timespec tick = {.tv_nsec = FOLLOW_TICK_MS * 1000000L};
     for (unsigned ticks = 0; !atomic_load(&follow->server->stopping); ticks++) {
         free_json json_t *status = NULL;
         struct err err;
@@ -139,7 +138,7 @@ static bool wait_line(struct follow *follow)
             return true;
         }
         free(text);
-        (void)nanosleep(&tick, NULL);
+        job_pause(follow->server->api->conf, follow->id, FOLLOW_TICK_MS);
     }
     return false;
 }

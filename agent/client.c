@@ -209,7 +209,6 @@ static int follow_http(struct client *client, const char *id, struct follower *f
 static int follow_local(struct client *client, const char *id, struct follower *follower,
                         struct err *err)
 {
-    const struct timespec tick = {.tv_nsec = POLL_MS * 1000000L};
     for (;;) {
         json_t *status = NULL;
         int rc = job_status(client->conf, id, &status, err);
@@ -222,7 +221,7 @@ static int follow_local(struct client *client, const char *id, struct follower *
             break;
         if (follow_stop(follower))
             return err_set(err, ERR_CANCELLED, "interrupted");
-        (void)nanosleep(&tick, NULL);
+        job_pause(client->conf, id, POLL_MS);
     }
     while (waitpid(-1, NULL, WNOHANG) > 0) /* the job was our child */
         ;

@@ -1,5 +1,6 @@
 /* Inside a job's process: locks, journal, progress, signals, the choice of the verb. See job.h. */
 #include "agent/job.h"
+#include "io/clock.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -87,15 +88,28 @@ static void write_progress(struct job *job, struct rate *rate)
         log_debug("progress not written: %s", err.text); /* a full disk must not end the job */
 }
 
+/* False after PROGRESS_MS. */
+static bool wait_for_stop(struct job *job)
+{
+    uint64_t until_ns = monotonic_ns() + PROGRESS_MS * 1000000ull;
+    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
+                                   .tv_nsec = (long)(until_ns % 1000000000)};
+    int rc = 0;
+    (void)pthread_mutex_lock(&job->mutex);
+    while (!job->stop_writer && rc != ETIMEDOUT)
+        rc = pthread_cond_timedwait(&job->writer_stop, &job->mutex, &until);
+    bool stop = job->stop_writer;
+    (void)pthread_mutex_unlock(&job->mutex);
+    return stop;
+}
+
 static void *writer_main(void *ctx)
 {
     struct job *job = ctx;
     struct rate rate = {0};
-    const struct timespec tick = {.tv_nsec = PROGRESS_MS * 1000000L};
-    while (!atomic_load(&job->stop_writer)) {
+    do
         write_progress(job, &rate);
-        (void)nanosleep(&tick, NULL);
-    }
+    while (!wait_for_stop(job));
     write_progress(job, &rate);
     return NULL;
 }
@@ -120,7 +134,10 @@ static void stop_writer(struct job *job)
 {
     if (!job->writing)
         return;
-    atomic_store(&job->stop_writer, true);
+    (void)pthread_mutex_lock(&job->mutex);
+    job->stop_writer = true;
+    (void)pthread_cond_signal(&job->writer_stop);
+    (void)pthread_mutex_unlock(&job->mutex);
     (void)pthread_join(job->writer, NULL);
     job->writing = false;
 }
@@ -226,14 +243,25 @@ static void release(struct job *job)
     json_decref(job->journal);
     cleanup_close(&job->node_lock_fd);
     cleanup_close(&job->lock_fd);
+    (void)pthread_cond_destroy(&job->writer_stop);
     (void)pthread_mutex_destroy(&job->mutex);
+}
+
+static void init_sync(struct job *job)
+{
+    pthread_condattr_t attr;
+    (void)pthread_mutex_init(&job->mutex, NULL);
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&job->writer_stop, &attr);
+    (void)pthread_condattr_destroy(&attr);
 }
 
 int job_open(const char *dir, struct job *ret, struct err *err)
 {
     memset(ret, 0, sizeof(*ret));
     ret->lock_fd = ret->node_lock_fd = -1;
-    (void)pthread_mutex_init(&ret->mutex, NULL);
+    init_sync(ret);
     const char *slash = strrchr(dir, '/');
     uint8_t id[ID_LEN];
     if (dir[0] != '/' || strlen(dir) >= sizeof(ret->dir) || !id_from_text(slash + 1, id))

@@ -42,11 +42,11 @@ struct job {
     struct io_progress progress;
     char goal[JOB_GOAL_MAX]; /* restores; see goal.json */
     int lock_fd;
-    int node_lock_fd;      /* -1 for verifications */
-    pthread_mutex_t mutex; /* of phase, between this thread and the writer's */
+    int node_lock_fd;           /* -1 for verifications */
+    pthread_mutex_t mutex;      /* of what follows, between this thread and the writer's */
+    pthread_cond_t writer_stop; /* a restore ends three jobs' runs: none waits for a tick */
     pthread_t writer;
-    bool writing;
-    _Atomic bool stop_writer;
+    bool writing, stop_writer;
     char phase[32];
 };
 
@@ -86,6 +86,9 @@ int job_lock(const char *dir, int *ret_fd, struct err *err);
 /* True when the process of the job lives, or somebody is writing its journal; *ret_pid (may be
  * NULL) is its process, 0 while there is none that may be signalled. */
 bool job_is_running(const char *dir, int *ret_pid);
+/* Returns after timeout_ms, soon after the job's end, or when a signal came. Costs little while it
+ * waits: for those who show a job's progress and go on when it has ended. */
+void job_pause(const struct conf *conf, const char *id, unsigned timeout_ms);
 /* journal + progress as one JSON object with "running": true|false; new reference. */
 int job_status(const struct conf *conf, const char *id, json_t **ret, struct err *err);
 /* Array of job_status() of all jobs, oldest first. */

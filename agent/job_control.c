@@ -371,6 +371,19 @@ int job_status(const struct conf *conf, const char *id, json_t **ret, struct err
     return 0;
 }
 
+/* Looking at the lock is three system calls; only a restore's start notices less than END_LOOK_MS.
+ */
+void job_pause(const struct conf *conf, const char *id, unsigned timeout_ms)
+{
+    enum { END_LOOK_MS = 5 };
+    char dir[JOB_DIR_MAX];
+    job_dir(conf, id, dir);
+    struct timespec look = {.tv_nsec = END_LOOK_MS * 1000000L};
+    for (unsigned waited_ms = 0; waited_ms < timeout_ms; waited_ms += END_LOOK_MS)
+        if (nanosleep(&look, NULL) < 0 || !job_is_running(dir, NULL))
+            return;
+}
+
 static json_t *damaged_status(const char *id, const struct err *err)
 {
     return json_pack("{s:s, s:s, s:s, s:b, s:{s:s, s:s, s:s}}", "id", id, "type", "unknown",

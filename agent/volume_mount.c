@@ -1,6 +1,7 @@
 /* Mounting and unmounting without mount(8): the options are known, and /etc/fstab must not have a
  * say. Plus the walk that looks for data directories. */
 #include "agent/volume.h"
+#include "agent/clock.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -96,16 +97,18 @@ static bool needs_nouuid(const char *device, const char *fs_type)
 
 /* EBUSY may pass: a ring that wrote to the device lets go of it a moment after the descriptor was
  * closed (io_uring ends its rings in a worker), and so does a mount namespace that is going away.
- */
+ * Every restore meets the first, so the first pauses are short. */
 static int mount_patiently(const char *device, const char *mount_point, const char *fs_type,
                            unsigned long flags, const char *data)
 {
-    enum { PAUSE_MS = 50, PATIENCE_MS = 10000 };
-    for (unsigned waited_ms = 0; mount(device, mount_point, fs_type, flags, data) < 0;
-         waited_ms += PAUSE_MS) {
+    enum { PAUSE_MAX_MS = 64, PATIENCE_MS = 10000 };
+    unsigned waited_ms = 0, next_ms = 1;
+    while (mount(device, mount_point, fs_type, flags, data) < 0) {
         if (errno != EBUSY || waited_ms >= PATIENCE_MS)
             return -1;
-        nanosleep(&(struct timespec){.tv_nsec = PAUSE_MS * 1000000L}, NULL);
+        pause_ms(next_ms);
+        waited_ms += next_ms;
+        next_ms = (unsigned)min_u64(next_ms * 2, PAUSE_MAX_MS);
     }
     return 0;
 }

@@ -158,6 +158,8 @@ static void test_run(void)
     is_str(state_of(id), "created", "a new job");
     ok(!running(id), "does not run");
     ok(start(id) > 0, "it starts");
+    job_pause(&conf, id, 600000); /* longer than a test may run */
+    ok(!running(id), "a pause of ten minutes ends with it");
     wait_ended(id);
     free_json json_t *now = status(id);
     is_str(json_string_value(json_object_get(now, "state")), "complete", "complete");
