@@ -92,10 +92,11 @@ def test_kill_job(node, box):
     error = status(node, job)["error"]
     like(error["text"], "^interrupted: ", "kill -9 of a job: failed")
     like(error["hint"], rf"^start it again.*/jobs/{job}/log", "with a hint: again, and its log")
-    done, _ = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD, "snapshot", "--tag",
-                             "killed", kill_job=True)
-    is_status(done, "internal", "the command line that watched it")
-    like(done.err, r"\nhint: start it again", "has the hint as well")
+    for where in ([], ["--local"]):
+        done, _ = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD, "snapshot",
+                                 "--tag", "killed", *where, kill_job=True)
+        is_status(done, "internal", f"the command line that watched it {where}")
+        like(done.err, r"\nhint: start it again", "has the hint as well")
     job = start_snapshot(node, "killed")
     pid = pid_of(node, job)
     node.agent.kill()
