@@ -28,6 +28,9 @@ struct receiver {
 
 int http_open_unix(const char *socket_path, struct http **ret, struct err *err)
 {
+    if (strlen(socket_path) >= sizeof(((struct http *)0)->socket))
+        return err_set(err, ERR_CONFIG, "the socket's path is longer than %zu bytes: '%s'",
+                       sizeof(((struct http *)0)->socket) - 1, socket_path);
     int rc = http_curl_init(err);
     if (rc < 0)
         return rc;

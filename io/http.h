@@ -41,7 +41,7 @@ struct http_response {
 
 enum { HTTP_BODY_MAX = 64 << 20 };
 
-/* No connection is made yet. */
+/* No connection is made yet. ERR_CONFIG when the path is longer than sun_path (unix(7)). */
 int http_open_unix(const char *socket_path, struct http **ret, struct err *err);
 /* Any HTTP status is a success here. ERR_DEVICE when there is no answer, ERR_CANCELLED. */
 int http_perform(struct http *http, const struct http_request *request, struct http_response *ret,

@@ -230,6 +230,21 @@ static void test_bad_origins(void)
     is_err(http_open(&endpoint, &http, &err), &err, ERR_CONFIG, "/nonexistent/ca.pem", "ca_file");
 }
 
+static void test_socket_path(void)
+{
+    char path[109];
+    struct http *unix_http = NULL;
+    struct err err;
+    memset(path, 's', sizeof(path));
+    path[0] = '/';
+    path[108] = '\0';
+    is_err(http_open_unix(path, &unix_http, &err), &err, ERR_CONFIG, "longer than 107 bytes",
+           "a socket's path of 108 bytes is refused");
+    path[107] = '\0';
+    is_good(http_open_unix(path, &unix_http, &err), &err, "one of 107 is not");
+    http_close(unix_http);
+}
+
 int main(void)
 {
     setenv("http_proxy", "http://127.0.0.1:1", 1);
@@ -243,6 +258,7 @@ int main(void)
     test_idle_close();
     test_no_server();
     test_bad_origins();
+    test_socket_path();
     web_stop(&web);
     return done();
 }
