@@ -9,7 +9,7 @@
 
 #include <stdio.h>
 
-#include "io/err.h"
+#include "io/store.h"
 
 enum { CONF_VOLUMES_MAX = 16, CONF_NAME_MAX = 63, CONF_PATH_MAX = 1023 };
 
@@ -44,6 +44,14 @@ struct conf {
     char repository_url[CONF_PATH_MAX + 1];
     char repository_group[CONF_NAME_MAX + 1]; /* file:// only; default tidemark-repo if it exists */
     unsigned chunk_size;                      /* bytes, used by init */
+    /* s3:// only */
+    char repository_endpoint[256]; /* empty = AWS */
+    char repository_region[64];
+    enum store_s3_addressing repository_addressing;
+    char repository_credentials_file[CONF_PATH_MAX + 1]; /* empty: credentials.h */
+    char repository_ca_file[CONF_PATH_MAX + 1];
+    unsigned repository_connections; /* of all lanes together */
+    unsigned repository_retry_timeout_s;
     /* [postgresql] */
     char data_directory[CONF_PATH_MAX + 1];
     char connection[CONF_PATH_MAX + 1]; /* libpq conninfo, without password */
@@ -58,7 +66,8 @@ struct conf {
     char wal_spool[CONF_PATH_MAX + 1]; /* default <data_directory>/pg_wal/tidemark-spool */
     unsigned wal_prefetch;             /* segments ahead; 0 = off */
     unsigned wal_get_timeout_s;        /* 600 */
-    unsigned wal_archive_timeout_s;    /* how long a snapshot waits for its WAL to arrive */
+    char wal_credentials_file[CONF_PATH_MAX + 1]; /* empty = the repository's */
+    unsigned wal_archive_timeout_s; /* how long a snapshot waits for its WAL to arrive */
     /* [volume NAME], in file order */
     struct conf_volume volumes[CONF_VOLUMES_MAX];
     size_t volume_count;

@@ -5,6 +5,7 @@
 static const char *const provider_words[] = {"freeze", "command", "offline", NULL};
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
+static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
 const char *const option_sections[] = {"tidemark", "repository", "postgresql",
                                        "wal",      "volume",     NULL};
@@ -42,13 +43,39 @@ const struct option option_table[] = {
      NULL},
 
     {"repository", "url", OPTION_TEXT, FIELD(repository_url), "", 0, 0, NULL, "URL",
-     "Where snapshots and WAL go.", "file:///var/backups/tidemark"},
+     "Where snapshots and WAL go: file:///directory or s3://bucket/prefix.",
+     "file:///var/backups/tidemark"},
     {"repository", "group", OPTION_TEXT, FIELD(repository_group), "", 0, 0, NULL, "group name",
      "Group that owns the objects of a file:// repository. Default: tidemark-repo when it exists.",
      "tidemark-repo"},
     {"repository", "chunk_size", OPTION_SIZE, FIELD(chunk_size), "32KiB", 16 << 10, 64 << 10, NULL,
      "16KiB | 32KiB | 64KiB",
      "Unit of change, compression and checksum; only `tidemark init` uses it.", NULL},
+    {"repository", "endpoint", OPTION_TEXT, FIELD(repository_endpoint), "", 0, 0, NULL, "URL",
+     "Server of an s3:// repository: https://host[:port]. Default: AWS, in the region.",
+     "https://s3.example.com"},
+    {"repository", "region", OPTION_TEXT, FIELD(repository_region), "us-east-1", 0, 0, NULL, "name",
+     "Region of the bucket. When the server names another, that one is used.", NULL},
+    {"repository", "addressing", OPTION_WORD, FIELD(repository_addressing), "auto", 0, 0,
+     addressing_words, "auto | path | virtual",
+     "Whether the bucket stands in the path (https://host/bucket) or in the host name "
+     "(https://bucket.host). auto: virtual for AWS, path for every other endpoint.",
+     NULL},
+    {"repository", "credentials_file", OPTION_PATH, FIELD(repository_credentials_file), "", 0, 0,
+     NULL, "path",
+     "Keys of an s3:// repository: lines access_key = ..., secret_key = ..., and session_token "
+     "= ... for temporary ones. Mode 0600, or 0640 when root owns it. Default: the environment "
+     "(TIDEMARK_ACCESS_KEY_ID and "
+     "TIDEMARK_SECRET_ACCESS_KEY, or AWS_...), then ~/.aws/credentials.",
+     "/etc/tidemark/credentials"},
+    {"repository", "ca_file", OPTION_PATH, FIELD(repository_ca_file), "", 0, 0, NULL, "path",
+     "Certificates (PEM) that the endpoint's is checked against. Default: the system's.",
+     "/etc/tidemark/ca.crt"},
+    {"repository", "connections", OPTION_COUNT, FIELD(repository_connections), "32", 1, 256, NULL,
+     "number (1 … 256)", "Requests at the same time of one job, to an s3:// repository.", NULL},
+    {"repository", "retry_timeout", OPTION_TIME_S, FIELD(repository_retry_timeout_s), "2min", 1,
+     86400, NULL, "time (1s … 24h)",
+     "How long one request to an s3:// repository is tried again before it has failed.", NULL},
 
     {"postgresql", "data_directory", OPTION_PATH, FIELD(data_directory), "", 0, 0, NULL, "path",
      "The server's data directory.", "/srv/pg/data"},
@@ -81,6 +108,12 @@ const struct option option_table[] = {
      "Segments fetched ahead of replay; 0 = none.", NULL},
     {"wal", "get_timeout", OPTION_TIME_S, FIELD(wal_get_timeout_s), "10min", 1, 86400, NULL,
      "time (1s … 24h)", "How long `tidemark-wal get` retries a failing repository.", NULL},
+    {"wal", "credentials_file", OPTION_PATH, FIELD(wal_credentials_file), "", 0, 0, NULL, "path",
+     "Keys with which tidemark-wal, as the server's user, uses an s3:// repository; they need no "
+     "more than wal/ and tidemark.repo, and no permission to delete. The file belongs to that "
+     "user with mode 0600, or to root with that user's group and 0640. Default: as in "
+     "[repository].",
+     "/etc/tidemark/wal-credentials"},
     {"wal", "archive_timeout", OPTION_TIME_S, FIELD(wal_archive_timeout_s), "5min", 1, 86400, NULL,
      "time (1s … 24h)", "How long a snapshot waits for its WAL to arrive in the repository.", NULL},
 

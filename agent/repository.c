@@ -4,6 +4,7 @@
 #include <grp.h>
 
 #include "agent/log.h"
+#include "agent/repository_access.h"
 
 static int find_group(const struct conf *conf, int64_t *ret, struct err *err)
 {
@@ -17,13 +18,18 @@ static int find_group(const struct conf *conf, int64_t *ret, struct err *err)
 
 int repository_open_store(const struct conf *conf, bool create, struct store **ret, struct err *err)
 {
-    struct store_options options;
+    struct repository_access access;
     if (!conf->repository_url[0]) {
         (void)err_set(err, ERR_CONFIG, "no repository is configured");
         return err_hint(err, "set `url` in section [repository], or give --repository=URL");
     }
-    int rc = find_group(conf, &options.group_id, err);
-    return rc < 0 ? rc : store_open(conf->repository_url, &options, create, ret, err);
+    int rc = repository_access_load(conf, REPOSITORY_JOBS, 0, &access, err);
+    if (rc == 0)
+        rc = find_group(conf, &access.options.group_id, err);
+    if (rc == 0)
+        rc = store_open(conf->repository_url, &access.options, create, ret, err);
+    repository_access_free(&access);
+    return rc;
 }
 
 int repository_open(const struct conf *conf, struct store **ret_store, struct repo *ret_repo,
@@ -39,7 +45,10 @@ int repository_open(const struct conf *conf, struct store **ret_store, struct re
         store_close(store);
         if (rc == -ERR_MISSING)
             (void)err_hint(err,
-                           "is its filesystem mounted? A new one is made with `tidemark init`");
+                           repository_needs_credentials(conf)
+                               ? "check url and endpoint; a new one is made with `tidemark init`"
+                               : "is its filesystem mounted? A new one is made with `tidemark "
+                                 "init`");
         return rc;
     }
     if (used_copy)
@@ -57,7 +66,8 @@ int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
         return rc;
     rc = repo_create(store, conf->chunk_size, ret, err);
     store_close(store);
-    if (rc == 0 && !conf->repository_group[0] && !getgrnam("tidemark-repo"))
+    if (rc == 0 && !repository_needs_credentials(conf) && !conf->repository_group[0] &&
+        !getgrnam("tidemark-repo"))
         log_warn("there is no group tidemark-repo: only root can use this repository, so "
                  "archive_command will fail; make the group with the server's user in it, or set "
                  "[repository] group, and init again in an empty directory");

@@ -1,6 +1,7 @@
 /* The PostgreSQL of this host before a restore: the right version, the right cluster, settings that
  * replay will not stumble over. Read-only. */
 #include "agent/restore.h"
+#include "agent/repository_access.h"
 #include "agent/pg.h"
 #include "agent/process.h"
 
@@ -118,6 +119,9 @@ static int run_get(struct restore *restore, const char *name, const char *path, 
         return rc;
     (void)err_set(err, ERR_REFUSED, "the server's user '%s' cannot fetch WAL (status %d): %s",
                   restore->conf.os_user, status, errors);
+    if (repository_needs_credentials(&restore->conf))
+        return err_hint(err, "give it keys in a file of its own, mode 0600: [wal] credentials_file "
+                             "or --wal-credentials-file=FILE");
     return err_hint(err, "it has to read %s: is it in the group of the repository?",
                     restore->conf.repository_url);
 }

@@ -5,6 +5,7 @@
  * targets()). Our lines stand between two comments and are removed again after promotion. */
 #include "agent/restore.h"
 #include "agent/program.h"
+#include "agent/repository_access.h"
 
 #include <ctype.h>
 #include <inttypes.h>
@@ -176,6 +177,26 @@ static void limit_to_tag(const struct restore *restore, struct text *to)
     add_option(to, "segment-size", size);
 }
 
+static void add_given(struct text *to, const char *name, const char *value)
+{
+    if (value[0])
+        add_option(to, name, value);
+}
+
+/* Where an s3:// repository is; of its keys only the name of their file. */
+static void add_access(const struct conf *conf, struct text *to)
+{
+    static const char *const words[] = {
+        [STORE_S3_AUTO] = "", [STORE_S3_PATH] = "path", [STORE_S3_VIRTUAL] = "virtual"};
+    if (!repository_needs_credentials(conf))
+        return;
+    add_given(to, "endpoint", conf->repository_endpoint);
+    add_given(to, "region", conf->repository_region);
+    add_given(to, "addressing", words[conf->repository_addressing]);
+    add_given(to, "ca-file", conf->repository_ca_file);
+    add_given(to, "credentials-file", repository_credentials_file(conf, REPOSITORY_WAL));
+}
+
 /* Every fact is on the command line: an empty host has no configuration that could tell. Target
  * snapshot: only history files are served, so that the new timeline's number is free, and replay
  * ends where the image's own WAL ends. */
@@ -192,6 +213,7 @@ static int restore_command(const struct restore *restore, struct text *to, struc
     add_word(to, program);
     text_string(to, " get '%f' '%p'");
     add_option(to, "repository", restore->conf.repository_url);
+    add_access(&restore->conf, to);
     add_option(to, "repository-id", id);
     add_option(to, "cluster", restore->archive.cluster);
     add_option(to, "system-id", number);

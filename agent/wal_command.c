@@ -12,6 +12,11 @@ static const struct {
     const char *option, *key;
 } conf_options[] = {
     {"--repository", "repository.url"},
+    {"--endpoint", "repository.endpoint"},
+    {"--region", "repository.region"},
+    {"--addressing", "repository.addressing"},
+    {"--ca-file", "repository.ca_file"},
+    {"--credentials-file", "wal.credentials_file"},
     {"--cluster", "tidemark.cluster"},
     {"--spool", "wal.spool"},
     {"--prefetch", "wal.prefetch"},
@@ -28,6 +33,9 @@ void wal_command_usage(FILE *to)
         "       tidemark-wal stats [option…]            what prefetch did\n"
         "  --config=FILE             configuration (default /etc/tidemark/tidemark.conf)\n"
         "  --repository=URL          instead of a configuration file\n"
+        "  --endpoint=URL --region=NAME --addressing=WORD --ca-file=FILE\n"
+        "                            where an s3:// repository is (tidemark.conf(5))\n"
+        "  --credentials-file=FILE   its keys, mode 0600\n"
         "  --cluster=NAME            cluster whose WAL it is\n"
         "  --system-id=N             instead of reading global/pg_control\n"
         "  --repository-id=HEX       the repository that must answer\n"

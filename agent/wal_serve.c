@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "agent/log.h"
+#include "agent/repository_access.h"
 #include "agent/wal_launch.h"
 #include "agent/wal_spool.h"
 #include "agent/clock.h"
@@ -24,6 +25,8 @@ enum {
     CORRUPT_RETRIES = 2,  /* a read error may pass, damaged bytes do not */
     IN_FLIGHT_MAX_S = 60, /* for a segment that the prefetcher is fetching */
     IN_FLIGHT_POLL_MS = 1,
+    STORE_RETRY_MAX_MS = 20000, /* within one try of get, which has its own loop */
+    STORE_RETRY_MIN_MS = 1000,
 };
 
 /* --- the archive ------------------------------------------------------------------------------ */
@@ -57,13 +60,35 @@ static int identify(const struct wal_command *command, struct wal_connection *co
     return 0;
 }
 
+/* How long a request to an object store is repeated inside of one try: for push as configured (the
+ * archiver calls again later); for get so short that get_timeout holds. */
+static unsigned store_retry_ms(const struct wal_command *command)
+{
+    if (command->verb == WAL_PUSH)
+        return 0;
+    uint64_t quarter = command->conf.wal_get_timeout_s * 1000ull / 4;
+    return (unsigned)max_u64(STORE_RETRY_MIN_MS, min_u64(STORE_RETRY_MAX_MS, quarter));
+}
+
+static int open_store(const struct wal_command *command, struct store **ret, struct err *err)
+{
+    struct repository_access access;
+    int rc = repository_access_load(&command->conf, REPOSITORY_WAL, store_retry_ms(command),
+                                    &access, err);
+    if (rc < 0)
+        return rc;
+    access.options.group_id = store_group(&command->conf);
+    rc = store_open(command->conf.repository_url, &access.options, false, ret, err);
+    repository_access_free(&access);
+    return rc;
+}
+
 int wal_connect(const struct wal_command *command, struct wal_connection *ret, struct err *err)
 {
-    struct store_options options = {.group_id = store_group(&command->conf)};
     memset(ret, 0, sizeof(*ret));
     int rc = wal_command_system_id(command, &ret->archive.system_id, err);
     if (rc == 0)
-        rc = store_open(command->conf.repository_url, &options, false, &ret->archive.store, err);
+        rc = open_store(command, &ret->archive.store, err);
     if (rc == 0)
         rc = identify(command, ret, err);
     if (rc < 0) {

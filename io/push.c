@@ -77,6 +77,8 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     (void)snprintf(push->memory_sum, sizeof(push->memory_sum), "%s", plan.text);
     uint64_t bytes = push_wanted_bytes(push->work, used, used_count);
     rc = grow_pack_len(push, bytes, plan.lane_count, err);
+    if (rc == 0)
+        rc = store_prepare_puts(push->store, err);
     if (rc < 0)
         return rc;
     (void)atomic_fetch_add(&push->progress->bytes_total, bytes);

@@ -447,8 +447,14 @@ static enum s3_verdict judge_status(const struct answer *answer)
 static enum s3_verdict judge_transport(const struct answer *answer)
 {
     const struct http_exchange *x = &answer->call->exchange;
-    if (x->err.code == ERR_STORE)
-        return again_because(answer, x->err.text);
+    if (x->err.code == ERR_STORE) {
+        (void)say(answer, ERR_STORE, x->err.text);
+        (void)err_hint(answer->err, "%s",
+                       x->err.hint[0] ? x->err.hint
+                                      : "is the endpoint right, with http or https, and can "
+                                        "this host reach it?");
+        return again(answer);
+    }
     (void)say(answer, x->err.code, x->err.text);
     if (x->err.hint[0])
         (void)err_hint(answer->err, "%s", x->err.hint);

@@ -19,7 +19,7 @@ enum {
     DELETE_ENTRY_MAX = 1200,   /* one key and its tags in a batch */
 };
 
-/* Written by store_prepare_puts() and never removed: a key without delete permission is enough. */
+/* Written by store_prepare_puts(); stays where the key may not remove it. */
 static const char probe_object[] = "probe/create-once";
 static const char probe_text[] = "Whether this server honours If-None-Match: * on PUT.\n";
 
@@ -117,6 +117,8 @@ static int s3_size(struct store *store, const char *name, uint64_t *ret_size, st
     return rc;
 }
 
+static int s3_remove(struct store *store, const char *name, struct err *err);
+
 /* --- put ---------------------------------------------------------------------------------------*/
 /* 0 when the object holds exactly these bytes, STORE_EXISTS when it holds others. */
 static int compare(struct store_s3 *s3, const char *name, const void *ptr, size_t len,
@@ -179,22 +181,29 @@ static int s3_put(struct store *store, const char *name, const void *ptr, size_t
     }
 }
 
-/* A PUT that succeeds where there is an object already shows that the header is ignored. A key that
- * may not write here leaves the question open. */
+/* Two PUTs of one name: a 412 proves that the server honours the condition, a 501 that it does not
+ * know it. Where both succeed, or the key may not write here, the question stays open and every put
+ * looks first. Somebody else's probe at the same moment cannot make a wrong proof. */
 static int s3_prepare_puts(struct store *store, struct err *err)
 {
     struct store_s3 *s3 = of(store);
+    struct err ignored;
     enum s3_verdict verdict = S3_DONE;
+    bool ours = false;
+    if (s3->probed || s3->service->create_once != S3_CREATE_ONCE_UNKNOWN)
+        return 0;
     for (int i = 0; i < 2 && verdict == S3_DONE; i++) {
-        if (s3->service->create_once != S3_CREATE_ONCE_UNKNOWN)
-            return 0;
         s3_call_put(s3->call, s3->service, probe_object, probe_text, sizeof(probe_text) - 1,
                     clock_ms());
         verdict = perform(s3, err);
+        ours = ours || verdict == S3_DONE;
     }
-    if (verdict == S3_DONE)
-        s3->service->create_once = S3_CREATE_ONCE_NO;
-    return verdict == S3_FAILED && err->code != ERR_AUTH ? -(int)err->code : 0;
+    if (verdict == S3_FAILED)
+        return err->code == ERR_AUTH ? 0 : -(int)err->code;
+    s3->probed = true;
+    if (ours)
+        (void)s3_remove(store, probe_object, &ignored);
+    return 0;
 }
 
 /* --- list --------------------------------------------------------------------------------------*/

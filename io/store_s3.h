@@ -19,6 +19,7 @@ struct store_s3 {
     struct http *http;
     struct s3_call *call; /* of the one operation at a time in client mode */
     char origin[S3_ORIGIN_MAX];
+    bool probed; /* for If-None-Match, once a store */
 };
 
 /* store_s3_lane.c */

@@ -15,7 +15,7 @@ struct cmd_option {
     const char *help;
 };
 
-enum { CMD_ARGS_MAX = 4, CMD_REPEAT_MAX = 32 };
+enum { CMD_ARGS_MAX = 4, CMD_REPEAT_MAX = 32, CMD_CONF_MAX = 16 };
 
 struct cmd_repeat {
     const char *name;
@@ -28,6 +28,8 @@ struct cmd {
     struct conf conf;
     bool json, yes, local, quiet;
     const char *config_file;
+    struct cmd_repeat conf_given[CMD_CONF_MAX]; /* options that are configuration: key, value */
+    size_t conf_count;
     struct cmd_repeat given[CMD_REPEAT_MAX]; /* the verb's own options in their order */
     size_t given_count;
     const char *args[CMD_ARGS_MAX];

@@ -8,6 +8,8 @@
 #include "agent/volume.h"
 #include "tools/cmd.h"
 
+enum { CHECK_RETRY_S = 5 };
+
 struct check {
     const struct cmd *cmd;
     unsigned failed_count;
@@ -39,7 +41,10 @@ static int check_repository(const struct conf *conf, char detail[256], struct er
     struct store *store;
     struct repo repo;
     char id[ID_TEXT_LEN];
-    int rc = repository_open(conf, &store, &repo, err);
+    struct conf hasty = *conf; /* a person waits: a few tries tell enough */
+    hasty.repository_retry_timeout_s =
+        (unsigned)min_u64(CHECK_RETRY_S, conf->repository_retry_timeout_s);
+    int rc = repository_open(&hasty, &store, &repo, err);
     if (rc < 0)
         return rc;
     store_close(store);

@@ -7,12 +7,18 @@
 #include "agent/nearest.h"
 #include "tools/cmd.h"
 
-enum { OPTIONS_MAX = 32, COMMON_ID = 0x100, OWN_ID = 0x200 };
+enum { OPTIONS_MAX = 48, COMMON_ID = 0x100, OWN_ID = 0x200 };
 
 const struct cmd_option cmd_common_options[] = {
     {"config", 'c', "FILE",
      "configuration (default: $TIDEMARK_CONFIG, /etc/tidemark/tidemark.conf)"},
     {"repository", 'r', "URL", "use this repository, and no agent"},
+    {"endpoint", 0, "URL", "server of an s3:// repository (https://host[:port])"},
+    {"region", 0, "NAME", "its region"},
+    {"addressing", 0, "auto|path|virtual", "where the bucket stands"},
+    {"ca-file", 0, "FILE", "certificates that the server's is checked against"},
+    {"credentials-file", 0, "FILE", "its keys, mode 0600"},
+    {"wal-credentials-file", 0, "FILE", "keys for the server's own user (tidemark-wal)"},
     {"json", 0, NULL, "print JSON, one object a line"},
     {"yes", 'y', NULL, "do not ask"},
     {"local", 0, NULL, "run the job from here even when an agent answers"},
@@ -89,13 +95,34 @@ static int bad_option(const struct tables *tables, int c, char **argv, struct er
     return err_set(err, ERR_USAGE, "unknown option --%s", name);
 }
 
-static int take_common(struct cmd *cmd, const struct cmd_option *option, const char *value,
-                       const char **ret_url)
+/* Options that are configuration values under another name. */
+static const char *conf_key(const char *option)
 {
-    if (strcmp(option->name, "config") == 0)
+    static const struct {
+        const char *option, *key;
+    } keys[] = {{"repository", "repository.url"},
+                {"endpoint", "repository.endpoint"},
+                {"region", "repository.region"},
+                {"addressing", "repository.addressing"},
+                {"ca-file", "repository.ca_file"},
+                {"credentials-file", "repository.credentials_file"},
+                {"wal-credentials-file", "wal.credentials_file"}};
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        if (strcmp(keys[i].option, option) == 0)
+            return keys[i].key;
+    return NULL;
+}
+
+static int take_common(struct cmd *cmd, const struct cmd_option *option, const char *value,
+                       struct err *err)
+{
+    const char *key = conf_key(option->name);
+    if (key && cmd->conf_count == CMD_CONF_MAX)
+        return err_set(err, ERR_USAGE, "too many options");
+    if (key)
+        cmd->conf_given[cmd->conf_count++] = (struct cmd_repeat){key, value};
+    else if (strcmp(option->name, "config") == 0)
         cmd->config_file = value;
-    else if (strcmp(option->name, "repository") == 0)
-        *ret_url = value;
     else if (strcmp(option->name, "json") == 0)
         cmd->json = true;
     else if (strcmp(option->name, "yes") == 0)
@@ -134,12 +161,13 @@ static int take_args(struct cmd *cmd, int argc, char **argv, struct err *err)
     return 0;
 }
 
-static int load_conf(struct cmd *cmd, const char *url, struct err *err)
+/* Whoever names a repository on the line means this one, not the agent's. */
+static int load_conf(struct cmd *cmd, struct err *err)
 {
     int rc = conf_load(cmd->config_file, &cmd->conf, err);
-    if (rc == 0 && url) {
+    for (size_t i = 0; rc == 0 && i < cmd->conf_count; i++) {
         cmd->local = true;
-        rc = conf_set(&cmd->conf, "repository.url", url, err);
+        rc = conf_set(&cmd->conf, cmd->conf_given[i].name, cmd->conf_given[i].value, err);
     }
     return rc;
 }
@@ -147,7 +175,6 @@ static int load_conf(struct cmd *cmd, const char *url, struct err *err)
 int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **argv, struct err *err)
 {
     static struct tables tables;
-    const char *url = NULL;
     size_t count = 0;
     cmd->verb = verb;
     tables.letters[0] = ':'; /* tells a missing value from an unknown option */
@@ -162,14 +189,14 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
         else if (id >= OWN_ID)
             rc = take_own(cmd, &verb->options[id - OWN_ID], optarg, err);
         else
-            rc = take_common(cmd, &cmd_common_options[id - COMMON_ID], optarg, &url);
+            rc = take_common(cmd, &cmd_common_options[id - COMMON_ID], optarg, err);
         if (rc == CMD_DONE)
             cmd_print_help(verb, stdout);
         if (rc != 0)
             return rc;
     }
     int rc = take_args(cmd, argc, argv, err);
-    return rc < 0 ? rc : load_conf(cmd, url, err);
+    return rc < 0 ? rc : load_conf(cmd, err);
 }
 
 const char *cmd_option(const struct cmd *cmd, const char *name)

@@ -14,21 +14,26 @@
 #include <sys/stat.h>
 
 #include "agent/record.h"
+#include "agent/repository_access.h"
 #include "io/codec.h"
 #include "io/crypt.h"
 
-enum { OBJECT_LEN_MAX = 1 << 30 };
+enum { OBJECT_LEN_MAX = 1 << 30, OPTION_ACCESS = 0x100 };
 
 static const char usage[] =
     "usage: tidemark-inspect [--entries] FILE\n"
     "       tidemark-inspect [--entries] --repository=URL NAME\n"
     "Prints an object of a repository, or the marker of a device, and checks its checksums.\n"
     "  --entries         every chunk of a region table\n"
-    "  --repository=URL  NAME is an object of this repository (file:///DIR)\n"
+    "  --repository=URL  NAME is an object of this repository (file:///DIR, s3://BUCKET/PREFIX)\n"
+    "  --endpoint=URL --region=NAME --addressing=WORD --ca-file=FILE --credentials-file=FILE\n"
+    "                    of an s3:// repository; default: as in tidemark.conf\n"
     "  --help, --version\n";
 
 struct options {
     const char *repository;
+    const char *access[16]; /* pairs of a configuration key and its value */
+    size_t access_count;
     const char *name; /* file, device or object */
     bool entries;
 };
@@ -360,13 +365,31 @@ static int read_file(const char *path, void **ret_buf, size_t *ret_len, struct e
     return 0;
 }
 
+static int open_store(const struct options *options, struct store **ret, struct err *err)
+{
+    static struct conf conf;
+    struct repository_access access;
+    int rc = conf_load(NULL, &conf, err);
+    if (rc == 0)
+        rc = conf_set(&conf, "repository.url", options->repository, err);
+    for (size_t i = 0; rc == 0 && i < options->access_count; i += 2)
+        rc = conf_set(&conf, options->access[i], options->access[i + 1], err);
+    if (rc == 0)
+        rc = repository_access_load(&conf, REPOSITORY_JOBS, 0, &access, err);
+    if (rc < 0)
+        return rc;
+    rc = store_open(conf.repository_url, &access.options, false, ret, err);
+    repository_access_free(&access);
+    return rc;
+}
+
 static int read_named(const struct options *options, void **ret_buf, size_t *ret_len,
                       struct err *err)
 {
     struct store *store;
     if (!options->repository)
         return read_file(options->name, ret_buf, ret_len, err);
-    int rc = store_open(options->repository, NULL, false, &store, err);
+    int rc = open_store(options, &store, err);
     if (rc < 0)
         return rc;
     rc = store_get_all(store, options->name, OBJECT_LEN_MAX, ret_buf, ret_len, err);
@@ -387,6 +410,18 @@ static int inspect(const struct options *options, struct err *err)
     return rc < 0 ? err_prefix(err, "%s", options->name) : 0;
 }
 
+static const char *const access_keys[] = {"repository.endpoint", "repository.region",
+                                          "repository.addressing", "repository.ca_file",
+                                          "repository.credentials_file"};
+
+static void add_access(struct options *options, const char *key, const char *value)
+{
+    if (options->access_count + 2 > ARRAY_LEN(options->access))
+        return; /* the same options again and again */
+    options->access[options->access_count++] = key;
+    options->access[options->access_count++] = value;
+}
+
 /* 0: go on; 1: nothing left to do; < 0: usage. */
 static int parse_options(int argc, char **argv, struct options *ret, struct err *err)
 {
@@ -394,6 +429,11 @@ static int parse_options(int argc, char **argv, struct options *ret, struct err 
         {"entries", no_argument, NULL, 'e'},
         {"help", no_argument, NULL, 'h'},
         {"repository", required_argument, NULL, 'r'},
+        {"endpoint", required_argument, NULL, OPTION_ACCESS},
+        {"region", required_argument, NULL, OPTION_ACCESS + 1},
+        {"addressing", required_argument, NULL, OPTION_ACCESS + 2},
+        {"ca-file", required_argument, NULL, OPTION_ACCESS + 3},
+        {"credentials-file", required_argument, NULL, OPTION_ACCESS + 4},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
@@ -413,6 +453,13 @@ static int parse_options(int argc, char **argv, struct options *ret, struct err 
         case 'V':
             printf("tidemark-inspect %s\n", TIDEMARK_VERSION);
             return 1;
+        case OPTION_ACCESS:
+        case OPTION_ACCESS + 1:
+        case OPTION_ACCESS + 2:
+        case OPTION_ACCESS + 3:
+        case OPTION_ACCESS + 4:
+            add_access(ret, access_keys[option - OPTION_ACCESS], optarg);
+            break;
         default:
             (void)err_set(err, ERR_USAGE, "unknown or incomplete option '%s'", argv[optind - 1]);
             return err_hint(err, "tidemark-inspect --help");

@@ -1,0 +1,47 @@
+/* From configuration to store options: see repository_access.h. */
+#include "agent/repository_access.h"
+
+bool repository_needs_credentials(const struct conf *conf)
+{
+    return strncmp(conf->repository_url, "s3://", 5) == 0;
+}
+
+const char *repository_credentials_file(const struct conf *conf, enum repository_user user)
+{
+    if (user == REPOSITORY_WAL && conf->wal_credentials_file[0])
+        return conf->wal_credentials_file;
+    return conf->repository_credentials_file;
+}
+
+int repository_access_load(const struct conf *conf, enum repository_user user,
+                           unsigned retry_timeout_ms, struct repository_access *ret,
+                           struct err *err)
+{
+    *ret = (struct repository_access){.options = {.group_id = -1}};
+    if (!repository_needs_credentials(conf))
+        return 0;
+    int rc = credentials_load(repository_credentials_file(conf, user), &ret->credentials, err);
+    if (rc < 0)
+        return rc;
+    unsigned configured_ms = conf->repository_retry_timeout_s * 1000;
+    ret->s3 = (struct store_s3_options){
+        .endpoint = conf->repository_endpoint,
+        .region = conf->repository_region,
+        .addressing = conf->repository_addressing,
+        .ca_file = conf->repository_ca_file,
+        .access_key = ret->credentials->access_key,
+        .secret_key = ret->credentials->secret_key,
+        .session_token = ret->credentials->session_token,
+        .connections = conf->repository_connections,
+        .retry_timeout_ms =
+            retry_timeout_ms ? (unsigned)min_u64(retry_timeout_ms, configured_ms) : configured_ms,
+    };
+    ret->options.s3 = &ret->s3;
+    return 0;
+}
+
+void repository_access_free(struct repository_access *access)
+{
+    credentials_free(access->credentials);
+    access->credentials = NULL;
+}
