@@ -6,8 +6,8 @@
  *   3. AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN;
  *   4. $AWS_SHARED_CREDENTIALS_FILE or ~/.aws/credentials, when it exists.
  *
- * A file holds lines `access_key = …`, `secret_key = …` and, for temporary keys, `session_token = …`
- * (or aws_access_key_id, aws_secret_access_key, aws_session_token), comments with # or ;, and
+ * A file holds lines `access_key = …`, `secret_key = …` and, for temporary keys, `session_token =
+ * …` (or aws_access_key_id, aws_secret_access_key, aws_session_token), comments with # or ;, and
  * optionally [profiles] of which AWS_PROFILE ("default") is read. Its mode must be 0600 or less, or
  * 0640 or less when root owns it: PostgreSQL's own rule for private keys, which allows one file for
  * the agent and the server's group. It is read anew for every store that is opened: a file that is
