@@ -176,7 +176,8 @@ class Meter:
         devices = [device_bytes(self.target)] + (
             [device_bytes(self.repository)] if self.repository else [])
         return {"s": time.monotonic(), "process_cpu_s": self.group.cpu_s(),
-                "server_cpu_s": process_cpu_s(self.servers), "kernel_cpu_s": kernel_cpu_s(self.threads),
+                "server_cpu_s": process_cpu_s(self.servers),
+                "kernel_cpu_s": kernel_cpu_s(self.threads),
                 "machine_busy_s": busy, "machine_stolen_s": stolen,
                 "target_written": devices[0][1], "target_read": devices[0][0],
                 "repository_read": devices[1][0] if self.repository else 0}
