@@ -394,6 +394,9 @@ static int check_range(const struct restore *restore, uint64_t end_lsn, struct e
     const struct record *record = &restore->record;
     int rc = wal_check_range(&restore->archive, restore->target_timeline, record->start_lsn,
                              max_u64(end_lsn, record->stop_lsn), record->segment_size, err);
+    if (rc == -ERR_MISSING && !err->hint[0])
+        (void)err_hint(err, "whoever still has it gives it with `tidemark-wal push pg_wal/FILE`, "
+                            "as the server's user; or choose another snapshot");
     return rc < 0 ? err_prefix(err, "WAL for the target") : 0;
 }
 

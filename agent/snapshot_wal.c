@@ -101,6 +101,32 @@ static int judge(struct snapshot *snapshot, const char *name, uint64_t failed_be
                          elsewhere ? "was archived, but is not here" : "cannot be archived", err);
 }
 
+/* A server that was promoted before it archived here gave its history file to another archive, and
+ * archives it once only. It never changes, so it is pushed from pg_wal. */
+static int push_history(struct snapshot *snapshot, struct err *err)
+{
+    const struct record *record = &snapshot->record;
+    char name[32], path[sizeof(record->wal_directory) + 32];
+    if (record->timeline == 1)
+        return 0;
+    (void)snprintf(name, sizeof(name), "%08X.history", record->timeline);
+    (void)snprintf(path, sizeof(path), "%s/%s", record->wal_directory, name);
+    int rc = wal_check(&snapshot->archive, name, err);
+    if (rc != -ERR_MISSING)
+        return rc;
+    if (access(path, F_OK) < 0) {
+        (void)err_set(err, ERR_MISSING,
+                      "%s is not in the repository, and not in '%s': nothing could be recovered "
+                      "without it",
+                      name, record->wal_directory);
+        return err_hint(err, "`tidemark-wal push FILE` takes it from a standby or an old archive");
+    }
+    rc = wal_push(&snapshot->archive, path, name, err);
+    if (rc == 0)
+        log_info("snapshot=%s the archive lacked it, pushed: name=%s", snapshot->id_text, name);
+    return rc;
+}
+
 int snapshot_prove_archive(struct snapshot *snapshot, struct err *err)
 {
     char name[64];
@@ -123,8 +149,10 @@ int snapshot_prove_archive(struct snapshot *snapshot, struct err *err)
         if (rc < 0)
             return rc;
     }
-    if (rc == 0)
+    if (rc == 0) {
         err_clear(err);
+        rc = push_history(snapshot, err);
+    }
     return rc;
 }
 
