@@ -2,6 +2,7 @@
 #include "agent/repository.h"
 
 #include <grp.h>
+#include <sys/stat.h>
 
 #include "agent/log.h"
 #include "agent/repository_access.h"
@@ -58,6 +59,25 @@ int repository_open(const struct conf *conf, struct store **ret_store, struct re
     return 0;
 }
 
+/* A directory that was in use keeps its owner and mode: a group that cannot write to it cannot
+ * archive. */
+static void warn_unwritable(const struct conf *conf)
+{
+    static const char scheme[] = "file://";
+    const char *path = conf->repository_url + sizeof(scheme) - 1;
+    struct err ignored;
+    struct stat st;
+    int64_t group_id = -1;
+    if (strncmp(conf->repository_url, scheme, sizeof(scheme) - 1) != 0 ||
+        find_group(conf, &group_id, &ignored) < 0 || group_id < 0 || stat(path, &st) < 0 ||
+        ((int64_t)st.st_gid == group_id && (st.st_mode & 02070) == 02070))
+        return;
+    log_warn("'%s' was not empty, so its owner and mode are left alone: for the server's user to "
+             "archive, chgrp %s '%s' && chmod 2770 '%s'",
+             path, conf->repository_group[0] ? conf->repository_group : "tidemark-repo", path,
+             path);
+}
+
 int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
 {
     struct store *store;
@@ -71,5 +91,7 @@ int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
         log_warn("there is no group tidemark-repo: only root can use this repository, so "
                  "archive_command will fail; make the group with the server's user in it, or set "
                  "[repository] group, and init again in an empty directory");
+    else if (rc == 0)
+        warn_unwritable(conf);
     return rc;
 }

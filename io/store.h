@@ -47,10 +47,10 @@ struct store_options {
     const struct store_s3_options *s3; /* needed for s3:// */
 };
 
-/* Opens url. options may be NULL for file://. create makes the directory of file:// (mode 2770);
- * a bucket must exist. s3:// is not contacted yet: the first operation does that.
- * ERR_CONFIG for a malformed URL or option or an unknown scheme, ERR_AUTH without credentials,
- * ERR_STORE when a directory cannot be reached. */
+/* Opens url. options may be NULL for file://. create makes the directory of file:// (mode 2770)
+ * and gives an empty one that is there to the group; a bucket must exist. s3:// is not contacted
+ * yet: the first operation does that. ERR_CONFIG for a malformed URL or option or an unknown
+ * scheme, ERR_AUTH without credentials, ERR_STORE when a directory cannot be reached. */
 int store_open(const char *url, const struct store_options *options, bool create,
                struct store **ret, struct err *err);
 void store_close(struct store *store);

@@ -505,13 +505,30 @@ const struct store_ops store_file_ops = {
 
 /* --- open --------------------------------------------------------------------------------- */
 
-/* Makes the root as step_down() makes directories below it, and its parent's entry durable. */
+/* A fresh mount point is empty but for lost+found. */
+static bool is_empty(const char *path)
+{
+    DIR *dir = opendir(path);
+    bool empty = dir != NULL;
+    for (struct dirent *entry; empty && (entry = readdir(dir)) != NULL;)
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+                strcmp(entry->d_name, "lost+found") == 0;
+    if (dir != NULL)
+        (void)closedir(dir);
+    return empty;
+}
+
+/* Makes the root as step_down() makes directories below it, and its parent's entry durable. An
+ * empty directory becomes what a new one would be when there is a group to give it to; one with
+ * other files in it is left as it is. */
 static int make_root(const char *path, const struct store_options *options, struct err *err)
 {
-    if (mkdir(path, 0770) < 0)
-        return errno == EEXIST
-                   ? 0
-                   : err_sys(err, ERR_STORE, "make the repository directory '%s'", path);
+    if (mkdir(path, 0770) < 0) {
+        if (errno != EEXIST)
+            return err_sys(err, ERR_STORE, "make the repository directory '%s'", path);
+        if (options->group_id < 0 || !is_empty(path))
+            return 0;
+    }
     if (options->group_id >= 0 && chown(path, (uid_t)-1, (gid_t)options->group_id) < 0)
         return err_sys(err, ERR_STORE, "set the group of '%s'", path);
     if (chmod(path, STORE_FILE_DIR_MODE) < 0)

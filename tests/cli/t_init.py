@@ -1,0 +1,45 @@
+#!/usr/bin/env python3
+"""tidemark init where a directory is already there, as an empty mount point is: the server's user
+has to be able to write to it, or archiving fails."""
+import grp
+import os
+import stat
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from tm import *  # noqa: E402,F403
+
+
+def init(box, path):
+    conf = box.write("init.conf", f"[tidemark]\nstate_dir = {box.join('state')}\n"
+                     f"[repository]\nurl = file://{path}\ngroup = postgres\n")
+    return cli("init", conf=conf)
+
+
+def rights(path):
+    found = os.stat(path)
+    return grp.getgrgid(found.st_gid).gr_name, f"{stat.S_IMODE(found.st_mode):o}"
+
+
+def main():
+    box = need_root() or Sandbox("init")
+    need_programs("tidemark")
+    for what, inside in (("a new directory", None), ("an empty one", []),
+                         ("a mount point", ["lost+found"])):
+        path = box.join(what.replace(" ", "-"))
+        for name in [""] + inside if inside is not None else []:
+            os.mkdir(os.path.join(path, name), 0o755)
+        done = init(box, path)
+        is_status(done, 0, f"{what}: init")
+        is_(done.err, "", f"{what}: no warning")
+        is_(rights(path), ("postgres", "2770"), f"{what}: belongs to the group, setgid")
+
+    path = box.mkdir("used", 0o755)
+    os.mkdir(os.path.join(path, "somebody's"))
+    done = init(box, path)
+    is_status(done, 0, "a directory that others use: init")
+    is_(rights(path), ("root", "755"), "its owner and mode are left alone")
+    like(done.err, f"chgrp postgres '{path}' && chmod 2770 '{path}'", "and init says what to do")
+
+
+run(main)
