@@ -39,7 +39,10 @@ static int wrong_state(const json_t *status, const char *id, const char *verb, s
     (void)err_set(err, ERR_REFUSED, "restore %s is %s: it cannot be asked to %s", id,
                   text_of(status, "state"), verb);
     if (is(status, "state", "prepared"))
-        return err_hint(err, "execute it, or cancel it");
+        return err_hint(err,
+                        "it has touched nothing: make a new plan with `tidemark restore`, and "
+                        "end this one with `tidemark cancel %s`",
+                        id);
     if (is(status, "state", "executed"))
         return err_hint(err, "verify it");
     if (job_is_partial(status))

@@ -67,13 +67,11 @@ void cmd_print_man(const struct cmd_verb *const *verbs, size_t count, FILE *to);
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err);
 /* Name of a snapshot or job, as part of a path: ERR_USAGE when it cannot be one. */
 int cmd_check_name(const char *what, const char *name, struct err *err);
-/* Completes a unique prefix of a job's id (≥ 6 digits); NULL = the newest restore. */
+/* Completes a unique prefix of a job's id (≥ 6 digits); NULL = the newest restore that can be
+ * resumed. */
 int cmd_find_job(struct client *client, const char *prefix, char ret[ID_TEXT_LEN], struct err *err);
 /* Adds key: "VALUE" of option name to body when it was given. */
 void cmd_add_option(const struct cmd *cmd, const char *name, const char *key, json_t *body);
-/* Asks on the terminal; without one (or with --yes) the answer is yes. */
-bool cmd_confirm(const struct cmd *cmd, const char *question);
-
 void cmd_print_json(const json_t *json);
 
 /* The string under key, "" when there is none; borrowed. */
@@ -100,5 +98,9 @@ int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const 
                 json_t **ret, struct err *err);
 int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
                    struct err *err);
+/* Asks on the terminal; without one (or with --yes) the answer is yes. Ctrl-C, SIGTERM, the end of
+ * the input and a terminal that is closed are a no, also those since the job was prepared: from
+ * then on cmd_run_job() leaves signals to this function. */
+bool cmd_confirm(const struct cmd *cmd, const char *question);
 
 #endif

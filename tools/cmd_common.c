@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 #include <time.h>
 
+#include "agent/job.h"
 #include "agent/log.h"
 #include "tools/cmd.h"
 
@@ -22,6 +23,15 @@ int cmd_check_name(const char *what, const char *name, struct err *err)
     return err_set(err, ERR_USAGE, "'%.80s' is not the name of a %s", name, what);
 }
 
+/* One that runs is found as well: that it runs is then the answer. */
+static bool is_resumable(const json_t *job)
+{
+    const char *state = cmd_text(job, "state");
+    return strcmp(cmd_text(job, "type"), "restore") == 0 &&
+           (job_is_partial(job) || json_is_true(json_object_get(job, "running")) ||
+            strcmp(state, "executed") == 0 || strcmp(state, "interrupted") == 0);
+}
+
 static int find_in(const json_t *jobs, const char *prefix, char ret[ID_TEXT_LEN], struct err *err)
 {
     const char *found = NULL;
@@ -30,16 +40,18 @@ static int find_in(const json_t *jobs, const char *prefix, char ret[ID_TEXT_LEN]
     json_array_foreach(jobs, i, job)
     {
         const char *id = cmd_text(job, "id");
-        bool match = prefix ? strncmp(id, prefix, strlen(prefix)) == 0
-                            : strcmp(cmd_text(job, "type"), "restore") == 0;
+        bool match = prefix ? strncmp(id, prefix, strlen(prefix)) == 0 : is_resumable(job);
         if (prefix && match && found)
             return err_set(err, ERR_USAGE, "several jobs begin with '%s': %s, %s", prefix, found,
                            id);
         if (match)
             found = id;
     }
-    if (!found && !prefix)
-        return err_set(err, ERR_MISSING, "there is no restore");
+    if (!found && !prefix) {
+        (void)err_set(err, ERR_MISSING, "there is no restore to resume");
+        return err_hint(err, "`tidemark jobs` lists what there was; one that only has its plan "
+                             "begins anew with `tidemark restore TAG`");
+    }
     if (!found) {
         (void)err_set(err, ERR_MISSING, "there is no job '%s'", prefix);
         return err_hint(err, "`tidemark jobs` lists them");
@@ -63,15 +75,6 @@ void cmd_add_option(const struct cmd *cmd, const char *name, const char *key, js
     const char *value = cmd_option(cmd, name);
     if (value)
         (void)json_object_set_new(body, key, value[0] ? json_string(value) : json_true());
-}
-
-bool cmd_confirm(const struct cmd *cmd, const char *question)
-{
-    char line[16] = "";
-    if (cmd->yes || !isatty(STDIN_FILENO) || !isatty(STDERR_FILENO))
-        return true;
-    (void)fprintf(stderr, "%s Type yes: ", question);
-    return fgets(line, sizeof(line), stdin) && strcmp(line, "yes\n") == 0;
 }
 
 const char *cmd_text(const json_t *json, const char *key)

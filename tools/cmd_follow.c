@@ -1,7 +1,9 @@
 /* Following a job: a progress line on a terminal, one line a phase on a pipe, both on stderr. The
  * job is a process of its own; what happens to this one does not stop it, except that Ctrl-C asks
  * it to. */
+#include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <time.h>
@@ -215,15 +217,16 @@ static int follow_job(struct cmd *cmd, struct client *client, const char *id, si
     json_t *status = NULL;
     int rc = follow(&view, &status, err);
     clear_line(&view);
-    if (rc < 0)
-        return rc;
-    rc = outcome(cmd, status, id, err);
+    if (rc == 0)
+        rc = outcome(cmd, status, id, err);
+    bool prepared = rc == 0 && strcmp(cmd_text(status, "state"), "prepared") == 0;
     /* The plan was ready before the cancel arrived: nobody may go on to execute it. */
-    if (rc == 0 && view.answered != answered &&
-        strcmp(cmd_text(status, "state"), "prepared") == 0) {
+    if (prepared && interrupts != answered) {
         ask_to_cancel(&view);
         rc = err_set(err, ERR_CANCELLED, "cancelled: nothing was touched");
     }
+    if (rc < 0 || !prepared)
+        catch_interrupts(SIG_DFL);
     if (rc < 0)
         json_decref(status);
     else
@@ -235,9 +238,7 @@ int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_
                    struct err *err)
 {
     catch_interrupts(on_interrupt);
-    int rc = follow_job(cmd, client, id, interrupts, ret, err);
-    catch_interrupts(SIG_DFL);
-    return rc;
+    return follow_job(cmd, client, id, interrupts, ret, err);
 }
 
 int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const json_t *body,
@@ -253,7 +254,41 @@ int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const 
         rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
     asking = 0;
     if (rc == 0)
-        rc = follow_job(cmd, client, id, answered, ret, err);
+        return follow_job(cmd, client, id, answered, ret, err);
     catch_interrupts(SIG_DFL);
     return rc;
+}
+
+/* --- the question ------------------------------------------------------------------------------*/
+/* Signals come only while nothing is read yet: none is missed between a look and the wait. */
+static bool read_yes(void)
+{
+    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
+    char line[16] = "";
+    sigset_t all, old;
+    (void)sigfillset(&all);
+    (void)sigprocmask(SIG_BLOCK, &all, &old);
+    while (interrupts == 0 && ppoll(&input, 1, NULL, &old) < 0 && errno == EINTR)
+        ;
+    bool yes = interrupts == 0 && fgets(line, sizeof(line), stdin) && strcmp(line, "yes\n") == 0;
+    (void)sigprocmask(SIG_SETMASK, &old, NULL);
+    if (!strchr(line, '\n'))
+        (void)fputc('\n', stderr);
+    return yes && interrupts == 0;
+}
+
+bool cmd_confirm(const struct cmd *cmd, const char *question)
+{
+    const struct sigaction hangup = {.sa_handler = on_interrupt};
+    struct sigaction before;
+    bool yes = interrupts == 0;
+    if (yes && !cmd->yes && isatty(STDIN_FILENO) && isatty(STDERR_FILENO)) {
+        catch_interrupts(on_interrupt);
+        (void)sigaction(SIGHUP, &hangup, &before);
+        (void)fprintf(stderr, "%s Type yes: ", question);
+        yes = read_yes();
+        (void)sigaction(SIGHUP, &before, NULL); /* a job that runs does not mind a lost terminal */
+    }
+    catch_interrupts(SIG_DFL);
+    return yes;
 }

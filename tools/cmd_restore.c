@@ -83,8 +83,8 @@ static int restore(struct cmd *cmd, struct client *client, json_t **status, stru
     return cmd_option(cmd, "dry-run") ? 0 : carry_on(cmd, client, status, err);
 }
 
-/* --resume, --resume=JOB and `--resume JOB`. What a job that waits between two steps needs is its
- * next step. */
+/* --resume, --resume=JOB and `--resume JOB`. A prepared job is refused like one that has ended: its
+ * plan was shown to somebody else, who did not say yes to it. */
 static int resume(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
 {
     char id[ID_TEXT_LEN], path[96];
@@ -98,7 +98,7 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
     rc = client_call(client, "GET", path, NULL, status, err);
     if (rc < 0)
         return rc;
-    if (in_state(*status, "prepared") || in_state(*status, "executed"))
+    if (in_state(*status, "executed"))
         return carry_on(cmd, client, status, err);
     rc = next_step(cmd, client, "resume", NULL, status, err);
     return rc < 0 ? rc : carry_on(cmd, client, status, err);

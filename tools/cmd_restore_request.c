@@ -6,7 +6,7 @@
 
 const struct cmd_option restore_options[] = {
     {"dry-run", 0, NULL, "print the plan and touch nothing"},
-    {"resume", 0, "[=JOB]", "go on with an unfinished restore (default: the newest)"},
+    {"resume", 0, "[=JOB]", "go on with a restore that began and stopped (default: the newest)"},
     {"target", 0, "TARGET", "tag (default), snapshot, latest, name=N, time=T, lsn=L, xid=X"},
     {"target-name", 0, "NAME", "recover to this restore point"},
     {"target-time", 0, "TIME", "recover to this time"},

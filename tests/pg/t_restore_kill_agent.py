@@ -55,7 +55,8 @@ def agent_alone(story, point, running, pid):
     state = node.agent.wait_job(journal_of(node)["id"])["state"]
     ok(state in ("prepared", "executed", "complete"), f"{point}, agent: the job goes on: {state}")
     if state != "complete":
-        if not is_status(node.cli("restore", "--resume", "--yes"), 0, f"{point}, agent: the rest"):
+        rest = ["t1"] if state == "prepared" else ["--resume"]
+        if not is_status(node.cli("restore", *rest, "--yes"), 0, f"{point}, agent: the rest"):
             tm.diag(job_log(node))
 
 
