@@ -6,7 +6,8 @@ loop images on it as the server's disks, a private server that listens on a Unix
 repository, an agent. Three chapters: one volume and two restores of the same tag; the WAL on a
 second volume; a tablespace on a third. With --tap it prints TAP (`make check`), otherwise prose;
 the checks are the same. TIDEMARK_DEMO_FS=xfs puts XFS on the server's volumes (default ext4);
-TIDEMARK_DEMO_CHAPTERS=1 tells only the first chapter.
+TIDEMARK_DEMO_CHAPTERS=1 tells only the first chapter; TIDEMARK_DEMO_BREAK=1 deletes a row behind a
+restore, so that a check fails.
 """
 import glob
 import json
@@ -165,6 +166,8 @@ class Chapter:
     def verify(self):
         check, server = self.story.check, self.server
         server.wait_ready()
+        if os.environ.get("TIDEMARK_DEMO_BREAK"):
+            server.psql("delete from orders where id = 1")
         check(server.timeline() == self.timeline,
               f"the server is up, promoted, and writes timeline {server.timeline()}")
         orders = server.psql(ORDERS)
