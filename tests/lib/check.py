@@ -38,6 +38,10 @@ class Totals:
         self.skips, self.failures = [], []
 
 
+def campaign():
+    return os.environ.get("TIDEMARK_CAMPAIGN") == "1"
+
+
 # --- finding tests --------------------------------------------------------------------------------
 def directives(path):
     """`check: build=asan,tsan timeout=60 alone` in the first 40 lines of a test's source."""
@@ -47,7 +51,7 @@ def directives(path):
             match = re.search(r"\bcheck: ([\w=, ]+)", line)
             for word in match.group(1).split() if match else ():
                 key, _, value = word.partition("=")
-                if key in ("build", "timeout", "alone"):
+                if key in ("build", "campaign", "timeout", "alone"):
                     found[key] = value or "1"
     return found
 
@@ -67,7 +71,10 @@ def script_tests():
     for path in sorted(glob.glob("tests/*/t_*.py") + glob.glob("tests/*/t_*.sh")):
         words = directives(path)
         own = "asan" if path.split("/")[1] in ("cli", "pg", "s3", "sim") else "release"
-        for variant in words.get("build", own).split(","):
+        variants = words.get("build", own).split(",")
+        if campaign():
+            variants += filter(None, words.get("campaign", "").split(","))
+        for variant in variants:
             name = path if variant == own else f"{path} ({variant})"
             yield Test(name, [os.path.abspath(path)], variant,
                        int(words.get("timeout", TIMEOUT_S)), "alone" in words)
@@ -88,14 +95,14 @@ def fuzz_tests():
 
 def demo_tests():
     if os.path.exists("tests/demo.py"):
-        for fs in ("ext4", "xfs"):
-            yield Test(f"demo ({fs})", ["tests/demo.py", "--tap"], "release", 600,
+        for fs, variant in (("ext4", "release"), ("xfs", "asan")):
+            yield Test(f"demo ({fs})", ["tests/demo.py", "--tap"], variant, 600,
                        env={"TIDEMARK_DEMO_FS": fs})
 
 
 def all_tests():
     yield from header_tests()
-    deep = os.environ.get("TIDEMARK_CAMPAIGN") == "1"
+    deep = campaign()
     yield Test("tidy", ["tests/tidy.sh"] + ([] if deep else ["--shallow"]), timeout_s=900)
     yield from unit_tests()
     yield from script_tests()
@@ -161,7 +168,7 @@ class Runner:
         """(output, exit status or text, seconds)."""
         if self.stopping:
             return "", "stopped", 0.0
-        factor = CAMPAIGN_FACTOR if os.environ.get("TIDEMARK_CAMPAIGN") == "1" else 1
+        factor = CAMPAIGN_FACTOR if campaign() else 1
         reports = tempfile.mkdtemp(prefix="tidemark-reports-", dir="/var/tmp")
         os.chmod(reports, 0o1777)
         start = time.monotonic()

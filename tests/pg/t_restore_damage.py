@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=400
+# check: build=asan campaign=release timeout=400
 """A whole restore from a damaged repository: {kind of object} x {bit flip, cut, missing, swapped}.
 It ends with the object's name and its exit status; then either nothing was touched and the old
 server runs, or nobody can start what is on the volume. Once the object is mended, the restore is

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=300
+# check: build=asan campaign=release timeout=300
 """What must not happen between the plan and the end of a restore, although every single file looks
 right: another disk under the planned name, a pg_control that was never withheld, a second server on
 a volume that was not mounted, WAL missing below a fork, a pause that is not the target."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=400
+# check: build=asan campaign=release timeout=400
 """kill -9 of the agent alone, and of agent and job, at every step of a restore (the job stops
 itself at the point that TIDEMARK_TEST_PAUSE names). The agent alone: the job goes on, the restarted
 agent finds it. Both: as in t_restore_kill.py, starting by hand and resuming. A sample in `make

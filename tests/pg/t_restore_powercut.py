@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=400
+# check: build=asan campaign=release timeout=600
 """A power cut in every step of a restore. One restore runs on a simulated disk (tests/lib/
 powercut.py) that holds the volume and the state_dir, with one clock; afterwards it is cut before
 operations of that run, with seeds that decide what of the unflushed writes survived. Where each

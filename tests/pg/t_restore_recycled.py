@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=200
+# check: build=asan campaign=release timeout=200
 """1 GiB of archived, recycled segments in pg_wal: neither the snapshot reads it nor the restore
 writes it, as the kernel counts the sectors of the volume."""
 import os

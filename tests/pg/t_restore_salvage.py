@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=200
+# check: build=asan campaign=release timeout=200
 """Nothing acknowledged is lost: the archiver stands still since the tag, many segments are only in
 pg_wal, and the tag is restored. A later recovery to the end of the old timeline has every commit,
 and so it has when the server was killed, and when the fence was interrupted after its push."""

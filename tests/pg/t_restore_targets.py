@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-# check: build=release timeout=400
+# check: build=asan campaign=release timeout=600
 """Where a restore can end and how: name, time, LSN, transaction; pause and shutdown; the image
 itself (cold, and of a server that does not archive); other mount points; commits of a server that
 will not start; damaged indexes."""
