@@ -156,8 +156,11 @@ static int load_file(const char *path, struct credentials *to, struct err *err)
     void *buf;
     size_t len = 0;
     close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return err_sys(err, ERR_AUTH, "open credentials '%s'", path);
+    if (fd < 0) {
+        (void)err_sys(err, ERR_AUTH, "open credentials '%s'", path);
+        return err_hint(err, "credentials_file has to name a file that this user can read: lines "
+                             "access_key = … and secret_key = …, mode 0600 or root's 0640");
+    }
     int rc = check_mode(path, fd, err);
     if (rc == 0)
         rc = secret_alloc(FILE_LEN_MAX + 1, &buf, err);
