@@ -1,0 +1,182 @@
+#!/usr/bin/env python3
+"""tidemark-wal on object stores: exit statuses of push and get, answers that only look like "it is
+not there", segments through a proxy that fails by a seed, and a recovery over TLS.
+check: build=asan timeout=300"""
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), os.path.join(HERE, "..", "pg")]
+import s3  # noqa: E402
+import tm  # noqa: E402
+from faultproxy import FaultProxy, Rule  # noqa: E402
+from s3_node import Place, credentials_file  # noqa: E402
+from tm import *  # noqa: E402,F403
+from wal_lib import Archive, Copy, Directory, Primary, SYSTEM_ID, name_of, segment  # noqa: E402
+
+FAULTS = ("status", "reset", "reset_up", "reset_down", "lost_answer", "fin_down", "flip_up",
+          "flip_down", "short_length", "close_idle", "duplicate", "delay", "rate")
+FAST = {"get-timeout": "2s"}
+
+
+class S3Archive(Archive):
+    """The archive of wal_lib in a bucket; `tidemark init` makes it."""
+
+    def __init__(self, box, place):
+        self.box, self.place, self.cluster, self.id = box, place, "main", None
+        self.url, self.programs = place.url, tm.programs(box)
+        self.wal = os.path.join(self.programs, "tidemark-wal")
+        conf = box.write(f"{place.bucket}.conf", conf_text({"repository": place.section()}))
+        done = cli("init", conf=conf)
+        if done.status != 0:
+            raise RuntimeError(done.err)
+
+    def options(self, **more):
+        section = self.place.section()
+        return super().options(**{
+            "repository-id": None, "endpoint": section["endpoint"],
+            "credentials-file": section["credentials_file"], "ca-file": section.get("ca_file"),
+            **more})
+
+    def objects(self, system_id):
+        return sorted(k.rpartition("/")[2] for k in
+                      self.place.keys_below(f"wal/{self.cluster}/{system_id}/"))
+
+
+def push(archive, data, number, fill=0, **options):
+    data.write("pg_wal/" + name_of(number), segment(number, fill=fill))
+    return archive.run("push", "pg_wal/" + name_of(number), cwd=data.path, **options)
+
+
+def get(archive, data, number, **options):
+    """(Result, what was delivered or None)."""
+    path = os.path.join(data.path, "pg_wal/RECOVERYXLOG")
+    if os.path.exists(path):
+        os.unlink(path)
+    done = archive.run("get", name_of(number), "pg_wal/RECOVERYXLOG", cwd=data.path,
+                       **{**FAST, "prefetch": 0, **options})
+    return done, data.read("pg_wal/RECOVERYXLOG") if os.path.exists(path) else None
+
+
+def configured(archive, **more):
+    """Options that take all from a configuration file."""
+    conf = archive.box.write("wal.conf", conf_text({
+        "tidemark": {"cluster": "main"}, "repository": archive.place.section(**more)}))
+    return {"config": conf, **dict.fromkeys(("repository", "cluster", "endpoint",
+                                             "credentials-file", "ca-file"))}
+
+
+def statuses(archive, data, store):
+    is_status(push(archive, data, 1), 0, "push")
+    is_status(push(archive, data, 1), 0, "the same again")
+    is_status(push(archive, data, 1, fill=1), "refused", "other bytes under its name")
+    is_(archive.objects(SYSTEM_ID), [name_of(1)], "one object")
+    done, got = get(archive, data, 1)
+    ok(done.status == 0 and got == segment(1), "get delivers it")
+    done, got = get(archive, data, 2)
+    ok(done.status == 1 and got is None, f"get of what is not there: {done.status}")
+    wrong = credentials_file(archive.box, "wal-wrong", s3.Keys(store.keys.access, "wrong"))
+    unused = f"http://127.0.0.1:{s3.free_ports(1)[0]}"
+    for what, options, want in (
+            ("a wrong key", {"credentials-file": wrong}, "auth"),
+            ("no such file of keys", {"credentials-file": "/nonexistent"}, "auth"),
+            ("a bucket that is not there", {"repository": "s3://absent-bucket"}, "store"),
+            ("an empty prefix", {"repository": "s3://wal/other"}, "store"),
+            ("a server that is not there", configured(archive, endpoint=unused,
+                                                      retry_timeout="1s"), "store")):
+        is_status(push(archive, data, 3, **options), want, f"push, {what}")
+        done, got = get(archive, data, 1, **options)
+        ok(done.status == 126 and got is None, f"get, {what}: {done.status}, not 1")
+        like(done.err, "hint: ", f"get, {what}: with a hint")
+
+
+def only_looks_absent(archive, data, proxy):
+    """Answers of proxies, portals and broken servers that must not end a recovery early."""
+    bodies = (
+        ("an HTML page", 404, "<html><body>404 Not Found</body></html>"), ("no body", 404, ""),
+        ("NoSuchBucket", 404, "<Error><Code>NoSuchBucket</Code></Error>"),
+        ("half an error", 404, "<Error><Code>NoSuch"), ("a 200 without a body", 200, ""),
+        ("an error in a 200", 200, "<Error><Code>InternalError</Code></Error>"),
+        ("a redirect", 301, ""), ("403", 403, "<Error><Code>AccessDenied</Code></Error>"))
+    for what, code, body in bodies:
+        proxy.rules(Rule("^(GET|HEAD) .*wal", "status", code=code, body=body))
+        done, got = get(archive, data, 1)
+        ok(done.status == 126 and got is None, f"{what}: get says {done.status}, not 1")
+    proxy.rules()
+    done, got = get(archive, data, 1)
+    ok(done.status == 0 and got == segment(1), "afterwards it is delivered")
+
+
+def chaos(archive, data, proxy):
+    """Whatever happens, push is right about what is stored, get about what it delivers."""
+    rng, seed = seeded()
+    wrong, failed = [], 0
+    count = 300 if CAMPAIGN else 12
+    for number in range(100, 100 + count):
+        proxy.rules(Rule("^", FAULTS, prob=0.25, seed=seed + number, ms=500, bps=4e6,
+                         code=rng.choice((500, 503, 429))))
+        pushed = push(archive, data, number, fill=number)
+        done, got = get(archive, data, number, **{"get-timeout": "20s"})
+        proxy.rules()
+        direct, held = get(archive, data, number)
+        if pushed.status == 0 and held != segment(number, fill=number):
+            wrong.append(f"{number}: push said 0, but get says {direct.status}")
+        if pushed.status not in (0, 12) or done.status not in (0, 1, 126) or \
+                (done.status == 1) != (held is None and done.status == 1) or \
+                (done.status == 0 and got != segment(number, fill=number)) or \
+                (done.status != 0 and got is not None):
+            wrong.append(f"{number}: push {pushed.status}, get {done.status}: {done.err}")
+        failed += pushed.status != 0 or done.status != 0
+    is_(wrong, [], f"{count} segments under faults: no wrong status, no wrong byte")
+    ok(failed <= count // 4, f"{failed} of {count} failed: retries hide the rest")
+    ok(proxy.hits(), f"{len(proxy.hits())} faults: "
+       + " ".join(sorted({x.fault for x in proxy.hits()})))
+
+
+def recovery(box, place):
+    """A real server archives over TLS, a copy of it recovers with prefetch."""
+    archive = S3Archive(box, place)
+    primary = Primary(box, archive, name="primary")
+    base = primary.base_backup("base")
+    primary.fill(60)
+    primary.switch_and_wait()
+    rows = primary.psql("select count(*), sum(hashtext(x)::bigint) from filler")
+    copy = Copy(box, base, "copy", archive.restore_command(prefetch=4))
+    copy.start()
+    copy.wait_ready()
+    is_(copy.psql("select count(*), sum(hashtext(x)::bigint) from filler"), rows,
+        "recovery over TLS: every row is there")
+    unlike(copy.log_text(), "FATAL", "and the log tells of no failure")
+    ok(int(copy.psql("select timeline_id from pg_control_checkpoint()")) == 2, "on a new timeline")
+    copy.stop()
+    primary.stop()
+
+
+def main():
+    s3.need_ceph()
+    box = need_root() or Sandbox("s3wal")
+    need_programs("tidemark", "tidemark-wal", "tidemark-wal-worker")
+    store = s3.ceph(box)
+    proxy = FaultProxy(box, store.endpoint)
+    data = Directory(box, "data")
+    archive = S3Archive(box, Place(box, store, "wal", "pre/fix"))
+    statuses(archive, data, store)
+    behind = S3Archive(box, Place(box, store, "proxied", endpoint=proxy.endpoint))
+    is_status(push(behind, data, 1), 0, "through the proxy: push")
+    only_looks_absent(behind, data, proxy)
+    chaos(behind, data, proxy)
+    recovery(box, Place(box, store, "tls", endpoint=store.tls_endpoint))
+    if s3.missing("swift"):
+        skip(s3.missing("swift"))
+        return
+    other = s3.swift(box)
+    archive = S3Archive(box, Place(box, other, "wal"))
+    is_status(push(archive, data, 1), 0, "Swift: push")
+    is_status(push(archive, data, 1), 0, "Swift: the same again")
+    is_status(push(archive, data, 1, fill=1), "refused", "Swift: other bytes under its name")
+    done, got = get(archive, data, 1)
+    ok(done.status == 0 and got == segment(1), "Swift: get delivers it")
+    is_status(get(archive, data, 2)[0], 1, "Swift: get of what is not there")
+
+
+run(main)
