@@ -53,16 +53,32 @@ static size_t lane_len(const struct buffers_need *need, unsigned objects)
     return (size_t)align_up(blocks + objects * need->object_len, HUGE_PAGE);
 }
 
+/* What helps a lane: its share of what helps all of them. */
+static unsigned objects_wanted(const struct buffers_need *need, unsigned lanes)
+{
+    uint64_t wanted = need->object_max;
+    if (need->object_total > 0)
+        wanted = min_u64(wanted, div_round_up(need->object_total, lanes) + need->object_spare);
+    return (unsigned)max_u64(wanted, need->object_min);
+}
+
+static uint64_t cost(const struct buffers_need *need, unsigned lanes, unsigned objects)
+{
+    return lanes * ((uint64_t)lane_len(need, objects) + (uint64_t)objects * need->object_extra);
+}
+
 int buffers_plan(const struct lane_options *options, const struct buffers_need *need,
                  struct buffers_plan *ret, struct err *err)
 {
     assert(need->object_min > 0 && need->object_min <= need->object_max);
     uint64_t memory_max = options->memory_max ? options->memory_max : 512 * MIB;
-    struct buffers_plan plan = {.lane_count = lanes_wanted(options),
-                                .object_count = need->object_max};
+    struct buffers_plan plan = {.lane_count = lanes_wanted(options)};
     if (need->lane_max > 0 && plan.lane_count > need->lane_max)
         plan.lane_count = (unsigned)need->lane_max;
-    while (plan.lane_count * (uint64_t)lane_len(need, plan.object_count) > memory_max) {
+    if (need->object_total > 0 && plan.lane_count > need->object_total)
+        plan.lane_count = need->object_total;
+    plan.object_count = objects_wanted(need, plan.lane_count);
+    while (cost(need, plan.lane_count, plan.object_count) > memory_max) {
         if (plan.object_count > need->object_min)
             plan.object_count--;
         else if (plan.lane_count > 1)
@@ -71,14 +87,14 @@ int buffers_plan(const struct lane_options *options, const struct buffers_need *
             break;
     }
     plan.lane_len = lane_len(need, plan.object_count);
-    uint64_t total = plan.lane_count * (uint64_t)plan.lane_len;
+    uint64_t total = cost(need, plan.lane_count, plan.object_count);
     (void)snprintf(plan.text, sizeof(plan.text),
                    "%u lanes x (%u %s buffers x %zu KiB + %u %s buffers x %zu KiB + %zu KiB) = "
                    "%llu MiB of memory_max %llu MiB",
                    plan.lane_count, need->block_count, need->block_name, need->block_len >> 10,
-                   plan.object_count, need->object_name, need->object_len >> 10,
-                   need->fixed_len >> 10, (unsigned long long)(total / MIB),
-                   (unsigned long long)(memory_max / MIB));
+                   plan.object_count, need->object_name,
+                   (need->object_len + need->object_extra) >> 10, need->fixed_len >> 10,
+                   (unsigned long long)(total / MIB), (unsigned long long)(memory_max / MIB));
     if (total > memory_max) {
         (void)err_set(err, ERR_CONFIG, "memory_max is too small for one lane: %s", plan.text);
         return err_hint(err, "set memory_max to %llu MiB or more",

@@ -31,8 +31,11 @@ struct buffers_need {
     size_t block_len;
     unsigned block_count;
     size_t object_len;
-    unsigned object_min; /* below this a lane cannot work */
-    unsigned object_max; /* more than this does not help */
+    unsigned object_min;   /* below this a lane cannot work */
+    unsigned object_max;   /* more than this does not help */
+    unsigned object_total; /* … than this in flight over all lanes; 0 = no limit */
+    unsigned object_spare; /* with object_total: a lane's objects that are not in flight */
+    size_t object_extra;   /* memory elsewhere that an object in flight needs */
     size_t fixed_len;
     uint64_t lane_max; /* pieces of work: more lanes would idle; 0 = no limit */
 };
@@ -40,11 +43,12 @@ struct buffers_need {
 struct buffers_plan {
     unsigned lane_count;
     unsigned object_count; /* a lane */
-    size_t lane_len;       /* bytes a lane */
+    size_t lane_len;       /* bytes of a lane's arena: without object_extra */
     char text[192];        /* the sum, for logs and messages */
 };
 
-/* Payload = lanes × (block_count × block_len + object_count × object_len + fixed_len), as many
+/* Payload = lanes × (block_count × block_len + object_count × object_len + fixed_len), object_extra
+ * counted with object_len, as many
  * objects, then as many lanes as memory_max holds. ERR_CONFIG with the sum when not even one lane
  * with object_min objects fits. lane_count 0 = min(cores, 8); memory_max 0 = 512 MiB. */
 int buffers_plan(const struct lane_options *options, const struct buffers_need *need,

@@ -177,19 +177,20 @@ static int check_pull(const struct pull *pull, struct err *err)
     return check_target(pull, err);
 }
 
-static int plan_memory(struct pull *pull, struct buffers_plan *ret, struct err *err)
+static int plan_memory(struct pull *pull, const struct store_lane_shape *shape,
+                       struct buffers_plan *ret, struct err *err)
 {
-    unsigned depth = store_lane_depth(pull->store);
     struct buffers_need need = {
         .block_name = "write",
         .object_name = "get",
         .block_len = PULL_BLOCK_LEN,
         .block_count = PULL_BLOCK_COUNT,
-        .object_len = PULL_GET_LEN + STORE_LANE_SLACK,
+        .object_len = shape->get_len + STORE_LANE_SLACK,
         .object_min = PULL_GETS_MIN,
-        .object_max = depth < PULL_GETS_MIN   ? PULL_GETS_MIN
-                      : depth > PULL_GETS_MAX ? PULL_GETS_MAX
-                                              : depth,
+        .object_max = (unsigned)max_u64(PULL_GETS_MIN, min_u64(shape->lane_max, PULL_GETS_MAX)),
+        .object_total = shape->total_max,
+        .object_spare = 1, /* the one that is being decoded */
+        .object_extra = shape->overhead_len,
         .fixed_len = PULL_BLOCK_LEN + PULL_REGIONS * PULL_TABLE_BUF_LEN +
                      PULL_PROBES * PULL_PROBE_BUF_LEN + FMT_CHUNK_SIZE_MAX,
         .lane_max = pull->manifest->region_count,
@@ -240,12 +241,15 @@ int pull_run(struct pull *pull, struct err *err)
     if (rc < 0)
         return rc;
     struct buffers_plan plan;
-    rc = plan_memory(pull, &plan, err);
+    struct store_lane_shape shape;
+    store_lane_shape(pull->store, &shape);
+    rc = plan_memory(pull, &shape, &plan, err);
     if (rc < 0)
         return rc;
     struct pull_job job = {
         .pull = pull,
         .get_count = plan.object_count,
+        .get_len = shape.get_len,
         .piece_max = piece_max(pull),
         .bitmap_len = (size_t)div_round_up(pull->manifest->region_count, 8),
     };

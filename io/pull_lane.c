@@ -171,7 +171,7 @@ static void start_get(struct pull_lane *pl, struct pull_region *region)
     get->next = 0;
     get->ready = false;
     request->buf = get->buf;
-    request->capacity = PULL_GET_LEN + STORE_LANE_SLACK;
+    request->capacity = pl->job->get_len + STORE_LANE_SLACK;
     request->done = get_done;
     pl->requests_left++;
     store_lane_get(pl->lane->store, request);
@@ -307,7 +307,9 @@ static int pull_loop(struct pull_lane *pl, struct err *err)
     struct ring *ring = pl->lane->ring;
     for (;;) {
         bool stopped = lane_stopped(pl->lane);
-        if (!stopped)
+        if (stopped)
+            store_lane_stop(pl->lane->store);
+        else
             admit_work(pl);
         if ((stopped ? pl->requests_left == 0 : is_idle(pl)) && ring_pending(ring) == 0)
             return 0;
@@ -325,7 +327,8 @@ static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
     pl->zero_buf = buffers_cut(buffers, PULL_BLOCK_LEN, PULL_BLOCK_LEN); /* arenas begin as zeros */
     for (unsigned i = 0; i < pl->job->get_count; i++) {
         pl->gets[i].lane = pl;
-        pl->gets[i].buf = buffers_cut(buffers, PULL_GET_LEN + STORE_LANE_SLACK, STORE_LANE_ALIGN);
+        pl->gets[i].buf =
+            buffers_cut(buffers, pl->job->get_len + STORE_LANE_SLACK, STORE_LANE_ALIGN);
     }
     for (unsigned i = 0; i < PULL_REGIONS; i++) {
         pl->regions[i].lane = pl;

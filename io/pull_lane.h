@@ -18,7 +18,6 @@
 enum {
     PULL_BLOCK_LEN = 1 << 20, /* bytes of the largest write: never split by the kernel (FACTS) */
     PULL_BLOCK_COUNT = 8,     /* write buffers a lane */
-    PULL_GET_LEN = 8 << 20,   /* bytes of the largest ranged GET (DESIGN §5) */
     PULL_GETS_MIN = 2,
     PULL_GETS_MAX = 32,
     PULL_REGIONS = 4, /* region slots a lane: one to finish, one to fetch, tables ahead */
@@ -45,6 +44,7 @@ struct pull_object {
 struct pull_job {
     struct pull *pull;
     unsigned get_count; /* GET buffers a lane */
+    size_t get_len;     /* bytes of the largest ranged GET (DESIGN §5) */
     uint32_t piece_max; /* bytes of one write */
     struct pull_object *objects;
     uint32_t object_count;

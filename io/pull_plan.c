@@ -109,7 +109,7 @@ void pull_plan_range(struct pull_region *region, uint32_t *ret_first, uint32_t *
         const struct fmt_entry *next = &entries[region->order[first + count]];
         uint64_t next_end = max_u64(end, (uint64_t)next->offset + fmt_entry_len(next));
         if (next->pack != begin->pack || next->offset > end + GET_GAP_MAX ||
-            next_end - start > PULL_GET_LEN)
+            next_end - start > region->lane->job->get_len)
             break;
         end = next_end;
     }

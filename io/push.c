@@ -60,6 +60,9 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     uint32_t region_first = (uint32_t)(used[0].offset / push->work->region_size);
     uint64_t region_count =
         (last->offset + last->len - 1) / push->work->region_size - region_first + 1;
+    uint64_t bytes = push_wanted_bytes(push->work, used, used_count);
+    struct store_lane_shape shape;
+    store_lane_shape(push->store, &shape);
     struct buffers_need need = {
         .block_name = "read",
         .object_name = "pack",
@@ -67,7 +70,10 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
         .block_count = PUSH_READ_COUNT,
         .object_len = FMT_PACK_TARGET,
         .object_min = PUSH_PACKS_MIN,
-        .object_max = (unsigned)max_u64(PUSH_PACKS_MIN, store_lane_depth(push->store)),
+        .object_max = (unsigned)max_u64(PUSH_PACKS_MIN, shape.lane_max),
+        .object_total = (unsigned)min_u64(shape.total_max, div_round_up(bytes, FMT_PACK_TARGET)),
+        .object_spare = 1, /* the one that is being filled */
+        .object_extra = shape.overhead_len,
         .lane_max = region_count,
     };
     struct buffers_plan plan;
@@ -75,7 +81,6 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     if (rc < 0)
         return rc;
     (void)snprintf(push->memory_sum, sizeof(push->memory_sum), "%s", plan.text);
-    uint64_t bytes = push_wanted_bytes(push->work, used, used_count);
     rc = grow_pack_len(push, bytes, plan.lane_count, err);
     if (rc == 0)
         rc = store_prepare_puts(push->store, err);

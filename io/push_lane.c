@@ -276,7 +276,9 @@ static int push_loop(struct push_lane *pl, struct err *err)
     for (;;) {
         int rc;
         bool stopped = lane_stopped(pl->lane);
-        if (!stopped)
+        if (stopped)
+            store_lane_stop(pl->lane->store);
+        else
             admit_reads(pl);
         bool all_read = pl->no_more && pl->read_count == 0;
         if (!stopped && all_read && pl->open != NULL)

@@ -5,21 +5,29 @@
 
 #include "io/store_ops.h"
 
-unsigned store_lane_depth(const struct store *store)
+void store_lane_shape(struct store *store, struct store_lane_shape *ret)
 {
-    return store->ops->lane_depth;
+    *ret = (struct store_lane_shape){.lane_max = store->ops->lane_depth, .get_len = 8 << 20};
+    if (store->ops->lane_shape != NULL)
+        store->ops->lane_shape(store, ret);
 }
 
-int store_lane_open(struct store *store, struct ring *ring, unsigned request_count,
-                    struct store_lane **ret, struct err *err)
+int store_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
+                    unsigned request_count, struct store_lane **ret, struct err *err)
 {
     struct store_lane *lane;
-    int rc = store->ops->lane_open(store, ring, request_count, &lane, err);
+    int rc = store->ops->lane_open(store, ring, lane_count, request_count, &lane, err);
     if (rc < 0)
         return rc;
     assert(lane->ops != NULL); /* a store that wraps another gives the inner one's lane */
     *ret = lane;
     return 0;
+}
+
+void store_lane_stop(struct store_lane *lane)
+{
+    if (lane->ops->lane_stop != NULL)
+        lane->ops->lane_stop(lane);
 }
 
 void store_lane_close(struct store_lane *lane)

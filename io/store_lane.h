@@ -34,11 +34,21 @@ struct store_request {
     struct err err;
 };
 
-/* How many puts and gets in flight a lane needs to keep this store busy. */
-unsigned store_lane_depth(const struct store *store);
+/* What keeps this store busy. */
+struct store_lane_shape {
+    unsigned lane_max;   /* puts or gets in flight a lane */
+    unsigned total_max;  /* over all lanes; 0 = no limit */
+    size_t get_len;      /* bytes of one get: more needs memory, less costs requests */
+    size_t overhead_len; /* memory of one request in flight beside its buffer */
+};
+void store_lane_shape(struct store *store, struct store_lane_shape *ret);
 
-int store_lane_open(struct store *store, struct ring *ring, unsigned request_count,
-                    struct store_lane **ret, struct err *err);
+/* lane_count lanes are opened in all, each for at most request_count requests at once. */
+int store_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
+                    unsigned request_count, struct store_lane **ret, struct err *err);
+/* Nobody wants the results any more: requests in flight, and those to come, end soon, where the
+ * store may take long; their rc is ERR_CANCELLED unless they were just done. */
+void store_lane_stop(struct store_lane *lane);
 /* No request may be in flight, unless the ring failed. */
 void store_lane_close(struct store_lane *lane);
 

@@ -370,13 +370,6 @@ static void s3_close(struct store *store)
     free(s3->call);
 }
 
-static int s3_lane_open(struct store *store, struct ring *ring, unsigned request_count,
-                        struct store_lane **ret, struct err *err)
-{
-    (void)ring, (void)request_count, (void)ret;
-    return err_set(err, ERR_CONFIG, "%s: this version moves no volumes to s3:// yet", store->url);
-}
-
 const struct store_ops store_s3_ops = {
     .scheme = "s3://",
     .put = s3_put,
@@ -387,8 +380,13 @@ const struct store_ops store_s3_ops = {
     .remove_many = s3_remove_many,
     .prepare_puts = s3_prepare_puts,
     .close = s3_close,
-    .lane_depth = 4,
-    .lane_open = s3_lane_open,
+    .lane_depth = 32,
+    .lane_shape = store_s3_lane_shape,
+    .lane_open = store_s3_lane_open,
+    .lane_stop = store_s3_lane_stop,
+    .lane_close = store_s3_lane_close,
+    .lane_put = store_s3_lane_put,
+    .lane_get = store_s3_lane_get,
 };
 
 int store_s3_open(const char *address, const struct store_options *options, bool create,

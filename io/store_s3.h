@@ -23,8 +23,10 @@ struct store_s3 {
 };
 
 /* store_s3_lane.c */
-int store_s3_lane_open(struct store *store, struct ring *ring, unsigned request_count,
-                       struct store_lane **ret, struct err *err);
+void store_s3_lane_shape(struct store *store, struct store_lane_shape *shape);
+int store_s3_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
+                       unsigned request_count, struct store_lane **ret, struct err *err);
+void store_s3_lane_stop(struct store_lane *lane);
 void store_s3_lane_close(struct store_lane *lane);
 void store_s3_lane_put(struct store_lane *lane, struct store_request *request);
 void store_s3_lane_get(struct store_lane *lane, struct store_request *request);

@@ -7,8 +7,7 @@
  *     tool_store URL KEY=VALUE …   endpoint region addressing ca_file connections retry_ms
  *                                  stall_ms seed; keys come from AWS_ACCESS_KEY_ID and
  *                                  AWS_SECRET_ACCESS_KEY */
-#include "io/base.h"
-#include "io/store.h"
+#include "tests/s3/options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,31 +117,6 @@ static int run(struct store *store, const char *line, struct err *err)
     return rc;
 }
 
-static void set_option(struct store_s3_options *options, char *text)
-{
-    char *value = strchr(text, '=');
-    if (!value)
-        return;
-    *value++ = '\0';
-    unsigned number = (unsigned)strtoul(value, NULL, 10);
-    if (strcmp(text, "endpoint") == 0)
-        options->endpoint = value;
-    else if (strcmp(text, "region") == 0)
-        options->region = value;
-    else if (strcmp(text, "ca_file") == 0)
-        options->ca_file = value;
-    else if (strcmp(text, "addressing") == 0)
-        options->addressing = strcmp(value, "path") == 0 ? STORE_S3_PATH : STORE_S3_VIRTUAL;
-    else if (strcmp(text, "connections") == 0)
-        options->connections = number;
-    else if (strcmp(text, "retry_ms") == 0)
-        options->retry_timeout_ms = number;
-    else if (strcmp(text, "stall_ms") == 0)
-        options->stall_timeout_ms = number;
-    else if (strcmp(text, "seed") == 0)
-        options->seed = number;
-}
-
 static void complain(const struct err *err)
 {
     printf("error %s %s | %s\n", err_code_name(err->code), err->text, err->hint);
@@ -150,10 +124,8 @@ static void complain(const struct err *err)
 
 int main(int argc, char **argv)
 {
-    struct store_s3_options s3 = {.access_key = getenv("AWS_ACCESS_KEY_ID"),
-                                  .secret_key = getenv("AWS_SECRET_ACCESS_KEY")};
-    for (int i = 2; i < argc; i++)
-        set_option(&s3, argv[i]);
+    struct store_s3_options s3;
+    options_read(&s3, argc - 2, argv + 2);
     struct store_options options = {.group_id = -1, .s3 = &s3};
     struct store *store;
     struct err err;
