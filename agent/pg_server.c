@@ -211,7 +211,8 @@ void pg_server_log(const struct conf *conf, char path[CONF_PATH_MAX + 1])
         (void)snprintf(path, CONF_PATH_MAX + 1, "%s/postgresql.log", conf->state_dir);
 }
 
-/* The last line of the log since `from` that says why, or the last line. */
+/* The last line of the log since `from` that says why, or the last line. "configuration file …
+ * contains errors" does not: the line before it names the error. */
 static void log_reason(const char *path, off_t from, char *to, size_t size)
 {
     char text[LOG_TAIL + 1];
@@ -226,13 +227,16 @@ static void log_reason(const char *path, off_t from, char *to, size_t size)
     if (len <= 0)
         return;
     text[len] = '\0';
-    char *state = NULL;
+    char *state = NULL, *before = NULL;
     bool found = false;
     for (char *line = strtok_r(text, "\n", &state); line; line = strtok_r(NULL, "\n", &state)) {
         bool says_why = strstr(line, "FATAL:") || strstr(line, "PANIC:") || strstr(line, "ERROR:");
+        bool of_before = before && strstr(line, "contains errors");
         if (says_why || !found)
-            (void)snprintf(to, size, "%s", line);
+            (void)snprintf(to, size, "%s%s%s", of_before ? before : "", of_before ? " | " : "",
+                           line);
         found |= says_why;
+        before = line;
     }
 }
 

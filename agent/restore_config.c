@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <strings.h>
 #include <sys/stat.h>
 
 enum { CONFIG_FILE_MAX = 16 << 20 };
@@ -90,6 +91,43 @@ int restore_make_parents(const char *path, struct err *err)
     return 0;
 }
 
+/* The directory of a line "include_dir 'conf.d'", or of one with "=" (guc-file.l); relative to the
+ * file's own. */
+static bool include_dir(const char *line, size_t len, const char *file, char *ret, size_t size)
+{
+    static const char key[] = "include_dir";
+    char text[CONF_PATH_MAX + 1];
+    (void)snprintf(text, sizeof(text), "%.*s", (int)len, line);
+    const char *at = text + strspn(text, " \t");
+    if (strncasecmp(at, key, sizeof(key) - 1) != 0)
+        return false;
+    at += sizeof(key) - 1;
+    const char *value = at + strspn(at, " \t='");
+    int value_len = (int)strcspn(value, value[-1] == '\'' ? "'" : "# \t\r");
+    if (value == at || value_len == 0)
+        return false;
+    int dir_len = value[0] == '/' ? 0 : (int)(strrchr(file, '/') + 1 - file);
+    len = (size_t)snprintf(ret, size, "%.*s%.*s/x", dir_len, file, value_len, value);
+    return len < size;
+}
+
+/* A server does not start without a directory that its configuration includes, empty or not; an
+ * empty one is in no snapshot when it lies on none of the volumes. */
+static int make_include_dirs(const struct record_blob *blob, const char *path, struct err *err)
+{
+    const char *text = blob->bytes, *end = text + blob->len;
+    int rc = 0;
+    while (rc == 0 && text < end) {
+        char inside[CONF_PATH_MAX + 1];
+        const char *newline = memchr(text, '\n', (size_t)(end - text));
+        size_t len = (size_t)((newline ? newline : end) - text);
+        if (include_dir(text, len, path, inside, sizeof(inside)))
+            rc = restore_make_parents(inside, err);
+        text += len + 1;
+    }
+    return rc;
+}
+
 /* On a volume the server's user makes its own directories. */
 static int put_record(struct restore *restore, const struct record_blob *blob, const char *path,
                       bool on_volume, struct err *err)
@@ -97,6 +135,8 @@ static int put_record(struct restore *restore, const struct record_blob *blob, c
     int rc = on_volume ? process_fs_user(restore->conf.os_user, err) : 0;
     if (rc == 0)
         rc = restore_make_parents(path, err);
+    if (rc == 0)
+        rc = make_include_dirs(blob, path, err);
     process_fs_root();
     if (rc == 0)
         rc = restore_write_file(restore, path, blob->bytes, blob->len, blob->mode & 07777, err);

@@ -147,6 +147,12 @@ def test_start_stop(tool, server, box):
            "its environment is clean")
     is_status(tool("stop"), 0, "stop again")
     begin = time.monotonic()
+    with open(server.data + "/postgresql.conf", "a", encoding="ascii") as file:
+        file.write("include_dir 'lost'\n")
+    done = tool("start")
+    is_status(done, "postgres", "start with a lost include_dir")
+    like(done.err, r'"[^"]*/lost".*\| .*contains errors', "the line that names it is told, too")
+    os.mkdir(server.data + "/lost")
     done = tool("start", "work_mem=nonsense")
     is_status(done, "postgres", "a setting that the server refuses")
     like(done.err, "invalid value for parameter \"work_mem\"", "its own words are in the error")
