@@ -248,7 +248,7 @@ static int archived_yet(struct restore *restore, const char *history, const char
 
 /* What pg_stat_archiver says, for the message. */
 static int archive_failed(struct recovery *recovery, const char *history, const char *segment,
-                          struct err *err)
+                          uint64_t waited_s, struct err *err)
 {
     static const char sql[] = "select coalesce(last_failed_wal, 'nothing') || ', ' || "
                               "failed_count || ' failures' from pg_stat_archiver";
@@ -257,11 +257,24 @@ static int archive_failed(struct recovery *recovery, const char *history, const 
     (void)pg_query_text(recovery->session, sql, NULL, &failed, &ignored);
     (void)err_set(err, ERR_POSTGRES,
                   "the server is up at the target, but %s and %s did not arrive in the repository "
-                  "within %u s (archiver failed with %s)",
-                  history, segment, recovery->restore->conf.wal_archive_timeout_s,
-                  failed ? failed : "nothing");
+                  "within %llu s (archiver failed with %s)",
+                  history, segment, (unsigned long long)waited_s, failed ? failed : "nothing");
     free(failed);
     return err_hint(err, "correct archive_command, then resume");
+}
+
+/* Nobody configured this host, so its archive_command may find no repository; to wait for it would
+ * not help. The counter began with this server. */
+static bool is_hopeless(struct recovery *recovery)
+{
+    static const char sql[] = "select 'yes' from pg_stat_archiver where failed_count >= 3";
+    char *failed = NULL;
+    struct err ignored;
+    if (restore_host_is_configured(recovery->restore))
+        return false;
+    bool fails = pg_query_text(recovery->session, sql, NULL, &failed, &ignored) == 0 && failed;
+    free(failed);
+    return fails;
 }
 
 /* A later restore and every standby need the new timeline's history and first segment. */
@@ -272,7 +285,7 @@ static int wait_for_archive(struct recovery *recovery, uint64_t lsn, struct err 
     char history[32], segment[25];
     (void)snprintf(history, sizeof(history), "%08X.history", recovery->timeline);
     pg_segment_name(recovery->timeline, lsn / segment_size, segment_size, segment);
-    uint64_t deadline_s = now_s() + restore->conf.wal_archive_timeout_s;
+    uint64_t begun_s = now_s();
     for (;;) {
         bool there;
         int rc = archived_yet(restore, history, segment, &there, err);
@@ -280,24 +293,36 @@ static int wait_for_archive(struct recovery *recovery, uint64_t lsn, struct err 
             rc = job_check_cancel(restore->job, err);
         if (rc < 0 || there)
             return rc;
-        if (now_s() >= deadline_s)
-            return archive_failed(recovery, history, segment, err);
+        uint64_t waited_s = now_s() - begun_s;
+        if (waited_s >= restore->conf.wal_archive_timeout_s || is_hopeless(recovery))
+            return archive_failed(recovery, history, segment, waited_s, err);
         pause_ms(POLL_MS);
     }
+}
+
+/* The server is right, but what it commits from now on stays on this host: said at the end, too. */
+static int note_unarchived(struct restore *restore, const char *why)
+{
+    json_t *journal = restore->job->journal;
+    char text[1024], advice[768] = "";
+    if (!restore_host_is_configured(restore))
+        restore_host_advice(restore, advice, sizeof(advice));
+    (void)snprintf(text, sizeof(text), "the server does not archive: %s",
+                   advice[0] ? advice : "its new timeline stays on this host only");
+    log_warn("%s: %s", why, text);
+    json_object_set_new(journal, "archived", json_false());
+    json_object_set_new(journal, "warning", json_string(text));
+    return 0;
 }
 
 /* The first segment of the new timeline holds the fork: it is the one that has to be archived. */
 static int archive_timeline(struct recovery *recovery, struct err *err)
 {
     struct restore *restore = recovery->restore;
-    json_t *journal = restore->job->journal;
     char *text = NULL;
     uint64_t lsn;
-    if (!archives(recovery)) {
-        log_warn("the server does not archive: the new timeline stays on this host only");
-        json_object_set_new(journal, "archived", json_false());
-        return 0;
-    }
+    if (!archives(recovery))
+        return note_unarchived(restore, "archive_mode or archive_command is off");
     int rc = pg_query_text(recovery->session, "select pg_switch_wal()", NULL, &text, err);
     bool good = rc == 0 && text && pg_lsn_parse(text, &lsn);
     free(text);
@@ -305,15 +330,12 @@ static int archive_timeline(struct recovery *recovery, struct err *err)
         return rc < 0 ? rc : err_set(err, ERR_POSTGRES, "pg_switch_wal() gave no LSN");
     /* An LSN at a segment's very start is the end of the one before. */
     rc = wait_for_archive(recovery, lsn - 1, err);
+    if (rc == -ERR_POSTGRES && !restore_host_is_configured(restore))
+        return note_unarchived(restore, err->text);
     if (rc == 0)
         rc = check_fork(recovery, err);
-    if (rc < 0 && !restore->job->conf.data_directory[0] && err->code == ERR_POSTGRES) {
-        log_warn("on this host without configuration: %s", err->text);
-        json_object_set_new(journal, "archived", json_false());
-        return 0;
-    }
     if (rc == 0)
-        json_object_set_new(journal, "archived", json_true());
+        json_object_set_new(restore->job->journal, "archived", json_true());
     return rc;
 }
 

@@ -248,6 +248,14 @@ int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_
 int restore_read_theirs(const struct restore *restore, const char *path, size_t len_max, char **ret,
                         size_t *ret_len, struct err *err);
 
+/* --- restore_host.c: a restore with nothing but the repository --- */
+/* False: no configuration here says where the server is. */
+bool restore_host_is_configured(const struct restore *restore);
+/* What to write so that the server archives. */
+void restore_host_advice(const struct restore *restore, char *ret, size_t size);
+/* The plan's warning, when one is due. */
+void restore_host_warn(const struct restore *restore, json_t *warnings);
+
 /* --- restore_isolation.c --- */
 /* Refuses the start of a server whose links or paths lead outside the restored volumes. */
 int restore_check_isolation(struct restore *restore, struct err *err);

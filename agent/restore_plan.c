@@ -107,6 +107,7 @@ static void warn_losses(const struct restore *restore, json_t *warnings)
         restore_warn(warnings, "whether the WAL holds this restore point or transaction is known "
                                "only when it is replayed, after the old data is gone");
     restore_warn(warnings, "replication slots are not restored");
+    restore_host_warn(restore, warnings);
     const char *names =
         json_string_value(json_object_get(restore->record.settings, "synchronous_standby_names"));
     if (names && names[0])

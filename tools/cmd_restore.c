@@ -104,6 +104,14 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
     return rc < 0 ? rc : carry_on(cmd, client, status, err);
 }
 
+static void print_end(const json_t *status)
+{
+    const char *warning = cmd_text(status, "warning");
+    (void)printf("restore %s is complete\n", id_of(status));
+    if (warning[0])
+        (void)printf("warning: %s\n", warning);
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct client *client;
@@ -119,7 +127,7 @@ static int run(struct cmd *cmd, struct err *err)
     if (rc == 0 && cmd->json && !cmd_option(cmd, "dry-run"))
         cmd_print_json(status);
     else if (rc == 0 && !cmd_option(cmd, "dry-run"))
-        (void)printf("restore %s is complete\n", id_of(status));
+        print_end(status);
     json_decref(status);
     return rc;
 }

@@ -118,4 +118,5 @@ def main():
         box.umount(volume.mount)
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)
