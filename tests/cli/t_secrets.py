@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # check: build=release timeout=60
 """The secret key of an s3:// repository while a request is on its way: in no argument, in no
-output, and in the process' memory only where core dumps leave it out (VmFlags dd, proc(5)). The server is
-one that never answers, so that the process stands still in the middle of a request."""
+output, and in the process' memory only where core dumps leave it out (VmFlags dd, proc(5)). The
+server is one that never answers, so that the process stands still in the middle of a request."""
 import os
 import re
 import socket
