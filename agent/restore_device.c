@@ -76,7 +76,7 @@ static int check_size(const struct restore_volume *volume, struct err *err)
 {
     if (volume->identity.size >= volume->manifest.size)
         return 0;
-    (void)err_set(err, ERR_REFUSED, "device '%s' is too small for volume '%s': %llu of %llu bytes",
+    (void)err_set(err, ERR_DEVICE, "device '%s' is too small for volume '%s': %llu of %llu bytes",
                   volume->identity.path, volume->name, (unsigned long long)volume->identity.size,
                   (unsigned long long)volume->manifest.size);
     return err_hint(err, "give a device of at least %llu bytes: --device=%s:/dev/…",
@@ -128,13 +128,13 @@ static int check_use(struct restore *restore, struct restore_volume *volume, str
         return rc;
     const struct device_identity *identity = &volume->identity;
     if (use.mounted && strcmp(use.mount_point, volume->mount_point) != 0) {
-        (void)err_set(err, ERR_REFUSED, "device '%s' for volume '%s' is mounted on '%s'",
+        (void)err_set(err, ERR_BUSY, "device '%s' for volume '%s' is mounted on '%s'",
                       identity->path, volume->name, use.mount_point);
         return err_hint(err, "unmount it first, or give another device: --device=%s:/dev/…",
                         volume->name);
     }
     if (!use.mounted && use.held) {
-        (void)err_set(err, ERR_REFUSED,
+        (void)err_set(err, ERR_BUSY,
                       "device '%s' for volume '%s' is in use (swap, device-mapper, RAID, or "
                       "another program holds it)",
                       identity->path, volume->name);

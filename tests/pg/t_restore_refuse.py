@@ -78,11 +78,11 @@ def test_devices(case):
     big = case.device()
     case.intact("blank device", case.to(case.volume.device))
     small = case.device(300 * MIB)
-    case.refused("too small", "refused", r"too small for volume .*314572800 of 469762048 bytes",
+    case.refused("too small", "device", r"too small for volume .*314572800 of 469762048 bytes",
                  case.to(small))
     case.box.mkfs(big, "ext4")
     point = case.box.mount(big, "elsewhere")
-    case.refused("mounted elsewhere", "refused", rf"is mounted on '{point}'", case.to(big))
+    case.refused("mounted elsewhere", "busy", rf"is mounted on '{point}'", case.to(big))
     case.box.umount(point)
     done = case.refused("foreign filesystem", "refused",
                         r"is not blank and not the one of the snapshot: it holds ext4",
@@ -95,7 +95,7 @@ def test_devices(case):
         case.refused("named wrongly", "refused", "is not blank", case.to(big),
                      flag.group(0)[:-1] + "x")
     holder = os.open(big, os.O_RDWR | os.O_EXCL)
-    case.refused("in use", "refused", r"is in use \(swap, device-mapper", case.to(big))
+    case.refused("in use", "busy", r"is in use \(swap, device-mapper", case.to(big))
     os.close(holder)
     coarse = case.device(600 * MIB, "--sector-size", "4096")
     case.refused("sector size", "refused", r"has sectors of 4096 bytes; the xfs .* made for 512",
