@@ -524,8 +524,11 @@ static bool is_empty(const char *path)
 static int make_root(const char *path, const struct store_options *options, struct err *err)
 {
     if (mkdir(path, 0770) < 0) {
-        if (errno != EEXIST)
-            return err_sys(err, ERR_STORE, "make the repository directory '%s'", path);
+        if (errno != EEXIST) {
+            (void)err_sys(err, ERR_STORE, "make the repository directory '%s'", path);
+            return err_hint(err, "is the filesystem mounted that it belongs to? Only the last "
+                                 "part of the path is made");
+        }
         if (options->group_id < 0 || !is_empty(path))
             return 0;
     }

@@ -34,6 +34,10 @@ def main():
         is_(done.err, "", f"{what}: no warning")
         is_(rights(path), ("postgres", "2770"), f"{what}: belongs to the group, setgid")
 
+    done = init(box, box.join("not/mounted/repo"))
+    is_status(done, "store", "no parent: init makes the last part only")
+    like(done.err, "hint: is the filesystem mounted", "no parent: hint")
+
     path = box.mkdir("used", 0o755)
     os.mkdir(os.path.join(path, "somebody's"))
     done = init(box, path)
