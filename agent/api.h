@@ -6,6 +6,7 @@
 #define TIDEMARK_AGENT_API_H
 
 #include <pthread.h>
+#include <time.h>
 
 #include "agent/conf.h"
 #include "agent/json.h"
@@ -16,6 +17,7 @@ struct api {
     /* One change of jobs at a time. Never held while the repository is asked: its directory may
      * hang, and cancelling, or stopping the agent, must not wait for it. */
     pthread_mutex_t mutex;
+    struct timespec conf_changed; /* when conf's file was written that we read; 0 = unknown */
 };
 
 struct api_call {

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -25,6 +26,12 @@ struct client {
 static int no_access(const struct conf *conf, struct err *err)
 {
     (void)err_sys(err, ERR_AUTH, "connect to the agent at '%s'", conf->socket);
+    const struct passwd *server = getpwnam(conf->os_user);
+    if (server && server->pw_uid == geteuid()) /* who has the socket is as good as root */
+        return err_hint(err,
+                        "run this as root or another person: the server's user '%s' must not "
+                        "be in group tidemark",
+                        conf->os_user);
     return err_hint(err, "only root and members of group tidemark may use it: adduser USER "
                          "tidemark, then log in again");
 }

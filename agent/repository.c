@@ -59,17 +59,22 @@ int repository_open(const struct conf *conf, struct store **ret_store, struct re
     return 0;
 }
 
+const char *repository_directory(const struct conf *conf)
+{
+    static const char scheme[] = "file://";
+    size_t len = sizeof(scheme) - 1;
+    return strncmp(conf->repository_url, scheme, len) == 0 ? conf->repository_url + len : NULL;
+}
+
 /* A directory that was in use keeps its owner and mode: a group that cannot write to it cannot
  * archive. */
 static void warn_unwritable(const struct conf *conf)
 {
-    static const char scheme[] = "file://";
-    const char *path = conf->repository_url + sizeof(scheme) - 1;
+    const char *path = repository_directory(conf);
     struct err ignored;
     struct stat st;
     int64_t group_id = -1;
-    if (strncmp(conf->repository_url, scheme, sizeof(scheme) - 1) != 0 ||
-        find_group(conf, &group_id, &ignored) < 0 || group_id < 0 || stat(path, &st) < 0 ||
+    if (!path || find_group(conf, &group_id, &ignored) < 0 || group_id < 0 || stat(path, &st) < 0 ||
         ((int64_t)st.st_gid == group_id && (st.st_mode & 02070) == 02070))
         return;
     log_warn("'%s' was not empty, so its owner and mode are left alone: for the server's user to "

@@ -20,4 +20,7 @@ int repository_open(const struct conf *conf, struct store **ret_store, struct re
  * there is a repository already. */
 int repository_init(const struct conf *conf, struct repo *ret, struct err *err);
 
+/* The directory of a file:// repository, NULL for others. Borrowed. */
+const char *repository_directory(const struct conf *conf);
+
 #endif

@@ -158,8 +158,10 @@ static int check_directory(struct snapshot *snapshot, struct err *err)
     if (rc < 0 || !snapshot->conf->data_directory[0])
         return rc;
     rc = snapshot_resolve(snapshot->conf->data_directory, configured, sizeof(configured), err);
-    if (rc < 0)
-        return rc;
+    if (rc < 0) {
+        err->code = ERR_CONFIG;
+        return err_prefix(err, "`data_directory` of the configuration");
+    }
     if (strcmp(configured, actual) == 0)
         return 0;
     return err_set(err, ERR_CONFIG,

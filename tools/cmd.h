@@ -50,6 +50,10 @@ struct cmd_verb {
 extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, verb_restore,
     verb_verify, verb_status, verb_jobs, verb_cancel, verb_check;
 
+/* --- cmd_status.c --- */
+/* 0 for a healthy node; ERR_BUSY while a restore is at work, ERR_PARTIAL when one has stopped. */
+int cmd_health_error(const json_t *health, struct err *err);
+
 /* --- cmd_options.c --- */
 /* Parses argv[1…] of the verb: common options and its own. 0, ERR_USAGE (with the nearest name), or
  * CMD_DONE when --help was printed. */

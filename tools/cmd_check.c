@@ -1,39 +1,69 @@
 /* tidemark check: is this node ready for a snapshot, and will a restore find what it needs? One
  * line a check, and a hint below each that failed; the first failure decides the exit status, but
  * all are made. */
+#include <errno.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "agent/pg.h"
+#include "agent/process.h"
 #include "agent/repository.h"
 #include "agent/volume.h"
 #include "tools/cmd.h"
 
-enum { CHECK_RETRY_S = 5 };
+enum { CHECK_RETRY_S = 5, FREE_MIN = 256 << 20 /* bytes */, TEST_TIMEOUT_S = 30 };
 
 struct check {
     const struct cmd *cmd;
     unsigned failed_count;
     enum err_code first; /* of the first failure */
+    bool has_repository;
 };
+
+/* Members of group tidemark may use the agent, but what belongs to it is root's. */
+static const char *hint_of(const struct err *err)
+{
+    return err->sys_errno == EACCES && geteuid() != 0 ? "run this as root" : err->hint;
+}
 
 static void report(struct check *check, const char *name, int rc, const char *detail,
                    const struct err *err)
 {
+    const char *hint = rc < 0 ? hint_of(err) : "";
     if (check->cmd->json) {
         free_json json_t *json = json_pack("{s:s, s:b, s:s}", "check", name, "ok", rc == 0,
                                            "detail", rc == 0 ? detail : err->text);
-        if (rc < 0 && err->hint[0])
-            (void)json_object_set_new(json, "hint", json_string(err->hint));
+        if (hint[0])
+            (void)json_object_set_new(json, "hint", json_string(hint));
         cmd_print_json(json);
     } else {
         (void)printf("%-6s %-14s ", rc == 0 ? "ok" : "FAILED", name);
         cmd_print_text(rc == 0 ? detail : err->text, 0, stdout);
-        if (rc < 0 && err->hint[0])
-            (void)printf("\n%-21s hint: %s", "", err->hint);
+        if (hint[0])
+            (void)printf("\n%-21s hint: %s", "", hint);
         (void)putchar('\n');
     }
     if (rc < 0 && check->failed_count++ == 0)
         check->first = err->code;
+}
+
+/* "" for a bucket. What a full repository stops first is the archive. */
+static int check_free(const struct conf *conf, char ret[48], struct err *err)
+{
+    const char *directory = repository_directory(conf);
+    struct statvfs fs;
+    char size[24];
+    ret[0] = '\0';
+    if (!directory || statvfs(directory, &fs) < 0)
+        return 0;
+    uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    cmd_format_size(free_bytes, size);
+    (void)snprintf(ret, 48, ", %s free", size);
+    if (free_bytes >= FREE_MIN)
+        return 0;
+    (void)err_set(err, ERR_STORE, "the filesystem of '%s' has only %s free", directory, size);
+    return err_hint(err, "free space there, or WAL cannot be archived soon");
 }
 
 static int check_repository(const struct conf *conf, char detail[256], struct err *err)
@@ -48,9 +78,11 @@ static int check_repository(const struct conf *conf, char detail[256], struct er
     if (rc < 0)
         return rc;
     store_close(store);
+    char space[48];
     id_to_text(repo.id, id);
-    (void)snprintf(detail, 256, "%s, chunks of %u KiB", id, repo.chunk_size / 1024);
-    return 0;
+    rc = check_free(conf, space, err);
+    (void)snprintf(detail, 256, "%s, chunks of %u KiB%s", id, repo.chunk_size / 1024, space);
+    return rc;
 }
 
 static int check_volumes(const struct conf *conf, char detail[256], struct err *err)
@@ -142,32 +174,114 @@ static int check_archiver(struct pg_session *session, char detail[256], struct e
     return rc;
 }
 
+/* archive_command runs as the server's user; only root can try what that one may do. */
+static int check_archive_user(const struct conf *conf, struct err *err)
+{
+    static const char script[] = "d=$1; [ -d \"$d/wal\" ] && d=$d/wal; [ -w \"$d\" ]";
+    const char *directory = repository_directory(conf);
+    const char *argv[] = {"/bin/sh", "-c", script, "sh", directory, NULL};
+    struct process_options options = PROCESS_OPTIONS_INIT;
+    char errors[128];
+    int status;
+    if (!directory || geteuid() != 0)
+        return 0;
+    options.argv = argv;
+    options.user = conf->os_user;
+    options.timeout_s = TEST_TIMEOUT_S;
+    int rc = process_run(&options, &status, NULL, errors, sizeof(errors), err);
+    if (rc < 0 || status == 0)
+        return rc;
+    (void)err_set(err, ERR_STORE, "the server's user '%s' cannot write to the repository",
+                  conf->os_user);
+    return err_hint(err,
+                    "its directories belong to [repository] group, mode 2770: is '%s' in that "
+                    "group, and was the server restarted since?",
+                    conf->os_user);
+}
+
+static int check_archive(const struct check *check, struct pg_session *session, char detail[256],
+                         struct err *err)
+{
+    if (!check->has_repository) {
+        (void)err_set(err, ERR_STORE, "there is no repository to archive to");
+        return err_hint(err, "see the check of the repository");
+    }
+    int rc = check_archive_user(&check->cmd->conf, err);
+    return rc < 0 ? rc : check_archiver(session, detail, err);
+}
+
+static int no_directory(const struct conf *conf, struct err *err)
+{
+    (void)err_sys(err, ERR_CONFIG, "data_directory '%s'", conf->data_directory);
+    return err_hint(err, "correct `data_directory` in section [postgresql], or mount its volume");
+}
+
+/* The configured data directory is there, and is the one of the server that answers. */
+static int check_data_directory(const struct conf *conf, struct pg_session *session,
+                                struct err *err)
+{
+    free_mem char *actual = NULL;
+    struct stat here, there;
+    if (!conf->data_directory[0])
+        return 0;
+    if (stat(conf->data_directory, &here) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? no_directory(conf, err) : 0;
+    int rc = session ? setting(session, "data_directory", &actual, err) : 0;
+    if (!actual || stat(actual, &there) < 0 ||
+        (here.st_dev == there.st_dev && here.st_ino == there.st_ino))
+        return rc;
+    (void)err_set(err, ERR_CONFIG,
+                  "the server has data directory '%s', but `data_directory` is '%s'", actual,
+                  conf->data_directory);
+    return err_hint(err, "correct `connection` or `data_directory` in section [postgresql]");
+}
+
 static void check_server(struct check *check)
 {
-    struct pg_session *session;
+    const struct conf *conf = &check->cmd->conf;
+    struct pg_session *session = NULL;
     struct err err;
     char detail[256] = "";
     free_mem char *version = NULL;
-    int rc = pg_open(&check->cmd->conf, NULL, &session, &err);
+    int rc = check_data_directory(conf, NULL, &err);
+    if (rc == 0)
+        rc = pg_open(conf, NULL, &session, &err);
     if (rc < 0) {
         report(check, "server", rc, "", &err);
         return;
     }
     rc = setting(session, "server_version", &version, &err);
+    if (rc == 0)
+        rc = check_data_directory(conf, session, &err);
     report(check, "server", rc, version ? version : "", &err);
-    rc = check_archiver(session, detail, &err);
+    rc = check_archive(check, session, detail, &err);
     report(check, "archiving", rc, detail, &err);
     pg_close(session);
 }
 
+/* A restore that waits for somebody comes before all that it leaves behind. */
+static int check_health(const struct conf *conf, struct client *client, struct err *err)
+{
+    free_json json_t *health = NULL;
+    int rc = client_call(client, "GET", "/health", NULL, &health, err);
+    if (rc == 0)
+        rc = cmd_health_error(health, err);
+    if (rc < 0 || !json_is_true(json_object_get(health, "stale_configuration")))
+        return rc;
+    (void)err_set(err, ERR_CONFIG, "'%s' was changed after the agent read it", conf->file);
+    return err_hint(err, "systemctl restart tidemark-agent; jobs go on meanwhile");
+}
+
 static void check_agent(struct check *check)
 {
-    struct client *client;
+    const struct conf *conf = &check->cmd->conf;
+    struct client *client = NULL;
     struct err err;
-    int rc = client_open(&check->cmd->conf, CLIENT_AUTO, &client, &err);
+    int rc = client_open(conf, CLIENT_AUTO, &client, &err);
     bool local = rc == 0 && client_is_local(client);
     if (rc == 0)
-        client_close(client);
+        rc = check_health(conf, client, &err);
+    client_close(client);
     report(check, "agent", rc, local ? "not running: jobs run from the command line" : "answers",
            &err);
 }
@@ -180,15 +294,16 @@ static int run(struct cmd *cmd, struct err *err)
     char detail[256] = "";
     int rc = conf->file[0] ? 0 : no_file(&one);
     report(&check, "configuration", rc, conf->file, &one);
+    check_agent(&check);
     rc = check_state_dir(conf, detail, &one);
     report(&check, "state_dir", rc, detail, &one);
     detail[0] = '\0';
     rc = check_repository(conf, detail, &one);
+    check.has_repository = rc == 0 || detail[0];
     report(&check, "repository", rc, detail, &one);
     detail[0] = '\0';
     rc = check_volumes(conf, detail, &one);
     report(&check, "volumes", rc, detail, &one);
-    check_agent(&check);
     check_server(&check);
     if (check.failed_count == 0)
         return 0;

@@ -15,7 +15,7 @@ static void print_running(const json_t *jobs)
     }
 }
 
-static int verdict(const json_t *health, struct err *err)
+int cmd_health_error(const json_t *health, struct err *err)
 {
     const char *status = cmd_text(health, "status"), *job = cmd_text(health, "job");
     if (strcmp(status, "ok") == 0)
@@ -56,9 +56,13 @@ static int run(struct cmd *cmd, struct err *err)
         (void)printf("%s/%s: %s\nagent: %s\n", cmd_text(health, "cluster"),
                      cmd_text(health, "node"), cmd_text(health, "status"),
                      local ? "not running" : cmd_text(health, "version"));
+        if (json_is_true(json_object_get(health, "stale_configuration")))
+            (void)printf("configuration: '%s' was changed after the agent read it: "
+                         "systemctl restart tidemark-agent\n",
+                         cmd->conf.file);
         print_running(json_object_get(answer, "jobs"));
     }
-    return verdict(health, err);
+    return cmd_health_error(health, err);
 }
 
 const struct cmd_verb verb_status = {

@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+# check: build=release timeout=180
+"""`tidemark check` of a node that looks right: a table of what is wrong with it, and the one line
+that has to say so. The intact node passes before, between and after."""
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from tm import *  # noqa: E402,F403
+import snapshots as snap  # noqa: E402
+
+
+def intact(node, what):
+    done = node.cli("check")
+    is_status(done, 0, f"{what}: the intact node passes") or diag(done.out)
+    return done
+
+
+def failed(node, what, want, line, hint, **options):
+    """Exactly one line fails, and its hint helps."""
+    done = node.cli("check", **options)
+    is_status(done, want, f"{what}: exit status")
+    found = [text for text in done.out.splitlines() if text.startswith("FAILED")]
+    ok(len(found) == 1, f"{what}: one line fails") or diag(done.out)
+    like(done.out, rf"(?m)^FAILED {line}.*\n +hint: {hint}", f"{what}: the line and its hint")
+
+
+def set_option(node, section, **values):
+    node.sections[section].update(values)
+    node.write_conf()
+
+
+def test_directory(node):
+    wrong = node.data + "x"
+    set_option(node, "postgresql", data_directory=wrong)
+    node.agent.stop()
+    failed(node, "no such data_directory", "config",
+           rf"server +data_directory '{wrong}': No such file", "correct `data_directory`")
+    done = node.cli("snapshot", "--tag", "wrong")
+    is_status(done, "config", "no such data_directory: snapshot refuses it, too")
+    like(done.err, "`data_directory` of the configuration", "and names the option")
+    set_option(node, "postgresql", data_directory=os.path.dirname(node.data))
+    failed(node, "another data_directory", "config",
+           rf"server +the server has data directory '{node.data}', but", "correct `connection` or")
+    set_option(node, "postgresql", data_directory=node.data)
+    intact(node, "data_directory")
+
+
+def test_repository(node, box):
+    path = snap.repository(node)
+    wal = path + "/wal"
+    for directory in (path, wal):
+        output("chown", "root:root", directory)
+        os.chmod(directory, 0o755)
+    failed(node, "not writable for the server's user", "store",
+           r"archiving +the server's user 'postgres' cannot write to the repository",
+           r"its directories belong to \[repository\] group")
+    for directory in (path, wal):
+        output("chown", "root:postgres", directory)
+        os.chmod(directory, 0o2770)
+    intact(node, "rights")
+    os.rename(path, path + "-away")
+    done = node.cli("check")
+    is_status(done, "store", "repository absent: exit status")
+    like(done.out, "(?m)^FAILED repository .*\n +hint: is its filesystem mounted",
+         "repository absent: its hint")
+    like(done.out, "(?m)^FAILED archiving +there is no repository", "and nothing archives to it")
+    os.rename(path + "-away", path)
+    done = intact(node, "repository")
+    like(done.out, r"(?m)^ok +repository .*[KMGT]iB free", "free space is looked at")
+    small = box.volume("small", 128 * MIB)
+    set_option(node, "repository", url="file://" + small.mount)
+    is_status(node.cli("init"), 0, "init in an empty mount point")
+    failed(node, "little space", "store", r"repository +the filesystem of '.*' has only .* free",
+           "free space there")
+    set_option(node, "repository", url=node.repository)
+    intact(node, "space")
+
+
+def test_agent(node):
+    """An agent that was not told."""
+    node.agent.start()
+    intact(node, "agent")
+    set_option(node, "tidemark", lanes=1)
+    failed(node, "edited configuration", "config",
+           rf"agent +'{node.conf}' was changed after the agent read it", "systemctl restart")
+    done = node.cli("status")
+    is_status(done, 0, "edited configuration: the node is healthy all the same")
+    like(done.out, f"(?m)^configuration: '{node.conf}' was changed", "status says it, too")
+    node.agent.stop()
+    node.agent.start()
+    intact(node, "restarted agent")
+
+
+def test_users(node):
+    done = node.cli("check", user="postgres")
+    like(done.out, "(?m)^FAILED agent .*\n +hint: .*'postgres' must not be in group tidemark",
+         "the server's user is not told to join group tidemark")
+    os.chmod(node.socket, 0o666)
+    done = node.cli("check", user="daemon")
+    for name in ("state_dir", "repository", "volumes"):
+        like(done.out, rf"(?m)^FAILED {name} .*Permission denied\n +hint: run this as root",
+             f"somebody with the socket only: {name}")
+
+
+def test_restore(node):
+    """A restore that stopped half way is what is wrong, not what it left unmounted."""
+    is_status(node.cli("snapshot", "--tag", "t1"), 0, "a snapshot")
+    node.agent.stop()
+    node.agent.start(TIDEMARK_TEST_STOP="pulling")
+    isnt(node.cli("restore", "t1", "--yes").status, 0, "a restore dies while it pulls")
+    node.agent.stop()
+    done = node.cli("check")
+    is_status(done, "partial", "an unfinished restore decides the exit status")
+    like(done.out, r"(?m)^FAILED agent +restore [0-9a-f]+ stopped at step .*\n +hint: .*--resume",
+         "its line says how to go on")
+    is_status(node.cli("restore", "--resume", "--yes"), 0, "resumed")
+    node.server.wait_ready()
+    node.agent.start()
+    intact(node, "resumed")
+
+
+def main():
+    box = need_root() or Sandbox("check")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    node = Node(box, [box.volume("pgdata", 448 * MIB)],
+                options={"wal": {"archive_timeout": "20s"},
+                         "tidemark": {"freeze_deadline": "20s", "resume": "wait"}})
+    node.start()
+    node.wait_archived(node.server.switch_wal())
+    intact(node, "begin")
+    test_directory(node)
+    test_repository(node, box)
+    test_agent(node)
+    test_users(node)
+    test_restore(node)
+    node.server.stop()
+
+
+run(main)
