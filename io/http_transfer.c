@@ -239,11 +239,16 @@ static int tls_failure(const struct http_transfer *transfer, const char *text)
 {
     struct err *err = &transfer->x->err;
     const struct http_server *server = transfer->server;
+    long chain = 0; /* 1: libcurl's first value, it failed at the name in it; else who signed it */
+    (void)curl_easy_getinfo(transfer->curl, CURLINFO_SSL_VERIFYRESULT, &chain);
     (void)err_set(err, ERR_AUTH, "the certificate of %s is not accepted: %s", server->origin, text);
+    if (chain <= 1)
+        return err_hint(err, "the endpoint must be written with a name that is in the server's "
+                             "certificate");
     if (server->ca_file)
         return err_hint(err, "'%s' must hold the CA that signed the certificate of '%s'",
                         server->ca_file, server->host);
-    return err_hint(err, "set ca_file to the CA that signed it, or use the name in it");
+    return err_hint(err, "set ca_file to the CA that signed it");
 }
 
 /* Why the exchange failed, for x->err; code is not CURLE_OK. */
