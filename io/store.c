@@ -128,16 +128,25 @@ int store_size(struct store *store, const char *name, uint64_t *ret_size, struct
     return rc < 0 ? rc : store->ops->size(store, name, ret_size, err);
 }
 
+int store_too_long(const char *name, uint64_t size, size_t len_max, struct err *err)
+{
+    return err_set(err, ERR_CORRUPT, "object '%s' has %llu bytes, at most %zu are possible", name,
+                   (unsigned long long)size, len_max);
+}
+
 int store_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,
                   size_t *ret_len, struct err *err)
 {
     uint64_t size;
-    int rc = store_size(store, name, &size, err);
+    int rc = check_name(store, name, err);
+    if (rc == 0 && store->ops->get_all != NULL)
+        return store->ops->get_all(store, name, len_max, ret_buf, ret_len, err);
+    if (rc == 0)
+        rc = store_size(store, name, &size, err);
     if (rc < 0)
         return rc;
     if (size > len_max)
-        return err_set(err, ERR_CORRUPT, "object '%s' has %llu bytes, at most %zu are possible",
-                       name, (unsigned long long)size, len_max);
+        return store_too_long(name, size, len_max, err);
     free_mem void *buf = malloc((size_t)size + 1); /* never malloc(0) */
     if (buf == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory for object '%s'", name);

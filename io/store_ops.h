@@ -16,6 +16,9 @@ struct store_ops {
                 int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,
                 struct err *err);
     int (*remove)(struct store *store, const char *name, struct err *err);
+    /* May be NULL: then size and get do it. As store_get_all(). */
+    int (*get_all)(struct store *store, const char *name, size_t len_max, void **ret_buf,
+                   size_t *ret_len, struct err *err);
     /* May be NULL: then names are removed one by one. */
     int (*remove_many)(struct store *store, const char *const *names, size_t count,
                        struct err *err);
@@ -53,6 +56,9 @@ int store_file_open(const char *path, const struct store_options *options, bool 
 extern const struct store_ops store_s3_ops;
 int store_s3_open(const char *address, const struct store_options *options, bool create,
                   struct store **ret, struct err *err);
+
+/* ERR_CORRUPT: an object that is longer than what it can be. */
+int store_too_long(const char *name, uint64_t size, size_t len_max, struct err *err);
 
 /* True when name is a sequence of [A-Za-z0-9._-] components, none of them "." or "..", of at most
  * STORE_NAME_MAX bytes: nothing that can leave the root. */

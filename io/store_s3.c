@@ -117,6 +117,39 @@ static int s3_size(struct store *store, const char *name, uint64_t *ret_size, st
     return rc;
 }
 
+/* The first request brings the size and, of most objects, everything. */
+static int s3_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,
+                      size_t *ret_len, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    size_t first = (size_t)max_u64(1, min_u64(len_max, GET_LEN_MAX)), rest = 0;
+    free_mem char *buf = malloc(first);
+    if (buf == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory for object '%s'", name);
+    s3_call_get(s3->call, s3->service, name, 0, buf, first, clock_ms());
+    int rc = perform_plain(s3, err);
+    uint64_t size = s3->call->object_size;
+    size_t got = s3->call->got;
+    if (rc < 0)
+        return rc;
+    if (size > len_max)
+        return store_too_long(name, size, len_max, err);
+    char *sized = realloc(buf, (size_t)size + 1);
+    if (sized == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory for object '%s'", name);
+    (void)take_ptr(&buf);
+    buf = sized;
+    if (got < size)
+        rc = s3_get(store, name, got, buf + got, (size_t)size - got, &rest, err);
+    if (rc < 0)
+        return rc;
+    if (got + rest != size)
+        return err_set(err, ERR_STORE, "object '%s' became shorter while it was read", name);
+    *ret_buf = take_ptr(&buf);
+    *ret_len = (size_t)size;
+    return 0;
+}
+
 static int s3_remove(struct store *store, const char *name, struct err *err);
 
 /* --- put ---------------------------------------------------------------------------------------*/
@@ -374,6 +407,7 @@ const struct store_ops store_s3_ops = {
     .scheme = "s3://",
     .put = s3_put,
     .get = s3_get,
+    .get_all = s3_get_all,
     .size = s3_size,
     .list = s3_list,
     .remove = s3_remove,
