@@ -112,6 +112,20 @@ def test_nothing_to_do(machine):
     is_(machine.conf(), None, "--check: and nothing is written")
 
 
+def test_stores(machine):
+    """What only tests on object stores need: never without being asked for, never a must."""
+    machine.set(("memcached", *GONE))
+    status, calls = machine.run("--ceph", "--swift")
+    words = calls[-1][1].split()
+    is_((status, [w for w in ("memcached", *GONE) if w in words]), (0, ["memcached"]),
+        "--ceph --swift: what is missing of the stores, and nothing else")
+    machine.set(("memcached",))
+    is_(machine.run(), (0, []), "without being asked for, stores are not installed")
+    machine.box.write("bin/apt-get", "#!/bin/sh\nexit 100\n", 0o755)
+    is_(machine.run("--swift")[0], 1, "an installation that fails is an error")
+    is_(machine.run("--optional", "--swift")[0], 0, "--optional: it is not")
+
+
 # --- a Debian of its own --------------------------------------------------------------------------
 INSIDE = """set -e
 ip link set lo up 2>/dev/null || true
@@ -164,6 +178,7 @@ def main():
     machine = Machine(box)
     test_order(machine)
     test_nothing_to_do(machine)
+    test_stores(machine)
 
 
 run(main)
