@@ -66,6 +66,7 @@ help:
 #: all            build everything into build/release
 #: deps           install the build and run-time packages (Debian 12)
 #: demo           the main job on an embedded repository, with a private server
+#:                STORE=s3: in buckets of a private object store (installs Ceph)
 #: check          all tests in their short form; ends with "N passed, N failed, N skipped"
 #:                TESTS='store pg/' runs only tests whose name contains one of these
 #: campaign       the long loops whole
@@ -158,12 +159,14 @@ deps-check:
 	@tools/install-deps --check || tools/install-deps
 
 # What tests on object stores need; they are skipped, aloud, where it cannot be had.
+deps-ceph:
+	@tools/install-deps --ceph
 deps-stores:
 	@tools/install-deps --optional --ceph --swift
 
-demo: deps
+demo: deps $(if $(filter s3,$(STORE)),deps-ceph)
 	@$(MAKE) --no-print-directory -j$$(nproc) all
-	@tests/demo.sh
+	@tests/demo.sh $(if $(STORE),--store=$(STORE))
 
 check: deps deps-stores
 	@tests/check.sh $(TESTS)
@@ -213,5 +216,5 @@ clean:
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all objects help deps deps-check deps-stores demo check campaign unit test-tools \
+.PHONY: all objects help deps deps-check deps-ceph deps-stores demo check campaign unit test-tools \
 	fuzz fuzz-programs fuzz-replay fuzz-smoke bench generated clean install

@@ -7,7 +7,8 @@ repository, an agent. Three chapters: one volume and two restores of the same ta
 second volume; a tablespace on a third. With --tap it prints TAP (`make check`), otherwise prose;
 the checks are the same. TIDEMARK_DEMO_FS=xfs puts XFS on the server's volumes (default ext4);
 TIDEMARK_DEMO_CHAPTERS=1 tells only the first chapter; TIDEMARK_DEMO_BREAK=1 deletes a row behind a
-restore, so that a check fails.
+restore, so that a check fails. --store=s3 (`make demo STORE=s3`): the repositories are buckets of a
+private Ceph instead of directories.
 """
 import glob
 import json
@@ -17,7 +18,9 @@ import textwrap
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import s3  # noqa: E402
 import tm  # noqa: E402
+from s3_node import Place  # noqa: E402
 from tm import GIB, MIB, Ledger, Node, Sandbox, output, poll  # noqa: E402
 
 TAG = "before-release"
@@ -74,10 +77,24 @@ class Story:
         return done, seconds
 
 
+class Directory:
+    """The repository of a chapter as a directory."""
+
+    def __init__(self, box, name):
+        self.url = tm.make_repository(box, "repository" + name)
+
+    def section(self):
+        return {}
+
+    def keys_below(self, prefix):
+        top = self.url.removeprefix("file://") + "/"
+        return [path.removeprefix(top) for path in glob.glob(top + prefix + "**", recursive=True)]
+
+
 class Chapter:
     """One server with its volumes, from initdb to the end."""
 
-    def __init__(self, story, box, host, name, wal=False, tablespace=False):
+    def __init__(self, story, box, host, store, name, wal=False, tablespace=False):
         self.story, self.box, self.name = story, box, name
         volumes = [box.volume("pgdata" + name, GIB, FS, host.mount)]
         self.wal_volume = box.volume("pgwal" + name, 800 * MIB, FS, host.mount) if wal else None
@@ -87,8 +104,10 @@ class Chapter:
             self.tablespace = box.volume("fast" + name, 400 * MIB, FS, host.mount)
         volumes += [self.tablespace] if tablespace else []
         capture = os.path.join(tm.SOURCE, "conf/capture/reflink-loop")
+        self.place = Place(box, store, "tidemark" + name, "demo") if store else \
+            Directory(box, name)
         self.node = Node(box, volumes, self.wal_volume, provider="command", name="db" + name,
-                         repository=tm.make_repository(box, "repository" + name),
+                         repository=self.place.url, options={"repository": self.place.section()},
                          volume_options={"snapshot_command": f"{capture} snapshot",
                                          "drop_command": f"{capture} drop",
                                          "freeze_by": "agent"})
@@ -192,12 +211,11 @@ class Chapter:
         """The new timeline is safe in the repository: its history file and a segment."""
         segment = self.server.switch_wal()
         self.node.wait_archived(segment)
-        top = self.node.repository.removeprefix("file://")
-        history = poll(lambda: glob.glob(f"{top}/wal/*/*/**/{self.timeline:08X}.history",
-                                         recursive=True), 30, "history file in the repository")
-        self.story.check(segment.startswith(f"{self.timeline:08X}") and len(history) == 1,
-                         f"timeline {self.timeline} is archived: {os.path.basename(history[0])} "
-                         f"and {segment}")
+        name = f"{self.timeline:08X}.history"
+        history = poll(lambda: [key for key in self.place.keys_below("wal/") if key.endswith(name)],
+                       30, "history file in the repository")
+        self.story.check(segment.startswith(name[:8]) and len(history) == 1,
+                         f"timeline {self.timeline} is archived: {name} and {segment}")
 
     def end(self):
         for part in (self.ledger, self.load):
@@ -211,10 +229,10 @@ class Chapter:
             os.unlink(volume.image)
 
 
-def tell(story, box, host, title, name, again=False, **kind):
+def tell(story, box, host, store, title, name, again=False, **kind):
     story.say(f"\n=== {title}")
     story.step("A server of its own: initdb with checksums, archive_command = tidemark-wal push")
-    chapter = Chapter(story, box, host, name, **kind)
+    chapter = Chapter(story, box, host, store, name, **kind)
     chapter.make()
     chapter.snapshot()
     chapter.go_on(drop=True)
@@ -235,19 +253,40 @@ def listening():
     return sum(x[1].endswith(f":{5432:04X}") and x[3] == "0A" for x in lines)
 
 
+def object_store(story, box):
+    if s3.missing("ceph") and story.tap:
+        tm.skip_all(s3.missing("ceph"))
+    if s3.missing("ceph"):
+        raise RuntimeError(s3.missing("ceph"))
+    story.step("A private object store: Ceph with one monitor, one OSD in memory, a gateway")
+    store = s3.ceph(box)
+    story.say(f"It answers at {store.endpoint}; every chapter has a bucket of its own.", "    ")
+    return store
+
+
+def wanted_store():
+    """True for --store=s3; anything else but a directory is refused."""
+    names = [arg.removeprefix("--store=") for arg in sys.argv if arg.startswith("--store=")]
+    if names and names[-1] not in ("s3", "directory"):
+        sys.exit(f"demo: unknown store '{names[-1]}' (s3, directory)")
+    return names[-1:] == ["s3"]
+
+
 def main(tap):
     tm.need_root()
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story, before = Story(tap), listening()
     box = Sandbox("demo")
     story.say(f"Tidemark demo. Everything is made below {box.path} and removed at the end.")
+    store = object_store(story, box) if wanted_store() else None
     host = box.volume("host", 8 * GIB, "xfs", mkfs=("-m", "reflink=1"))
     chapters = int(os.environ.get("TIDEMARK_DEMO_CHAPTERS", "3"))
-    tell(story, box, host, "Chapter 1: one volume, two restores of the same tag", "1", again=True)
+    tell(story, box, host, store, "Chapter 1: one volume, two restores of the same tag", "1",
+         again=True)
     if chapters > 1:
-        tell(story, box, host, "Chapter 2: the WAL on a second volume", "2", wal=True)
+        tell(story, box, host, store, "Chapter 2: the WAL on a second volume", "2", wal=True)
     if chapters > 2:
-        tell(story, box, host, "Chapter 3: and a tablespace on a third", "3", wal=True,
+        tell(story, box, host, store, "Chapter 3: and a tablespace on a third", "3", wal=True,
              tablespace=True)
     story.check(listening() == before, "nothing of this has listened on port 5432")
     path = box.path

@@ -98,6 +98,8 @@ def demo_tests():
         for fs, variant in (("ext4", "release"), ("xfs", "asan")):
             yield Test(f"demo ({fs})", ["tests/demo.py", "--tap"], variant, 600,
                        env={"TIDEMARK_DEMO_FS": fs})
+        yield Test("demo (s3)", ["tests/demo.py", "--tap", "--store=s3"], "release", 600,
+                   env={"TIDEMARK_DEMO_CHAPTERS": "3" if campaign() else "1"})
 
 
 def all_tests():
