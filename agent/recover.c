@@ -357,6 +357,17 @@ static int finish_promotion(struct recovery *recovery, struct err *err)
     return rc;
 }
 
+/* A person ends this recovery when nothing of ours runs, so our settings stay where they are. */
+static void note_waiting(struct restore *restore)
+{
+    log_info("the server waits at the target: action=%s",
+             restore_action_name(restore->request.action));
+    json_object_set_new(restore->job->journal, "warning",
+                        json_string("its recovery settings stay in postgresql.auto.conf: once it "
+                                    "is promoted, remove the lines from `# tidemark restore begin` "
+                                    "to `# tidemark restore end` there"));
+}
+
 /* --- start ------------------------------------------------------------------------------------ */
 
 /* A private socket directory of the recorded host may be missing here. */
@@ -418,9 +429,8 @@ int restore_recover(struct restore *restore, struct err *err)
     restore_test_stop("recovering-reached");
     if (rc == 0 && recovery.session && !recovery.in_recovery)
         rc = finish_promotion(&recovery, err);
-    if (rc == 0 && recovery.in_recovery)
-        log_info("the server waits at the target: action=%s",
-                 restore_action_name(restore->request.action));
+    if (rc == 0 && restore->request.action != ACTION_PROMOTE)
+        note_waiting(restore);
     pg_close(recovery.session);
     return rc;
 }

@@ -2,6 +2,7 @@
  * server comes back as it was, so its archive_command looks for a configuration that only the old
  * host had. */
 #include "agent/restore.h"
+#include "agent/repository.h"
 
 #include <stdio.h>
 
@@ -14,10 +15,11 @@ bool restore_host_is_configured(const struct restore *restore)
 
 void restore_host_advice(const struct restore *restore, char *ret, size_t size)
 {
+    const char *more = repository_directory(&restore->conf) ? "" : ", its endpoint and its keys";
     (void)snprintf(ret, size,
                    "write %s, readable for the server's user, with the lines `[repository]` and "
-                   "`url = %s`; archiving then catches up by itself",
-                   usual, restore->conf.repository_url);
+                   "`url = %s`%s; archiving then catches up by itself",
+                   usual, restore->conf.repository_url, more);
 }
 
 /* The file that archive_command reads when it names none. */

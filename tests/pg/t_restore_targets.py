@@ -89,7 +89,9 @@ def test_partial(box):
 
 def test_actions(story):
     server = story.server
-    story.restore("--action=pause")
+    done = story.restore("--action=pause")
+    like(done.out, "warning: its recovery settings stay .*`# tidemark restore begin`",
+         "action pause: what will be left to do is said")
     is_(server.psql("select pg_is_in_recovery(), pg_get_wal_replay_pause_state()"), "t|paused",
         "action pause: the server waits at the tag")
     is_(server.psql("select count(*) from orders"), "5000", "action pause: and can be read")
