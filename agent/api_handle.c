@@ -220,7 +220,7 @@ static int check_tag_free(struct api *api, const json_t *request, struct err *er
     const char *tag = json_string_value(json_object_get(request, "tag"));
     struct store *store;
     struct repo repo;
-    int rc = repository_open(api->conf, &store, &repo, err);
+    int rc = repository_open(api->conf, NULL, &store, &repo, err);
     if (rc < 0)
         return rc;
     rc = catalog_check_tag(store, &repo, api->conf->cluster, api->conf->node, tag, err);
@@ -320,7 +320,7 @@ static int get_snapshots(struct api *api, struct api_call *call, const char *arg
     struct repo repo;
     size_t damaged = 0;
     (void)arg;
-    int rc = repository_open(api->conf, &store, &repo, err);
+    int rc = repository_open(api->conf, NULL, &store, &repo, err);
     if (rc < 0)
         return rc;
     json_t *list = json_array();
@@ -342,7 +342,7 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
     struct store *store;
     struct repo repo;
     const struct conf *conf = api->conf;
-    int rc = repository_open(conf, &store, &repo, err);
+    int rc = repository_open(conf, NULL, &store, &repo, err);
     if (rc < 0)
         return rc;
     struct record *record = calloc(1, sizeof(*record));

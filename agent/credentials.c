@@ -199,6 +199,8 @@ static int load_environment(const char *prefix, struct credentials *to, struct e
     if (key != secret)
         return err_set(err, ERR_AUTH, "%s_%s is set, but %s_%s is not", prefix, names[!key], prefix,
                        names[key]);
+    if (!key) /* a token alone belongs to keys that are not here */
+        explicit_bzero(to, sizeof(*to));
     return key;
 }
 

@@ -42,6 +42,7 @@ struct child_plan {
     char env_text[ENV_TEXT_MAX];
     size_t env_len;
     bool env_full;
+    char *const *all_env; /* keep_environment */
     int fds[3];
     int report_fd; /* close-on-exec: errno of a failed exec travels here */
 };
@@ -228,12 +229,37 @@ static void child_main(struct child_plan *plan, const struct process_options *op
             const char *const *in;
             char *const *out;
         } argv = {.in = options->argv};
-        (void)execve(plan->path, argv.out, options->keep_environment ? environ : plan->env);
+        (void)execve(plan->path, argv.out, plan->all_env ? plan->all_env : plan->env);
     }
     int cause = errno;
     ssize_t ignored = write(plan->report_fd, &cause, sizeof(cause));
     (void)ignored;
     _exit(127);
+}
+
+static bool is_secret(const char *variable)
+{
+    static const char *const endings[] = {"_ACCESS_KEY_ID", "_SECRET_ACCESS_KEY", "_SESSION_TOKEN"};
+    size_t len = strcspn(variable, "=");
+    for (size_t i = 0; i < ARRAY_LEN(endings); i++) {
+        size_t end = strlen(endings[i]);
+        if (len >= end && strncmp(variable + len - end, endings[i], end) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Our environment without the repository's keys: the child may become the server's user. */
+static char **environment_without_keys(void)
+{
+    size_t count = 0, kept = 0;
+    while (environ[count])
+        count++;
+    char **env = calloc(count + 1, sizeof(*env));
+    for (size_t i = 0; env && i < count; i++)
+        if (!is_secret(environ[i]))
+            env[kept++] = environ[i];
+    return env;
 }
 
 int process_start(const struct process_options *options, pid_t *ret_pid, struct err *err)
@@ -242,6 +268,10 @@ int process_start(const struct process_options *options, pid_t *ret_pid, struct 
     int rc = plan_make(&plan, options, err);
     if (rc < 0)
         return rc;
+    free_mem char **all_env = options->keep_environment ? environment_without_keys() : NULL;
+    if (options->keep_environment && !all_env)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    plan.all_env = all_env;
     plan.fds[0] = options->stdin_fd;
     plan.fds[1] = options->stdout_fd;
     plan.fds[2] = options->stderr_fd;

@@ -22,7 +22,7 @@ struct process_options {
     unsigned timeout_s;         /* process_run only; 0 = none */
     const _Atomic bool *cancel; /* process_run only; may be NULL */
     bool end_group; /* process_run: a time-out or cancel ends its process group, not it alone */
-    bool keep_environment; /* pass our whole environment instead of the clean one */
+    bool keep_environment; /* pass our whole environment but the repository's keys */
 };
 
 #define PROCESS_OPTIONS_INIT                                                                       \

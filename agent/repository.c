@@ -17,7 +17,8 @@ static int find_group(const struct conf *conf, int64_t *ret, struct err *err)
     return 0;
 }
 
-int repository_open_store(const struct conf *conf, bool create, struct store **ret, struct err *err)
+int repository_open_store(const struct conf *conf, bool create, const _Atomic bool *cancel,
+                          struct store **ret, struct err *err)
 {
     struct repository_access access;
     if (!conf->repository_url[0]) {
@@ -27,18 +28,19 @@ int repository_open_store(const struct conf *conf, bool create, struct store **r
     int rc = repository_access_load(conf, REPOSITORY_JOBS, 0, &access, err);
     if (rc == 0)
         rc = find_group(conf, &access.options.group_id, err);
+    access.options.cancel = cancel;
     if (rc == 0)
         rc = store_open(conf->repository_url, &access.options, create, ret, err);
     repository_access_free(&access);
     return rc;
 }
 
-int repository_open(const struct conf *conf, struct store **ret_store, struct repo *ret_repo,
-                    struct err *err)
+int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct store **ret_store,
+                    struct repo *ret_repo, struct err *err)
 {
     struct store *store;
     bool used_copy = false;
-    int rc = repository_open_store(conf, false, &store, err);
+    int rc = repository_open_store(conf, false, cancel, &store, err);
     if (rc < 0)
         return rc;
     rc = repo_open(store, ret_repo, &used_copy, err);
@@ -86,7 +88,7 @@ static void warn_unwritable(const struct conf *conf)
 int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
 {
     struct store *store;
-    int rc = repository_open_store(conf, true, &store, err);
+    int rc = repository_open_store(conf, true, NULL, &store, err);
     if (rc < 0)
         return rc;
     rc = repo_create(store, conf->chunk_size, ret, err);

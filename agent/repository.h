@@ -7,14 +7,14 @@
 #include "agent/conf.h"
 #include "io/repo.h"
 
-/* The store alone; create makes the directory. ERR_CONFIG without repository.url or for a group
- * that does not exist. */
-int repository_open_store(const struct conf *conf, bool create, struct store **ret,
-                          struct err *err);
+/* The store alone; create makes the directory; cancel as in struct store_options. ERR_CONFIG
+ * without repository.url or for a group that does not exist. */
+int repository_open_store(const struct conf *conf, bool create, const _Atomic bool *cancel,
+                          struct store **ret, struct err *err);
 
 /* Store and tidemark.repo; warns in the log when only the copy is good. */
-int repository_open(const struct conf *conf, struct store **ret_store, struct repo *ret_repo,
-                    struct err *err);
+int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct store **ret_store,
+                    struct repo *ret_repo, struct err *err);
 
 /* `tidemark init`: makes the directory and tidemark.repo with conf->chunk_size. ERR_REFUSED when
  * there is a repository already. */

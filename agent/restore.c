@@ -312,7 +312,8 @@ static int open_restore(struct restore *restore, struct err *err)
     int rc = restore_request_parse(job->request, &restore->request, err);
     if (rc < 0)
         return rc;
-    return repository_open(&restore->conf, &restore->store, &restore->repo, err);
+    return repository_open(&restore->conf, &job->progress.cancel, &restore->store, &restore->repo,
+                           err);
 }
 
 static void release_restore(struct restore *restore)

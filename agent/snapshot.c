@@ -84,7 +84,10 @@ static int begin_record(struct snapshot *snapshot, struct err *err)
 static int open_repository(struct snapshot *snapshot, struct err *err)
 {
     const struct conf *conf = snapshot->conf;
-    int rc = repository_open(conf, &snapshot->store, &snapshot->repo, err);
+    int rc = repository_open(conf, &snapshot->job->progress.cancel, &snapshot->store,
+                             &snapshot->repo, err);
+    if (rc == 0) /* now: not while a filesystem is frozen */
+        rc = store_prepare_puts(snapshot->store, err);
     if (rc < 0)
         return rc;
     return catalog_check_tag(snapshot->store, &snapshot->repo, conf->cluster, conf->node,

@@ -211,7 +211,7 @@ static int open_snapshot(struct verification *own, struct err *err)
     if (rc == 0)
         rc = job_journal(own->job, NULL, "record", err);
     if (rc == 0)
-        rc = repository_open(conf, &own->store, &own->repo, err);
+        rc = repository_open(conf, &own->job->progress.cancel, &own->store, &own->repo, err);
     if (rc == 0)
         rc = catalog_find(own->store, &own->repo, conf->cluster, NULL, own->what, &own->record,
                           &damaged, err);

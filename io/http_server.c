@@ -142,8 +142,10 @@ int http_server_resolve(struct http_server *server, struct err *err)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     struct addrinfo *found;
     int rc = getaddrinfo(server->host, NULL, &hints, &found);
-    if (rc != 0 && server->addresses)
-        return 0; /* the old ones may still be right; the next failure asks again */
+    if (rc != 0 && server->addresses) { /* the old ones may still be right */
+        server->resolved_ns = monotonic_ns();
+        return 0;
+    }
     if (rc != 0) {
         (void)err_set(err, ERR_STORE, "look up '%s': %s", server->host, gai_strerror(rc));
         return err_hint(err, "see the endpoint's name and /etc/resolv.conf");

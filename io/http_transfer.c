@@ -10,7 +10,7 @@
 enum {
     DOWN_BUFFER_LEN = 512 << 10, /* the most that 7.88 takes; fewer recv(2) */
     UP_BUFFER_LEN = 512 << 10,
-    URL_MAX = 4096,
+    URL_MAX = 12288, /* an S3 list with the longest token, every byte escaped */
 };
 
 /* --- callbacks ---------------------------------------------------------------------------- */
@@ -135,8 +135,10 @@ static void set_connection(struct http_transfer *transfer)
     curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     curl_easy_setopt(curl, CURLOPT_SSL_VERIFYPEER, 1L);
     curl_easy_setopt(curl, CURLOPT_SSL_VERIFYHOST, 2L);
-    if (server->ca_file)
+    if (server->ca_file) { /* instead of the system's, which Debian's libcurl adds by its path */
         curl_easy_setopt(curl, CURLOPT_CAINFO, server->ca_file);
+        curl_easy_setopt(curl, CURLOPT_CAPATH, NULL);
+    }
     if (server->addresses)
         curl_easy_setopt(curl, CURLOPT_RESOLVE, server->addresses);
 }

@@ -99,6 +99,7 @@ static enum kind kind_of_status(unsigned status)
     case 507:
         return KIND_FULL;
     case 400:
+    case 501:
     case 404: /* without a code: not the store itself may have said so */
         return KIND_DOUBT;
     default:
@@ -276,7 +277,7 @@ static enum s3_verdict judge_region(const struct answer *answer)
     (void)say_answer(answer, ERR_STORE);
     if (other && !service->region_corrected) {
         (void)snprintf(service->region, sizeof(service->region), "%s", region);
-        if (service->is_aws && answer->error.code[0] && answer->error.endpoint[0] == '\0')
+        if (service->is_derived) /* never away from an endpoint that somebody chose */
             (void)snprintf(service->host, sizeof(service->host), "s3.%s.amazonaws.com", region);
         service->region_corrected = true;
         *answer->ret_delay_ms = 0;
@@ -433,9 +434,10 @@ static enum s3_verdict judge_status(const struct answer *answer)
         return judge_success(answer);
     if (status == 412 && call->conditional) {
         answer->service->create_once = S3_CREATE_ONCE_YES;
-        return call->maybe_executed ? S3_COMPARE : S3_TAKEN;
+        return S3_COMPARE;
     }
-    if (status == 501 && call->conditional) {
+    /* Not from a server that has shown that it knows the header: something on the way, then. */
+    if (status == 501 && call->conditional && answer->service->create_once != S3_CREATE_ONCE_YES) {
         answer->service->create_once = S3_CREATE_ONCE_NO;
         return S3_UNCONDITIONAL;
     }

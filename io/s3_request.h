@@ -12,7 +12,7 @@
  *     }
  *
  * now_ms is CLOCK_MONOTONIC. A call and its buffers belong to the caller until the verdict; it is
- * about 24 KiB. All texts of errors name the operation, the object and the place; never a secret.
+ * about 43 KiB. All texts of errors name the operation, the object and the place; never a secret.
  *
  * What an answer means (RFC 9110; Amazon S3 API Reference "Error responses"; measured on Ceph 16
  * and Swift 2.30):
@@ -36,11 +36,10 @@
 enum s3_op { S3_PUT, S3_GET, S3_LIST, S3_DELETE, S3_DELETE_BATCH };
 
 enum s3_verdict {
-    S3_DONE,          /* it succeeded; see the out fields */
-    S3_ABSENT,        /* GET: confirmed; err is ERR_MISSING */
-    S3_TAKEN,         /* PUT: the object exists and no try of this call can have made it */
-    S3_COMPARE,       /* PUT: it exists, maybe by an earlier try of this call: read it and compare
-                       * with our bytes; equal = success, different = it was taken */
+    S3_DONE,    /* it succeeded; see the out fields */
+    S3_ABSENT,  /* GET: confirmed; err is ERR_MISSING */
+    S3_COMPARE, /* PUT: it exists, maybe by an earlier try of this call, which a proxy may have
+                 * made: read it and compare; our bytes = success, others = it was taken */
     S3_UNCONDITIONAL, /* PUT: 501 to If-None-Match; service->create_once is NO now. Look, then call
                        * s3_call_put() again */
     S3_AGAIN,         /* sign and send again after the delay; the origin may have changed when

@@ -50,8 +50,13 @@ static int parse_address(struct s3_service *service, const char *address, struct
         prefix_len--;
     if (len < 3 || len > S3_BUCKET_MAX || !consists_of(address, len, ".-_") ||
         strchr(letters_and_digits, address[0]) == NULL) {
-        (void)err_set(err, ERR_CONFIG, "'%.80s' does not begin with the name of a bucket", address);
-        return err_hint(err, "write s3://bucket/prefix; the server goes into `endpoint`");
+        if (strchr(address, '@')) /* not shown: what stands before it may be a secret */
+            (void)err_set(err, ERR_CONFIG, "the URL holds an '@': credentials do not go there");
+        else
+            (void)err_set(err, ERR_CONFIG, "'%.80s' does not begin with the name of a bucket",
+                          address);
+        return err_hint(err, "write s3://bucket/prefix; the server goes into `endpoint`, keys into "
+                             "`credentials_file`");
     }
     memcpy(service->bucket, address, len);
     if (prefix_len == 0)
@@ -68,7 +73,10 @@ static int parse_address(struct s3_service *service, const char *address, struct
 
 static int bad_endpoint(const char *endpoint, struct err *err)
 {
-    (void)err_set(err, ERR_CONFIG, "endpoint '%.200s' is malformed", endpoint);
+    if (strchr(endpoint, '@'))
+        (void)err_set(err, ERR_CONFIG, "the endpoint holds an '@': credentials do not go there");
+    else
+        (void)err_set(err, ERR_CONFIG, "endpoint '%.200s' is malformed", endpoint);
     return err_hint(err, "write https://host or http://host:port, without a path");
 }
 
@@ -76,7 +84,7 @@ static int parse_endpoint(struct s3_service *service, const char *endpoint, stru
 {
     static const char aws[] = ".amazonaws.com";
     if (!is_set(endpoint)) {
-        service->tls = service->is_aws = true;
+        service->tls = service->is_aws = service->is_derived = true;
         (void)snprintf(service->host, sizeof(service->host), "s3.%s.amazonaws.com",
                        service->region);
         return 0;

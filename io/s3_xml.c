@@ -346,20 +346,35 @@ static bool read_number(const struct xml *xml, uint64_t *ret)
 }
 
 /* --- ListObjectsV2 -----------------------------------------------------------------------------*/
+/* What decides by absence (no such tag, nothing withdrawn) rests on a list that is whole: a page
+ * has to say whether there is more, and to hold as many keys as it says, when it says it. */
+struct page_claims {
+    bool says_whether, has_count;
+    uint64_t key_count;
+};
+
 /* EncodingType may stand behind the keys (Ceph) or before them, so the document is read twice: the
  * first time for everything but the keys. */
-static bool take_page(const struct xml *xml, struct s3_xml_page *page)
+static bool take_page(const struct xml *xml, struct s3_xml_page *page, struct page_claims *claims)
 {
-    if (at_path(xml, "ListBucketResult/IsTruncated"))
+    if (at_path(xml, "ListBucketResult/IsTruncated")) {
         page->truncated = strcmp(xml->text, "true") == 0;
-    else if (at_path(xml, "ListBucketResult/NextContinuationToken"))
+        claims->says_whether = page->truncated || strcmp(xml->text, "false") == 0;
+        return claims->says_whether;
+    }
+    if (at_path(xml, "ListBucketResult/KeyCount")) {
+        claims->has_count = true;
+        return read_number(xml, &claims->key_count);
+    }
+    if (at_path(xml, "ListBucketResult/NextContinuationToken"))
         return copy_exact(xml, page->token, sizeof(page->token));
     else if (at_path(xml, "ListBucketResult/EncodingType"))
         return copy_exact(xml, page->encoding, sizeof(page->encoding));
     return true;
 }
 
-static bool read_page(const char *ptr, size_t len, struct s3_xml_page *page)
+static bool read_page(const char *ptr, size_t len, struct s3_xml_page *page,
+                      struct page_claims *claims)
 {
     free_mem struct xml *xml = xml_open(ptr, len);
     enum event event = XML_OPEN;
@@ -368,12 +383,13 @@ static bool read_page(const char *ptr, size_t len, struct s3_xml_page *page)
         return false;
     while ((event = xml_next(xml, event)) == XML_OPEN || event == XML_CLOSE) {
         is_list = is_list || at_path(xml, "ListBucketResult");
-        if (event == XML_CLOSE && !take_page(xml, page))
+        if (event == XML_CLOSE && !take_page(xml, page, claims))
             return false;
     }
     if (page->encoding[0] && strcmp(page->encoding, "url") != 0)
         return false;
-    return event == XML_END && is_list && (!page->truncated || page->token[0]);
+    return event == XML_END && is_list && claims->says_whether &&
+           (!page->truncated || page->token[0]);
 }
 
 static int bad_list(struct err *err)
@@ -405,10 +421,11 @@ int s3_xml_list_parse(const char *ptr, size_t len,
     free_mem struct s3_xml_page *page = calloc(1, sizeof(*page));
     free_mem struct xml *xml = xml_open(ptr, len);
     struct entry entry = {.size = 0};
+    struct page_claims claims = {0};
     enum event event = XML_OPEN;
     if (xml == NULL || page == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory");
-    if (!read_page(ptr, len, page))
+    if (!read_page(ptr, len, page, &claims))
         return bad_list(err);
     while ((event = xml_next(xml, event)) == XML_OPEN || event == XML_CLOSE) {
         if (event == XML_OPEN)
@@ -426,6 +443,8 @@ int s3_xml_list_parse(const char *ptr, size_t len,
         entry = (struct entry){.size = 0};
     }
     assert(event == XML_END); /* as read_page() saw */
+    if (claims.has_count && claims.key_count != page->count)
+        return bad_list(err);
     *ret = *page;
     return 0;
 }

@@ -35,8 +35,9 @@ struct s3_xml_page {
 
 /* ListObjectsV2: calls each() for every key in their order; a non-zero return stops and is
  * returned. Keys arrive decoded. ERR_STORE when it is no such document, when a key is longer than
- * S3_KEY_MAX or holds a NUL, when a size is no number, or when it is truncated without a token.
- * each() may have been called for the keys before. */
+ * S3_KEY_MAX or holds a NUL, when a size is no number, when it does not say whether it is
+ * truncated, is truncated without a token, or holds another number of keys than it says. each() may
+ * have been called for the keys before. */
 int s3_xml_list_parse(const char *ptr, size_t len,
                       int (*each)(void *ctx, const char *key, uint64_t size, struct err *err),
                       void *ctx, struct s3_xml_page *ret, struct err *err);

@@ -85,6 +85,7 @@ int store_open(const char *url, const struct store_options *options, bool create
     int rc = scheme->open(url + strlen(scheme->ops->scheme), options, create, &store, err);
     if (rc < 0)
         return rc;
+    store->cancel = options->cancel;
     store->url = strdup(url);
     if (store->url == NULL) {
         store->ops->close(store);

@@ -45,6 +45,10 @@ struct store_options {
     /* Owner of new directories and objects in file:// (group tidemark-repo); -1 = leave. */
     int64_t group_id;
     const struct store_s3_options *s3; /* needed for s3:// */
+    /* s3:// in client mode: once it is true no failing operation is tried again, it ends with
+     * ERR_CANCELLED instead. What works goes on working: whoever cancels has to clean up. NULL =
+     * never. */
+    const _Atomic bool *cancel;
 };
 
 /* Opens url. options may be NULL for file://. create makes the directory of file:// (mode 2770)

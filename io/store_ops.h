@@ -45,6 +45,7 @@ struct store_lane {
 struct store {
     const struct store_ops *ops;
     char *url; /* malloc'ed, freed by store_close() */
+    const _Atomic bool *cancel;
 };
 
 /* file://: path is the part of the URL after the scheme. */

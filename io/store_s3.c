@@ -2,6 +2,7 @@
  * connection, see store_s3.h. The rules of retrying are s3_judge.c's. */
 #include "io/store_s3.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -53,10 +54,27 @@ static int connect_to_origin(struct store_s3 *s3, struct err *err)
     return http_open(&endpoint, &s3->http, err);
 }
 
-static void wait_ms(unsigned ms)
+static bool is_cancelled(const struct store_s3 *s3)
 {
-    struct timespec pause = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};
-    (void)nanosleep(&pause, NULL); /* a signal that ends it early costs a try */
+    return s3->store.cancel != NULL && atomic_load(s3->store.cancel);
+}
+
+static void wait_ms(const struct store_s3 *s3, unsigned ms)
+{
+    uint64_t until_ms = clock_ms() + ms;
+    for (uint64_t now; (now = clock_ms()) < until_ms && !is_cancelled(s3);) {
+        uint64_t slice = min_u64(until_ms - now, 100);
+        struct timespec pause = {.tv_nsec = (long)slice * 1000000};
+        (void)nanosleep(&pause, NULL);
+    }
+}
+
+/* err holds why the try failed that is not repeated. */
+static enum s3_verdict fail_cancelled(struct err *err)
+{
+    err->code = ERR_CANCELLED;
+    (void)err_prefix(err, "cancelled while the store failed");
+    return S3_FAILED;
 }
 
 /* Sends s3->call until its verdict is another than S3_AGAIN. */
@@ -72,7 +90,9 @@ static enum s3_verdict perform(struct store_s3 *s3, struct err *err)
             s3_call_judge(s3->call, s3->service, clock_ms(), time(NULL), &delay_ms, err);
         if (verdict != S3_AGAIN)
             return verdict;
-        wait_ms(delay_ms);
+        wait_ms(s3, delay_ms);
+        if (is_cancelled(s3))
+            return fail_cancelled(err);
     }
 }
 
@@ -200,8 +220,6 @@ static int s3_put(struct store *store, const char *name, const void *ptr, size_t
         switch (perform(s3, err)) {
         case S3_DONE:
             return 0;
-        case S3_TAKEN:
-            return STORE_EXISTS;
         case S3_COMPARE:
             return compare(s3, name, ptr, len, err);
         case S3_UNCONDITIONAL:

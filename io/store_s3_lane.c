@@ -298,9 +298,6 @@ static void call_done(struct http_exchange *x)
         else
             finish(transfer, -(int)err->code);
         break;
-    case S3_TAKEN:
-        finish(transfer, STORE_EXISTS);
-        break;
     case S3_COMPARE:
         compare_first(transfer);
         break;

@@ -74,7 +74,7 @@ static int check_repository(const struct conf *conf, char detail[256], struct er
     struct conf hasty = *conf; /* a person waits: a few tries tell enough */
     hasty.repository_retry_timeout_s =
         (unsigned)min_u64(CHECK_RETRY_S, conf->repository_retry_timeout_s);
-    int rc = repository_open(&hasty, &store, &repo, err);
+    int rc = repository_open(&hasty, NULL, &store, &repo, err);
     if (rc < 0)
         return rc;
     store_close(store);

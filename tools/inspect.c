@@ -369,7 +369,9 @@ static int open_store(const struct options *options, struct store **ret, struct 
 {
     static struct conf conf;
     struct repository_access access;
-    int rc = conf_load(NULL, &conf, err);
+    /* A directory needs no configuration: this is the tool for when that is broken. */
+    bool plain = strncmp(options->repository, "file://", 7) == 0 && options->access_count == 0;
+    int rc = plain ? conf_parse("defaults", "", 0, &conf, err) : conf_load(NULL, &conf, err);
     if (rc == 0)
         rc = conf_set(&conf, "repository.url", options->repository, err);
     for (size_t i = 0; rc == 0 && i < options->access_count; i += 2)

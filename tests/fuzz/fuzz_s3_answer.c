@@ -58,7 +58,7 @@ static void check(enum s3_verdict verdict, unsigned status, const struct err *er
                    (status == 404 && call->op == S3_DELETE));
     if (verdict == S3_ABSENT)
         FUZZ_CHECK(status == 404 && call->op == S3_GET && err->code == ERR_MISSING);
-    if (verdict == S3_TAKEN || verdict == S3_COMPARE)
+    if (verdict == S3_COMPARE)
         FUZZ_CHECK(status == 412 && call->op == S3_PUT);
     if (verdict == S3_FAILED)
         FUZZ_CHECK((err->code == ERR_STORE || err->code == ERR_AUTH) && err->text[0] != '\0');

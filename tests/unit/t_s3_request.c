@@ -82,7 +82,7 @@ static const struct {
     {"ab/p", "http://h", "k", "bucket", ERR_CONFIG},
     {"-abc/p", "http://h", "k", "bucket", ERR_CONFIG},
     {"buc ket", "http://h", "k", "bucket", ERR_CONFIG},
-    {"user:pass@bucket", "http://h", "k", "bucket", ERR_CONFIG},
+    {"user:pass@bucket", "http://h", "k", "credentials do not go there", ERR_CONFIG},
     {"bucket//p", "http://h", "k", "prefix", ERR_CONFIG},
     {"bucket/../p", "http://h", "k", "prefix", ERR_CONFIG},
     {"bucket/p q", "http://h", "k", "prefix", ERR_CONFIG},
@@ -90,7 +90,7 @@ static const struct {
     {"bucket", "ftp://h", "k", "malformed", ERR_CONFIG},
     {"bucket", "http://", "k", "malformed", ERR_CONFIG},
     {"bucket", "http://h/path", "k", "malformed", ERR_CONFIG},
-    {"bucket", "http://user@h", "k", "malformed", ERR_CONFIG},
+    {"bucket", "http://user@h", "k", "credentials do not go there", ERR_CONFIG},
     {"bucket", "http://h", "", "no credentials", ERR_AUTH},
     {"bucket", "http://h", "a/b", "access key is malformed", ERR_AUTH},
     {"bucket", "http://h", "a\nb", "access key is malformed", ERR_AUTH},
@@ -187,7 +187,7 @@ static const struct {
 } answers[] = {
     {S3_PUT, 200, "", "", S3_DONE, ERR_OK, ""},
     {S3_PUT, 200, "", XML("InternalError"), S3_AGAIN, ERR_OK, ""},
-    {S3_PUT, 412, "", XML("PreconditionFailed"), S3_TAKEN, ERR_OK, ""},
+    {S3_PUT, 412, "", XML("PreconditionFailed"), S3_COMPARE, ERR_OK, ""},
     {S3_PUT, 409, "", XML("ConditionalRequestConflict"), S3_AGAIN, ERR_OK, ""},
     {S3_PUT, 501, "", XML("NotImplemented"), S3_UNCONDITIONAL, ERR_OK, ""},
     {S3_PUT, 400, "", XML("XAmzContentSHA256Mismatch"), S3_AGAIN, ERR_OK, ""},
@@ -341,7 +341,11 @@ static void check_lost_answers(void)
     x->rc = -ERR_STORE;
     x->maybe_executed = false;
     ok(s3_call_judge(call, service, 1000, 0, &delay, &err) == S3_AGAIN, "not connected: again");
-    ok(answer(412, "", "", 1000, &delay, &err) == S3_TAKEN, "412 after it: taken");
+    ok(answer(412, "", "", 1000, &delay, &err) == S3_COMPARE, "412 after it: compare, too");
+    begin(S3_PUT, NULL, 0);
+    ok(answer(501, "", "", 1000, &delay, &err) == S3_AGAIN &&
+           service->create_once == S3_CREATE_ONCE_YES,
+       "501 where the header was honoured before: a doubt");
     begin(S3_PUT, NULL, 0);
     s3_call_sign(call, service, 0);
     x->rc = -ERR_AUTH;
@@ -378,6 +382,21 @@ static void check_region(void)
        "AWS names the region in a header");
     s3_service_origin(service, origin);
     is_str(origin, "https://bucket.s3.eu-central-1.amazonaws.com", "the host follows");
+    static const char redirect[] = "<Error><Code>PermanentRedirect</Code><Endpoint>bucket.s3-eu-"
+                                   "west-1.amazonaws.com</Endpoint></Error>";
+    open_service("bucket/p", &options);
+    begin(S3_GET, call->answer, 1);
+    ok(answer(301, "x-amz-bucket-region: eu-west-1\r\n", redirect, 1000, &delay, &err) == S3_AGAIN,
+       "as AWS redirects, with an endpoint");
+    s3_service_origin(service, origin);
+    is_str(origin, "https://bucket.s3.eu-west-1.amazonaws.com", "the host follows, too");
+    options.endpoint = "https://vpce-1.s3.us-east-1.vpce.amazonaws.com";
+    open_service("bucket/p", &options);
+    begin(S3_GET, call->answer, 1);
+    (void)answer(400, "", malformed, 1000, &delay, &err);
+    s3_service_origin(service, origin);
+    ok(strstr(origin, "vpce-1.s3.us-east-1.vpce.amazonaws.com") != NULL,
+       "an endpoint that was chosen is not left");
     open_service("bucket/p", &usual);
     service->has_worked = true;
     begin(S3_GET, call->answer, 1);

@@ -22,6 +22,7 @@ static int list(const char *xml, struct seen *seen, struct s3_xml_page *page, st
     return s3_xml_list_parse(xml, strlen(xml), take, seen, page, err);
 }
 
+#define LIST             "<ListBucketResult><IsTruncated>false</IsTruncated>"
 #define ENTRY(key, size) "<Contents><Key>" key "</Key><Size>" size "</Size></Contents>"
 
 static void check_list(struct err *err)
@@ -43,14 +44,13 @@ static void check_list(struct err *err)
     ok(page.truncated && page.count == 2, "truncated, counted");
     is_str(page.token, "1ueG&/=", "token");
     is_str(page.last_key, "c<de", "last key");
-    is_good(list("<ListBucketResult><IsTruncated>false</IsTruncated>" ENTRY(
-                     "a%2Fb+%C3%A9", "1") "<EncodingType>url</EncodingType></ListBucketResult>",
-                 &seen, &page, err),
-            err, "an escaped page, where the encoding stands behind the keys (Ceph)");
+    is_good(
+        list(LIST ENTRY("a%2Fb+%C3%A9", "1") "<EncodingType>url</EncodingType></ListBucketResult>",
+             &seen, &page, err),
+        err, "an escaped page, where the encoding stands behind the keys (Ceph)");
     is_str(seen.text, "a/b \xc3\xa9=1;", "decoded");
-    is_good(list("<ListBucketResult/>", &seen, &page, err), err, "an empty page");
-    is_u64(list("<ListBucketResult>" ENTRY("stop", "1") ENTRY("z", "1") "</ListBucketResult>",
-                &seen, &page, err),
+    is_good(list(LIST "</ListBucketResult>", &seen, &page, err), err, "an empty page");
+    is_u64(list(LIST ENTRY("stop", "1") ENTRY("z", "1") "</ListBucketResult>", &seen, &page, err),
            7, "the caller's answer is returned");
     is_str(seen.text, "stop=1;", "and stops");
 }
@@ -63,26 +63,29 @@ static const char *const bad_lists[] = {
     "<Error><Code>SlowDown</Code></Error>",
     "<ListBucketResult>",
     "<ListBucketResult></ListBucketResult",
-    "<ListBucketResult></listbucketresult>",
-    "<ListBucketResult></ListBucketResult><x/>",
-    "<ListBucketResult></ListBucketResult>x",
+    LIST "</listbucketresult>",
+    LIST "</ListBucketResult><x/>",
+    LIST "</ListBucketResult>x",
     "<!DOCTYPE a [<!ENTITY b \"c\">]><ListBucketResult></ListBucketResult>",
-    "<ListBucketResult>&b;</ListBucketResult>",
-    "<ListBucketResult>&#x110000;</ListBucketResult>",
-    "<ListBucketResult>&#;</ListBucketResult>",
-    "<ListBucketResult>&#x;</ListBucketResult>",
-    "<ListBucketResult><a b=\"c></a></ListBucketResult>",
+    LIST "&b;</ListBucketResult>",
+    LIST "&#x110000;</ListBucketResult>",
+    LIST "&#;</ListBucketResult>",
+    LIST "&#x;</ListBucketResult>",
+    LIST "<a b=\"c></a></ListBucketResult>",
     "<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>",
-    "<ListBucketResult><EncodingType>rot13</EncodingType></ListBucketResult>",
-    "<ListBucketResult>" ENTRY("", "1") "</ListBucketResult>",
-    "<ListBucketResult>" ENTRY("a", "") "</ListBucketResult>",
-    "<ListBucketResult>" ENTRY("a", "-1") "</ListBucketResult>",
-    "<ListBucketResult>" ENTRY("a", "99999999999999999999") "</ListBucketResult>",
-    "<ListBucketResult>" ENTRY("a&#0;b", "1") "</ListBucketResult>",
-    "<ListBucketResult><EncodingType>url</EncodingType>" ENTRY("a%0", "1") "</ListBucketResult>",
-    "<ListBucketResult><EncodingType>url</EncodingType>" ENTRY("%00", "1") "</ListBucketResult>",
-    "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
-    "<ListBucketResult><a><b><c><d><e><f><g><h></h></g></f></e></d></c></b></a></ListBucketResult>",
+    "<ListBucketResult/>",
+    "<ListBucketResult><IsTruncated>True</IsTruncated></ListBucketResult>",
+    "<ListBucketResult><KeyCount>1</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>",
+    LIST "<EncodingType>rot13</EncodingType></ListBucketResult>",
+    LIST ENTRY("", "1") "</ListBucketResult>",
+    LIST ENTRY("a", "") "</ListBucketResult>",
+    LIST ENTRY("a", "-1") "</ListBucketResult>",
+    LIST ENTRY("a", "99999999999999999999") "</ListBucketResult>",
+    LIST ENTRY("a&#0;b", "1") "</ListBucketResult>",
+    LIST "<EncodingType>url</EncodingType>" ENTRY("a%0", "1") "</ListBucketResult>",
+    LIST "<EncodingType>url</EncodingType>" ENTRY("%00", "1") "</ListBucketResult>",
+    LIST "<Contents><Key>a</Key></Contents></ListBucketResult>",
+    LIST "<a><b><c><d><e><f><g><h></h></g></f></e></d></c></b></a></ListBucketResult>",
 };
 
 static void check_bad_lists(struct err *err)
@@ -94,7 +97,7 @@ static void check_bad_lists(struct err *err)
                "refused: %.70s", bad_lists[i]);
     char long_key[3000];
     memset(long_key, 0, sizeof(long_key));
-    strcpy(long_key, "<ListBucketResult><Contents><Key>");
+    strcpy(long_key, LIST "<Contents><Key>");
     memset(long_key + strlen(long_key), 'k', S3_KEY_MAX + 1);
     strcat(long_key, "</Key><Size>1</Size></Contents></ListBucketResult>");
     is_err(list(long_key, &seen, &page, err), err, ERR_STORE, "cannot be read",
