@@ -82,28 +82,33 @@ def faults(box, store):
     proxy.close()
 
 
+def cut_off(proxy, pipes):
+    """The network goes away in the middle of the packs: the third one is held back."""
+    poll(lambda: any("/pack/" in x.target for x in list(proxy.log)), timeout_s=120)
+    proxy.down()
+    return pipes
+
+
 def outages(box, store):
     proxy = FaultProxy(box, store.endpoint)
-    pipes = Pipes(store, "round", 128, proxy.endpoint, retry_ms=60000, stall_ms=1000)
-    poll(lambda: len(proxy.log) > 8)
-    proxy.down()
+    proxy.rules(Rule("^PUT .*/pack/", "stall_up", nth=3, at=0.5, ms=60000))
+    pipes = cut_off(proxy, Pipes(store, "round", 128, proxy.endpoint, retry_ms=60000,
+                                 stall_ms=20000))
     threading.Timer(5, proxy.up).start()
     ok(pipes.end().good, "an outage of 5 s is waited for")
-    proxy.forget()
-    pipes = Pipes(store, "cancel", 256, proxy.endpoint, retry_ms=60000, cancel_ms=4000)
-    poll(lambda: len(proxy.log) > 8)
-    proxy.down()
-    pipes.end()
-    like(pipes.output, "error cancelled", "cancelled in an outage")
-    seconds = float(re.search(r"cancelled after ([0-9.]+)", pipes.output).group(1))
-    ok(seconds < 10, f"… ends at once ({seconds:.1f} s)")
-    proxy.up()
-    proxy.forget()
-    pipes = Pipes(store, "push", 256, proxy.endpoint, retry_ms=2000, stall_ms=1000)
-    poll(lambda: len(proxy.log) > 8)
-    proxy.down()
-    pipes.end()
-    like(pipes.output, r"error store .*gave up after \d+ tr", "an outage that lasts is an error")
+    for verb, options in (("cancel", {"retry_ms": 60000, "cancel_ms": 4000}),
+                          ("push", {"retry_ms": 2000, "stall_ms": 20000})):
+        proxy.rules(Rule("^PUT .*/pack/", "stall_up", nth=3, at=0.5, ms=60000))
+        proxy.forget()
+        pipes = cut_off(proxy, Pipes(store, verb, 128, proxy.endpoint, **options)).end()
+        if verb == "cancel":
+            like(pipes.output, "error cancelled", "cancelled in an outage")
+            seconds = float(re.search(r"cancelled after ([0-9.]+)", pipes.output).group(1))
+            ok(seconds < 10, f"… ends at once ({seconds:.1f} s)")
+        else:
+            like(pipes.output, r"error store .*gave up after \d+ tr",
+                 "an outage that lasts is an error")
+        proxy.up()
     proxy.close()
 
 
