@@ -235,12 +235,21 @@ static int follow_local(struct client *client, const char *id, struct follower *
     return 0;
 }
 
-/* A stream that ends while the job runs means that the agent stopped; the job did not. */
-static int check_ended(const json_t *last, struct err *err)
+/* A stream that ends while the job runs means that the agent stopped. Whether the job did as well
+ * is known to root; what it left is then its last status. */
+static int check_ended(const struct client *client, const char *id, json_t **last, struct err *err)
 {
-    if (last && !json_is_true(json_object_get(last, "running")))
+    json_t *now = NULL;
+    struct err ignored;
+    bool known = *last && geteuid() == 0 && job_status(client->conf, id, &now, &ignored) == 0;
+    if (known) {
+        json_decref(*last);
+        *last = now;
+    }
+    if (*last && !json_is_true(json_object_get(*last, "running")))
         return 0;
-    (void)err_set(err, ERR_DEVICE, "the agent stopped; the job goes on without it");
+    (void)err_set(err, ERR_DEVICE, "the agent stopped; the job %s without it",
+                  known ? "goes on" : "may go on");
     return err_hint(err, "look at it with `tidemark jobs` once the agent is back");
 }
 
@@ -251,7 +260,7 @@ int client_follow(struct client *client, const char *id, const struct client_fol
     int rc = client->http ? follow_http(client, id, &follower, err)
                           : follow_local(client, id, &follower, err);
     if (rc == 0 || (rc == -ERR_DEVICE && follower.last))
-        rc = check_ended(follower.last, err);
+        rc = check_ended(client, id, &follower.last, err);
     if (rc < 0) {
         json_decref(follower.last);
         return rc;

@@ -45,6 +45,9 @@ static int wrong_state(const json_t *status, const char *id, const char *verb, s
                         id);
     if (is(status, "state", "executed"))
         return err_hint(err, "verify it");
+    if (json_is_true(json_object_get(status, "given_up")))
+        return err_hint(err, "it was given up: restore a snapshot onto its volumes with `tidemark "
+                             "restore TAG`");
     if (job_is_partial(status))
         return err_hint(err, "resume it with `tidemark restore --resume %s`", id);
     return -(int)err->code;

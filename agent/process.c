@@ -444,7 +444,7 @@ static int collect(const struct process_options *options, pid_t pid, struct capt
         drain(state, 1);
         if (options->cancel && atomic_load(options->cancel)) {
             end(options, pid);
-            return err_set(err, ERR_CANCELLED, "'%s' was stopped", options->argv[0]);
+            return err_set(err, ERR_CANCELLED, "cancelled by request");
         }
         if (now_ms() >= deadline) {
             end(options, pid);

@@ -427,6 +427,11 @@ int restore_recover(struct restore *restore, struct err *err)
     if (rc == 0)
         rc = follow(&recovery, err);
     restore_test_stop("recovering-reached");
+    if (rc == 0 && recovery.replay_lsn) {
+        char lsn[24];
+        pg_lsn_format(recovery.replay_lsn, lsn);
+        json_object_set_new(restore->job->journal, "replay_lsn", json_string(lsn));
+    }
     if (rc == 0 && recovery.session && !recovery.in_recovery)
         rc = finish_promotion(&recovery, err);
     if (rc == 0 && restore->request.action != ACTION_PROMOTE)

@@ -122,6 +122,8 @@ static int explain(struct restore *restore, struct err *err)
 {
     enum restore_step step =
         restore_step_from_name(json_string_value(json_object_get(restore->job->journal, "step")));
+    if (step < STEP_MARKED && err->code == ERR_CANCELLED)
+        (void)err_set(err, ERR_CANCELLED, "cancelled by request: nothing was touched");
     if (step == STEP_FENCED)
         lift_after_failure(restore, err);
     if (step < STEP_MARKED)
@@ -129,11 +131,14 @@ static int explain(struct restore *restore, struct err *err)
     if (err->code == ERR_CANCELLED)
         (void)err_set(err, ERR_PARTIAL, "cancelled in step %s: the volumes are not finished",
                       restore_step_name(step));
+    bool same = err->code == ERR_POSTGRES && step == STEP_RECOVERING;
     size_t len = strlen(err->hint);
     (void)snprintf(err->hint + len, sizeof(err->hint) - len,
-                   "%sthe old data is gone; go on with `tidemark restore --resume %s`, or give up "
-                   "with `tidemark cancel %s` and restore anew",
-                   len ? "; " : "", restore->job->id, restore->job->id);
+                   "%sthe old data is gone; go on with `tidemark restore --resume %s`%s, or give "
+                   "up with `tidemark cancel %s` and restore anew%s",
+                   len ? "; " : "", restore->job->id,
+                   same ? " when the cause is gone (else it fails the same way)" : "",
+                   restore->job->id, same ? " to another target" : "");
     return -(int)err->code;
 }
 
@@ -280,6 +285,8 @@ static int run_goal(struct restore *restore, struct err *err)
         if (step > STEP_PLANNED)
             return err_set(err, ERR_REFUSED, "the restore is past its plan");
         int rc = run_plan(restore, err);
+        if (restore->request.dry_run) /* for lists: it is complete, but restored nothing */
+            json_object_set_new(journal, "dry_run", json_true());
         if (rc == 0)
             end_as(restore, restore->request.dry_run ? "complete" : "prepared");
         return rc;

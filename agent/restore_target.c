@@ -7,6 +7,7 @@
 #include "agent/wal_page.h"
 
 #include <stdio.h>
+#include <time.h>
 
 enum { LINES_MAX = 64 };
 
@@ -143,19 +144,51 @@ static bool was_left(const struct line *lines, size_t count, const struct line *
 
 /* --- choice ----------------------------------------------------------------------------------- */
 
-static int refuse_ambiguous(const struct line *lines, size_t count, const bool *candidate,
-                            struct err *err)
+/* ", made 2026-11-25 21:04:05 UTC": when a restore of this host made the timeline. */
+static void describe_origin(const json_t *jobs, uint32_t timeline, char *ret, size_t size)
 {
+    size_t i;
+    json_t *job;
+    ret[0] = '\0';
+    json_array_foreach((json_t *)(uintptr_t)jobs, i, job)
+    {
+        time_t ended_s = (time_t)json_integer_value(json_object_get(job, "ended_s"));
+        struct tm when;
+        if (json_integer_value(json_object_get(job, "timeline")) == timeline && ended_s > 0 &&
+            gmtime_r(&ended_s, &when))
+            (void)strftime(ret, size, ", made %Y-%m-%d %H:%M:%S UTC", &when);
+    }
+}
+
+/* The timeline that the server here is on; 0 = its volume is not mounted, or not whole. */
+static uint32_t current_timeline(const struct restore *restore)
+{
+    struct pg_control control;
+    struct err ignored;
+    return pg_control_read(&restore->conf, restore->data_directory, &control, &ignored) < 0
+               ? 0
+               : control.timeline;
+}
+
+static int refuse_ambiguous(const struct restore *restore, const struct line *lines, size_t count,
+                            const bool *candidate, struct err *err)
+{
+    free_json json_t *jobs = NULL;
+    struct err ignored;
+    uint32_t current = current_timeline(restore);
     char list[384] = "";
+    (void)job_list(&restore->job->conf, &jobs, &ignored);
     for (size_t i = 0; i < count; i++) {
         if (!candidate[i])
             continue;
         size_t len = strlen(list);
-        char begin[24], end[24];
+        char begin[24], end[24], origin[48];
         pg_lsn_format(lines[i].begin_lsn, begin);
         pg_lsn_format(lines[i].end_lsn, end);
-        (void)snprintf(list + len, sizeof(list) - len, "%stimeline %u (%s to %s)", len ? ", " : "",
-                       lines[i].timeline, begin, end);
+        describe_origin(jobs, lines[i].timeline, origin, sizeof(origin));
+        (void)snprintf(list + len, sizeof(list) - len, "%stimeline %u (%s to %s%s%s)",
+                       len ? ", " : "", lines[i].timeline, begin, end, origin,
+                       lines[i].timeline == current ? ", the server's own now" : "");
     }
     (void)err_set(err, ERR_REFUSED, "several timelines contain the target: %s", list);
     return err_hint(err, "choose one with --target-timeline=N");
@@ -196,7 +229,7 @@ static int choose_line(struct restore *restore, const struct line *lines, size_t
         }
     }
     if (found > 1)
-        return refuse_ambiguous(lines, count, candidate, err);
+        return refuse_ambiguous(restore, lines, count, candidate, err);
     if (found == 0)
         return refuse_absent(restore, lines, count, err);
     restore->target_timeline = lines[last].timeline;

@@ -13,6 +13,48 @@ static const char *requested_device(const struct restore *restore, const char *n
                : NULL;
 }
 
+static bool was_its_device(const struct restore *restore, const struct restore_volume *volume,
+                           const json_t *job, const char *device)
+{
+    struct device_identity identity;
+    struct err ignored;
+    uint8_t id[ID_LEN];
+    const char *text = json_string_value(json_object_get(job, "id"));
+    if (!device || !text || !id_from_text(text, id))
+        return false;
+    return restore_is_marked(device, id, &ignored) ||
+           (device_identify(device, &identity, &ignored) == 0 && identity.fs_uuid[0] &&
+            strcmp(identity.fs_uuid, restore->record.volumes[volume->index].fs_uuid) == 0);
+}
+
+/* What a restore that was given up has left cannot be mounted. Its plan names the device, and the
+ * device itself has to say so: by the mark of that restore, or the snapshot's filesystem. */
+static bool given_up_device(const struct restore *restore, struct restore_volume *volume)
+{
+    free_json json_t *jobs = NULL;
+    struct err ignored;
+    if (job_list(&restore->job->conf, &jobs, &ignored) < 0)
+        return false;
+    for (size_t i = json_array_size(jobs); i-- > 0;) {
+        const json_t *job = json_array_get(jobs, i), *entry;
+        const json_t *planned = json_object_get(json_object_get(job, "plan"), "volumes");
+        size_t k;
+        if (!json_is_true(json_object_get(job, "given_up")))
+            continue;
+        json_array_foreach(planned, k, entry)
+        {
+            const char *name = json_string_value(json_object_get(entry, "name"));
+            const char *device = json_string_value(json_object_get(entry, "device"));
+            if (!name || strcmp(name, volume->name) != 0 ||
+                !was_its_device(restore, volume, job, device))
+                continue;
+            (void)snprintf(volume->given, sizeof(volume->given), "%s", device);
+            return true;
+        }
+    }
+    return false;
+}
+
 static int find_device(struct restore *restore, struct restore_volume *volume, struct err *err)
 {
     const struct conf_volume *conf = conf_volume_by_name(&restore->conf, volume->name);
@@ -24,7 +66,7 @@ static int find_device(struct restore *restore, struct restore_volume *volume, s
         (void)snprintf(volume->given, sizeof(volume->given), "%s", conf->device);
     else if (restore_find_mount(volume->mount_point, &entry))
         (void)snprintf(volume->given, sizeof(volume->given), "%s", entry.source);
-    else {
+    else if (!given_up_device(restore, volume)) {
         (void)err_set(err, ERR_USAGE, "volume '%s' of the snapshot has no device here",
                       volume->name);
         return err_hint(err, "name it with --device=%s:/dev/…, or as [volume %s] device = …",

@@ -84,10 +84,10 @@ static void show_bar(struct view *view, const json_t *progress, const char *phas
     cmd_format_size(bytes_total, total);
     cmd_format_size(number_of(progress, "rate_bytes_s"), rate);
     int len = snprintf(line, sizeof(line), "%s", phase);
-    if (bytes_total > 0 && len > 0 && (size_t)len < sizeof(line))
+    /* Once all is copied the rate says nothing: what a recovery does is not counted. */
+    if (bytes_done < bytes_total && len > 0 && (size_t)len < sizeof(line))
         len += snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 " %%  %s of %s  %s/s",
-                        bytes_done >= bytes_total ? 100 : bytes_done * 100 / bytes_total, done,
-                        total, rate);
+                        bytes_done * 100 / bytes_total, done, total, rate);
     if (left_s > 0 && len > 0 && (size_t)len < sizeof(line))
         (void)snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 ":%02" PRIu64 " left",
                        left_s / 60, left_s % 60);

@@ -26,9 +26,10 @@ static void print_row(const json_t *job)
     char when[32];
     const json_t *error = json_object_get(job, "error");
     cmd_format_time(json_integer_value(json_object_get(job, "created_ms")) / 1000, when);
-    int used = printf("%-12.12s  %-12s  %-11s  %-14s  %-23s  ", cmd_text_or_dash(job, "id"),
-                      cmd_text_or_dash(job, "type"), cmd_text_or_dash(job, "state"),
-                      cmd_text_or_dash(job, "phase"), when);
+    const char *type =
+        json_is_true(json_object_get(job, "dry_run")) ? "dry run" : cmd_text_or_dash(job, "type");
+    int used = printf("%-12.12s  %-12s  %-11s  %-14s  %-23s  ", cmd_text_or_dash(job, "id"), type,
+                      cmd_text_or_dash(job, "state"), cmd_text_or_dash(job, "phase"), when);
     if (json_is_object(error))
         print_error(cmd_text_or_dash(error, "text"), used > 0 ? (unsigned)used : 0);
     (void)putchar('\n');

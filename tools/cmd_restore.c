@@ -104,11 +104,23 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
     return rc < 0 ? rc : carry_on(cmd, client, status, err);
 }
 
+/* What there is now: the first thing that whoever was woken up wants to know. */
 static void print_end(const json_t *status)
 {
+    const char *action = cmd_text(json_object_get(status, "plan"), "action");
+    const char *lsn = cmd_text_or_dash(status, "replay_lsn");
     const char *warning = cmd_text(status, "warning");
-    (void)printf("restore %s is complete\n", id_of(status));
-    if (warning[0])
+    const char *id = id_of(status);
+    if (strcmp(action, "pause") == 0)
+        (void)printf("restore %s is complete: the server is paused at %s, read-only\n", id, lsn);
+    else if (strcmp(action, "shutdown") == 0)
+        (void)printf("restore %s is complete: the server is shut down at its target\n", id);
+    else
+        (void)printf("restore %s is complete: the server runs on timeline %lld, restored to %s\n",
+                     id, (long long)json_integer_value(json_object_get(status, "timeline")), lsn);
+    if (json_is_true(json_object_get(status, "archived")))
+        (void)printf("the server archives: its new timeline is in the repository\n");
+    else if (warning[0])
         (void)printf("warning: %s\n", warning);
 }
 

@@ -35,6 +35,24 @@ int cmd_health_error(const json_t *health, struct err *err)
     return err_hint(err, "`tidemark restore --resume %s` goes on", job);
 }
 
+/* The error and hint of a restore that failed say whether resuming it helps. */
+static int add_cause(const json_t *health, const json_t *jobs, struct err *err)
+{
+    const char *id = cmd_text(health, "job");
+    size_t i;
+    json_t *job;
+    json_array_foreach(jobs, i, job)
+    {
+        const json_t *error = json_object_get(job, "error");
+        if (strcmp(cmd_text(job, "id"), id) != 0 || !cmd_text(error, "hint")[0])
+            continue;
+        (void)err_set(err, ERR_PARTIAL, "restore %s stopped at step %s: %s", id,
+                      cmd_text(health, "step"), cmd_text(error, "text"));
+        return err_hint(err, "%s", cmd_text(error, "hint"));
+    }
+    return -ERR_PARTIAL;
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct client *client;
@@ -62,7 +80,10 @@ static int run(struct cmd *cmd, struct err *err)
                          cmd->conf.file);
         print_running(json_object_get(answer, "jobs"));
     }
-    return cmd_health_error(health, err);
+    rc = cmd_health_error(health, err);
+    return rc == -ERR_PARTIAL && !json_is_true(json_object_get(health, "given_up"))
+               ? add_cause(health, json_object_get(answer, "jobs"), err)
+               : rc;
 }
 
 const struct cmd_verb verb_status = {

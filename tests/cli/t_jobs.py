@@ -94,13 +94,19 @@ def test_kill_job(node, box):
     like(error["hint"], rf"^start it again.*/jobs/{job}/log", "with a hint: again, and its log")
     for where in ([], ["--local"]):
         done, _ = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD, "snapshot",
-                                 "--tag", "killed", *where, kill_job=True)
+                                 "--tag", "killed", *where, kill="job")
         is_status(done, "internal", f"the command line that watched it {where}")
         like(done.err, r"\nhint: start it again", "has the hint as well")
-    job = start_snapshot(node, "killed")
-    pid = pid_of(node, job)
-    node.agent.kill()
-    kill_pid(pid)
+    done, job = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD, "snapshot", "--tag",
+                               "killed", kill="agent")
+    like(done.err, "the agent stopped; the job goes on without it\n", "kill -9 of the agent")
+    kill_pid(pid_of(node, job))
+    node.agent.start()
+    is_(status(node, job)["state"], "failed", "and of the job before its restart: failed")
+    done, job = run_and_signal(node, "snapshot", lambda j: j["phase"] == HELD, "snapshot", "--tag",
+                               "killed", kill="both")
+    is_status(done, "internal", "kill -9 of both: nothing goes on")
+    like(done.err, rf"job {job} ended without a word\nhint: start it again", "is not said either")
     node.agent.start()
     is_(status(node, job)["state"], "failed", "kill -9 of both: failed after the restart")
     release(path)
@@ -109,9 +115,9 @@ def test_kill_job(node, box):
     is_status(node.cli("snapshot", "--tag", "killed"), 0, "the tag can be used")
 
 
-def run_and_signal(node, job_type, until, *args, kill_job=False):
+def run_and_signal(node, job_type, until, *args, kill=None):
     """tidemark ARGS; once the newest job of this type is `until`, SIGINT to tidemark alone, or
-    SIGKILL to the job."""
+    SIGKILL to the job, the agent, or both: to the agent last, and it does not see the other's."""
     process = subprocess.Popen([os.path.join(node.programs, "tidemark"), *args], text=True,
                                env={**os.environ, "TIDEMARK_CONFIG": node.conf},
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -121,9 +127,13 @@ def run_and_signal(node, job_type, until, *args, kill_job=False):
         jobs = [j for j in node.agent.api("GET", "/jobs")[1]["jobs"] if j["type"] == job_type]
         return jobs[-1]["id"] if jobs and jobs[-1]["running"] and until(jobs[-1]) else None
     job = poll(reached, 60, f"a {job_type} to signal")
-    if kill_job:
+    if kill == "both":
+        node.agent.signal(signal.SIGSTOP)
+    if kill in ("job", "both"):
         kill_pid(pid_of(node, job))
-    else:
+    if kill in ("agent", "both"):
+        node.agent.kill()
+    if not kill:
         process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return Result(process.returncode, out, err), job

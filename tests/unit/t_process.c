@@ -162,7 +162,7 @@ static void test_ends(void)
     pthread_t thread;
     options.cancel = &cancel;
     ok(pthread_create(&thread, NULL, set_later, &cancel) == 0, "cancel comes later");
-    is_err(shell("exec sleep 60", options, &status, NULL), &err, ERR_CANCELLED, "stopped",
+    is_err(shell("exec sleep 60", options, &status, NULL), &err, ERR_CANCELLED, "by request",
            "cancel");
     pthread_join(thread, NULL);
     options.cancel = NULL;
