@@ -106,6 +106,8 @@ def test_resume(node):
 def test_yes(node):
     terminal = ask(node, "--verify=quick").write("yes\n")
     is_(terminal.end(), 0, "yes: restored")
+    unlike(terminal.text, "(recovering|verifying)[^\x1b]*/s",
+           "a recovery is not shown with the rate of the copy")
     node.server.wait_ready()
     is_(node.server.psql("select count(*) from t"), "1000", "the row after the tag is gone")
 
