@@ -75,8 +75,8 @@ def test_lists(story):
     like(node.cli("jobs").out.splitlines()[-1], r"^[0-9a-f]{12}  dry run +complete", "is called so")
     done = node.cli("restore", "t1", "--dry-run", "--target=latest")
     is_status(done, "refused", "several timelines")
-    like(done.err, rf"timeline 1 \([^,)]*\), .*timeline {story.timeline} \([^,)]*, made 20[-0-9: ]+ "
-         r"UTC, the server's own now\)", "when they were made, and which is the server's")
+    like(done.err, rf"timeline 1 \([^,)]*\), .*timeline {story.timeline} \([^,)]*, made "
+         r"20[-0-9: ]+ UTC, the server's own now\)", "when made, and which is the server's")
 
 
 def test_cancel_in_fence(story):
@@ -119,8 +119,8 @@ def test_actions(story):
     with open(path, "a", encoding="utf-8") as file:
         file.write("archive_command = ''\n")
     done = story.restore("--verify=quick")
-    like(done.out, r"restored to \S+\nwarning: the server does not archive: its new timeline stays on "
-         r"this host only\n$", "a server that does not archive")
+    like(done.out, r"restored to \S+\nwarning: the server does not archive: its new timeline "
+         r"stays on this host only\n$", "a server that does not archive")
 
 
 def main():
