@@ -111,10 +111,10 @@ def test_cancel_in_fence(story):
 def test_actions(story):
     node = story.node
     done = story.restore("--action=pause", "--verify=quick")
-    like(done.out, rf"complete: the server is paused at {tag_lsn(story)}, read-only\n$",
-         "the end of --action=pause")
+    like(done.out, rf"complete: the server is paused at {tag_lsn(story)}, read-only\nwarning: its "
+         "recovery settings stay", "the end of --action=pause")
     done = story.restore("--action=shutdown", "--verify=quick")
-    like(done.out, r"complete: the server is shut down at its target\n$", "and of shutdown")
+    like(done.out, r"complete: the server is shut down at its target\n", "and of shutdown")
     path = glob.glob(node.data + "/postgresql.auto.conf")[0]
     with open(path, "a", encoding="utf-8") as file:
         file.write("archive_command = ''\n")
