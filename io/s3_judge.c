@@ -35,6 +35,7 @@ enum kind {
     KIND_REGION,
     KIND_BUCKET,
     KIND_FULL,
+    KIND_ARCHIVED,
     KIND_FINAL, /* ERR_STORE */
 };
 
@@ -74,6 +75,7 @@ static const struct {
     {"AccountProblem", KIND_AUTH},
     {"InvalidSecurity", KIND_AUTH},
     {"NotSignedUp", KIND_AUTH},
+    {"InvalidObjectState", KIND_ARCHIVED},
 };
 
 static enum kind kind_of_status(unsigned status)
@@ -192,6 +194,9 @@ static enum s3_verdict again(const struct answer *answer)
                        "%.*s; gave up after %u tr%s in %.1f s", (int)sizeof(reason) - 64, reason,
                        call->tries, call->tries == 1 ? "y" : "ies",
                        (double)(answer->now_ms - call->start_ms) / 1000);
+        if (answer->err->hint[0] == '\0')
+            (void)err_hint(answer->err, "the server goes on failing: see its own log, or raise "
+                                        "retry_timeout");
         return S3_FAILED;
     }
     unsigned doublings = call->tries > 8 ? 8 : call->tries - 1;
@@ -328,6 +333,11 @@ static enum s3_verdict judge_error(const struct answer *answer)
     case KIND_FULL:
         (void)say_answer(answer, ERR_STORE);
         (void)err_hint(answer->err, "the store is full, or its quota is used up");
+        return S3_FAILED;
+    case KIND_ARCHIVED:
+        (void)say_answer(answer, ERR_STORE);
+        (void)err_hint(answer->err, "it lies in an archive class (Glacier): restore the object "
+                                    "there first, and keep this prefix out of such rules");
         return S3_FAILED;
     case KIND_FINAL:
         break;

@@ -197,6 +197,7 @@ static const struct {
     {S3_PUT, 413, "", "", S3_FAILED, ERR_STORE, "413"},
     {S3_PUT, 403, "", XML("QuotaExceeded"), S3_FAILED, ERR_STORE, "full"},
     {S3_PUT, 507, "", "", S3_FAILED, ERR_STORE, "full"},
+    {S3_GET, 403, "", XML("InvalidObjectState"), S3_FAILED, ERR_STORE, "archive class"},
     {S3_PUT, 404, "", XML("NoSuchBucket"), S3_FAILED, ERR_STORE, "make the bucket 'bucket'"},
     {S3_PUT, 403, "", XML("AccessDenied"), S3_FAILED, ERR_AUTH, "permission to write"},
     {S3_GET, 403, "", XML("AccessDenied"), S3_FAILED, ERR_AUTH, "permission to read"},
