@@ -221,6 +221,22 @@ static void test_plan(struct err *err)
            "memory_max 39 MiB",
            "then no");
     is_str(err->hint, "set memory_max to 40 MiB or more", "with a hint");
+    struct buffers_need many = need; /* a store with 32 connections in all */
+    many.object_max = many.object_total = 32;
+    many.object_spare = 1;
+    many.object_extra = MIB;
+    options = (struct lane_options){.lane_count = 2, .memory_max = 2048 * MIB};
+    is_good(buffers_plan(&options, &many, &plan, err), err, "connections over all lanes");
+    ok(plan.lane_count == 2 && plan.object_count == 17 && plan.lane_len == 280 * MIB,
+       "half of them each, and one to fill: %s", plan.text);
+    ok(strstr(plan.text, "17 pack buffers x 17408 KiB + 0 KiB) = 594 MiB") != NULL,
+       "what a connection needs is counted: %s", plan.text);
+    options.memory_max = 512 * MIB;
+    is_good(buffers_plan(&options, &many, &plan, err), err, "what fits");
+    ok(plan.lane_count == 2 && plan.object_count == 14, "fewer packs at once: %s", plan.text);
+    many.object_total = 1;
+    is_good(buffers_plan(&options, &many, &plan, err), err, "one connection");
+    ok(plan.lane_count == 1 && plan.object_count == 2, "one lane: %s", plan.text);
     options = (struct lane_options){0};
     is_good(buffers_plan(&options, &need, &plan, err), err, "defaults");
     ok(plan.lane_count >= 1 && plan.lane_count <= 8, "as many lanes as cores: %s", plan.text);
