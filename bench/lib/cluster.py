@@ -79,7 +79,7 @@ class Cluster:
         make_tables(self.server, self.size_gib)
         size = self.server.psql("select pg_size_pretty(sum(pg_database_size(oid)))"
                                 " from pg_database")
-        say(f"cluster: {size}, on a volume of {self.volume_size / GIB:.0f} GiB (ext4)")
+        say(f"cluster: {size}, on a volume of {self.volume_size / GIB:.1f} GiB (ext4)")
 
     def load(self, segments):
         """pgbench until that many segments of WAL are written."""
