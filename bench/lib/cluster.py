@@ -74,9 +74,14 @@ class Cluster:
                        f"archive_command = '{' && '.join(commands)}'\n" if commands
                        else "archive_mode = off\n")
 
-    def make(self, say):
+    def make(self, say, *commands):
+        """commands: see archive_with(); what is written before the tables are there is not worth
+        archiving twice."""
+        self.archive_with("true")
         self.node.start(agent=False)
         make_tables(self.server, self.size_gib)
+        self.archive_with(*commands)
+        self.server.reload()
         size = self.server.psql("select pg_size_pretty(sum(pg_database_size(oid)))"
                                 " from pg_database")
         say(f"cluster: {size}, on a volume of {self.volume_size / GIB:.1f} GiB (ext4)")
@@ -102,7 +107,7 @@ class Cluster:
     def mark(self, name):
         """A restore point, archived; the data's sums there."""
         self.server.psql(f"select pg_create_restore_point('{name}')")
-        self.node.wait_archived(self.server.switch_wal())
+        self.node.wait_archived(self.server.switch_wal(), 900)
         return self.server.psql(SUMS)
 
     def remove(self):

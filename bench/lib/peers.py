@@ -33,6 +33,7 @@ class PgBackRest:
         self.log = box.join("log", "pgbackrest.log")
         lines = ["[global]", *store.pgbackrest_options(), "repo1-bundle=y", "compress-type=lz4",
                  "compress-level=1", "start-fast=y", "expire-auto=n", "repo1-retention-full=9",
+                 "archive-timeout=600",
                  f"lock-path={box.mkdir('pgbackrest-lock', user='postgres')}",
                  f"spool-path={box.mkdir('pgbackrest-spool', user='postgres')}",
                  f"process-max={processes}", "log-level-console=warn", "log-level-file=off"]
@@ -128,9 +129,9 @@ class Tidemark:
         """Bytes of free space, which a restore onto a blank device gives back instead of writing.
         Block devices count that as written."""
         if point[0] not in self.free:
-            done = tm.run_program(os.path.join(tm.BUILD, "tidemark"), "show", point[0], "--json",
-                                  f"--repository={self.store.url}")
-            record = json.loads(done.out)
+            text = tm.output("env", *self.store.environment(), os.path.join(tm.BUILD, "tidemark"),
+                             "show", point[0], "--json", f"--repository={self.store.url}")
+            record = json.loads(text)
             volumes = record.get("record", record)["volumes"]
             self.free[point[0]] = sum(x["bytes_free"] for x in volumes)
         return self.free[point[0]]
@@ -166,46 +167,6 @@ class Tidemark:
             raise RuntimeError(f"tidemark restore: exit {process.returncode}:\n{tm.tail(self.log)}"
                                f"\n{tm.tail(log) if log else ''}")
         shutil.rmtree(state)
-
-
-class Directory:
-    """A repository in a directory, on a filesystem of its own: leaving that empties its caches, and
-    its device counts what was read."""
-
-    name, remote, servers = "directory", False, ()
-
-    def __init__(self, box, size):
-        self.box = box
-        self.image = box.image("repository.img", size, fallocate=True)
-        self.device = box.loop(self.image)
-        measure.fill(self.device, size)
-        box.mkfs(self.device, "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard")
-        self.mount = box.mount(self.device, "repositories")
-        self.paths = {"tidemark": box.mkdir("repositories/tidemark", 0o2770),
-                      "pgbackrest": box.mkdir("repositories/pgbackrest", user="postgres")}
-        shutil.chown(self.paths["tidemark"], "root", "postgres")
-        os.chmod(self.paths["tidemark"], 0o2770)
-        self.url = "file://" + self.paths["tidemark"]
-
-    def node_options(self):
-        return {"repository": self.url}
-
-    def pgbackrest_options(self):
-        return [f"repo1-path={self.paths['pgbackrest']}"]
-
-    def environment(self):
-        return []
-
-    def stored(self, tool):
-        return measure.tree_bytes(self.paths[tool])
-
-    def make_cold(self):
-        self.box.umount(self.mount)
-        self.box.mount(self.device, self.mount)
-
-    def reference_read_s(self, size):
-        """Reading that many bytes of it, cold."""
-        return measure.fio(self.device, "read", size)
 
 
 def missing():

@@ -71,7 +71,8 @@ def _row(name, case):
     return (f"  {name:24} {cell(copy['s']):>22} {cell(query['s']):>22} "
             f"{cell(copy['cpu_s']):>20} {cell(query['cpu_s']):>20} "
             f"{copy['target_written']['median'] / 1e9:7.2f} "
-            f"{copy['repository_read']['median'] / 1e9:6.2f}")
+            + (f"{copy['repository_read']['median'] / 1e9:6.2f}"
+               if copy["repository_read"]["median"] else f"{'–':>6}"))
 
 
 def print_store(name, result, segments):
@@ -101,11 +102,11 @@ def print_store(name, result, segments):
 def print_references(references):
     write, read = (statistics.median(x[key] for x in references) for key in ("write_s", "read_s"))
     one = references[0]
-    print(f"\n-- physical references (fio, O_DIRECT, 1 MiB × 8, {len(references)} runs, median): "
+    print(f"\n-- physical references (medians of {len(references)}; fio, O_DIRECT, 1 MiB × 8): "
           f"writing {one['bytes_written'] / 1e9:.2f} GB {write:.2f} s = "
           f"{one['bytes_written'] / 1e9 / write:.2f} GB/s; "
           f"reading {one['bytes_read'] / 1e9:.2f} GB of repository {read:.2f} s = "
-          f"{one['bytes_read'] / 1e9 / read:.2f} GB/s")
+          f"{one['bytes_read'] / 1e9 / read:.2f} GB/s ({one['read_by']})")
 
 
 def print_target(figures):

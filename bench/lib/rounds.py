@@ -122,9 +122,10 @@ class Rounds:
         self.clear_target()
         measure.fill(self.device, self.size)
         measure.cold_and_warm(self.box.path, 0)
-        return {"bytes_written": written, "bytes_read": read,
-                "write_s": measure.fio(self.device, "write", written),
-                "read_s": self.store.reference_read_s(read)}
+        write_s = measure.fio(self.device, "write", written)
+        read_s, bytes_read = self.store.reference_read(read)
+        return {"bytes_written": written, "bytes_read": bytes_read, "write_s": write_s,
+                "read_s": read_s, "read_by": self.store.reference}
 
     def run(self, cases, count, say):
         """{(story, name): [figures of each round]}, [references of each round]."""

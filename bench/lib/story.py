@@ -8,6 +8,7 @@ import time
 import measure
 import peers
 import report
+import stores
 import tm
 from cluster import Cluster, volume_size
 from rounds import Case, Rounds
@@ -23,6 +24,8 @@ class Settings:
         self.rounds = int(environ.get("ROUNDS") or 5)
         self.segments = int(environ.get("SEGMENTS") or 80)
         self.stores = (environ.get("STORE") or "directory").replace(",", " ").split()
+        if not set(self.stores) <= {"directory", "s3"}:
+            raise RuntimeError(f"STORE={environ['STORE']}: it can be directory, s3, or both")
         self.extra = environ.get("EXTRA") != "0"
         self.out = os.path.abspath(environ.get("OUT") or OUT)
 
@@ -38,12 +41,6 @@ def build():
         subprocess.run(["make", "-s", "-C", tm.SOURCE, f"-j{os.cpu_count()}", "all"], check=True)
 
 
-def make_store(name, box, settings):
-    if name == "directory":
-        return peers.Directory(box, int(settings.size_gib * 4 * GIB) + GIB)
-    raise SystemExit(f"STORE={name}: directory")
-
-
 class Backups:
     """Takes them, counts what they cost, and knows the cases that can be restored from them."""
 
@@ -55,9 +52,9 @@ class Backups:
         self.costs, self.cases = {}, []
 
     def timed(self, name, tool, *args):
+        before = self.store.stored(tool.name)
         meter = measure.Meter(self.group, self.cluster.volume.device, self.store.device,
                               self.store.servers)
-        before = self.store.stored(tool.name)
         tool.backup(self.group, *args)
         self.costs[name] = {**meter.read(), "stored": self.store.stored(tool.name) - before}
         say(f"{name}: {self.costs[name]['s']:.1f} s, {self.costs[name]['cpu_s']:.1f} CPU-s, "
@@ -95,9 +92,9 @@ class Backups:
 
     def take(self):
         cluster = self.cluster
-        cluster.archive_with(self.tidemark.archive_command, self.pgbackrest.archive_command)
-        cluster.make(say)
+        cluster.make(say, self.tidemark.archive_command, self.pgbackrest.archive_command)
         self.pgbackrest.prepare()
+        cluster.mark("bench-begin")
         self.first()
         self.later()
         cluster.archive_with()
@@ -137,7 +134,7 @@ def run(name, make_target):
     print(", ".join(f"{key} {value}" for key, value in data["machine"].items()), flush=True)
     for name_of_store in settings.stores:
         box = tm.Sandbox(f"bench-{name_of_store}")
-        store = make_store(name_of_store, box, settings)
+        store = stores.make(name_of_store, box, settings.size_gib)
         data["stores"][store.name] = measure_store(box, store, settings, target)
         report.print_store(store.name, data["stores"][store.name], settings.segments)
         box.close()
