@@ -21,10 +21,12 @@ struct check {
     bool has_repository;
 };
 
-/* Members of group tidemark may use the agent, but what belongs to it is root's. */
+/* Members of group tidemark may use the agent, but what belongs to it is root's. The socket itself
+ * has a hint of its own. */
 static const char *hint_of(const struct err *err)
 {
-    return err->sys_errno == EACCES && geteuid() != 0 ? "run this as root" : err->hint;
+    bool needs_root = err->sys_errno == EACCES && err->code != ERR_AUTH && geteuid() != 0;
+    return needs_root ? "run this as root" : err->hint;
 }
 
 static void report(struct check *check, const char *name, int rc, const char *detail,
