@@ -155,7 +155,7 @@ int bench_transfer(int fd, uint64_t len, bool is_write, struct err *err)
     int rc = ring_open(&transfer.ring, err);
     if (rc < 0)
         return rc;
-    rc = buffers_open(&buffers, (size_t)DEPTH * PIECE_LEN, err);
+    rc = buffers_open(&buffers, (size_t)DEPTH * PIECE_LEN, (size_t)DEPTH * PIECE_LEN, err);
     if (rc == 0) {
         memset(buffers.base, 0x5a, (size_t)DEPTH * PIECE_LEN);
         ring_register(transfer.ring, buffers.base, buffers.len, fd);
@@ -210,7 +210,7 @@ int bench_fill(int fd, uint64_t len, uint64_t seed, struct err *err)
 {
     struct buffers buffers;
     uint64_t state = seed | 1, row = 0;
-    int rc = buffers_open(&buffers, PIECE_LEN, err);
+    int rc = buffers_open(&buffers, PIECE_LEN, PIECE_LEN, err);
     if (rc < 0)
         return rc;
     for (uint64_t at = 0; rc == 0 && at < len; at += PIECE_LEN) {

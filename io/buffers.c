@@ -8,7 +8,7 @@
 
 enum { HUGE_PAGE = 2 << 20, LANES_DEFAULT_MAX = 8, LANES_MAX = 64 };
 
-int buffers_open(struct buffers *ret, size_t len, struct err *err)
+int buffers_open(struct buffers *ret, size_t len, size_t touch_len, struct err *err)
 {
     size_t arena_len = (size_t)align_up(len, HUGE_PAGE);
     size_t map_len = arena_len + HUGE_PAGE;
@@ -18,7 +18,7 @@ int buffers_open(struct buffers *ret, size_t len, struct err *err)
     uint8_t *base = (uint8_t *)align_up((uintptr_t)map, HUGE_PAGE);
     (void)madvise(base, arena_len, MADV_HUGEPAGE); /* without huge pages it is only slower */
     (void)madvise(base, arena_len, MADV_DONTFORK);
-    memset(base, 0, arena_len); /* huge pages at once, no faults between reads */
+    memset(base, 0, touch_len); /* huge pages at once, no faults between reads */
     *ret = (struct buffers){.base = base, .len = arena_len, .map = map, .map_len = map_len};
     return 0;
 }
@@ -87,6 +87,8 @@ int buffers_plan(const struct lane_options *options, const struct buffers_need *
             break;
     }
     plan.lane_len = lane_len(need, plan.object_count);
+    /* Objects that go through sockets are touched when they are needed: seldom all of them are. */
+    plan.ring_len = need->object_extra > 0 ? lane_len(need, 0) : plan.lane_len;
     uint64_t total = cost(need, plan.lane_count, plan.object_count);
     (void)snprintf(plan.text, sizeof(plan.text),
                    "%u lanes x (%u %s buffers x %zu KiB + %u %s buffers x %zu KiB + %zu KiB) = "

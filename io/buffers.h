@@ -17,8 +17,8 @@ struct buffers {
     size_t map_len;
 };
 
-/* ERR_INTERNAL when the memory is not there. */
-int buffers_open(struct buffers *ret, size_t len, struct err *err);
+/* The first touch_len bytes are touched at once. ERR_INTERNAL when the memory is not there. */
+int buffers_open(struct buffers *ret, size_t len, size_t touch_len, struct err *err);
 /* The next len bytes, aligned (a power of two). Asserts that the plan was right. */
 void *buffers_cut(struct buffers *buffers, size_t len, size_t align);
 void buffers_close(struct buffers *buffers);
@@ -44,6 +44,7 @@ struct buffers_plan {
     unsigned lane_count;
     unsigned object_count; /* a lane */
     size_t lane_len;       /* bytes of a lane's arena: without object_extra */
+    size_t ring_len;       /* of them at its start, for transfers through the ring */
     char text[192];        /* the sum, for logs and messages */
 };
 

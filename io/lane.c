@@ -79,10 +79,10 @@ static int lane_open(struct lane *lane, const struct lanes_job *job, struct err 
     int rc = ring_open(&lane->ring, err);
     if (rc < 0)
         return rc;
-    rc = buffers_open(&lane->buffers, job->plan->lane_len, err);
+    rc = buffers_open(&lane->buffers, job->plan->lane_len, job->plan->ring_len, err);
     if (rc < 0)
         return rc;
-    ring_register(lane->ring, lane->buffers.base, lane->buffers.len, job->fd);
+    ring_register(lane->ring, lane->buffers.base, job->plan->ring_len, job->fd);
     return store_lane_open(job->store, lane->ring, job->plan->lane_count, job->request_count,
                            &lane->store, err);
 }

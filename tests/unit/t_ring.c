@@ -209,6 +209,7 @@ static void test_plan(struct err *err)
     is_good(buffers_plan(&options, &need, &plan, err), err, "plan");
     ok(plan.lane_count == 2 && plan.object_count == 15 && plan.lane_len == 248 * MIB,
        "as many packs as help: %s", plan.text);
+    is_u64(plan.ring_len, plan.lane_len, "all of it for the ring");
     options.memory_max = 200 * MIB;
     is_good(buffers_plan(&options, &need, &plan, err), err, "less memory");
     ok(plan.lane_count == 2 && plan.object_count == 5, "first fewer packs: %s", plan.text);
@@ -229,6 +230,7 @@ static void test_plan(struct err *err)
     is_good(buffers_plan(&options, &many, &plan, err), err, "connections over all lanes");
     ok(plan.lane_count == 2 && plan.object_count == 17 && plan.lane_len == 280 * MIB,
        "half of them each, and one to fill: %s", plan.text);
+    is_u64(plan.ring_len, 8 * MIB, "only reads go through the ring");
     ok(strstr(plan.text, "17 pack buffers x 17408 KiB + 0 KiB) = 594 MiB") != NULL,
        "what a connection needs is counted: %s", plan.text);
     options.memory_max = 512 * MIB;
@@ -253,7 +255,7 @@ int main(void)
         skip(err.text);
         return done();
     }
-    is_good(buffers_open(&buffers, 3 * MIB, &err), &err, "buffers");
+    is_good(buffers_open(&buffers, 3 * MIB, 3 * MIB, &err), &err, "buffers");
     is_u64((uintptr_t)buffers.base % (2 * MIB), 0, "are aligned to huge pages");
     test_transfers(ring, &buffers, &err);
     test_link(ring, &err);
