@@ -323,7 +323,9 @@ static int archive_timeline(struct recovery *recovery, struct err *err)
     uint64_t lsn;
     if (!archives(recovery))
         return note_unarchived(restore, "archive_mode or archive_command is off");
-    int rc = pg_query_text(recovery->session, "select pg_switch_wal()", NULL, &text, err);
+    int rc = job_journal(restore->job, NULL, "archiving", err);
+    if (rc == 0)
+        rc = pg_query_text(recovery->session, "select pg_switch_wal()", NULL, &text, err);
     bool good = rc == 0 && text && pg_lsn_parse(text, &lsn);
     free(text);
     if (!good)

@@ -24,6 +24,7 @@ def tag_lsn(story):
 def test_given_up(story):
     """The volume is half written and nothing says in the configuration which device it is."""
     node = story.node
+    story.server.psql(f"alter system set archive_command = 'sleep 1; {node.archive_command}'")
     kill_at(story, "pulling-ack")
     node.agent.start()
     job = journal_of(node)["id"]
@@ -40,6 +41,10 @@ def test_given_up(story):
     done = story.restore()
     like(done.out, rf"complete: the server runs on timeline 2, restored to {tag_lsn(story)}\nthe "
          "server archives: its new timeline is in the repository\n$", "the end says what there is")
+    like(done.err, "(?m)^recovering\n(.*\n)*archiving\n(.*\n)*verifying\n",
+         "and the phase that waits is not called recovering")
+    story.server.psql("alter system reset archive_command")
+    story.server.reload()
     story.check_tag("restored again, without --device")
 
 
