@@ -131,8 +131,8 @@ static int decode_record(const void *buf, size_t len, const struct repo *repo,
     return err_set(err, ERR_CORRUPT, "the record is another snapshot's");
 }
 
-static int read_record(struct store *store, const struct repo *repo, const struct name *name,
-                       struct record *ret, struct err *err)
+static int read_record_once(struct store *store, const struct repo *repo, const struct name *name,
+                            struct record *ret, struct err *err)
 {
     char object[STORE_NAME_MAX + 1];
     free_mem void *buf = NULL;
@@ -145,6 +145,15 @@ static int read_record(struct store *store, const struct repo *repo, const struc
     if (rc == -ERR_CORRUPT)
         (void)err_hint(err, "this snapshot cannot be restored; `tidemark list` shows the others");
     return rc < 0 ? err_prefix(err, "%s", object) : 0;
+}
+
+static int read_record(struct store *store, const struct repo *repo, const struct name *name,
+                       struct record *ret, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = read_record_once(store, repo, name, ret, err);
+    return rc;
 }
 
 static int check_withdrawn(struct store *store, const uint8_t id[ID_LEN], struct err *err)
@@ -513,8 +522,9 @@ static int check_manifest(const struct repo *repo, const struct record *record,
     return 0;
 }
 
-int catalog_manifest(struct store *store, const struct repo *repo, const struct record *record,
-                     size_t volume_index, void **ret_buf, struct fmt_manifest *ret, struct err *err)
+static int catalog_manifest_once(struct store *store, const struct repo *repo,
+                                 const struct record *record, size_t volume_index, void **ret_buf,
+                                 struct fmt_manifest *ret, struct err *err)
 {
     const struct record_volume *volume = &record->volumes[volume_index];
     char name[STORE_NAME_MAX + 1];
@@ -538,4 +548,13 @@ int catalog_manifest(struct store *store, const struct repo *repo, const struct 
     *ret = manifest;
     *ret_buf = take_ptr(&buf);
     return 0;
+}
+
+int catalog_manifest(struct store *store, const struct repo *repo, const struct record *record,
+                     size_t volume_index, void **ret_buf, struct fmt_manifest *ret, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = catalog_manifest_once(store, repo, record, volume_index, ret_buf, ret, err);
+    return rc;
 }

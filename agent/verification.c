@@ -132,7 +132,7 @@ static int check_wal_header(const struct verification *own, const char *name,
     return 0;
 }
 
-static int check_segment(struct verification *own, const char *name, struct err *err)
+static int check_segment_once(struct verification *own, const char *name, struct err *err)
 {
     const struct record *record = &own->record;
     char object[STORE_NAME_MAX + 1];
@@ -152,6 +152,14 @@ static int check_segment(struct verification *own, const char *name, struct err 
     if (rc == 0)
         rc = fmt_wal_decode_body(buf, len, &wal, raw, err);
     return rc < 0 ? err_prefix(err, "%s", object) : 0;
+}
+
+static int check_segment(struct verification *own, const char *name, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = check_segment_once(own, name, err);
+    return rc;
 }
 
 static int check_wal(struct verification *own, struct err *err)

@@ -97,8 +97,8 @@ static int read_file(const char *path, void **ret_raw, size_t *ret_len, struct e
 }
 
 /* Head of an object, with identity and length checked. */
-static int read_head(const struct wal_archive *archive, const char *object, const char *name,
-                     struct fmt_wal *ret, struct err *err)
+static int read_head_once(const struct wal_archive *archive, const char *object, const char *name,
+                          struct fmt_wal *ret, struct err *err)
 {
     uint8_t head[WAL_HEAD_LEN];
     struct fmt_header header = {0};
@@ -123,6 +123,15 @@ static int read_head(const struct wal_archive *archive, const char *object, cons
                        object, wal.name, wal.cluster, wal.system_id);
     *ret = wal;
     return 0;
+}
+
+static int read_head(const struct wal_archive *archive, const char *object, const char *name,
+                     struct fmt_wal *ret, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = read_head_once(archive, object, name, ret, err);
+    return rc;
 }
 
 /* 0 when the archive holds exactly these bytes, ERR_REFUSED when it holds others. */
@@ -199,8 +208,8 @@ static int confirm_absence(const struct wal_archive *archive, const char *name, 
     return err_set(err, ERR_MISSING, "the archive does not hold %s", name);
 }
 
-int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw, size_t *ret_len,
-             struct err *err)
+static int wal_read_once(const struct wal_archive *archive, const char *name, void **ret_raw,
+                         size_t *ret_len, struct err *err)
 {
     char object[STORE_NAME_MAX + 1];
     enum wal_kind kind;
@@ -209,7 +218,7 @@ int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw
     size_t len;
     int rc = object_name(archive, name, object, &kind, err);
     if (rc == 0)
-        rc = read_head(archive, object, name, &wal, err);
+        rc = read_head_once(archive, object, name, &wal, err);
     if (rc == 0)
         rc = store_get_all(archive->store, object, fmt_wal_len_max(wal.raw_len), &buf, &len, err);
     if (rc < 0)
@@ -225,6 +234,15 @@ int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw
     *ret_raw = take_ptr(&raw);
     *ret_len = wal.raw_len;
     return 0;
+}
+
+int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw, size_t *ret_len,
+             struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = wal_read_once(archive, name, ret_raw, ret_len, err);
+    return rc;
 }
 
 static int write_file(const char *path, const void *raw, size_t len, bool durable, struct err *err)

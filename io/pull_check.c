@@ -125,13 +125,15 @@ int pull_check_header(const struct pull_lane *pl, const uint8_t *from,
 static void probe_end(struct pull_probe *probe, int rc)
 {
     struct pull_lane *pl = probe->lane;
+    pl->requests_left--;
+    if (rc == -ERR_CORRUPT && pull_read_again(pl, &probe->request, &probe->tries))
+        return;
     if (rc < 0) {
         /* The store's own errors name the object already. */
         if (strstr(probe->request.err.text, probe->request.name) == NULL)
             (void)err_prefix(&probe->request.err, "object '%s'", probe->request.name);
         lane_fail(pl->lane, &probe->request.err);
     }
-    pl->requests_left--;
     probe->next_free = pl->free_probes;
     pl->free_probes = probe;
 }
@@ -180,6 +182,7 @@ void pull_probe_start(struct pull_lane *pl, const struct pull_object *object)
     assert(probe != NULL);
     pl->free_probes = probe->next_free;
     probe->object = object;
+    probe->tries = 0;
     struct store_request *request = &probe->request;
     pull_object_name(pl->pull, object, request->name);
     request->buf = probe->buf;

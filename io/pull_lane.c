@@ -25,6 +25,16 @@ void pull_fail_chunk(struct pull_lane *pl, const struct pull_region *region, uin
     lane_fail(pl->lane, err);
 }
 
+bool pull_read_again(struct pull_lane *pl, struct store_request *request, unsigned *tries)
+{
+    if (*tries + 1 >= STORE_READ_TRIES || lane_stopped(pl->lane))
+        return false;
+    (*tries)++;
+    pl->requests_left++;
+    store_lane_get(pl->lane->store, request);
+    return true;
+}
+
 static void fail_region(struct pull_lane *pl, const struct pull_region *region, struct err *err)
 {
     (void)err_prefix(err, "object '%s' region %" PRIu32, region->request.name, region->index);
@@ -58,18 +68,19 @@ static void table_done(struct store_request *request)
 {
     struct pull_region *region = CONTAINER_OF(request, struct pull_region, request);
     struct pull_lane *pl = region->lane;
+    int rc = request->rc;
     pl->requests_left--;
-    if (request->rc < 0) {
+    if (rc == 0)
+        rc = table_decode_region(pl->manifest, region->index, request->payload, &region->table,
+                                 &request->err);
+    if (rc == -ERR_CORRUPT && pull_read_again(pl, request, &region->table_tries))
+        return;
+    if (rc < 0) {
         fail_region(pl, region, &request->err);
         return;
     }
     pull_count(&pl->pull->progress->objects, 1);
     pull_count(&pl->pull->progress->bytes_stored, request->len);
-    if (table_decode_region(pl->manifest, region->index, request->payload, &region->table,
-                            &request->err) < 0) {
-        fail_region(pl, region, &request->err);
-        return;
-    }
     region->zero_next = 0;
     region->check_next = 0;
     pull_plan_todo(pl, region);
@@ -90,6 +101,7 @@ static void start_region(struct pull_lane *pl, struct pull_region *region, uint3
     region->sequence = pl->next_sequence++;
     region->index = index;
     region->ops_left = 0;
+    region->table_tries = 0;
     repo_table_name(request->name, pl->manifest->volume, place->snapshot, place->number);
     assert(place->len <= PULL_TABLE_LEN_MAX && place->offset % FMT_REGION_ALIGN == 0);
     request->buf = region->buf;
@@ -148,6 +160,8 @@ static void get_done(struct store_request *request)
     struct pull_get *get = CONTAINER_OF(request, struct pull_get, request);
     struct pull_lane *pl = get->lane;
     pl->requests_left--;
+    if (request->rc == -ERR_CORRUPT && pull_read_again(pl, request, &get->tries))
+        return;
     get->ready = true;
     if (request->rc < 0) {
         pull_fail_chunk(pl, get->region, get->region->order[get->first], request->name,
@@ -169,6 +183,7 @@ static void start_get(struct pull_lane *pl, struct pull_region *region)
     repo_pack_name(request->name, pl->manifest->volume, ref->snapshot, ref->number);
     get->region = region;
     get->next = 0;
+    get->tries = 0;
     get->ready = false;
     request->buf = get->buf;
     request->capacity = pl->job->get_len + STORE_LANE_SLACK;
@@ -247,6 +262,15 @@ static int check_get_header(const struct pull_lane *pl, const struct pull_get *g
     return pull_check_header(pl, get->request.payload, &want, NULL, err);
 }
 
+/* A chunk, or the pack's header, is not what its checksum says. */
+static void damaged(struct pull_lane *pl, struct pull_get *get, uint32_t chunk, struct err *err)
+{
+    if (err->code == ERR_CORRUPT && pull_read_again(pl, &get->request, &get->tries))
+        get->ready = false;
+    else
+        pull_fail_chunk(pl, get->region, chunk, get->request.name, err);
+}
+
 static void end_get(struct pull_lane *pl, struct pull_region *region)
 {
     pl->get_first = (pl->get_first + 1) % pl->job->get_count;
@@ -268,7 +292,7 @@ static bool decode_some(struct pull_lane *pl)
     uint32_t chunk = region->order[get->first];
     bool null = pl->pull->sink == PULL_TO_NULL;
     if (get->next == 0 && get->has_header && check_get_header(pl, get, &err) < 0) {
-        pull_fail_chunk(pl, region, chunk, get->request.name, &err);
+        damaged(pl, get, chunk, &err);
         return true;
     }
     uint64_t len = 0;
@@ -278,7 +302,7 @@ static bool decode_some(struct pull_lane *pl)
         if (to == NULL)
             return len > 0;
         if (decode_chunk(pl, get, chunk, to, &err) < 0) {
-            pull_fail_chunk(pl, region, chunk, get->request.name, &err);
+            damaged(pl, get, chunk, &err);
             return true;
         }
         if (null)

@@ -63,6 +63,7 @@ struct pull_region {
     uint64_t sequence; /* older regions come first */
     uint32_t index;
     struct store_request request; /* of its table */
+    unsigned table_tries;
     uint8_t *buf;
     struct fmt_region table;
     uint64_t todo[PULL_CHUNKS_MAX / 64]; /* chunks that must be fetched or zeroed */
@@ -82,7 +83,8 @@ struct pull_get {
     struct pull_region *region;
     uint8_t *buf;
     uint32_t first, count;
-    uint32_t next;   /* first chunk not decoded, counted from first */
+    uint32_t next; /* first chunk not decoded, counted from first */
+    unsigned tries;
     bool has_header; /* the range begins with the pack's header */
     bool ready;
 };
@@ -130,6 +132,7 @@ struct pull_probe {
     struct pull_lane *lane;
     struct pull_probe *next_free;
     const struct pull_object *object;
+    unsigned tries;
     uint8_t *buf;
 };
 
@@ -226,6 +229,9 @@ int pull_check_header(const struct pull_lane *pl, const uint8_t *from,
 int pull_lane_run(struct lane *lane, struct err *err);
 /* Ends the region when nothing is left of it. */
 void pull_region_settle(struct pull_region *region);
+/* What was read is damaged: starts the same request again, STORE_READ_TRIES in all. False when it
+ * was tried often enough, or the job ends. */
+bool pull_read_again(struct pull_lane *pl, struct store_request *request, unsigned *tries);
 /* Keeps err after naming object, region and chunk. */
 void pull_fail_chunk(struct pull_lane *pl, const struct pull_region *region, uint32_t chunk,
                      const char *object, struct err *err);

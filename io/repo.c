@@ -125,7 +125,7 @@ int repo_create(struct store *store, uint32_t chunk_size, struct repo *ret, stru
     return 0;
 }
 
-static int repo_read(struct store *store, const char *name, struct repo *ret, struct err *err)
+static int repo_read_once(struct store *store, const char *name, struct repo *ret, struct err *err)
 {
     free_mem void *buf = NULL;
     size_t len;
@@ -134,6 +134,14 @@ static int repo_read(struct store *store, const char *name, struct repo *ret, st
         return rc;
     rc = fmt_repo_decode(buf, len, ret, err);
     return rc < 0 ? err_prefix(err, "%s", name) : 0;
+}
+
+static int repo_read(struct store *store, const char *name, struct repo *ret, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = repo_read_once(store, name, ret, err);
+    return rc;
 }
 
 int repo_open(struct store *store, struct repo *ret, bool *ret_used_copy, struct err *err)

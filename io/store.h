@@ -51,6 +51,10 @@ struct store_options {
     const _Atomic bool *cancel;
 };
 
+/* A bit can flip on the way, where only our own checksums notice it: a reader calls an object damaged
+ * (ERR_CORRUPT) when so many tries have read it as damaged. */
+enum { STORE_READ_TRIES = 3 };
+
 /* Opens url. options may be NULL for file://. create makes the directory of file:// (mode 2770)
  * and gives an empty one that is there to the group; a bucket must exist. s3:// is not contacted
  * yet: the first operation does that. ERR_CONFIG for a malformed URL or option or an unknown

@@ -397,9 +397,9 @@ static int region_read(struct store *store, const char *name,
     return rc;
 }
 
-int table_fetch_region(struct store *store, const struct repo *repo,
-                       const struct fmt_manifest *manifest, uint32_t region_index, void **ret_buf,
-                       struct fmt_region *ret, struct err *err)
+static int table_fetch_region_once(struct store *store, const struct repo *repo,
+                                   const struct fmt_manifest *manifest, uint32_t region_index,
+                                   void **ret_buf, struct fmt_region *ret, struct err *err)
 {
     const struct fmt_manifest_region *place = &manifest->regions[region_index];
     char name[STORE_NAME_MAX + 1];
@@ -419,6 +419,16 @@ int table_fetch_region(struct store *store, const struct repo *repo,
     *ret = region;
     *ret_buf = take_ptr(&buf);
     return 0;
+}
+
+int table_fetch_region(struct store *store, const struct repo *repo,
+                       const struct fmt_manifest *manifest, uint32_t region_index, void **ret_buf,
+                       struct fmt_region *ret, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = table_fetch_region_once(store, repo, manifest, region_index, ret_buf, ret, err);
+    return rc;
 }
 
 /* Copies one region's entries into the table, with pack indices of the manifest's list. */
