@@ -51,8 +51,8 @@ struct store_options {
     const _Atomic bool *cancel;
 };
 
-/* A bit can flip on the way, where only our own checksums notice it: a reader calls an object damaged
- * (ERR_CORRUPT) when so many tries have read it as damaged. */
+/* A bit can flip on the way, where only our own checksums notice it: a reader calls an object
+ * damaged (ERR_CORRUPT) when so many tries have read it as damaged. */
 enum { STORE_READ_TRIES = 3 };
 
 /* Opens url. options may be NULL for file://. create makes the directory of file:// (mode 2770)
