@@ -108,7 +108,6 @@ static int parse_endpoint(struct s3_service *service, const char *endpoint, stru
 static int choose_addressing(struct s3_service *service, enum store_s3_addressing wanted,
                              struct err *err)
 {
-    service->addressing_chosen = wanted == STORE_S3_AUTO;
     service->addressing = wanted;
     if (wanted == STORE_S3_AUTO) /* a dot does not match the certificate's wildcard */
         service->addressing = service->is_aws && strchr(service->bucket, '.') == NULL

@@ -34,7 +34,6 @@ struct s3_service {
     bool is_derived;            /* no endpoint was given: host is that of AWS in this region */
     char host[S3_HOST_MAX + 1]; /* of the endpoint: "s3.example.com:9000", as given */
     enum store_s3_addressing addressing; /* STORE_S3_PATH or STORE_S3_VIRTUAL */
-    bool addressing_chosen;              /* by us, not by the configuration */
     char region[S3_REGION_MAX + 1];
     char ca_file[1024];
     char access_key[S3_KEY_ID_MAX + 1];

@@ -3,6 +3,7 @@
  *     get NAME LEN SEED      reads it whole and compares; "ok" or "differs at N"
  *     range NAME OFFSET LEN LEN_WHOLE SEED
  *     size NAME   remove NAME   list PREFIX (names, then "ok COUNT")
+ *     clear NAME COUNT       removes NAME0 … in batches
  * An answer is "ok …", "exists" or "error NAME TEXT | HINT".
  *     tool_store URL KEY=VALUE …   endpoint region addressing ca_file connections retry_ms
  *                                  stall_ms seed; keys come from AWS_ACCESS_KEY_ID and
@@ -92,6 +93,24 @@ static int size(struct store *store, const char *name, struct err *err)
     return rc;
 }
 
+/* NAME0 … NAME<count - 1>, in batches. */
+static int clear(struct store *store, const char *name, size_t count, struct err *err)
+{
+    enum { CLEAR_MAX = 4000, CLEAR_LEN = 64 };
+    static char text[CLEAR_MAX][CLEAR_LEN];
+    static const char *names[CLEAR_MAX];
+    if (count > CLEAR_MAX)
+        return err_set(err, ERR_USAGE, "too many");
+    for (size_t i = 0; i < count; i++) {
+        snprintf(text[i], CLEAR_LEN, "%s%zu", name, i);
+        names[i] = text[i];
+    }
+    int rc = store_remove_many(store, names, count, err);
+    if (rc == 0)
+        printf("ok %zu\n", count);
+    return rc;
+}
+
 static int run(struct store *store, const char *line, struct err *err)
 {
     char verb[16], name[512] = "";
@@ -108,6 +127,8 @@ static int run(struct store *store, const char *line, struct err *err)
         return range(store, name, (const uint64_t[]){n[0], n[1], n[2], n[3]}, err);
     if (strcmp(verb, "size") == 0)
         return size(store, name, err);
+    if (strcmp(verb, "clear") == 0)
+        return clear(store, name, n[0], err);
     size_t count = 0;
     bool list = strcmp(verb, "list") == 0;
     int rc =
