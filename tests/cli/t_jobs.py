@@ -2,6 +2,7 @@
 """Jobs with a real server: who may run beside whom, Ctrl-C, kill -9 of agent and job, and what a
 restarted agent makes of it. A snapshot is held up by an archive_command that waits while a file is
 there; a restore by SIGSTOP."""
+import fcntl
 import json
 import os
 import signal
@@ -115,6 +116,16 @@ def test_kill_job(node, box):
     is_status(node.cli("snapshot", "--tag", "killed"), 0, "the tag can be used")
 
 
+def is_free(node, job):
+    """Nobody holds the lock of the job."""
+    with open(f"{node.state_dir}/jobs/{job}/lock", "r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def run_and_signal(node, job_type, until, *args, kill=None):
     """tidemark ARGS; once the newest job of this type is `until`, SIGINT to tidemark alone, or
     SIGKILL to the job, the agent, or both: to the agent last, and it does not see the other's."""
@@ -131,6 +142,7 @@ def run_and_signal(node, job_type, until, *args, kill=None):
         node.agent.signal(signal.SIGSTOP)
     if kill in ("job", "both"):
         kill_pid(pid_of(node, job))
+        poll(lambda: is_free(node, job), 20, "the lock of the job, which its children have, too")
     if kill in ("agent", "both"):
         node.agent.kill()
     if not kill:
