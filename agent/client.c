@@ -241,6 +241,8 @@ static int check_ended(const struct client *client, const char *id, json_t **las
 {
     json_t *now = NULL;
     struct err ignored;
+    if (*last && !json_is_true(json_object_get(*last, "running")))
+        return 0;
     bool known = *last && geteuid() == 0 && job_status(client->conf, id, &now, &ignored) == 0;
     if (known) {
         json_decref(*last);
