@@ -115,7 +115,8 @@ def cold_and_warm(directory, warm_bytes):
     """Nothing cached, and warm_bytes of free memory touched a moment ago. On virtual machines free
     pages go back to the host; their next first touch costs up to 2.9 CPU-seconds a GiB, which
     hits buffered copies and not direct I/O. A server that has been up for a while does not see
-    that, so it must not decide a comparison."""
+    that, so it must not decide a comparison. It holds for some seconds only: on a machine so busy
+    that a run takes longer, buffered copies pay again, and only quiet runs compare fairly."""
     os.sync()
     with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
         file.write("3\n")
