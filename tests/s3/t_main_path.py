@@ -73,7 +73,7 @@ def empty_host(world, what):
     world.box.umount(world.volume.mount)
     world.box.unloop(world.volume.device)
     os.rmdir(world.volume.mount)
-    blank = world.box.loop(world.box.image("blank.img", 600 * MIB))
+    blank = world.box.loop(world.box.image("blank.img", 700 * MIB))
     place = world.place
     done = run_program(os.path.join(world.node.programs, "tidemark"), "restore", "--yes",
                        f"--repository={place.url}", f"--endpoint={place.endpoint}",
@@ -102,8 +102,7 @@ def main():
     box = need_root() or Sandbox("s3path")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     ceph = s3.ceph(box)
-    world = World(box, ceph, "plain", proxy=False).start()
-    world.change(40)
+    world = World(box, ceph, "plain", proxy=False, size=600 << 20).start()
     path_of(world, "Ceph")
     replay(world, "Ceph")
     first, rows = world.place, world.rows_of["t1"]
