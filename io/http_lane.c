@@ -82,6 +82,7 @@ void http_lane_act(struct http_lane *lane, curl_socket_t fd, int bits)
 static struct http_exchange *next_queued(struct http_lane *lane)
 {
     struct http_exchange *x = lane->queue;
+    assert(x); /* lane->queued > 0 */
     lane->queue = x->next;
     if (!lane->queue)
         lane->queue_tail = &lane->queue;
@@ -89,15 +90,10 @@ static struct http_exchange *next_queued(struct http_lane *lane)
     return x;
 }
 
-static void note_progress(struct http_transfer *transfer, curl_off_t down, curl_off_t up)
-{
-    http_transfer_moved(transfer, down + up);
-}
-
 static int on_progress(void *ctx, curl_off_t a, curl_off_t down, curl_off_t b, curl_off_t up)
 {
     (void)a, (void)b;
-    note_progress(ctx, down, up);
+    http_transfer_moved(ctx, down + up);
     return 0;
 }
 
