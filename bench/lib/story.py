@@ -118,10 +118,12 @@ def measure_store(box, store, settings, target):
 
 def run(name, make_target):
     """make_target(size) gives the target. Results go to <OUT>/<name>.json and .svg."""
-    tm.need_root()
+    if not tm.become_root():
+        raise RuntimeError("it needs root, for volumes\nhint: run it as root, or with sudo")
     settings = Settings(os.environ)
     target = make_target(volume_size(settings.size_gib))
     target.check()
+    tm.need_root()  # a mount namespace of our own, in which mounts of others may be missing
     peers.install_missing()
     build()
     where = target.describe()
