@@ -14,8 +14,8 @@
 
 enum {
     CONNECT_TIMEOUT_MS = 10000,
-    /* One pack keeps many connections busy, and 32 of them need 32 MiB. On a loaded machine the cost
-     * of 1 and 4 MiB could not be told apart. */
+    /* One pack keeps many connections busy, and 32 of them need 32 MiB. On a loaded machine the
+     * cost of 1 and 4 MiB could not be told apart. */
     GET_LEN = 1 << 20,
     COMPARE_LEN = 1 << 20, /* of one read while comparing */
 };
