@@ -168,8 +168,12 @@ class Runner:
 
     def run(self, test):
         """(output, exit status or text, seconds)."""
-        if self.stopping:
-            return "", "stopped", 0.0
+        try:
+            return ("", "stopped", 0.0) if self.stopping else self.start_and_wait(test)
+        except OSError as error:  # one program that cannot be executed must not end the others
+            return "", str(error), 0.0
+
+    def start_and_wait(self, test):
         factor = CAMPAIGN_FACTOR if campaign() else 1
         reports = tempfile.mkdtemp(prefix="tidemark-reports-", dir="/var/tmp")
         os.chmod(reports, 0o1777)

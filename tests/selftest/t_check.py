@@ -42,6 +42,8 @@ def test_running():
     ok(status == 3 and text.endswith("build/release\n"), "status and output of a program")
     _, status, seconds = run_shell("sleep 60 & sleep 60", 1)
     ok("stopped after" in str(status) and seconds < 30, "a program that hangs is stopped")
+    _, status, _ = check.Runner().run(check.Test("no program", [os.path.abspath(__file__) + "/x"]))
+    ok("Not a directory" in str(status), "a program that cannot be executed is one failure")
     text, status, _ = run_shell('f=${ASAN_OPTIONS#log_path=}; echo leak > "${f%%:*}.1"; echo 1..0')
     ok(status == "sanitizer report" and "leak" in text, "a report of a daemon is found")
 
