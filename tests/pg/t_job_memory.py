@@ -33,9 +33,9 @@ def measure(node, name, *args):
             looks += 1
             peak = max(peak, int(found.group(1)) * KIB if found else 0)
         return running.process.poll() is not None
-    poll(ended, 200, name, 0.01)
+    poll(ended, 200, name, 0.002)
     is_status(running.wait(), 0, name)
-    ok(looks > 10, f"{name}: looked {looks} times")
+    ok(looks > 2, f"{name}: looked {looks} times")  # VmHWM never falls: a late look is enough
     ok(MEMORY_MAX / 8 < peak < MEMORY_MAX + 64 * MIB, f"{name}: peak {peak / MIB:.0f} MiB, limit "
        f"{(MEMORY_MAX + 64 * MIB) // MIB}")
 
