@@ -39,7 +39,10 @@ def fenced(story, what, kill=False):
     """One restore of the tag, then one to the end of the timeline that it left."""
     node, timeline, ledger = story.node, story.server.timeline(), write(story)
     if kill:
-        kill_pid(story.server.pid(), signal.SIGKILL)
+        pid = story.server.pid()
+        kill_pid(pid, signal.SIGKILL)
+        # PostgreSQL takes a zombie for the owner of its socket: wait until init has reaped it.
+        poll(lambda: not os.path.exists(f"/proc/{pid}"), 120, "init to reap the server")
     story.restore()
     ledger.stop()
     pushed = journal_of(node)["wal_pushed"]
