@@ -6,7 +6,7 @@
 
 static inline uint64_t now_ms(void)
 {
-    return monotonic_ns() / 1000000;
+    return monotonic_ms();
 }
 
 /* A signal may end it early. */

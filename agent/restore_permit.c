@@ -7,6 +7,7 @@
  * after it comes back in crash recovery on the old timeline (StartupXLOG(): pg_control still names
  * it), writable, with whatever WAL happens to lie in pg_wal. */
 #include "agent/restore.h"
+#include "io/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -39,7 +40,7 @@ int restore_permit_grant(const struct restore *restore, struct err *err)
     restore_permit_path(restore, path, sizeof(path));
     close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (fd < 0 || fchmod(fd, 0644) < 0 || chmod(permit_dir, 0755) < 0 ||
-        write(fd, text, sizeof(text) - 1) != (ssize_t)sizeof(text) - 1)
+        write_all(fd, text, sizeof(text) - 1) < 0)
         return err_sys(err, ERR_DEVICE, "write '%s'", path);
     return 0;
 }

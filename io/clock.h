@@ -1,4 +1,5 @@
-/* CLOCK_MONOTONIC in nanoseconds, for durations and deadlines. Inline. Any thread. */
+/* CLOCK_MONOTONIC in nanoseconds and milliseconds, for durations and deadlines. Inline. Any thread.
+ */
 #ifndef TIDEMARK_IO_CLOCK_H
 #define TIDEMARK_IO_CLOCK_H
 
@@ -10,6 +11,11 @@ static inline uint64_t monotonic_ns(void)
     struct timespec now;
     (void)clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static inline uint64_t monotonic_ms(void)
+{
+    return monotonic_ns() / 1000000;
 }
 
 #endif

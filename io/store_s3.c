@@ -14,7 +14,6 @@
 enum {
     CONNECT_TIMEOUT_MS = 10000,
     GET_LEN_MAX = 8 << 20,     /* of one request */
-    COMPARE_LEN = 1 << 20,     /* of one read while comparing */
     LIST_ANSWER_MAX = 4 << 20, /* 1000 keys of 1 KiB, every byte as %XX */
     LIST_TRIES = 3,            /* of a page that arrived but cannot be read */
     DELETE_ENTRY_MAX = 1200,   /* one key and its tags in a batch */
@@ -30,9 +29,14 @@ static struct store_s3 *of(struct store *store)
 }
 
 /* --- one operation -----------------------------------------------------------------------------*/
-static uint64_t clock_ms(void)
+struct http_endpoint store_s3_endpoint(const struct s3_service *service, const char *origin)
 {
-    return monotonic_ns() / 1000000;
+    return (struct http_endpoint){
+        .origin = origin,
+        .ca_file = service->ca_file[0] ? service->ca_file : NULL,
+        .connect_timeout_ms = (unsigned)min_u64(CONNECT_TIMEOUT_MS, service->stall_timeout_ms),
+        .stall_timeout_ms = service->stall_timeout_ms,
+    };
 }
 
 /* The origin changes when the server names another region of AWS. */
@@ -42,12 +46,7 @@ static int connect_to_origin(struct store_s3 *s3, struct err *err)
     s3_service_origin(s3->service, origin);
     if (s3->http != NULL && strcmp(origin, s3->origin) == 0)
         return 0;
-    const struct http_endpoint endpoint = {
-        .origin = origin,
-        .ca_file = s3->service->ca_file[0] ? s3->service->ca_file : NULL,
-        .connect_timeout_ms = (unsigned)min_u64(CONNECT_TIMEOUT_MS, s3->service->stall_timeout_ms),
-        .stall_timeout_ms = s3->service->stall_timeout_ms,
-    };
+    const struct http_endpoint endpoint = store_s3_endpoint(s3->service, origin);
     http_close(s3->http);
     s3->http = NULL;
     memcpy(s3->origin, origin, sizeof(origin));
@@ -61,8 +60,8 @@ static bool is_cancelled(const struct store_s3 *s3)
 
 static void wait_ms(const struct store_s3 *s3, unsigned ms)
 {
-    uint64_t until_ms = clock_ms() + ms;
-    for (uint64_t now; (now = clock_ms()) < until_ms && !is_cancelled(s3);) {
+    uint64_t until_ms = monotonic_ms() + ms;
+    for (uint64_t now; (now = monotonic_ms()) < until_ms && !is_cancelled(s3);) {
         uint64_t slice = min_u64(until_ms - now, 100);
         struct timespec pause = {.tv_nsec = (long)slice * 1000000};
         (void)nanosleep(&pause, NULL);
@@ -87,7 +86,7 @@ static enum s3_verdict perform(struct store_s3 *s3, struct err *err)
         s3_call_sign(s3->call, s3->service, time(NULL));
         http_run(s3->http, &s3->call->exchange);
         enum s3_verdict verdict =
-            s3_call_judge(s3->call, s3->service, clock_ms(), time(NULL), &delay_ms, err);
+            s3_call_judge(s3->call, s3->service, monotonic_ms(), time(NULL), &delay_ms, err);
         if (verdict != S3_AGAIN)
             return verdict;
         wait_ms(s3, delay_ms);
@@ -115,7 +114,8 @@ static int s3_get(struct store *store, const char *name, uint64_t offset, void *
     size_t got = 0;
     while (got < len) {
         size_t part = (size_t)min_u64(len - got, GET_LEN_MAX);
-        s3_call_get(s3->call, s3->service, name, offset + got, (char *)buf + got, part, clock_ms());
+        s3_call_get(s3->call, s3->service, name, offset + got, (char *)buf + got, part,
+                    monotonic_ms());
         int rc = perform_plain(s3, err);
         if (rc < 0)
             return rc;
@@ -130,7 +130,7 @@ static int s3_get(struct store *store, const char *name, uint64_t offset, void *
 static int s3_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)
 {
     struct store_s3 *s3 = of(store);
-    s3_call_look(s3->call, s3->service, name, clock_ms());
+    s3_call_look(s3->call, s3->service, name, monotonic_ms());
     int rc = perform_plain(s3, err);
     if (rc == 0)
         *ret_size = s3->call->object_size;
@@ -146,7 +146,7 @@ static int s3_get_all(struct store *store, const char *name, size_t len_max, voi
     free_mem char *buf = malloc(first);
     if (buf == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory for object '%s'", name);
-    s3_call_get(s3->call, s3->service, name, 0, buf, first, clock_ms());
+    s3_call_get(s3->call, s3->service, name, 0, buf, first, monotonic_ms());
     int rc = perform_plain(s3, err);
     uint64_t size = s3->call->object_size;
     size_t got = s3->call->got;
@@ -178,7 +178,7 @@ static int compare(struct store_s3 *s3, const char *name, const void *ptr, size_
                    struct err *err)
 {
     uint64_t size;
-    free_mem uint8_t *buf = malloc(COMPARE_LEN);
+    free_mem uint8_t *buf = malloc(STORE_S3_COMPARE_LEN);
     if (buf == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory");
     int rc = s3_size(&s3->store, name, &size, err);
@@ -187,7 +187,7 @@ static int compare(struct store_s3 *s3, const char *name, const void *ptr, size_
     if (size != len)
         return STORE_EXISTS;
     for (size_t at = 0; at < len;) {
-        size_t part = (size_t)min_u64(len - at, COMPARE_LEN), got;
+        size_t part = (size_t)min_u64(len - at, STORE_S3_COMPARE_LEN), got;
         rc = s3_get(&s3->store, name, at, buf, part, &got, err);
         if (rc < 0)
             return rc;
@@ -216,7 +216,7 @@ static int s3_put(struct store *store, const char *name, const void *ptr, size_t
         int rc = s3->service->create_once == S3_CREATE_ONCE_YES ? 0 : look_first(s3, name, err);
         if (rc != 0)
             return rc;
-        s3_call_put(s3->call, s3->service, name, ptr, len, clock_ms());
+        s3_call_put(s3->call, s3->service, name, ptr, len, monotonic_ms());
         switch (perform(s3, err)) {
         case S3_DONE:
             return 0;
@@ -245,7 +245,7 @@ static int s3_prepare_puts(struct store *store, struct err *err)
         return 0;
     for (int i = 0; i < 2 && verdict == S3_DONE; i++) {
         s3_call_put(s3->call, s3->service, probe_object, probe_text, sizeof(probe_text) - 1,
-                    clock_ms());
+                    monotonic_ms());
         verdict = perform(s3, err);
         ours = ours || verdict == S3_DONE;
     }
@@ -307,7 +307,7 @@ static int fetch_page(struct listing *listing, const char *token, char *buf,
     int rc = 0;
     for (int i = 0; i < LIST_TRIES; i++) {
         s3_call_list(s3->call, s3->service, listing->prefix, token, S3_LIST_MAX, buf,
-                     LIST_ANSWER_MAX, clock_ms());
+                     LIST_ANSWER_MAX, monotonic_ms());
         rc = perform_plain(s3, err);
         if (rc < 0)
             return rc;
@@ -353,7 +353,7 @@ static int s3_list(struct store *store, const char *prefix,
 static int s3_remove(struct store *store, const char *name, struct err *err)
 {
     struct store_s3 *s3 = of(store);
-    s3_call_delete(s3->call, s3->service, name, clock_ms());
+    s3_call_delete(s3->call, s3->service, name, monotonic_ms());
     return perform_plain(s3, err);
 }
 
@@ -395,7 +395,7 @@ static int remove_batch(struct store_s3 *s3, const char *const *names, size_t co
     size_t at = strlen(body);
     (void)snprintf(body + at, size - at, "</Delete>");
     s3_call_delete_batch(s3->call, s3->service, body, strlen(body), answer, size + 4096,
-                         clock_ms());
+                         monotonic_ms());
     int rc = perform_plain(s3, err);
     return rc < 0 ? rc : s3_xml_delete_parse(answer, s3->call->got, not_removed, NULL, err);
 }

@@ -9,8 +9,11 @@
 #ifndef TIDEMARK_IO_STORE_S3_H
 #define TIDEMARK_IO_STORE_S3_H
 
+#include "io/http.h"
 #include "io/s3_service.h"
 #include "io/store_ops.h"
+
+enum { STORE_S3_COMPARE_LEN = 1 << 20 }; /* of one read while an object is compared */
 
 struct store_s3 {
     struct store store;
@@ -21,6 +24,9 @@ struct store_s3 {
     char origin[S3_ORIGIN_MAX];
     bool probed; /* for If-None-Match, once a store */
 };
+
+/* Where and how to connect; borrows origin and the service's ca_file. */
+struct http_endpoint store_s3_endpoint(const struct s3_service *service, const char *origin);
 
 /* store_s3_lane.c */
 void store_s3_lane_shape(struct store *store, struct store_lane_shape *shape);

@@ -13,11 +13,9 @@
 #include "io/store_s3.h"
 
 enum {
-    CONNECT_TIMEOUT_MS = 10000,
     /* One pack keeps many connections busy, and 32 of them need 32 MiB. On a loaded machine the
      * cost of 1 and 4 MiB could not be told apart. */
     GET_LEN = 1 << 20,
-    COMPARE_LEN = 1 << 20, /* of one read while comparing */
 };
 
 struct s3_lane;
@@ -53,11 +51,6 @@ static struct s3_lane *of(struct store_lane *lane)
     return CONTAINER_OF(lane, struct s3_lane, lane);
 }
 
-static uint64_t clock_ms(void)
-{
-    return monotonic_ns() / 1000000;
-}
-
 static void call_done(struct http_exchange *x);
 static void timer_done(struct ring_op *op);
 static void cancel_done(struct ring_op *op);
@@ -76,12 +69,7 @@ static int open_http(struct s3_lane *lane, unsigned connection_count, struct err
 {
     const struct s3_service *service = lane->service;
     s3_service_origin(service, lane->origin);
-    const struct http_endpoint endpoint = {
-        .origin = lane->origin,
-        .ca_file = service->ca_file[0] ? service->ca_file : NULL,
-        .connect_timeout_ms = (unsigned)min_u64(CONNECT_TIMEOUT_MS, service->stall_timeout_ms),
-        .stall_timeout_ms = service->stall_timeout_ms,
-    };
+    const struct http_endpoint endpoint = store_s3_endpoint(service, lane->origin);
     return http_lane_open(&endpoint, lane->ring, connection_count, &lane->http, err);
 }
 
@@ -153,7 +141,7 @@ static void start_step(struct s3_transfer *transfer, enum step step)
     struct s3_call *call = &transfer->call;
     const struct s3_service *service = transfer->lane->service;
     const struct store_request *request = transfer->request;
-    uint64_t now_ms = clock_ms();
+    uint64_t now_ms = monotonic_ms();
     transfer->step = step;
     switch (step) {
     case STEP_GET:
@@ -168,7 +156,7 @@ static void start_step(struct s3_transfer *transfer, enum step step)
         break;
     case STEP_COMPARE:
         s3_call_get(call, service, request->name, transfer->at, transfer->compare_buf,
-                    (size_t)min_u64(request->len - transfer->at, COMPARE_LEN), now_ms);
+                    (size_t)min_u64(request->len - transfer->at, STORE_S3_COMPARE_LEN), now_ms);
         break;
     }
     send_try(transfer);
@@ -240,7 +228,7 @@ static void compare_more(struct s3_transfer *transfer)
 {
     const struct store_request *request = transfer->request;
     const struct s3_call *call = &transfer->call;
-    size_t part = (size_t)min_u64(request->len - transfer->at, COMPARE_LEN);
+    size_t part = (size_t)min_u64(request->len - transfer->at, STORE_S3_COMPARE_LEN);
     bool equal = call->object_size == request->len && call->got == part &&
                  memcmp(transfer->compare_buf, request->buf + transfer->at, part) == 0;
     transfer->at += part;
@@ -256,7 +244,7 @@ static void compare_first(struct s3_transfer *transfer)
 {
     struct store_request *request = transfer->request;
     transfer->at = 0;
-    transfer->compare_buf = malloc(COMPARE_LEN);
+    transfer->compare_buf = malloc(STORE_S3_COMPARE_LEN);
     if (transfer->compare_buf == NULL)
         finish(transfer, err_set(&request->err, ERR_INTERNAL, "out of memory"));
     else
@@ -286,8 +274,8 @@ static void call_done(struct http_exchange *x)
     struct s3_transfer *transfer = x->owner;
     struct err *err = &transfer->request->err;
     unsigned delay_ms = 0;
-    enum s3_verdict verdict = s3_call_judge(&transfer->call, transfer->lane->service, clock_ms(),
-                                            time(NULL), &delay_ms, err);
+    enum s3_verdict verdict = s3_call_judge(&transfer->call, transfer->lane->service,
+                                            monotonic_ms(), time(NULL), &delay_ms, err);
     switch (verdict) {
     case S3_DONE:
         step_done(transfer);
