@@ -116,6 +116,18 @@ static int parse(struct file *file, const char *text, size_t len, struct credent
     return rc;
 }
 
+static int check_owner(const char *path, uid_t owner, struct err *err)
+{
+    uid_t reader = geteuid();
+    if (owner == 0 || owner == reader)
+        return 0;
+    (void)err_set(err, ERR_AUTH,
+                  "credentials '%s' belong to user %u, not to root or to user %u, "
+                  "who reads them",
+                  path, (unsigned)owner, (unsigned)reader);
+    return err_hint(err, "chown root '%s' (and 640 with the group of whoever else needs it)", path);
+}
+
 static int check_mode(const char *path, int fd, struct err *err)
 {
     struct stat st;
@@ -124,7 +136,7 @@ static int check_mode(const char *path, int fd, struct err *err)
     if (!S_ISREG(st.st_mode))
         return err_set(err, ERR_AUTH, "credentials '%s' are not a file", path);
     if ((st.st_mode & (st.st_uid == 0 ? 037 : 077)) == 0)
-        return 0;
+        return check_owner(path, st.st_uid, err);
     (void)err_set(err, ERR_AUTH, "credentials '%s' may be used by others (mode %04o)", path,
                   (unsigned)st.st_mode & 07777);
     return err_hint(err, "chmod 600 '%s' (640 for a group of root's file)", path);

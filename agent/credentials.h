@@ -8,10 +8,11 @@
  *
  * A file holds lines `access_key = …`, `secret_key = …` and, for temporary keys, `session_token =
  * …` (or aws_access_key_id, aws_secret_access_key, aws_session_token), comments with # or ;, and
- * optionally [profiles] of which AWS_PROFILE ("default") is read. Its mode must be 0600 or less, or
- * 0640 or less when root owns it: PostgreSQL's own rule for private keys, which allows one file for
- * the agent and the server's group. It is read anew for every store that is opened: a file that is
- * replaced needs no restart.
+ * optionally [profiles] of which AWS_PROFILE ("default") is read. It belongs to root or to the user
+ * who reads it, with mode 0600 or less, or 0640 or less when root owns it: PostgreSQL's own rule
+ * for private keys, which allows one file for the agent and the server's group. Somebody else's is
+ * refused: its owner could change the keys, and with them in whose bucket the repository is. It is
+ * read anew for every store that is opened: a file that is replaced needs no restart.
  *
  * Keys live in memory that core dumps leave out (io/secret.h). Where they came by the environment,
  * or a session token has to be sent in plain headers, they are in other memory as well, and the
@@ -30,7 +31,8 @@ struct credentials {
 };
 
 /* file: "" = none is configured. ERR_AUTH when there are none, a file cannot be read, may be read
- * by others, or is malformed. The caller gives *ret to credentials_free(). */
+ * by others, belongs to somebody else, or is malformed. The caller gives *ret to
+ * credentials_free(). */
 int credentials_load(const char *file, struct credentials **ret, struct err *err);
 /* Accepts NULL. */
 void credentials_free(struct credentials *credentials);

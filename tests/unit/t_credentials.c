@@ -80,6 +80,24 @@ static void check_files(void)
     ok(prctl(PR_GET_DUMPABLE) == 1, "a plain file leaves core dumps on");
 }
 
+/* Root can read everything, but takes keys only from itself; a user from root and from itself. */
+static void check_owner(const char *file)
+{
+    if (geteuid() != 0 || chown(file, 1, 1) < 0 || chmod(dir, 0755) < 0) {
+        skip("needs root");
+        return;
+    }
+    refuses(file, "belong to user 1, not to root or to user 0", "another user's");
+    ok(seteuid(1) == 0, "as user 1");
+    gives(file, "a", "HUSH", "", "of the user who reads it");
+    bool ready = seteuid(0) == 0 && chown(file, 0, 1) == 0 && chmod(file, 0640) == 0 &&
+                 setegid(1) == 0 && seteuid(1) == 0;
+    ok(ready, "as user and group 1");
+    gives(file, "a", "HUSH", "", "root's, for the group of the user who reads it");
+    ok(seteuid(0) == 0 && setegid(0) == 0, "as root again");
+    (void)prctl(PR_SET_DUMPABLE, 1); /* seteuid(2) takes it away */
+}
+
 static void check_bad_files(void)
 {
     static const char good[] = "access_key = a\nsecret_key = HUSH\n";
@@ -95,6 +113,7 @@ static void check_bad_files(void)
         refuses(file, "used by others (mode 0640)", "a user's, for a group");
     else
         skip("needs root");
+    check_owner(write_file(good, 0600));
     refuses("/nonexistent/file", "open credentials '/nonexistent/file': No such", "an absent file");
     refuses(dir, "are not a file", "a directory");
     refuses(write_file("access_key = a\n", 0600), "have no access_key and", "without a secret");
