@@ -445,9 +445,11 @@ static int apply_variable(struct conf *conf, const char *entry, struct err *err)
     return rc < 0 ? err_prefix(err, "environment variable %.*s", (int)search.name_len, entry) : 0;
 }
 
-static int apply_environment(struct conf *conf, struct err *err)
+static int apply_environment(struct conf *conf, bool with_volumes, struct err *err)
 {
     for (char **entry = environ; entry && *entry; entry++) {
+        if (!with_volumes && strncasecmp(*entry, "TIDEMARK_VOLUME_", 16) == 0)
+            continue;
         int rc = apply_variable(conf, *entry, err);
         if (rc < 0)
             return rc;
@@ -509,6 +511,12 @@ void conf_complete(struct conf *conf)
                        conf->data_directory);
 }
 
+int conf_load_environment(struct conf *ret, struct err *err)
+{
+    int rc = conf_parse("defaults", "", 0, ret, err);
+    return rc < 0 ? rc : apply_environment(ret, false, err);
+}
+
 int conf_load(const char *file, struct conf *ret, struct err *err)
 {
     static const char usual[] = "/etc/tidemark/tidemark.conf";
@@ -526,7 +534,7 @@ int conf_load(const char *file, struct conf *ret, struct err *err)
         return err_set(err, ERR_INTERNAL, "out of memory");
     rc = conf_parse(file ? file : "", text ? text : "", len, conf, err);
     if (rc == 0)
-        rc = apply_environment(conf, err);
+        rc = apply_environment(conf, true, err);
     if (rc == 0)
         rc = check_whole(conf, file ? file : "environment", err);
     if (rc != 0)

@@ -77,6 +77,10 @@ struct conf {
  * else defaults only), then the environment. */
 int conf_load(const char *file, struct conf *ret, struct err *err);
 
+/* Defaults and the environment, no file: for a program whose arguments name the repository.
+ * Variables of volumes are left out, there are none. */
+int conf_load_environment(struct conf *ret, struct err *err);
+
 /* Parses text as if it were file `name` (tests, fuzzing). */
 int conf_parse(const char *name, const char *text, size_t len, struct conf *ret, struct err *err);
 

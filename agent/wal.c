@@ -245,17 +245,26 @@ int wal_read(const struct wal_archive *archive, const char *name, void **ret_raw
     return rc;
 }
 
+static int write_failed(const char *what, const char *path, struct err *err)
+{
+    int rc = err_sys(err, ERR_DEVICE, "%s '%s'", what, path);
+    if (err->sys_errno == ENOSPC || err->sys_errno == EDQUOT)
+        (void)err_hint(err, "the filesystem of this file is full, not the repository: free space "
+                            "there, then start the server again if it has stopped");
+    return rc;
+}
+
 static int write_file(const char *path, const void *raw, size_t len, bool durable, struct err *err)
 {
     close_fd int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
-        return err_sys(err, ERR_DEVICE, "create '%s'", path);
+        return write_failed("create", path, err);
     if (write_all(fd, raw, len) < 0)
-        return err_sys(err, ERR_DEVICE, "write '%s'", path);
+        return write_failed("write", path, err);
     if (durable && fsync(fd) < 0)
-        return err_sys(err, ERR_DEVICE, "flush '%s'", path);
+        return write_failed("flush", path, err);
     if (close(take_fd(&fd)) < 0)
-        return err_sys(err, ERR_DEVICE, "close '%s'", path);
+        return write_failed("close", path, err);
     return 0;
 }
 

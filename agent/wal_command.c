@@ -32,7 +32,8 @@ void wal_command_usage(FILE *to)
         "%p'\n"
         "       tidemark-wal stats [option…]            what prefetch did\n"
         "  --config=FILE             configuration (default /etc/tidemark/tidemark.conf)\n"
-        "  --repository=URL          instead of a configuration file\n"
+        "  --repository=URL          instead of a configuration file; TIDEMARK_<SECTION>_<KEY> of\n"
+        "                            the environment count all the same\n"
         "  --endpoint=URL --region=NAME --addressing=WORD --ca-file=FILE\n"
         "                            where an s3:// repository is (tidemark.conf(5))\n"
         "  --credentials-file=FILE   its keys, mode 0600\n"
@@ -147,7 +148,7 @@ static int load_conf(int argc, char **argv, struct conf *ret, struct err *err)
                 file = value;
         }
     if (has_repository && !file)
-        return conf_parse("defaults", "", 0, ret, err);
+        return conf_load_environment(ret, err);
     return conf_load(file, ret, err);
 }
 

@@ -23,6 +23,7 @@ enum {
     BACKOFF_MIN_MS = 100,
     BACKOFF_MAX_MS = 5000,
     CORRUPT_RETRIES = 2,  /* a read error may pass, damaged bytes do not */
+    DEVICE_RETRIES = 3,   /* a prefetcher may fill the last space for a moment */
     IN_FLIGHT_MAX_S = 60, /* for a segment that the prefetcher is fetching */
     IN_FLIGHT_POLL_MS = 1,
     STORE_RETRY_MAX_MS = 20000, /* within one try of get, which has its own loop */
@@ -248,8 +249,9 @@ static bool may_pass(const struct err *err, unsigned tries)
         return false;
     case ERR_CORRUPT:
         return tries < CORRUPT_RETRIES;
+    case ERR_DEVICE: /* of the file to be written */
+        return tries < DEVICE_RETRIES;
     case ERR_OK:
-    case ERR_DEVICE:
     case ERR_STORE:
     case ERR_AUTH:
     case ERR_MISSING:
@@ -285,7 +287,7 @@ static int get_with_retries(const struct wal_command *command, int argc, char **
         uint64_t now = now_ms(), pause = backoff_ms(tries);
         if (now >= deadline)
             return rc;
-        if (tries == 1)
+        if (tries == 1 && err->code != ERR_DEVICE)
             log_warn("tidemark-wal get %s: %s; trying again for %u s", command->name, err->text,
                      command->conf.wal_get_timeout_s);
         pause_ms(min_u64(pause, deadline - now));
@@ -308,6 +310,9 @@ int wal_serve_get(const struct wal_command *command, int argc, char **argv)
     (void)err_prefix(&err, "tidemark-wal get %s", command->name);
     log_err(&err);
     /* A standby asks again and never ends its recovery: for it a repository that does not answer is
-     * as good as an absent file. What no waiting mends stays fatal. */
-    return command->retry_as_absent && may_pass(&err, UINT_MAX) ? WAL_EXIT_ABSENT : WAL_EXIT_FAILED;
+     * as good as an absent file, and so is a full disk: its next restartpoint may make room. What
+     * no waiting mends stays fatal. */
+    bool full = err.code == ERR_DEVICE && (err.sys_errno == ENOSPC || err.sys_errno == EDQUOT);
+    return command->retry_as_absent && (full || may_pass(&err, UINT_MAX)) ? WAL_EXIT_ABSENT
+                                                                          : WAL_EXIT_FAILED;
 }

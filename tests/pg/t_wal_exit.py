@@ -2,6 +2,7 @@
 """Exit statuses of tidemark-wal, each of them, without a server; and its start-up cost: what the
 path of a prefetch hit links."""
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -84,6 +85,50 @@ def test_get(archive, data):
               126, "no pg_control and no --system-id")
     is_status(archive.run("get", name_of(1), os.path.join(data.path, "pg_wal/x"), cwd="/",
                           **{"system-id": SYSTEM_ID}), 0, "with --system-id")
+
+
+def test_full(box, archive):
+    """The target's filesystem is full: no outage that passes, so it ends at once, and says what."""
+    point = box.mkdir("small")
+    box.mount("tmpfs", point, "-t", "tmpfs", "-o", "size=600k,mode=0777")
+    data = Directory(box, "small/data")
+
+    def get(**options):
+        begin = time.monotonic()
+        done = archive.run("get", name_of(1), "pg_wal/RECOVERYXLOG", cwd=data.path,
+                           **{"get-timeout": "40s", "prefetch": 0, **options})
+        ok(time.monotonic() - begin < 20, "long before get-timeout")
+        return done
+    done = get()
+    is_status(done, 126, "a full local filesystem: not absent")
+    like(done.err, r"error: .*RECOVERYXLOG.*No space left on device\nhint: .*is full, not the repo",
+         "it says which one is full")
+    unlike(done.err, "trying again", "and does not call it an outage")
+    is_status(get(**{"on-error": "retry"}), 1, "for a standby: as if absent, it asks again")
+    is_(os.listdir(os.path.join(data.path, "pg_wal")), [], "no half file is left")
+    box.umount(point)
+
+
+def test_environment(archive, data):
+    """--repository stands for the file, not for the environment, as for every other program."""
+    unused = "s3://bucket/p --endpoint=http://127.0.0.1:9"
+    keys = archive.box.write("env-keys", "access_key = a\nsecret_key = s\n", 0o600)
+    os.chown(keys, pwd.getpwnam("postgres").pw_uid, -1)
+
+    def push(**environment):
+        begin = time.monotonic()
+        words = [archive.wal, "push", "pg_wal/" + name_of(1), *archive.options(
+            repository=unused, **{"credentials-file": keys, "repository-id": None}).split()]
+        how = {**tm.as_user("postgres"), "cwd": data.path, "env": {**os.environ, **environment}}
+        done = subprocess.run(words, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, check=False, timeout=60, **how)
+        return Result(done.returncode, done.stdout, done.stderr), time.monotonic() - begin
+    done, seconds = push(TIDEMARK_REPOSITORY_RETRY_TIMEOUT="2s", TIDEMARK_VOLUME_DATA_MOUNT="/x")
+    is_status(done, "store", "nobody answers")
+    ok(seconds < 30, f"TIDEMARK_REPOSITORY_RETRY_TIMEOUT counts ({seconds:.0f} s)")
+    done, _ = push(TIDEMARK_REPOSITORY_RETRY_TIMEOUT="soon")
+    is_status(done, "config", "a wrong value of it is refused")
+    like(done.err, "environment variable TIDEMARK_REPOSITORY_RETRY_TIMEOUT", "by its name")
 
 
 def test_withheld(archive, data):
@@ -227,6 +272,8 @@ def main():
     data = Directory(box, "data")
     test_push(archive, data)
     test_get(archive, data)
+    test_full(box, archive)
+    test_environment(archive, data)
     test_withheld(archive, data)
     test_damaged(archive, data)
     test_lost(archive, data)
