@@ -85,6 +85,24 @@ static int watch_stall(void *ctx, curl_off_t a, curl_off_t down, curl_off_t b, c
     return transfer->stalled;
 }
 
+/* The connection's socket: of two that are tried at the same time the later one, which costs the
+ * other nothing but its quick acknowledgement. */
+static int on_socket(void *ctx, curl_socket_t socket, curlsocktype purpose)
+{
+    struct http_transfer *transfer = ctx;
+    (void)purpose;
+    transfer->socket = socket;
+    return CURL_SOCKOPT_OK;
+}
+
+static int on_close(void *ctx, curl_socket_t socket)
+{
+    struct http_transfer *transfer = ctx;
+    if (transfer->socket == socket)
+        transfer->socket = CURL_SOCKET_BAD;
+    return close(socket);
+}
+
 void http_run(struct http *http, struct http_exchange *x)
 {
     struct http_transfer *transfer = &http->transfer;
@@ -92,6 +110,10 @@ void http_run(struct http *http, struct http_exchange *x)
     if (http_transfer_begin(transfer, x) < 0)
         return;
     curl_easy_setopt(transfer->curl, CURLOPT_XFERINFOFUNCTION, watch_stall);
+    curl_easy_setopt(transfer->curl, CURLOPT_SOCKOPTFUNCTION, on_socket);
+    curl_easy_setopt(transfer->curl, CURLOPT_SOCKOPTDATA, transfer);
+    curl_easy_setopt(transfer->curl, CURLOPT_CLOSESOCKETFUNCTION, on_close);
+    curl_easy_setopt(transfer->curl, CURLOPT_CLOSESOCKETDATA, transfer);
     http_transfer_end(transfer, curl_easy_perform(transfer->curl));
 }
 

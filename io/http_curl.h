@@ -41,6 +41,7 @@ struct http_transfer {
     curl_off_t moved;  /* bytes both ways, at moved_ns */
     uint64_t moved_ns; /* 0: not connected yet, the connect timeout watches */
     char error[CURL_ERROR_SIZE];
+    curl_socket_t socket;            /* of the blocking client; else CURL_SOCKET_BAD */
     struct http_transfer *next_free; /* of a lane */
 };
 
@@ -54,6 +55,12 @@ void http_transfer_end(struct http_transfer *transfer, CURLcode code);
 void http_transfer_moved(struct http_transfer *transfer, curl_off_t total);
 /* True when nothing moved for stall_timeout_ms. */
 bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns);
+
+/* Acknowledges what was received at once. A server without TCP_NODELAY (radosgw as it comes) sends
+ * the head of an answer and holds a short body back until the head is acknowledged, which a kernel
+ * does 40 ms later when nothing goes the other way. Not permanent (TCP_QUICKACK in tcp(7)), so to
+ * be called after every piece that came. */
+void http_acknowledge(curl_socket_t socket);
 
 /* curl_global_init(), once, on whichever thread comes first. */
 int http_curl_init(struct err *err);

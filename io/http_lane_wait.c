@@ -102,6 +102,8 @@ static void poll_done(struct ring_op *op)
         socket->poll = NULL;
         if (op->result == 0) {
             http_lane_act(lane, socket->fd, action_bits(op->events, socket->want));
+            if (socket->used && (op->events & POLLIN))
+                http_acknowledge(socket->fd);
         } else if (op->result != -ECANCELED) {
             struct err why;
             errno = -op->result;

@@ -3,6 +3,8 @@
 #include "io/http_curl.h"
 
 #include <assert.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 
 #include "io/clock.h"
@@ -12,6 +14,12 @@ enum {
     UP_BUFFER_LEN = 512 << 10,
     URL_MAX = 12288, /* an S3 list with the longest token, every byte escaped */
 };
+
+void http_acknowledge(curl_socket_t socket)
+{
+    int on = 1;
+    (void)setsockopt(socket, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
+}
 
 /* --- callbacks ---------------------------------------------------------------------------- */
 
@@ -29,6 +37,8 @@ static size_t on_header(char *data, size_t size, size_t count, void *ctx)
     struct http_transfer *transfer = ctx;
     struct http_exchange *x = transfer->x;
     size_t len = size * count;
+    if (x->head_len == 0 && transfer->socket != CURL_SOCKET_BAD)
+        http_acknowledge(transfer->socket);
     transfer->moved_ns = monotonic_ns();
     if (transfer->head_ended && len > 5 && memcmp(data, "HTTP/", 5) == 0) {
         x->head_len = 0; /* the one before was a 100 Continue */
@@ -106,7 +116,8 @@ bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns
 
 int http_transfer_open(struct http_transfer *transfer, struct http_server *server, struct err *err)
 {
-    *transfer = (struct http_transfer){.server = server, .curl = curl_easy_init()};
+    *transfer = (struct http_transfer){
+        .server = server, .curl = curl_easy_init(), .socket = CURL_SOCKET_BAD};
     return transfer->curl ? 0 : err_set(err, ERR_INTERNAL, "libcurl did not start");
 }
 
