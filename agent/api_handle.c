@@ -149,11 +149,15 @@ static int check_key(const struct api_call *call, struct err *err)
     return 0;
 }
 
+/* goal: of a restore, NULL for other jobs. Whoever does not want to read the plan first asks for all
+ * in one run: one process, one plan. */
 static int launch(struct api *api, struct api_call *call, const json_t *request, const char *goal,
                   struct err *err)
 {
     char id[ID_TEXT_LEN], dir[JOB_DIR_MAX];
     int pid;
+    if (json_is_true(json_object_get(request, "execute")))
+        goal = "all";
     int rc = job_create(api->conf, request, id, err);
     if (rc < 0)
         return rc;

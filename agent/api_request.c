@@ -46,6 +46,7 @@ static const struct field restore_fields[] = {
     {"config", FIELD_WORD, false, config_words},
     {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
+    {"execute", FIELD_BOOL, false, NULL},
 };
 static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
 static const struct field target_fields[] = {
@@ -191,6 +192,14 @@ static int check_tag(const json_t *obj, struct err *err)
     return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, and not 'latest' or an id");
 }
 
+static int check_dry_run(const json_t *obj, struct err *err)
+{
+    if (json_is_true(json_object_get(obj, "dry_run")) &&
+        json_is_true(json_object_get(obj, "execute")))
+        return err_set(err, ERR_USAGE, "fields 'dry_run' and 'execute' contradict each other");
+    return 0;
+}
+
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret, struct err *err)
 {
     if (len > API_BODY_MAX)
@@ -206,6 +215,8 @@ int api_request_parse(const char *type, const char *body, size_t len, json_t **r
             rc = check_fields(obj, request_types[i].fields, request_types[i].count, err);
     if (rc == 0 && strcmp(type, "snapshot") == 0)
         rc = check_tag(obj, err);
+    if (rc == 0)
+        rc = check_dry_run(obj, err);
     if (rc < 0)
         return rc;
     (void)json_object_set_new(obj, "type", json_string(type));

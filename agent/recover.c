@@ -375,13 +375,14 @@ static void note_waiting(struct restore *restore)
 /* A private socket directory of the recorded host may be missing here. */
 static void make_socket_directory(struct restore *restore)
 {
-    free_mem char *value = restore_setting(restore, "unix_socket_directories");
-    char home[256], inside[CONF_PATH_MAX + 8];
+    const char *setting = restore_setting(restore, "unix_socket_directories");
+    char home[256], value[CONF_PATH_MAX + 1], inside[CONF_PATH_MAX + 8];
     struct err ignored;
     uid_t uid;
     gid_t gid;
-    if (!value)
+    if (!setting)
         return;
+    (void)snprintf(value, sizeof(value), "%s", setting);
     value[strcspn(value, ",")] = '\0';
     if (value[0] != '/' || access(value, F_OK) == 0 ||
         process_user(restore->conf.os_user, &uid, &gid, home, &ignored) < 0)

@@ -328,6 +328,7 @@ static void release_restore(struct restore *restore)
     restore_close_devices(restore);
     for (size_t i = 0; i < RECORD_VOLUMES_MAX; i++)
         free(restore->volumes[i].manifest_buf);
+    restore_forget_settings(restore);
     if (restore->record_read)
         record_release(&restore->record);
     store_close(restore->store);

@@ -96,6 +96,12 @@ struct restore_volume {
     bool mounted_by_fence; /* for its WAL: the fence's lifting unmounts it */
 };
 
+struct restore_setting {
+    const char *name;
+    char *value; /* NULL: cannot be read */
+};
+enum { RESTORE_SETTINGS_MAX = 12 };
+
 struct restore {
     struct job *job;
     struct restore_request request;
@@ -119,6 +125,8 @@ struct restore {
     bool astray;    /* restore_recover(): the server runs without having gone to the target */
     bool went_back; /* to `fenced`, because of that: once a run */
     uint8_t job_id[ID_LEN];
+    struct restore_setting settings[RESTORE_SETTINGS_MAX]; /* see restore_setting() */
+    size_t setting_count;
 };
 
 /* --- restore.c --- */
@@ -266,8 +274,13 @@ int restore_check_directories(const struct restore *restore, struct err *err);
 int restore_check_links(const struct restore *restore, struct err *err);
 /* The part of it that the settings decide: pid file, log directory, statistics directory. */
 int restore_check_written_paths(struct restore *restore, struct err *err);
-/* One setting as the server would read it (postgres -C), malloc'ed; NULL when it cannot be read. */
-char *restore_setting(struct restore *restore, const char *name);
+/* One setting as the server would read it (postgres -C), borrowed until restore_forget_settings();
+ * NULL when it cannot be read. name: static text. Read once, until they are forgotten. */
+const char *restore_setting(struct restore *restore, const char *name);
+/* Reads several (NULL ends names) side by side, for later calls of restore_setting(). */
+void restore_read_settings(struct restore *restore, const char *const *names);
+/* When files that the server reads them from have changed. */
+void restore_forget_settings(struct restore *restore);
 /* "config_file=…" and "data_directory=…" for the start when the configuration lies outside the data
  * directory (Debian); NULL when it does not, or when the manager knows by itself. */
 struct start_options {

@@ -347,6 +347,7 @@ static int configure(struct restore *restore, struct err *err)
         rc = restore_clean(restore, err);
     if (rc == 0)
         rc = restore_put_config(restore, err);
+    restore_forget_settings(restore);
     if (rc == 0)
         rc = restore_check_isolation(restore, err);
     if (rc == 0)
@@ -375,6 +376,7 @@ int restore_configure(struct restore *restore, struct err *err)
     if (rc < 0)
         return rc;
     if (!withheld) {
+        restore_forget_settings(restore);
         log_info("pg_control is there: the configuration was finished before");
         return 0;
     }

@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -53,7 +54,8 @@ const char *const *restore_start_options(const struct restore *restore, struct s
     return ret->extra;
 }
 
-char *restore_setting(struct restore *restore, const char *name)
+/* PostgreSQL prints one setting a process, 50 ms each: see restore_read_settings(). */
+static char *run_postgres(struct restore *restore, const char *name)
 {
     char path[CONF_PATH_MAX + 1], option[CONF_PATH_MAX + 32];
     const char *argv[] = {"postgres", "-C", name, "-D", restore->data_directory, NULL, NULL, NULL};
@@ -68,6 +70,67 @@ char *restore_setting(struct restore *restore, const char *name)
         return NULL;
     text[strcspn(text, "\n")] = '\0';
     return text;
+}
+
+static struct restore_setting *find_setting(struct restore *restore, const char *name)
+{
+    for (size_t i = 0; i < restore->setting_count; i++)
+        if (strcmp(restore->settings[i].name, name) == 0)
+            return &restore->settings[i];
+    return NULL;
+}
+
+void restore_forget_settings(struct restore *restore)
+{
+    for (size_t i = 0; i < restore->setting_count; i++)
+        free(restore->settings[i].value);
+    restore->setting_count = 0;
+}
+
+struct reading {
+    pthread_t thread;
+    struct restore *restore;
+    struct restore_setting setting;
+};
+
+static void *read_setting(void *ctx)
+{
+    struct reading *reading = ctx;
+    reading->setting.value = run_postgres(reading->restore, reading->setting.name);
+    return NULL;
+}
+
+static void keep_setting(struct restore *restore, struct restore_setting *setting)
+{
+    if (restore->setting_count == ARRAY_LEN(restore->settings))
+        free(setting->value); /* read again by who asks */
+    else
+        restore->settings[restore->setting_count++] = *setting;
+}
+
+void restore_read_settings(struct restore *restore, const char *const *names)
+{
+    struct reading readings[ARRAY_LEN(restore->settings)];
+    size_t count = 0;
+    for (size_t i = 0; names[i] && count < ARRAY_LEN(readings); i++) {
+        if (find_setting(restore, names[i]))
+            continue;
+        readings[count] = (struct reading){.restore = restore, .setting.name = names[i]};
+        if (pthread_create(&readings[count].thread, NULL, read_setting, &readings[count]) == 0)
+            count++;
+    }
+    for (size_t i = 0; i < count; i++) {
+        (void)pthread_join(readings[i].thread, NULL);
+        keep_setting(restore, &readings[i].setting);
+    }
+}
+
+const char *restore_setting(struct restore *restore, const char *name)
+{
+    const char *const names[] = {name, NULL};
+    restore_read_settings(restore, names);
+    const struct restore_setting *setting = find_setting(restore, name);
+    return setting ? setting->value : NULL;
 }
 
 /* --- paths ------------------------------------------------------------------------------------ */
@@ -186,7 +249,7 @@ static bool is_own_config(const struct restore *restore)
 
 static int check_setting(struct restore *restore, const char *name, struct err *err)
 {
-    free_mem char *value = restore_setting(restore, name);
+    const char *value = restore_setting(restore, name);
     if (!value || !value[0])
         return 0;
     char path[2 * CONF_PATH_MAX];
@@ -204,9 +267,10 @@ static int check_setting(struct restore *restore, const char *name, struct err *
 int restore_check_written_paths(struct restore *restore, struct err *err)
 {
     static const char *const names[] = {"external_pid_file", "log_directory",
-                                        "stats_temp_directory"};
+                                        "stats_temp_directory", NULL};
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(names); i++)
+    restore_read_settings(restore, names);
+    for (size_t i = 0; rc == 0 && names[i]; i++)
         rc = check_setting(restore, names[i], err);
     return rc;
 }

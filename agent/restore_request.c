@@ -147,9 +147,20 @@ static int parse_words(const json_t *body, struct restore_request *ret, struct e
 
 int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err)
 {
-    static const char *const known[] = {
-        "type",   "snapshot", "target",    "target_timeline",        "action",  "verify", "reindex",
-        "config", "devices",  "overwrite", "discard_unarchived_wal", "dry_run", NULL};
+    static const char *const known[] = {"type",
+                                        "snapshot",
+                                        "target",
+                                        "target_timeline",
+                                        "action",
+                                        "verify",
+                                        "reindex",
+                                        "config",
+                                        "devices",
+                                        "overwrite",
+                                        "discard_unarchived_wal",
+                                        "dry_run",
+                                        "execute",
+                                        NULL};
     struct restore_request request = {.target = TARGET_TAG, .target_value = ""};
     uint64_t timeline = 0;
     int rc = json_check_keys(body, known, err);

@@ -77,11 +77,12 @@ static int check_settings(struct restore *restore, struct err *err)
     (void)snprintf(path, sizeof(path), "%s/PG_VERSION", restore->data_directory);
     if (restore->request.config_image || access(path, R_OK) < 0)
         return 0;
+    restore_read_settings(restore, names);
     int rc = restore_check_written_paths(restore, err); /* these files will be kept */
     if (rc < 0)
         return rc;
     for (size_t i = 0; names[i]; i++) {
-        free_mem char *here = restore_setting(restore, names[i]);
+        const char *here = restore_setting(restore, names[i]);
         const json_t *recorded = json_object_get(restore->record.settings, names[i]);
         if (!here || !recorded || !lower_than(here, recorded, want, sizeof(want)))
             continue;

@@ -35,6 +35,9 @@ struct cmd {
     const char *args[CMD_ARGS_MAX];
     size_t arg_count;
     char last_phase[64]; /* that was printed: one line a phase, also over several runs of a job */
+    /* Sees every status of a job that is followed; NULL = nobody wants to. */
+    void (*on_status)(struct cmd *cmd, const json_t *status);
+    bool plan_shown;
 };
 
 struct cmd_verb {
@@ -102,6 +105,8 @@ int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const 
                 json_t **ret, struct err *err);
 int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
                    struct err *err);
+/* True when cmd_confirm() would ask: on a terminal, without --yes. */
+bool cmd_asks(const struct cmd *cmd);
 /* Asks on the terminal; without one (or with --yes) the answer is yes. Ctrl-C, SIGTERM, the end of
  * the input and a terminal that is closed are a no, also those since the job was prepared: from
  * then on cmd_run_job() leaves signals to this function. */

@@ -101,6 +101,10 @@ static void show(void *ctx, const json_t *status)
     struct view *view = ctx;
     const char *phase = cmd_text(status, "phase");
     view->partial = job_is_partial(status);
+    if (view->cmd->on_status) {
+        clear_line(view);
+        view->cmd->on_status(view->cmd, status);
+    }
     if (view->cmd->quiet)
         return;
     if (phase[0] && strcmp(phase, view->cmd->last_phase) != 0) {
@@ -277,12 +281,17 @@ static bool read_yes(void)
     return yes && interrupts == 0;
 }
 
+bool cmd_asks(const struct cmd *cmd)
+{
+    return !cmd->yes && isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
+}
+
 bool cmd_confirm(const struct cmd *cmd, const char *question)
 {
     const struct sigaction hangup = {.sa_handler = on_interrupt};
     struct sigaction before;
     bool yes = interrupts == 0;
-    if (yes && !cmd->yes && isatty(STDIN_FILENO) && isatty(STDERR_FILENO)) {
+    if (yes && cmd_asks(cmd)) {
         catch_interrupts(on_interrupt);
         (void)sigaction(SIGHUP, &hangup, &before);
         (void)fprintf(stderr, "%s Type yes: ", question);

@@ -57,12 +57,14 @@ static int carry_on(struct cmd *cmd, struct client *client, json_t **status, str
     return rc;
 }
 
-static void print_plan(const struct cmd *cmd, const json_t *status)
+/* As soon as the job has made it, once. */
+static void print_plan(struct cmd *cmd, const json_t *status)
 {
     const json_t *plan = json_object_get(status, "plan");
     bool dry_run = cmd_option(cmd, "dry-run");
-    if (!plan || (cmd->json && !dry_run))
+    if (cmd->plan_shown || !plan || (cmd->json && !dry_run))
         return;
+    cmd->plan_shown = true;
     if (cmd->json) {
         cmd_print_json(plan);
         return;
@@ -71,16 +73,19 @@ static void print_plan(const struct cmd *cmd, const json_t *status)
     (void)fflush(stdout);
 }
 
+/* Where nobody is asked the job does everything in one run, and makes its plan once. */
 static int restore(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
 {
     free_json json_t *body = json_object();
+    bool dry_run = cmd_option(cmd, "dry-run");
     int rc = restore_make_body(cmd, body, err);
-    if (rc == 0)
-        rc = cmd_run_job(cmd, client, "/restores", body, status, err);
     if (rc < 0)
         return rc;
-    print_plan(cmd, *status);
-    return cmd_option(cmd, "dry-run") ? 0 : carry_on(cmd, client, status, err);
+    if (!dry_run && !cmd_asks(cmd))
+        (void)json_object_set_new(body, "execute", json_true());
+    cmd->on_status = print_plan;
+    rc = cmd_run_job(cmd, client, "/restores", body, status, err);
+    return rc < 0 || dry_run ? rc : carry_on(cmd, client, status, err);
 }
 
 /* --resume, --resume=JOB and `--resume JOB`. A prepared job is refused like one that has ended: its

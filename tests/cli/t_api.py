@@ -62,6 +62,8 @@ def test_problems(agent):
             "POST", "/snapshots", '{"tga": "x"}')
     problem(agent, "unknown nested field", 400, "usage", "^target: unknown field 'typo'",
             "POST", "/restores", '{"snapshot": "x", "target": {"typo": 1}}')
+    problem(agent, "a dry run that executes", 400, "usage", "contradict each other", "POST",
+            "/restores", '{"snapshot": "x", "dry_run": true, "execute": true}')
     problem(agent, "missing field", 400, "usage", "^field 'tag' is missing$", "POST", "/snapshots",
             "{}")
     problem(agent, "wrong type", 400, "usage", "^field 'full' must be true or false$", "POST",

@@ -230,6 +230,18 @@ def test_beside_restore(node):
     is_(node.agent.api("GET", "/health")[1]["status"], "ok", "health is ok")
 
 
+def test_one_run(node):
+    """Where nobody reads the plan one process does it all, and plans once."""
+    body = {"snapshot": "first", "verify": "quick", "execute": True}
+    code, answer = node.agent.api("POST", "/restores", body)
+    is_(code, 202, "a restore in one run")
+    job = node.agent.wait_job(answer["id"])
+    is_((job["state"], job["plan"]["tag"]), ("complete", "first"), "it is complete, with its plan")
+    with open(os.path.join(node.state_dir, "jobs", answer["id"], "log"), encoding="utf-8") as file:
+        log = file.read()
+    is_((log.count("job starts"), log.count("step=planned")), (1, 1), "one process, one plan")
+
+
 def test_ctrl_c_planning(node):
     """Whether the cancel or the end of the plan comes first: nothing is executed."""
     process = subprocess.Popen([os.path.join(node.programs, "tidemark"), "restore", "first"],
@@ -297,6 +309,7 @@ def main():
     node.server.psql("select pg_reload_conf()")
     node.server.psql("drop table t")
     test_beside_restore(node)
+    test_one_run(node)
     is_(node.server.psql("select count(*) from t"), "1000", "the table is back")
     test_ctrl_c_planning(node)
     test_detach_and_resume(node)
