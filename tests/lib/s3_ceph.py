@@ -121,7 +121,7 @@ class Gateway:
 
 
 class Ceph(Store):
-    """memory_mib: how much data the store takes (the OSD refuses to write at 95 %)."""
+    """memory_mib: how much data the store takes; see room()."""
 
     def __init__(self, box, name="ceph", memory_mib=4096, tls=True):
         keys = Keys("TIDEMARKTESTKEY00001", "tidemark/test+secret0000000000000000001")
@@ -211,9 +211,25 @@ class Ceph(Store):
         """Stops (continues) the OSD: every request that needs data hangs meanwhile."""
         self.daemons.processes["osd.0"].send_signal(signal.SIGSTOP if paused else signal.SIGCONT)
 
-    def config(self, daemon, key, value):
-        """Changes an option of a running daemon ("rgw", "osd.0") through its admin socket."""
+    def ask(self, daemon, *words):
+        """Text that a running daemon ("rgw", "osd.0") answers through its admin socket."""
         name = daemon if "." in daemon else f"client.{daemon}"
         socket = os.path.join(self.dir, "run", f"{name}.asok")
         poll(lambda: os.path.exists(socket), 10, socket)
-        tm.output("ceph", "--admin-daemon", socket, "config", "set", key, str(value))
+        return tm.output("ceph", "--admin-daemon", socket, *map(str, words))
+
+    def config(self, daemon, key, value):
+        """Changes an option of a running daemon."""
+        self.ask(daemon, "config", "set", key, value)
+
+    def room(self, size=None):
+        """The disk takes size bytes more than it holds before it is full (None: plenty). From 95 %
+        on every pool is marked full; what clients write and remove then waits for space."""
+        self.config("osd.0", "osd_heartbeat_interval", 1)  # how often the OSD looks
+        used = json.loads(self.ask("osd.0", "perf", "dump", "osd"))["osd"]["stat_bytes_used"]
+        capacity = used * 4 + (4 << 30) if size is None else (used + size) * 100 // 95
+        self.config("osd.0", "memstore_device_bytes", capacity)
+
+    def is_full(self):
+        pools = json.loads(tm.output("ceph", "-c", self.conf, "osd", "dump", "--format=json"))
+        return all("full" in pool["flags_names"] for pool in pools["pools"])
