@@ -239,10 +239,11 @@ struct null_lane {
     struct null_put puts[NULL_DEPTH];
 };
 
-static int null_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                          unsigned request_count, struct store_lane **ret, struct err *err)
+static int null_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                          unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                          struct err *err)
 {
-    (void)lane_count;
+    (void)lane_index, (void)lane_count;
     assert(request_count <= NULL_DEPTH);
     struct null_lane *lane = calloc(1, sizeof(*lane));
     if (lane == NULL)

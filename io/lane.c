@@ -83,8 +83,8 @@ static int lane_open(struct lane *lane, const struct lanes_job *job, struct err 
     if (rc < 0)
         return rc;
     ring_register(lane->ring, lane->buffers.base, job->plan->ring_len, job->fd);
-    return store_lane_open(job->store, lane->ring, job->plan->lane_count, job->request_count,
-                           &lane->store, err);
+    return store_lane_open(job->store, lane->ring, lane->index, job->plan->lane_count,
+                           job->request_count, &lane->store, err);
 }
 
 static void *lane_main(void *arg)

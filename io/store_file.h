@@ -57,8 +57,9 @@ int store_file_open_object(struct store_file *file, const char *name, int flags,
                            struct err *err);
 
 /* Lane mode (store_file_lane.c). */
-int store_file_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                         unsigned request_count, struct store_lane **ret, struct err *err);
+int store_file_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                         unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                         struct err *err);
 void store_file_lane_close(struct store_lane *lane);
 void store_file_lane_put(struct store_lane *lane, struct store_request *request);
 void store_file_lane_get(struct store_lane *lane, struct store_request *request);

@@ -49,10 +49,11 @@ static struct file_lane *of(struct store_lane *lane)
     return CONTAINER_OF(lane, struct file_lane, lane);
 }
 
-int store_file_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                         unsigned request_count, struct store_lane **ret, struct err *err)
+int store_file_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                         unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                         struct err *err)
 {
-    (void)lane_count;
+    (void)lane_index, (void)lane_count;
     const struct store_file *from = CONTAINER_OF(store, struct store_file, store);
     struct file_lane *lane = calloc(1, sizeof(*lane) + request_count * sizeof(struct transfer));
     if (lane == NULL)

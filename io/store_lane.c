@@ -12,11 +12,12 @@ void store_lane_shape(struct store *store, struct store_lane_shape *ret)
         store->ops->lane_shape(store, ret);
 }
 
-int store_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                    unsigned request_count, struct store_lane **ret, struct err *err)
+int store_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                    unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                    struct err *err)
 {
     struct store_lane *lane;
-    int rc = store->ops->lane_open(store, ring, lane_count, request_count, &lane, err);
+    int rc = store->ops->lane_open(store, ring, lane_index, lane_count, request_count, &lane, err);
     if (rc < 0)
         return rc;
     assert(lane->ops != NULL); /* a store that wraps another gives the inner one's lane */

@@ -43,9 +43,11 @@ struct store_lane_shape {
 };
 void store_lane_shape(struct store *store, struct store_lane_shape *ret);
 
-/* lane_count lanes are opened in all, each for at most request_count requests at once. */
-int store_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                    unsigned request_count, struct store_lane **ret, struct err *err);
+/* lane_count lanes are opened in all, each for at most request_count requests at once; lane_index
+ * is this one's of them: what cannot be shared evenly goes to the first ones. */
+int store_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                    unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                    struct err *err);
 /* Nobody wants the results any more: requests in flight, and those to come, end soon, where the
  * store may take long; their rc is ERR_CANCELLED unless they were just done. */
 void store_lane_stop(struct store_lane *lane);

@@ -28,8 +28,9 @@ struct store_ops {
     unsigned lane_depth;
     /* Changes what follows from lane_depth; may be NULL. */
     void (*lane_shape)(struct store *store, struct store_lane_shape *shape);
-    int (*lane_open)(struct store *store, struct ring *ring, unsigned lane_count,
-                     unsigned request_count, struct store_lane **ret, struct err *err);
+    int (*lane_open)(struct store *store, struct ring *ring, unsigned lane_index,
+                     unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                     struct err *err);
     void (*lane_stop)(struct store_lane *lane); /* NULL where requests end by themselves soon */
     void (*lane_close)(struct store_lane *lane);
     void (*lane_put)(struct store_lane *lane, struct store_request *request);

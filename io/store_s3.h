@@ -30,8 +30,9 @@ struct http_endpoint store_s3_endpoint(const struct s3_service *service, const c
 
 /* store_s3_lane.c */
 void store_s3_lane_shape(struct store *store, struct store_lane_shape *shape);
-int store_s3_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                       unsigned request_count, struct store_lane **ret, struct err *err);
+int store_s3_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                       unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                       struct err *err);
 void store_s3_lane_stop(struct store_lane *lane);
 void store_s3_lane_close(struct store_lane *lane);
 void store_s3_lane_put(struct store_lane *lane, struct store_request *request);

@@ -73,8 +73,16 @@ static int open_http(struct s3_lane *lane, unsigned connection_count, struct err
     return http_lane_open(&endpoint, lane->ring, connection_count, &lane->http, err);
 }
 
-int store_s3_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                       unsigned request_count, struct store_lane **ret, struct err *err)
+/* Of count connections; a lane that had none could do nothing. */
+static unsigned share_of(unsigned count, unsigned lane_index, unsigned lane_count)
+{
+    unsigned share = count / lane_count + (lane_index < count % lane_count);
+    return share > 0 ? share : 1;
+}
+
+int store_s3_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                       unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                       struct err *err)
 {
     const struct store_s3 *from = CONTAINER_OF(store, struct store_s3, store);
     struct s3_lane *lane = calloc(1, sizeof(*lane) + request_count * sizeof(struct s3_transfer));
@@ -92,9 +100,10 @@ int store_s3_lane_open(struct store *store, struct ring *ring, unsigned lane_cou
         lane->free = transfer;
     }
     int rc = s3_service_copy(from->service, &lane->service, err);
-    uint64_t share = rc < 0 ? 0 : div_round_up(lane->service->connections, lane_count);
-    if (rc == 0)
+    if (rc == 0) {
+        unsigned share = share_of(lane->service->connections, lane_index, lane_count);
         rc = open_http(lane, (unsigned)min_u64(share, request_count), err);
+    }
     if (rc < 0) {
         store_s3_lane_close(&lane->lane);
         return rc;

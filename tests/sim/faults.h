@@ -164,10 +164,12 @@ static void fault_close(struct store *store)
     store_close(fault_inner(store));
 }
 
-static int fault_lane_open(struct store *store, struct ring *ring, unsigned lane_count,
-                           unsigned request_count, struct store_lane **ret, struct err *err)
+static int fault_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
+                           unsigned lane_count, unsigned request_count, struct store_lane **ret,
+                           struct err *err)
 {
-    return store_lane_open(fault_inner(store), ring, lane_count, request_count, ret, err);
+    return store_lane_open(fault_inner(store), ring, lane_index, lane_count, request_count, ret,
+                           err);
 }
 
 static const struct store_ops fault_store_ops = {
