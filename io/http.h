@@ -76,6 +76,10 @@ struct http_exchange {
     size_t body_len;
     void *answer; /* the answer's body, whatever the status */
     size_t answer_capacity;
+    /* http_run(): may become true on any thread, the exchange stalls after a second from then on.
+     * One that begins when it is true already is somebody's cleaning up and has all its time. NULL
+     * = never. */
+    const _Atomic bool *hurry;
     void (*done)(struct http_exchange *x); /* lane mode */
     void *owner;                           /* the caller's */
     /* out */
@@ -105,7 +109,9 @@ const char *http_header(const struct http_exchange *x, const char *name, char *b
 
 /* No connection is made yet. ERR_CONFIG for a malformed origin or an unreadable ca_file. */
 int http_open(const struct http_endpoint *endpoint, struct http **ret, struct err *err);
-/* Blocks; the result is in x. The stall time is looked at once a second. */
+/* Blocks; the result is in x. The stall time is looked at once a second. A host name is looked up
+ * by the first exchange, and by the next after one that could not connect; one that has no address
+ * is ERR_STORE, and is not looked up again for a second. */
 void http_run(struct http *http, struct http_exchange *x);
 
 /* --- on a lane ------------------------------------------------------------------------------ */
@@ -114,23 +120,20 @@ struct http_lane;
 
 /* Everything on the lane's thread, inside ring_run(). At most connection_count connections; they
  * stay open for the next exchange. Memory: about 0.5 MiB a connection that receives, 1 MiB a
- * connection that sent (HTTP_LANE_MEMORY), malloc'ed by libcurl. Looks the host up (see
- * http_open()): ERR_STORE when it has no address. */
+ * connection that sent (HTTP_LANE_MEMORY), malloc'ed by libcurl. No connection is made yet, and
+ * errors are those of http_open(). */
 int http_lane_open(const struct http_endpoint *endpoint, struct ring *ring,
                    unsigned connection_count, struct http_lane **ret, struct err *err);
 
 enum { HTTP_LANE_MEMORY = 1 << 20 }; /* bytes a connection, at the most */
 
 /* Any number may be started: they wait in order for a connection. done() runs inside ring_run(),
- * never in here, and may start more. */
+ * never in here, and may start more. Until then something of the lane is pending in the ring; a few
+ * ring_run() after the last one nothing is, however many connections idle. */
 void http_lane_start(struct http_lane *lane, struct http_exchange *x);
 
 /* From now on every exchange ends with ERR_CANCELLED in the next ring_run(). */
 void http_lane_stop(struct http_lane *lane);
-
-/* Exchanges that were started and have not run done(). When there are none, and a few more
- * ring_run(), nothing of the lane is pending in the ring, however many connections idle. */
-unsigned http_lane_pending(const struct http_lane *lane);
 
 /* No exchange may be in flight, unless the ring failed; then none runs done() any more. */
 void http_lane_close(struct http_lane *lane);

@@ -18,13 +18,16 @@ struct http_server {
     bool resolve;                 /* host is a name: addresses has what it means */
     struct curl_slist *addresses; /* for CURLOPT_RESOLVE */
     uint64_t resolved_ns;         /* when that was looked up; 0 = not yet, or it failed since */
+    uint64_t unresolved_ns;       /* when a look-up failed last; 0 = it did not */
+    struct err unresolved;        /* why */
 };
 
 int http_server_open(struct http_server *server, const struct http_endpoint *endpoint,
                      struct err *err);
 void http_server_close(struct http_server *server);
 /* Looks the host up on this thread when it is a name that is not known: libcurl's own resolver
- * would start a thread for every look-up. Blocks for as long as resolv.conf says. */
+ * would start a thread for every look-up. Blocks for as long as resolv.conf says, and after a
+ * failure not again for a second: a lane's other exchanges get the same answer. */
 int http_server_resolve(struct http_server *server, struct err *err);
 
 struct http_transfer {
@@ -35,11 +38,14 @@ struct http_transfer {
     size_t body_at; /* bytes of x->body that libcurl took */
     unsigned sendings;
     bool stalled;
+    bool unwatched; /* a lane had no room for its socket */
+    bool hurried;   /* x->hurry was true at the beginning */
     struct err why; /* a lane ends it for this reason; code 0: libcurl's result says */
     bool head_too_long;
     bool head_ended;
     curl_off_t moved;  /* bytes both ways, at moved_ns */
     uint64_t moved_ns; /* 0: not connected yet, the connect timeout watches */
+    uint64_t begun_ns;
     char error[CURL_ERROR_SIZE];
     curl_socket_t socket;            /* of the blocking client; else CURL_SOCKET_BAD */
     struct http_transfer *next_free; /* of a lane */

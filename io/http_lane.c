@@ -50,6 +50,20 @@ static void finish_done(struct http_lane *lane)
     }
 }
 
+/* Those that on_socket() could not watch. */
+static void finish_unwatched(struct http_lane *lane)
+{
+    struct err why;
+    if (!lane->has_unwatched)
+        return;
+    lane->has_unwatched = false;
+    (void)err_set(&why, ERR_STORE, "%s: more sockets than its connections should have",
+                  lane->server.origin);
+    for (unsigned i = 0; i < lane->connection_count; i++)
+        if (lane->transfers[i].x && lane->transfers[i].unwatched)
+            http_lane_abandon(lane, &lane->transfers[i], &why);
+}
+
 static void finish_stalled(struct http_lane *lane, uint64_t now_ns)
 {
     if (now_ns < lane->tick_ns)
@@ -149,6 +163,7 @@ void http_lane_pump(struct http_lane *lane)
             http_lane_act(lane, CURL_SOCKET_TIMEOUT, 0);
         }
         finish_done(lane);
+        finish_unwatched(lane);
         finish_stalled(lane, now_ns);
         again = lane->queue && (lane->free_transfers || lane->stopping);
         again |= lane->deadline_ns > 0 && lane->deadline_ns <= now_ns;
@@ -188,11 +203,6 @@ void http_lane_stop(struct http_lane *lane)
     pump_later(lane);
 }
 
-unsigned http_lane_pending(const struct http_lane *lane)
-{
-    return lane->active + lane->queued;
-}
-
 /* --- open and close ----------------------------------------------------------------------- */
 
 static int open_multi(struct http_lane *lane, struct err *err)
@@ -227,8 +237,6 @@ int http_lane_open(const struct http_endpoint *endpoint, struct ring *ring,
     lane->nop.done = nop_done;
     lane->nop.owner = lane;
     int rc = http_server_open(&lane->server, endpoint, err);
-    if (rc == 0)
-        rc = http_server_resolve(&lane->server, err);
     if (rc == 0)
         rc = open_multi(lane, err);
     if (rc == 0)

@@ -30,7 +30,7 @@ struct http_lane {
     struct http_server server;
     struct ring *ring;
     CURLM *multi;
-    bool pumping, stopping;
+    bool pumping, stopping, has_unwatched;
     unsigned active, queued;
     struct http_exchange *queue, **queue_tail;
     uint64_t deadline_ns; /* libcurl's; 0 = none */

@@ -43,13 +43,17 @@ static int on_socket(CURL *curl, curl_socket_t fd, int what, void *ctx, void *as
     char *private = NULL;
     if (!socket && what != CURL_POLL_REMOVE)
         socket = take_socket(lane, fd);
-    if (!socket)
-        return what == CURL_POLL_REMOVE ? 0 : -1; /* ends the transfer */
+    (void)curl_easy_getinfo(curl, CURLINFO_PRIVATE, &private);
+    struct http_transfer *transfer = (struct http_transfer *)(void *)private;
+    if (!socket) { /* -1 would end all transfers of the multi handle */
+        transfer->unwatched |= what != CURL_POLL_REMOVE;
+        lane->has_unwatched |= transfer->unwatched;
+        return 0;
+    }
     socket->want = what == CURL_POLL_REMOVE ? 0
                                             : (what & CURL_POLL_IN ? POLLIN : 0U) |
                                                   (what & CURL_POLL_OUT ? POLLOUT : 0U);
-    (void)curl_easy_getinfo(curl, CURLINFO_PRIVATE, &private);
-    socket->transfer = (struct http_transfer *)(void *)private;
+    socket->transfer = transfer;
     if (socket->poll && socket->poll->mask != socket->want)
         disarm(lane, socket);
     socket->used = what != CURL_POLL_REMOVE;
@@ -176,8 +180,9 @@ static void arm_timer(struct http_lane *lane)
 
 /* --- open ---------------------------------------------------------------------------------- */
 
-/* A connection attempt may have two sockets, one an address family; a socket has one poll that
- * counts and some that are being cancelled. */
+/* A connection attempt may have two sockets, one an address family, and libcurl's resolver (of
+ * localhost) one more: four are never all used. A socket has one poll that counts and some that are
+ * being cancelled; when none is free it is armed when one is. */
 int http_lane_wait_open(struct http_lane *lane, struct err *err)
 {
     lane->socket_count = lane->connection_count * 4;

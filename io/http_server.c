@@ -13,6 +13,7 @@ enum {
     CONNECT_TIMEOUT_MS = 10000,
     STALL_TIMEOUT_MS = 30000,
     ADDRESSES_MAX = 8,
+    LOOKUP_PAUSE_NS = 1000000000,
 };
 
 static CURLcode global_code;
@@ -139,6 +140,11 @@ int http_server_resolve(struct http_server *server, struct err *err)
 {
     if (!server->resolve || server->resolved_ns)
         return 0;
+    if (server->unresolved_ns && monotonic_ns() - server->unresolved_ns < LOOKUP_PAUSE_NS) {
+        *err = server->unresolved;
+        return -(int)err->code;
+    }
+    server->unresolved_ns = 0;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     struct addrinfo *found;
     int rc = getaddrinfo(server->host, NULL, &hints, &found);
@@ -148,7 +154,10 @@ int http_server_resolve(struct http_server *server, struct err *err)
     }
     if (rc != 0) {
         (void)err_set(err, ERR_STORE, "look up '%s': %s", server->host, gai_strerror(rc));
-        return err_hint(err, "see the endpoint's name and /etc/resolv.conf");
+        (void)err_hint(err, "see the endpoint's name and /etc/resolv.conf");
+        server->unresolved = *err;
+        server->unresolved_ns = monotonic_ns();
+        return -(int)err->code;
     }
     rc = keep_addresses(server, found, err);
     freeaddrinfo(found);

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "io/clock.h"
@@ -12,6 +13,7 @@
 enum {
     DOWN_BUFFER_LEN = 512 << 10, /* the most that 7.88 takes; fewer recv(2) */
     UP_BUFFER_LEN = 512 << 10,
+    HURRIED_STALL_MS = 1000,
     URL_MAX = 12288, /* an S3 list with the longest token, every byte escaped */
 };
 
@@ -105,11 +107,25 @@ void http_transfer_moved(struct http_transfer *transfer, curl_off_t total)
     transfer->moved_ns = monotonic_ns();
 }
 
+static bool must_hurry(const struct http_transfer *transfer)
+{
+    const struct http_exchange *x = transfer->x;
+    return x->hurry && !transfer->hurried && atomic_load(x->hurry);
+}
+
+static unsigned stall_limit_ms(const struct http_transfer *transfer)
+{
+    unsigned limit_ms = transfer->server->stall_timeout_ms;
+    return must_hurry(transfer) && limit_ms > HURRIED_STALL_MS ? HURRIED_STALL_MS : limit_ms;
+}
+
 bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns)
 {
-    uint64_t limit_ns = (uint64_t)transfer->server->stall_timeout_ms * 1000000;
-    return transfer->moved_ns > 0 && now_ns > transfer->moved_ns &&
-           now_ns - transfer->moved_ns > limit_ns;
+    uint64_t since_ns = transfer->moved_ns;
+    if (since_ns == 0 && must_hurry(transfer))
+        since_ns = transfer->begun_ns;
+    return since_ns > 0 && now_ns > since_ns &&
+           now_ns - since_ns > (uint64_t)stall_limit_ms(transfer) * 1000000;
 }
 
 /* --- begin -------------------------------------------------------------------------------- */
@@ -230,9 +246,12 @@ int http_transfer_begin(struct http_transfer *transfer, struct http_exchange *x)
     transfer->x = x;
     transfer->body_at = 0;
     transfer->sendings = 0;
+    transfer->hurried = x->hurry && atomic_load(x->hurry);
+    transfer->unwatched = false;
     transfer->stalled = transfer->head_too_long = transfer->head_ended = false;
     transfer->moved = 0;
     transfer->moved_ns = 0;
+    transfer->begun_ns = monotonic_ns();
     err_clear(&transfer->why);
     transfer->error[0] = '\0';
     x->rc = add_headers(transfer);
@@ -277,7 +296,7 @@ static int failure(struct http_transfer *transfer, CURLcode code)
     }
     if (transfer->stalled)
         return err_set(err, ERR_STORE, "%s: nothing moved for %u ms", server->origin,
-                       server->stall_timeout_ms);
+                       stall_limit_ms(transfer));
     if (transfer->head_too_long)
         return err_set(err, ERR_STORE, "%s: the answer's headers are longer than %u bytes",
                        server->origin, HTTP_HEAD_MAX);

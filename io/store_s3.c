@@ -84,6 +84,7 @@ static enum s3_verdict perform(struct store_s3 *s3, struct err *err)
         if (connect_to_origin(s3, err) < 0)
             return S3_FAILED;
         s3_call_sign(s3->call, s3->service, time(NULL));
+        s3->call->exchange.hurry = s3->store.cancel;
         http_run(s3->http, &s3->call->exchange);
         enum s3_verdict verdict =
             s3_call_judge(s3->call, s3->service, monotonic_ms(), time(NULL), &delay_ms, err);

@@ -150,6 +150,41 @@ static void test_failures(void)
     fails(WEB_NOT_HTTP, "GET", 0, web.origin, false);
 }
 
+static void *set_later(void *flag)
+{
+    while (web.requests == 0)
+        poll(NULL, 0, 1);
+    atomic_store((atomic_bool *)flag, true);
+    return NULL;
+}
+
+/* Somebody cancels: what hangs ends soon, what begins afterwards has its time. */
+static void test_hurry(void)
+{
+    struct http_endpoint endpoint = {.origin = web.origin, .stall_timeout_ms = 100000};
+    struct http *http = NULL;
+    struct err err;
+    atomic_bool hurry = false;
+    pthread_t thread;
+    is_good(http_open(&endpoint, &http, &err), &err, "a stall time of 100 s");
+    web_again(&web);
+    web.faults[0] = WEB_STALL;
+    if (pthread_create(&thread, NULL, set_later, &hurry) != 0)
+        abort();
+    struct http_exchange *x = exchange("GET", "/10", 0);
+    x->hurry = &hurry;
+    http_run(http, x);
+    (void)pthread_join(thread, NULL);
+    is_err(x->rc, &x->err, ERR_STORE, "nothing moved for 1000 ms", "who is hurried waits a second");
+    web.delay_ms = 2500;
+    x = exchange("GET", "/10", 0);
+    x->hurry = &hurry;
+    http_run(http, x);
+    ok(x->rc == 0 && x->answer_len == 10, "who begins later waits for a slow answer");
+    web.delay_ms = 0;
+    http_close(http);
+}
+
 /* Servers close idle connections; libcurl sends again and we hear of it. */
 static void test_idle_close(void)
 {
@@ -255,6 +290,7 @@ int main(void)
     test_good();
     test_odd_answers();
     test_failures();
+    test_hurry();
     test_idle_close();
     test_no_server();
     test_bad_origins();
