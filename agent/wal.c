@@ -96,24 +96,18 @@ static int read_file(const char *path, void **ret_raw, size_t *ret_len, struct e
     return 0;
 }
 
-/* Head of an object, with identity and length checked. */
-static int read_head_once(const struct wal_archive *archive, const char *object, const char *name,
-                          struct fmt_wal *ret, struct err *err)
+/* The head of an object of size bytes, with identity and length checked. */
+static int check_head(const struct wal_archive *archive, const char *object, const char *name,
+                      const void *head, size_t len, uint64_t size, struct fmt_wal *ret,
+                      struct err *err)
 {
-    uint8_t head[WAL_HEAD_LEN];
     struct fmt_header header = {0};
     struct fmt_wal wal = {0};
-    size_t len = 0;
-    uint64_t size = 0;
-    int rc = store_get(archive->store, object, 0, head, sizeof(head), &len, err);
-    if (rc == 0)
-        rc = fmt_wal_decode_header(head, len, archive->repo->id, &wal, err);
+    int rc = fmt_wal_decode_header(head, len, archive->repo->id, &wal, err);
     if (rc == 0)
         rc = fmt_header_decode(head, len, &header, err);
-    if (rc == 0)
-        rc = store_size(archive->store, object, &size, err);
     if (rc < 0)
-        return rc == -ERR_MISSING ? rc : err_prefix(err, "object '%s'", object);
+        return err_prefix(err, "object '%s'", object);
     if (size != header.body_len + FMT_HEADER_LEN)
         return err_set(err, ERR_CORRUPT, "object '%s' has %" PRIu64 " bytes instead of %" PRIu64,
                        object, size, header.body_len + FMT_HEADER_LEN);
@@ -123,6 +117,18 @@ static int read_head_once(const struct wal_archive *archive, const char *object,
                        object, wal.name, wal.cluster, wal.system_id);
     *ret = wal;
     return 0;
+}
+
+static int read_head_once(const struct wal_archive *archive, const char *object, const char *name,
+                          struct fmt_wal *ret, struct err *err)
+{
+    uint8_t head[WAL_HEAD_LEN];
+    size_t len = 0;
+    uint64_t size = 0;
+    int rc = store_get_head(archive->store, object, head, sizeof(head), &len, &size, err);
+    if (rc < 0)
+        return rc == -ERR_MISSING ? rc : err_prefix(err, "object '%s'", object);
+    return check_head(archive, object, name, head, len, size, ret, err);
 }
 
 static int read_head(const struct wal_archive *archive, const char *object, const char *name,
@@ -218,11 +224,13 @@ static int wal_read_once(const struct wal_archive *archive, const char *name, vo
     size_t len;
     int rc = object_name(archive, name, object, &kind, err);
     if (rc == 0)
-        rc = read_head_once(archive, object, name, &wal, err);
-    if (rc == 0)
-        rc = store_get_all(archive->store, object, fmt_wal_len_max(wal.raw_len), &buf, &len, err);
+        rc = store_get_all(archive->store, object, fmt_wal_len_max(FMT_WAL_RAW_MAX), &buf, &len,
+                           err);
     if (rc < 0)
         return rc == -ERR_MISSING ? confirm_absence(archive, name, err) : rc;
+    rc = check_head(archive, object, name, buf, len, len, &wal, err);
+    if (rc < 0)
+        return rc;
     free_mem uint8_t *raw = malloc(wal.raw_len + 1);
     if (!raw)
         return err_set(err, ERR_INTERNAL, "out of memory for %s", name);

@@ -42,7 +42,8 @@ int wal_get(const struct wal_archive *archive, const char *name, const char *to_
 int wal_check(const struct wal_archive *archive, const char *name, struct err *err);
 
 /* First missing segment of [start_lsn, end_lsn) on timeline (history followed backwards when
- * start lies on an ancestor); 0 when all are there, ERR_MISSING names it. */
+ * start lies on an ancestor); 0 when all are there, ERR_MISSING names it. Many are looked up by
+ * listing: their headers are not read then. */
 int wal_check_range(const struct wal_archive *archive, uint32_t timeline, uint64_t start_lsn,
                     uint64_t end_lsn, uint32_t segment_size, struct err *err);
 

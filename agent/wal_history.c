@@ -92,23 +92,79 @@ uint32_t wal_history_owner(const struct wal_history *history, uint64_t lsn)
     return history->timeline;
 }
 
-/* Segment after segment. The one that holds a fork is needed from the timeline that owns the last
+/* --- a range ------------------------------------------------------------------------------------
+ */
+
+enum { LOOKUPS_MAX = 16 }; /* a listing costs about as much as so many lookups */
+
+struct range {
+    const struct wal_history *history;
+    uint64_t end_lsn, first, last; /* numbers of segments, last included */
+    uint32_t segment_size;
+    uint8_t *seen; /* a bit a segment; NULL: nothing was listed */
+};
+
+/* The one that holds a fork is needed from the timeline that owns the last
  * byte wanted from it: the child begins with a copy of its parent's part. */
-static int check_segments(const struct wal_archive *archive, const struct wal_history *history,
-                          uint64_t start_lsn, uint64_t end_lsn, uint32_t segment_size,
-                          struct err *err)
+static uint32_t owner_of(const struct range *range, uint64_t number)
 {
-    uint64_t last = (end_lsn - 1) / segment_size;
-    for (uint64_t number = start_lsn / segment_size; number <= last; number++) {
-        char name[PG_SEGMENT_TEXT];
-        uint64_t last_byte =
-            number == last ? end_lsn - 1 : number * segment_size + (segment_size - 1);
-        pg_segment_name(wal_history_owner(history, last_byte), number, segment_size, name);
-        int rc = wal_check(archive, name, err);
-        if (rc < 0)
-            return rc;
-    }
+    uint64_t last_byte = number == range->last
+                             ? range->end_lsn - 1
+                             : number * range->segment_size + (range->segment_size - 1);
+    return wal_history_owner(range->history, last_byte);
+}
+
+static int note_segment(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    const struct range *range = ctx;
+    uint32_t timeline;
+    uint64_t number;
+    (void)size, (void)err;
+    const char *slash = strrchr(name, '/');
+    if (slash && pg_segment_parse(slash + 1, range->segment_size, &timeline, &number) &&
+        number >= range->first && number <= range->last && owner_of(range, number) == timeline)
+        range->seen[(number - range->first) / 8] |= (uint8_t)(1U << ((number - range->first) % 8));
     return 0;
+}
+
+/* Every timeline that owns a part of the range, once: they follow one another. */
+static int list_range(const struct wal_archive *archive, struct range *range, struct err *err)
+{
+    char prefix[STORE_NAME_MAX + 1];
+    uint32_t listed = 0;
+    int rc = 0;
+    range->seen = calloc((range->last - range->first) / 8 + 1, 1);
+    if (!range->seen)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    for (uint64_t number = range->first; rc == 0 && number <= range->last; number++) {
+        uint32_t timeline = owner_of(range, number);
+        if (timeline == listed)
+            continue;
+        listed = timeline;
+        repo_wal_name(prefix, archive->cluster, archive->system_id, timeline, "x");
+        strrchr(prefix, '/')[1] = '\0';
+        rc = store_list(archive->store, prefix, note_segment, range, err);
+    }
+    return rc;
+}
+
+static bool was_seen(const struct range *range, uint64_t number)
+{
+    uint64_t at = number - range->first;
+    return range->seen && (range->seen[at / 8] >> (at % 8)) & 1;
+}
+
+/* What a listing did not show is looked up: whether it is missing must be certain. */
+static int check_segments(const struct wal_archive *archive, struct range *range, struct err *err)
+{
+    int rc = range->last - range->first < LOOKUPS_MAX ? 0 : list_range(archive, range, err);
+    for (uint64_t number = range->first; rc == 0 && number <= range->last; number++) {
+        char name[PG_SEGMENT_TEXT];
+        pg_segment_name(owner_of(range, number), number, range->segment_size, name);
+        rc = was_seen(range, number) ? 0 : wal_check(archive, name, err);
+    }
+    free(range->seen);
+    return rc;
 }
 
 int wal_check_range(const struct wal_archive *archive, uint32_t timeline, uint64_t start_lsn,
@@ -122,8 +178,13 @@ int wal_check_range(const struct wal_archive *archive, uint32_t timeline, uint64
     if (!history)
         return err_set(err, ERR_INTERNAL, "out of memory");
     int rc = wal_history_read(archive, timeline, history, err);
+    struct range range = {.history = history,
+                          .end_lsn = end_lsn,
+                          .first = start_lsn / segment_size,
+                          .last = (end_lsn - 1) / segment_size,
+                          .segment_size = segment_size};
     if (rc == 0)
-        rc = check_segments(archive, history, start_lsn, end_lsn, segment_size, err);
+        rc = check_segments(archive, &range, err);
     free(history);
     return rc;
 }

@@ -120,7 +120,14 @@ int store_get(struct store *store, const char *name, uint64_t offset, void *buf,
               size_t *ret_len, struct err *err)
 {
     int rc = check_name(store, name, err);
-    return rc < 0 ? rc : store->ops->get(store, name, offset, buf, len, ret_len, err);
+    return rc < 0 ? rc : store->ops->get(store, name, offset, buf, len, ret_len, NULL, err);
+}
+
+int store_get_head(struct store *store, const char *name, void *buf, size_t len, size_t *ret_len,
+                   uint64_t *ret_size, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 ? rc : store->ops->get(store, name, 0, buf, len, ret_len, ret_size, err);
 }
 
 int store_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)

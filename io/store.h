@@ -75,6 +75,10 @@ int store_put(struct store *store, const char *name, const void *ptr, size_t len
 int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
               size_t *ret_len, struct err *err);
 
+/* The same from offset 0, with the size of the object: one request instead of two. */
+int store_get_head(struct store *store, const char *name, void *buf, size_t len, size_t *ret_len,
+                   uint64_t *ret_size, struct err *err);
+
 /* Reads a whole object of at most len_max bytes into malloc'ed memory owned by the caller
  * (free()). ERR_CORRUPT when it is longer. */
 int store_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,

@@ -300,13 +300,18 @@ int store_file_open_object(struct store_file *file, const char *name, int flags,
 }
 
 static int file_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
-                    size_t *ret_len, struct err *err)
+                    size_t *ret_len, uint64_t *ret_size, struct err *err)
 {
     struct store_file *file = of(store);
+    struct stat st;
     close_fd int fd = -1;
     int rc = store_file_open_object(file, name, 0, &fd, err);
     if (rc < 0)
         return rc;
+    if (ret_size && fstat(fd, &st) < 0)
+        return store_file_error(file, "stat object", name, err);
+    if (ret_size)
+        *ret_size = (uint64_t)st.st_size;
     size_t got = 0;
     while (got < len) {
         ssize_t n = pread(fd, (char *)buf + got, len - got, (off_t)(offset + got));

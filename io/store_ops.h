@@ -10,7 +10,7 @@ struct store_ops {
     const char *scheme; /* "file://" */
     int (*put)(struct store *store, const char *name, const void *ptr, size_t len, struct err *err);
     int (*get)(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
-               size_t *ret_len, struct err *err);
+               size_t *ret_len, uint64_t *ret_size, struct err *err); /* ret_size may be NULL */
     int (*size)(struct store *store, const char *name, uint64_t *ret_size, struct err *err);
     int (*list)(struct store *store, const char *prefix,
                 int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,

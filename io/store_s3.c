@@ -13,7 +13,7 @@
 
 enum {
     CONNECT_TIMEOUT_MS = 10000,
-    GET_LEN_MAX = 8 << 20,     /* of one request */
+    GET_LEN_MAX = 17 << 20,    /* of one request: a segment of WAL and its head */
     LIST_ANSWER_MAX = 4 << 20, /* 1000 keys of 1 KiB, every byte as %XX */
     LIST_TRIES = 3,            /* of a page that arrived but cannot be read */
     DELETE_ENTRY_MAX = 1200,   /* one key and its tags in a batch */
@@ -109,7 +109,7 @@ static int perform_plain(struct store_s3 *s3, struct err *err)
 
 /* --- get, size ---------------------------------------------------------------------------------*/
 static int s3_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
-                  size_t *ret_len, struct err *err)
+                  size_t *ret_len, uint64_t *ret_size, struct err *err)
 {
     struct store_s3 *s3 = of(store);
     size_t got = 0;
@@ -121,6 +121,8 @@ static int s3_get(struct store *store, const char *name, uint64_t offset, void *
         if (rc < 0)
             return rc;
         got += s3->call->got;
+        if (ret_size != NULL)
+            *ret_size = s3->call->object_size;
         if (s3->call->got < part)
             break;
     }
@@ -161,7 +163,7 @@ static int s3_get_all(struct store *store, const char *name, size_t len_max, voi
     (void)take_ptr(&buf);
     buf = sized;
     if (got < size)
-        rc = s3_get(store, name, got, buf + got, (size_t)size - got, &rest, err);
+        rc = s3_get(store, name, got, buf + got, (size_t)size - got, &rest, NULL, err);
     if (rc < 0)
         return rc;
     if (got + rest != size)
@@ -189,7 +191,7 @@ static int compare(struct store_s3 *s3, const char *name, const void *ptr, size_
         return STORE_EXISTS;
     for (size_t at = 0; at < len;) {
         size_t part = (size_t)min_u64(len - at, STORE_S3_COMPARE_LEN), got;
-        rc = s3_get(&s3->store, name, at, buf, part, &got, err);
+        rc = s3_get(&s3->store, name, at, buf, part, &got, NULL, err);
         if (rc < 0)
             return rc;
         if (got != part || memcmp(buf, (const uint8_t *)ptr + at, part) != 0)

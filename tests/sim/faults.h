@@ -133,10 +133,11 @@ static int fault_put(struct store *store, const char *name, const void *ptr, siz
 }
 
 static int fault_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
-                     size_t *ret_len, struct err *err)
+                     size_t *ret_len, uint64_t *ret_size, struct err *err)
 {
+    struct store *inner = fault_inner(store);
     int rc = fault_call("get", err);
-    return rc < 0 ? rc : store_get(fault_inner(store), name, offset, buf, len, ret_len, err);
+    return rc < 0 ? rc : inner->ops->get(inner, name, offset, buf, len, ret_len, ret_size, err);
 }
 
 static int fault_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)

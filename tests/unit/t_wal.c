@@ -261,6 +261,16 @@ static void test_ranges(struct fixture *f)
             "a range over the fork");
     is_err(wal_check_range(&f->archive, 2, 10 * SEGMENT, 14 * SEGMENT, SEGMENT, &err), &err,
            ERR_MISSING, "00000002000000000000000D", "the parent's later ones do not count");
+    for (uint64_t number = 13; number <= 40; number++)
+        if (number != 30)
+            is_good(push_segment(f, 2, number, &err), &err, "segment %d", (int)number);
+    is_err(wal_check_range(&f->archive, 2, 10 * SEGMENT, 41 * SEGMENT, SEGMENT, &err), &err,
+           ERR_MISSING, "00000002000000000000001E", "one of many is missing");
+    is_good(push_segment(f, 2, 30, &err), &err, "segment 30");
+    is_good(wal_check_range(&f->archive, 2, 10 * SEGMENT, 41 * SEGMENT, SEGMENT, &err), &err,
+            "many, over the fork");
+    is_err(wal_check_range(&f->archive, 2, 10 * SEGMENT, 41 * SEGMENT + 1, SEGMENT, &err), &err,
+           ERR_MISSING, "000000020000000000000029", "many, and one byte more");
     uint32_t *timelines;
     size_t count;
     is_good(wal_timelines(&f->archive, &timelines, &count, &err), &err, "timelines");
