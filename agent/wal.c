@@ -163,7 +163,7 @@ static int encode_and_put(const struct wal_archive *archive, const char *object,
     if (!buf)
         return err_set(err, ERR_INTERNAL, "out of memory for %s", wal->name);
     size_t len = fmt_wal_encode(wal, archive->repo->id, raw, buf);
-    return store_put(archive->store, object, buf, len, err);
+    return store_put_absent(archive->store, object, buf, len, err);
 }
 
 int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)

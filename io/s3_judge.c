@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "io/s3_request.h"
+#include "io/s3_watch.h"
 #include "io/s3_xml.h"
 
 enum {
@@ -126,6 +127,14 @@ static enum kind kind_of(const struct answer *answer)
     return kind_of_status(answer->status);
 }
 
+bool s3_code_passes(const char *code)
+{
+    for (size_t i = 0; i < ARRAY_LEN(code_kinds); i++)
+        if (strcmp(code_kinds[i].code, code) == 0)
+            return code_kinds[i].kind == KIND_AGAIN;
+    return false;
+}
+
 /* --- texts -------------------------------------------------------------------------------------*/
 static void describe_call(const struct s3_call *call, char *ret, size_t size)
 {
@@ -172,6 +181,13 @@ static uint64_t next_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
+unsigned s3_backoff_ms(unsigned tries, uint64_t *random)
+{
+    unsigned doublings = tries > 8 ? 8 : tries > 0 ? tries - 1 : 0;
+    uint64_t ceiling = min_u64(BACKOFF_MAX_MS, (uint64_t)BACKOFF_FIRST_MS << doublings);
+    return (unsigned)(next_random(random) % (ceiling + 1));
+}
+
 /* Seconds of a Retry-After header, in milliseconds; its other form, a date, is not used by S3. */
 static uint64_t retry_after_ms(const struct http_exchange *x)
 {
@@ -199,11 +215,11 @@ static enum s3_verdict again(const struct answer *answer)
                                         "retry_timeout");
         return S3_FAILED;
     }
-    unsigned doublings = call->tries > 8 ? 8 : call->tries - 1;
-    uint64_t ceiling = min_u64(BACKOFF_MAX_MS, (uint64_t)BACKOFF_FIRST_MS << doublings);
-    uint64_t delay = next_random(&call->random) % (ceiling + 1);
+    uint64_t delay = s3_backoff_ms(call->tries, &call->random);
     delay = max_u64(delay, retry_after_ms(&call->exchange));
     *answer->ret_delay_ms = (unsigned)min_u64(delay, call->deadline_ms - answer->now_ms);
+    s3_watch_failed(answer->service->watch, call->start_ms, answer->now_ms,
+                    answer->now_ms + *answer->ret_delay_ms, call->deadline_ms, answer->err->text);
     return S3_AGAIN;
 }
 
@@ -280,12 +296,16 @@ static enum s3_verdict judge_region(const struct answer *answer)
     named_region(answer, region, sizeof(region));
     bool other = region[0] && strcmp(region, service->region) != 0;
     (void)say_answer(answer, ERR_STORE);
+    *answer->ret_delay_ms = 0;
+    if (!other && service->region_corrected && !answer->call->moved) {
+        answer->call->moved = true; /* it was on its way when another call heard of the region */
+        return S3_AGAIN;
+    }
     if (other && !service->region_corrected) {
         (void)snprintf(service->region, sizeof(service->region), "%s", region);
         if (service->is_derived) /* never away from an endpoint that somebody chose */
             (void)snprintf(service->host, sizeof(service->host), "s3.%s.amazonaws.com", region);
-        service->region_corrected = true;
-        *answer->ret_delay_ms = 0;
+        service->region_corrected = answer->call->moved = true;
         return S3_AGAIN;
     }
     if (answer->error.endpoint[0])
@@ -492,5 +512,8 @@ enum s3_verdict s3_call_judge(struct s3_call *call, struct s3_service *service, 
         size_t len = (size_t)min_u64(x->answer_len, call->exchange.answer_capacity);
         (void)s3_xml_error_parse(x->answer, len, &answer.error);
     }
-    return judge_status(&answer);
+    enum s3_verdict verdict = judge_status(&answer);
+    if (verdict != S3_AGAIN && verdict != S3_FAILED)
+        s3_watch_worked(service->watch, now_ms);
+    return verdict;
 }

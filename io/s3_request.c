@@ -42,6 +42,7 @@ static void begin(struct s3_call *call, const struct s3_service *service, enum s
     (void)snprintf(call->name, sizeof(call->name), "%s", name);
     call->conditional = call->maybe_executed = false;
     call->tries = call->doubts = 0;
+    call->moved = false;
     call->start_ms = now_ms;
     call->deadline_ms = now_ms + service->retry_timeout_ms;
     call->random = service->seed ^ hash_text(name) ^ now_ms;
@@ -62,6 +63,13 @@ void s3_call_put(struct s3_call *call, const struct s3_service *service, const c
     sigv4_hash(ptr, len, call->payload_hash);
     call->exchange.body = ptr;
     call->exchange.body_len = len;
+}
+
+void s3_call_replace(struct s3_call *call, const struct s3_service *service, const char *name,
+                     const void *ptr, size_t len, uint64_t now_ms)
+{
+    s3_call_put(call, service, name, ptr, len, now_ms);
+    call->conditional = false;
 }
 
 void s3_call_get(struct s3_call *call, const struct s3_service *service, const char *name,

@@ -23,7 +23,8 @@
  * - 404 with the code NoSuchKey: a confirmed absence. A 404 without a code may come from anything
  * on the way and is none. HEAD is not used at all: its errors have no body, so an absent object, an
  *   absent bucket, a wrong key and a wrong clock all look alike;
- * - the wrong region: signed again with the one that the server names, once. */
+ * - the wrong region: signed again with the one that the server names, once a call. The service
+ *   changes its region once, whichever of several calls under way hears of it first. */
 #ifndef TIDEMARK_IO_S3_REQUEST_H
 #define TIDEMARK_IO_S3_REQUEST_H
 
@@ -70,6 +71,7 @@ struct s3_call {
     bool maybe_executed; /* an earlier try may have been done by the server */
     unsigned tries;
     unsigned doubts; /* tries that ended with an answer that should not be */
+    bool moved;      /* signed again for another region */
     uint64_t start_ms, deadline_ms, random;
     char path[S3_PATH_MAX], query[S3_QUERY_MAX], target[S3_PATH_MAX + S3_QUERY_MAX + 1];
     char payload_hash[SIGV4_HASH_LEN];
@@ -84,6 +86,10 @@ struct s3_call {
  * does not know it. */
 void s3_call_put(struct s3_call *call, const struct s3_service *service, const char *name,
                  const void *ptr, size_t len, uint64_t now_ms);
+
+/* Whatever object there may be is replaced: no If-None-Match. */
+void s3_call_replace(struct s3_call *call, const struct s3_service *service, const char *name,
+                     const void *ptr, size_t len, uint64_t now_ms);
 
 /* len bytes at offset into buf; a shorter object gives fewer (0 behind its end). buf may be written
  * by tries that fail. */
@@ -109,6 +115,13 @@ void s3_call_delete_batch(struct s3_call *call, const struct s3_service *service
 
 /* Fills exchange.method, target, headers, body and answer for the next try. */
 void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t now_s);
+
+/* True for a code that passes by itself ("SlowDown"), as they stand in errors of single keys. */
+bool s3_code_passes(const char *code);
+
+/* How long to wait after so many failed tries: exponential with full jitter. random is the state of
+ * a generator. */
+unsigned s3_backoff_ms(unsigned tries, uint64_t *random);
 
 /* Reads exchange's outcome. *ret_delay_ms is set with S3_AGAIN, err with S3_FAILED and S3_ABSENT.
  */

@@ -1,6 +1,6 @@
 /* Where an s3:// repository is and as whom it is used: URL, endpoint, addressing, credentials, and
  * what was learned about the server. A plain value: the store has one, every lane takes a copy
- * (s3_service_copy), nothing is shared between threads.
+ * (s3_service_copy), nothing but the watch is shared between threads.
  *
  * It holds the secret key: it lives in memory of secret_alloc() only, which core dumps leave out,
  * and s3_service_close() overwrites it. */
@@ -27,6 +27,8 @@ enum s3_create_once {
     S3_CREATE_ONCE_NO,      /* 501, or ignored: look first, leave it out */
 };
 
+struct s3_watch;
+
 struct s3_service {
     char bucket[S3_BUCKET_MAX + 1];
     char prefix[S3_PREFIX_MAX + 2]; /* "" or "a/b/" */
@@ -41,7 +43,8 @@ struct s3_service {
     char session_token[S3_SESSION_MAX + 1];
     unsigned connections;
     unsigned retry_timeout_ms, stall_timeout_ms;
-    uint64_t seed; /* of jitter */
+    uint64_t seed;          /* of jitter */
+    struct s3_watch *watch; /* the store's, shared with its lanes (s3_watch.h); NULL = none */
     /* learned */
     enum s3_create_once create_once;
     bool region_corrected;

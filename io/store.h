@@ -1,6 +1,6 @@
 /* The repository as named objects. One implementation a URL scheme behind one table of
  * operations: `file:///DIR`, `s3://BUCKET/PREFIX`. Names are '/'-separated relative paths
- * of [A-Za-z0-9._-] components (FORMAT.md). No operation ever replaces an object.
+ * of [A-Za-z0-9._-] components (FORMAT.md). No operation but store_replace() replaces an object.
  *
  * Two modes. The client mode below blocks and needs no ring: control objects, WAL, small reads.
  * The lane mode (store_lane.h) moves payloads on a lane's ring.
@@ -41,6 +41,14 @@ struct store_s3_options {
     uint64_t seed;             /* of the jitter of retries; 0 = random */
 };
 
+/* What somebody who waits for a store should know. failing: it has not worked for since_ms and is
+ * tried again for up to left_ms more; why is the last error's text. Otherwise it works again. */
+struct store_notice {
+    bool failing;
+    uint64_t since_ms, left_ms;
+    const char *why;
+};
+
 struct store_options {
     /* Owner of new directories and objects in file:// (group tidemark-repo); -1 = leave. */
     int64_t group_id;
@@ -49,6 +57,11 @@ struct store_options {
      * ERR_CANCELLED instead. What works goes on working: whoever cancels has to clean up. NULL =
      * never. */
     const _Atomic bool *cancel;
+    /* s3://: called once when retries take longer than a few seconds, and once when the store works
+     * again; by whichever thread uses it, lanes included, in the middle of its work: it must not
+     * wait and not use the store. NULL = nobody wants to know. */
+    void (*notice)(void *ctx, const struct store_notice *notice);
+    void *notice_ctx;
 };
 
 /* A bit can flip on the way, where only our own checksums notice it: a reader calls an object
@@ -69,6 +82,17 @@ const char *store_url(const struct store *store);
 /* Writes a whole object durably (data and name survive a power cut when it returns 0).
  * Returns 0, STORE_EXISTS, or an error (ERR_STORE; a full store says so in its text). */
 int store_put(struct store *store, const char *name, const void *ptr, size_t len, struct err *err);
+
+/* As store_put(), for a caller that has looked just before and found no such object: a server that
+ * may not create once is not asked a second time. */
+int store_put_absent(struct store *store, const char *name, const void *ptr, size_t len,
+                     struct err *err);
+
+/* The exception to "nothing is ever replaced": another content under the name, by one request that
+ * needs no permission to delete where the store can do that (s3://), else by a removal and a put.
+ * For objects of which nobody keeps a digest and whose new content holds the old one. */
+int store_replace(struct store *store, const char *name, const void *ptr, size_t len,
+                  struct err *err);
 
 /* Reads len bytes at offset; ret_len is less only at the end of the object. ERR_MISSING only when
  * the store itself is there and confirms the absence of the object. */

@@ -16,7 +16,6 @@ enum {
     GET_LEN_MAX = 17 << 20,    /* of one request: a segment of WAL and its head */
     LIST_ANSWER_MAX = 4 << 20, /* 1000 keys of 1 KiB, every byte as %XX */
     LIST_TRIES = 3,            /* of a page that arrived but cannot be read */
-    DELETE_ENTRY_MAX = 1200,   /* one key and its tags in a batch */
 };
 
 /* Written by store_prepare_puts(); stays where the key may not remove it. */
@@ -58,7 +57,7 @@ static bool is_cancelled(const struct store_s3 *s3)
     return s3->store.cancel != NULL && atomic_load(s3->store.cancel);
 }
 
-static void wait_ms(const struct store_s3 *s3, unsigned ms)
+bool store_s3_pause(const struct store_s3 *s3, uint64_t ms)
 {
     uint64_t until_ms = monotonic_ms() + ms;
     for (uint64_t now; (now = monotonic_ms()) < until_ms && !is_cancelled(s3);) {
@@ -66,6 +65,7 @@ static void wait_ms(const struct store_s3 *s3, unsigned ms)
         struct timespec pause = {.tv_nsec = (long)slice * 1000000};
         (void)nanosleep(&pause, NULL);
     }
+    return !is_cancelled(s3);
 }
 
 /* err holds why the try failed that is not repeated. */
@@ -90,14 +90,12 @@ static enum s3_verdict perform(struct store_s3 *s3, struct err *err)
             s3_call_judge(s3->call, s3->service, monotonic_ms(), time(NULL), &delay_ms, err);
         if (verdict != S3_AGAIN)
             return verdict;
-        wait_ms(s3, delay_ms);
-        if (is_cancelled(s3))
+        if (!store_s3_pause(s3, delay_ms))
             return fail_cancelled(err);
     }
 }
 
-/* Of operations that know only success, absence and failure. */
-static int perform_plain(struct store_s3 *s3, struct err *err)
+int store_s3_perform(struct store_s3 *s3, struct err *err)
 {
     enum s3_verdict verdict = perform(s3, err);
     if (verdict == S3_DONE)
@@ -117,7 +115,7 @@ static int s3_get(struct store *store, const char *name, uint64_t offset, void *
         size_t part = (size_t)min_u64(len - got, GET_LEN_MAX);
         s3_call_get(s3->call, s3->service, name, offset + got, (char *)buf + got, part,
                     monotonic_ms());
-        int rc = perform_plain(s3, err);
+        int rc = store_s3_perform(s3, err);
         if (rc < 0)
             return rc;
         got += s3->call->got;
@@ -134,7 +132,7 @@ static int s3_size(struct store *store, const char *name, uint64_t *ret_size, st
 {
     struct store_s3 *s3 = of(store);
     s3_call_look(s3->call, s3->service, name, monotonic_ms());
-    int rc = perform_plain(s3, err);
+    int rc = store_s3_perform(s3, err);
     if (rc == 0)
         *ret_size = s3->call->object_size;
     return rc;
@@ -150,7 +148,7 @@ static int s3_get_all(struct store *store, const char *name, size_t len_max, voi
     if (buf == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory for object '%s'", name);
     s3_call_get(s3->call, s3->service, name, 0, buf, first, monotonic_ms());
-    int rc = perform_plain(s3, err);
+    int rc = store_s3_perform(s3, err);
     uint64_t size = s3->call->object_size;
     size_t got = s3->call->got;
     if (rc < 0)
@@ -172,8 +170,6 @@ static int s3_get_all(struct store *store, const char *name, size_t len_max, voi
     *ret_len = (size_t)size;
     return 0;
 }
-
-static int s3_remove(struct store *store, const char *name, struct err *err);
 
 /* --- put ---------------------------------------------------------------------------------------*/
 /* 0 when the object holds exactly these bytes, STORE_EXISTS when it holds others. */
@@ -211,12 +207,13 @@ static int look_first(struct store_s3 *s3, const char *name, struct err *err)
     return rc == 0 ? STORE_EXISTS : rc;
 }
 
-static int s3_put(struct store *store, const char *name, const void *ptr, size_t len,
-                  struct err *err)
+/* looked: the object was absent a moment ago. */
+static int put(struct store_s3 *s3, const char *name, const void *ptr, size_t len, bool looked,
+               struct err *err)
 {
-    struct store_s3 *s3 = of(store);
-    for (;;) {
-        int rc = s3->service->create_once == S3_CREATE_ONCE_YES ? 0 : look_first(s3, name, err);
+    for (;; looked = true) {
+        bool sure = looked || s3->service->create_once == S3_CREATE_ONCE_YES;
+        int rc = sure ? 0 : look_first(s3, name, err);
         if (rc != 0)
             return rc;
         s3_call_put(s3->call, s3->service, name, ptr, len, monotonic_ms());
@@ -233,6 +230,26 @@ static int s3_put(struct store *store, const char *name, const void *ptr, size_t
             return -(int)err->code;
         }
     }
+}
+
+static int s3_put(struct store *store, const char *name, const void *ptr, size_t len,
+                  struct err *err)
+{
+    return put(of(store), name, ptr, len, false, err);
+}
+
+static int s3_put_absent(struct store *store, const char *name, const void *ptr, size_t len,
+                         struct err *err)
+{
+    return put(of(store), name, ptr, len, true, err);
+}
+
+static int s3_replace(struct store *store, const char *name, const void *ptr, size_t len,
+                      struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    s3_call_replace(s3->call, s3->service, name, ptr, len, monotonic_ms());
+    return store_s3_perform(s3, err);
 }
 
 /* Two PUTs of one name: a 412 proves that the server honours the condition, a 501 that it does not
@@ -256,7 +273,7 @@ static int s3_prepare_puts(struct store *store, struct err *err)
         return err->code == ERR_AUTH ? 0 : -(int)err->code;
     s3->probed = true;
     if (ours)
-        (void)s3_remove(store, probe_object, &ignored);
+        (void)store_s3_remove(store, probe_object, &ignored);
     return 0;
 }
 
@@ -311,7 +328,7 @@ static int fetch_page(struct listing *listing, const char *token, char *buf,
     for (int i = 0; i < LIST_TRIES; i++) {
         s3_call_list(s3->call, s3->service, listing->prefix, token, S3_LIST_MAX, buf,
                      LIST_ANSWER_MAX, monotonic_ms());
-        rc = perform_plain(s3, err);
+        rc = store_s3_perform(s3, err);
         if (rc < 0)
             return rc;
         rc = s3_xml_list_parse(buf, s3->call->got, check_key, listing, ret, err);
@@ -352,69 +369,6 @@ static int s3_list(struct store *store, const char *prefix,
     return list_pages(&listing, buf, page, err);
 }
 
-/* --- remove ------------------------------------------------------------------------------------*/
-static int s3_remove(struct store *store, const char *name, struct err *err)
-{
-    struct store_s3 *s3 = of(store);
-    s3_call_delete(s3->call, s3->service, name, monotonic_ms());
-    return perform_plain(s3, err);
-}
-
-static int not_removed(void *ctx, const char *key, const struct s3_xml_error *why, struct err *err)
-{
-    (void)ctx;
-    if (strcmp(why->code, "NoSuchKey") == 0)
-        return 0;
-    enum err_code code = strcmp(why->code, "AccessDenied") == 0 ? ERR_AUTH : ERR_STORE;
-    return err_set(err, code, "remove '%.200s': the server answered %s (%s)", key, why->code,
-                   why->message);
-}
-
-static bool add_entry(const struct store_s3 *s3, const char *name, char *body, size_t size)
-{
-    char key[S3_PREFIX_MAX + STORE_NAME_MAX + 2];
-    size_t at = strlen(body);
-    (void)snprintf(key, sizeof(key), "%s%s", s3->service->prefix, name);
-    (void)snprintf(body + at, size - at, "<Object><Key>");
-    if (!s3_xml_escape(key, body, size))
-        return false;
-    at = strlen(body);
-    int len = snprintf(body + at, size - at, "</Key></Object>");
-    return len > 0 && (size_t)len < size - at;
-}
-
-static int remove_batch(struct store_s3 *s3, const char *const *names, size_t count,
-                        struct err *err)
-{
-    size_t size = 64 + count * DELETE_ENTRY_MAX;
-    free_mem char *body = malloc(size);
-    free_mem char *answer = malloc(size + 4096);
-    if (body == NULL || answer == NULL)
-        return err_set(err, ERR_INTERNAL, "out of memory");
-    (void)snprintf(body, size, "<Delete><Quiet>true</Quiet>");
-    for (size_t i = 0; i < count; i++)
-        if (!add_entry(s3, names[i], body, size))
-            return err_set(err, ERR_INTERNAL, "a batch of deletes does not fit");
-    size_t at = strlen(body);
-    (void)snprintf(body + at, size - at, "</Delete>");
-    s3_call_delete_batch(s3->call, s3->service, body, strlen(body), answer, size + 4096,
-                         monotonic_ms());
-    int rc = perform_plain(s3, err);
-    return rc < 0 ? rc : s3_xml_delete_parse(answer, s3->call->got, not_removed, NULL, err);
-}
-
-static int s3_remove_many(struct store *store, const char *const *names, size_t count,
-                          struct err *err)
-{
-    for (size_t i = 0; i < count; i += S3_BATCH_MAX) {
-        size_t part = (size_t)min_u64(count - i, S3_BATCH_MAX);
-        int rc = remove_batch(of(store), names + i, part, err);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
-}
-
 /* --- open, close -------------------------------------------------------------------------------*/
 static void s3_close(struct store *store)
 {
@@ -427,12 +381,14 @@ static void s3_close(struct store *store)
 const struct store_ops store_s3_ops = {
     .scheme = "s3://",
     .put = s3_put,
+    .put_absent = s3_put_absent,
+    .replace = s3_replace,
     .get = s3_get,
     .get_all = s3_get_all,
     .size = s3_size,
     .list = s3_list,
-    .remove = s3_remove,
-    .remove_many = s3_remove_many,
+    .remove = store_s3_remove,
+    .remove_many = store_s3_remove_many,
     .prepare_puts = s3_prepare_puts,
     .close = s3_close,
     .lane_depth = 32,
@@ -460,6 +416,9 @@ int store_s3_open(const char *address, const struct store_options *options, bool
         free(s3);
         return rc;
     }
+    s3->watch.notice = options->notice;
+    s3->watch.notice_ctx = options->notice_ctx;
+    s3->service->watch = &s3->watch;
     *ret = &s3->store;
     return 0;
 }

@@ -11,14 +11,19 @@
 
 #include "io/http.h"
 #include "io/s3_service.h"
+#include "io/s3_watch.h"
 #include "io/store_ops.h"
 
 enum { STORE_S3_COMPARE_LEN = 1 << 20 }; /* of one read while an object is compared */
 
 struct store_s3 {
     struct store store;
-    /* Changed by client mode only; a lane takes a copy when it is opened. */
+    /* Changed by client mode only; a lane takes a copy when it is opened. A lane signs again for
+     * another region, but stays with its origin, which depends on the region where no endpoint is
+     * configured (AWS): everybody reads tidemark.repo in client mode before lanes are opened, and
+     * the first answer settles both. */
     struct s3_service *service;
+    struct s3_watch watch; /* the service's, lanes included */
     struct http *http;
     struct s3_call *call; /* of the one operation at a time in client mode */
     char origin[S3_ORIGIN_MAX];
@@ -27,6 +32,17 @@ struct store_s3 {
 
 /* Where and how to connect; borrows origin and the service's ca_file. */
 struct http_endpoint store_s3_endpoint(const struct s3_service *service, const char *origin);
+
+/* Sends s3->call, again where that helps, in operations that know only success, absence and
+ * failure. */
+int store_s3_perform(struct store_s3 *s3, struct err *err);
+/* Waits; false as soon as the store is cancelled. */
+bool store_s3_pause(const struct store_s3 *s3, uint64_t ms);
+
+/* store_s3_remove.c */
+int store_s3_remove(struct store *store, const char *name, struct err *err);
+int store_s3_remove_many(struct store *store, const char *const *names, size_t count,
+                         struct err *err);
 
 /* store_s3_lane.c */
 void store_s3_lane_shape(struct store *store, struct store_lane_shape *shape);

@@ -90,6 +90,16 @@ def statuses(archive, data, store):
         like(done.err, "hint: ", f"get, {what}: with a hint")
 
 
+def round_trips(archive, data, proxy):
+    """A push costs three: who the repository is, whether the segment is there, and its PUT. Nobody
+    knows yet whether the server creates once."""
+    proxy.forget()
+    is_status(push(archive, data, 50), 0, "a push")
+    poll(lambda: proxy.running == 0, 10, "the proxy")
+    lines = [x.method + " " + x.target.partition("?")[0] for x in proxy.log]
+    is_(len(lines), 3, f"three round trips: {lines}")
+
+
 def only_looks_absent(archive, data, proxy):
     """Answers of proxies, portals and broken servers that must not end a recovery early."""
     bodies = (
@@ -163,6 +173,7 @@ def main():
     statuses(archive, data, store)
     behind = S3Archive(box, Place(box, store, "proxied", endpoint=proxy.endpoint))
     is_status(push(behind, data, 1), 0, "through the proxy: push")
+    round_trips(behind, data, proxy)
     only_looks_absent(behind, data, proxy)
     chaos(behind, data, proxy)
     recovery(box, Place(box, store, "tls", endpoint=store.tls_endpoint))

@@ -1,6 +1,7 @@
 /* What is sent, and what every kind of answer means: tables of answers as AWS documents them and as
  * radosgw and Swift gave them. Pure: no server. */
 #include "io/s3_request.h"
+#include "io/s3_watch.h"
 
 #include "tests/tap.h"
 
@@ -357,6 +358,65 @@ static void check_lost_answers(void)
        "a certificate is final");
 }
 
+static void check_codes(void)
+{
+    ok(s3_code_passes("SlowDown") && s3_code_passes("InternalError") &&
+           s3_code_passes("ServiceUnavailable"),
+       "errors of single keys that pass");
+    ok(!s3_code_passes("AccessDenied") && !s3_code_passes("QuotaExceeded") && !s3_code_passes(""),
+       "and those that do not");
+    uint64_t random = 1;
+    unsigned longest = 0;
+    bool bounded = true;
+    for (unsigned tries = 0; tries < 40; tries++) {
+        unsigned ms = s3_backoff_ms(tries, &random);
+        bounded = bounded && ms <= (tries <= 1 ? 100 : 10000);
+        longest = ms > longest ? ms : longest;
+    }
+    ok(bounded && longest > 3000, "pauses grow from 100 ms to 10 s (longest %u)", longest);
+}
+
+/* --- the watch -------------------------------------------------------------------------------- */
+static unsigned notices;
+static struct store_notice last;
+
+static void note(void *ctx, const struct store_notice *notice)
+{
+    (void)ctx;
+    notices++;
+    last = *notice;
+}
+
+static void check_watch(void)
+{
+    struct s3_watch watch = {.notice = note};
+    unsigned delay;
+    struct err err;
+    open_service("bucket/p", &usual);
+    service->watch = &watch;
+    begin(S3_GET, call->answer, 1); /* at 1000 */
+    (void)answer(503, "", "", 5000, &delay, &err);
+    ok(notices == 0, "four seconds are not worth a word");
+    (void)answer(503, "Retry-After: 2\r\n", "", 5000, &delay, &err);
+    ok(notices == 1 && last.since_ms == 4000, "unless the next try comes later than after five");
+    atomic_store(&watch.told_since_ms, notices = 0);
+    (void)answer(503, "", "", 6500, &delay, &err);
+    ok(notices == 1 && last.failing && last.since_ms == 5500 && last.left_ms == 54500,
+       "five are: since when, and for how long (%llu, %llu)", (unsigned long long)last.since_ms,
+       (unsigned long long)last.left_ms);
+    (void)answer(503, "", "", 9000, &delay, &err);
+    ok(notices == 1, "once");
+    ok(answer(404, "", "<Error><Code>NoSuchKey</Code></Error>", 11000, &delay, &err) == S3_ABSENT &&
+           notices == 2 && !last.failing && last.since_ms == 10000,
+       "an answer ends it, also with a word");
+    begin(S3_GET, call->answer, 1);
+    (void)answer(503, "", "", 15000, &delay, &err); /* the first pause is at most 100 ms */
+    ok(notices == 2, "others succeeded four seconds ago");
+    (void)answer(503, "", "", 16001, &delay, &err);
+    ok(notices == 3 && last.since_ms == 5001, "five seconds after them it is another outage");
+    service->watch = NULL;
+}
+
 static void check_region(void)
 {
     static const char malformed[] =
@@ -369,6 +429,11 @@ static void check_region(void)
     ok(answer(400, "", malformed, 1000, &delay, &err) == S3_AGAIN && delay == 0,
        "the server names another region: at once again");
     is_str(service->region, "eu-west-1", "with it");
+    ok(answer(400, "", malformed, 1000, &delay, &err) == S3_FAILED, "which does not help: final");
+    begin(S3_GET, call->answer, 1);
+    ok(answer(400, "", malformed, 1000, &delay, &err) == S3_AGAIN && delay == 0 &&
+           answer(400, "", malformed, 1000, &delay, &err) == S3_FAILED,
+       "a call that was under way meanwhile is signed again as well, once");
     begin(S3_GET, call->answer, 1);
     (void)snprintf(service->region, sizeof(service->region), "other");
     ok(answer(400, "", malformed, 1000, &delay, &err) == S3_FAILED &&
@@ -421,6 +486,8 @@ int main(void)
     check_bytes();
     check_backoff();
     check_lost_answers();
+    check_codes();
+    check_watch();
     check_region();
     s3_service_close(service);
     free(call);
