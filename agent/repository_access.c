@@ -1,6 +1,8 @@
 /* From configuration to store options: see repository_access.h. */
 #include "agent/repository_access.h"
 
+#include "agent/log.h"
+
 bool repository_needs_credentials(const struct conf *conf)
 {
     return strncmp(conf->repository_url, "s3://", 5) == 0;
@@ -13,11 +15,22 @@ const char *repository_credentials_file(const struct conf *conf, enum repository
     return conf->repository_credentials_file;
 }
 
+static void log_notice(void *ctx, const struct store_notice *notice)
+{
+    (void)ctx;
+    if (notice->failing)
+        log_warn("the store does not answer as it should: %s; tried again for up to %llu s",
+                 notice->why, (unsigned long long)div_round_up(notice->left_ms, 1000));
+    else
+        log_warn("the store answers again, after %llu s",
+                 (unsigned long long)div_round_up(notice->since_ms, 1000));
+}
+
 int repository_access_load(const struct conf *conf, enum repository_user user,
                            unsigned retry_timeout_ms, struct repository_access *ret,
                            struct err *err)
 {
-    *ret = (struct repository_access){.options = {.group_id = -1}};
+    *ret = (struct repository_access){.options = {.group_id = -1, .notice = log_notice}};
     if (!repository_needs_credentials(conf))
         return 0;
     int rc = credentials_load(repository_credentials_file(conf, user), &ret->credentials, err);

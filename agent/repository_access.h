@@ -18,8 +18,9 @@ struct repository_access {
     struct credentials *credentials;
 };
 
-/* Keys are read for s3:// only. ERR_AUTH as in credentials.h. retry_timeout_ms bounds the
- * configured one; 0 = does not. */
+/* Keys are read for s3:// only. ERR_AUTH as in credentials.h. The log hears of a store that does
+ * not answer for some seconds, and of its return (store_options.notice). retry_timeout_ms bounds
+ * the configured one; 0 = does not. */
 int repository_access_load(const struct conf *conf, enum repository_user user,
                            unsigned retry_timeout_ms, struct repository_access *ret,
                            struct err *err);

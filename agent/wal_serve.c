@@ -71,7 +71,32 @@ static unsigned store_retry_ms(const struct wal_command *command)
     return (unsigned)max_u64(STORE_RETRY_MIN_MS, min_u64(STORE_RETRY_MAX_MS, quarter));
 }
 
-static int open_store(const struct wal_command *command, struct store **ret, struct err *err)
+/* What a get tells while it waits: one line, whichever of its tries it is that waits. */
+struct patience {
+    const struct wal_command *command;
+    uint64_t deadline_ms;
+    bool told;
+};
+
+static void tell(struct patience *patience, const char *why)
+{
+    uint64_t now = now_ms();
+    uint64_t left_ms = patience->deadline_ms - min_u64(now, patience->deadline_ms);
+    if (!patience->told)
+        log_warn("tidemark-wal get %s: %s; trying again for up to %llu s", patience->command->name,
+                 why, (unsigned long long)div_round_up(left_ms, 1000));
+    patience->told = true;
+}
+
+static void on_notice(void *ctx, const struct store_notice *notice)
+{
+    if (notice->failing) /* its end is told when the file is delivered */
+        tell(ctx, notice->why);
+}
+
+/* patience: of a get, else NULL. */
+static int open_store(const struct wal_command *command, struct patience *patience,
+                      struct store **ret, struct err *err)
 {
     struct repository_access access;
     int rc = repository_access_load(&command->conf, REPOSITORY_WAL, store_retry_ms(command),
@@ -79,17 +104,22 @@ static int open_store(const struct wal_command *command, struct store **ret, str
     if (rc < 0)
         return rc;
     access.options.group_id = store_group(&command->conf);
+    if (patience) {
+        access.options.notice = on_notice;
+        access.options.notice_ctx = patience;
+    }
     rc = store_open(command->conf.repository_url, &access.options, false, ret, err);
     repository_access_free(&access);
     return rc;
 }
 
-int wal_connect(const struct wal_command *command, struct wal_connection *ret, struct err *err)
+static int connect_with(const struct wal_command *command, struct patience *patience,
+                        struct wal_connection *ret, struct err *err)
 {
     memset(ret, 0, sizeof(*ret));
     int rc = wal_command_system_id(command, &ret->archive.system_id, err);
     if (rc == 0)
-        rc = open_store(command, &ret->archive.store, err);
+        rc = open_store(command, patience, &ret->archive.store, err);
     if (rc == 0)
         rc = identify(command, ret, err);
     if (rc < 0) {
@@ -99,6 +129,11 @@ int wal_connect(const struct wal_command *command, struct wal_connection *ret, s
     ret->archive.repo = &ret->repo;
     (void)snprintf(ret->archive.cluster, sizeof(ret->archive.cluster), "%s", command->conf.cluster);
     return 0;
+}
+
+int wal_connect(const struct wal_command *command, struct wal_connection *ret, struct err *err)
+{
+    return connect_with(command, NULL, ret, err);
 }
 
 void wal_disconnect(struct wal_connection *connection)
@@ -223,11 +258,12 @@ static int fetch_segment(const struct wal_connection *connection, const struct w
 
 /* One try, with a store opened anew: a repository that was unmounted and is back is another
  * directory. */
-static int try_get(const struct wal_command *command, int argc, char **argv, struct err *err)
+static int try_get(const struct wal_command *command, struct patience *patience, int argc,
+                   char **argv, struct err *err)
 {
     struct wal_connection connection;
     enum wal_kind kind;
-    int rc = wal_connect(command, &connection, err);
+    int rc = connect_with(command, patience, &connection, err);
     if (rc < 0)
         return rc;
     (void)wal_name_parse(command->name, &kind, NULL);
@@ -280,16 +316,18 @@ static int get_with_retries(const struct wal_command *command, int argc, char **
                             struct err *err)
 {
     uint64_t deadline = now_ms() + command->conf.wal_get_timeout_s * 1000ull;
+    struct patience patience = {.command = command, .deadline_ms = deadline};
     for (unsigned tries = 1;; tries++) {
-        int rc = try_get(command, argc, argv, err);
+        int rc = try_get(command, &patience, argc, argv, err);
+        if (patience.told && (rc == 0 || rc == -ERR_MISSING))
+            log_info("tidemark-wal get %s: the repository answers again", command->name);
         if (rc == 0 || rc == -ERR_MISSING || !may_pass(err, tries))
             return rc;
         uint64_t now = now_ms(), pause = backoff_ms(tries);
         if (now >= deadline)
             return rc;
-        if (tries == 1 && err->code != ERR_DEVICE)
-            log_warn("tidemark-wal get %s: %s; trying again for %u s", command->name, err->text,
-                     command->conf.wal_get_timeout_s);
+        if (err->code != ERR_DEVICE)
+            tell(&patience, err->text);
         pause_ms(min_u64(pause, deadline - now));
     }
 }

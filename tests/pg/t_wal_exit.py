@@ -66,7 +66,7 @@ def test_get(archive, data):
     done = get(name_of(9), repository="file:///nonexistent")
     is_status(done, 126, "no repository")
     ok(0.9 < time.monotonic() - begin < 5, "after retrying until get-timeout")
-    like(done.err, "trying again for 1 s.*\nerror: tidemark-wal get ", "says both")
+    like(done.err, "trying again for up to 1 s.*\nerror: tidemark-wal get ", "says both")
     is_status(get(name_of(9), repository="file:///nonexistent", **{"on-error": "retry"}), 1,
               "for a standby: as if absent")
     is_status(get(name_of(9), **{"repository-id": "0" * 32}), 126, "another repository")

@@ -2,7 +2,9 @@
 """Outages: longer than half of the retry deadline during snapshot, restore and WAL archiving;
 longer than all of it; a gateway that is killed and comes back; a store that hangs, that throttles.
 check: build=asan timeout=600"""
+import glob
 import os
+import re
 import sys
 import threading
 import time
@@ -62,6 +64,14 @@ def in_time(what, step, least_s=0.0, most_s=RETRY_S + 60):
     return done
 
 
+def said_once(world):
+    """The newest job's log tells of the outage and of its end, a line each."""
+    log = max(glob.glob(world.node.state_dir + "/jobs/*/log"), key=os.path.getmtime)
+    with open(log, encoding="utf-8") as file:
+        lines = re.findall(r"warn: the store (does not answer|answers again)", file.read())
+    is_(lines, ["does not answer", "answers again"], "its log says so, once")
+
+
 def short_outage(world):
     """The agent goes on where it was."""
     world.change(20)
@@ -70,6 +80,7 @@ def short_outage(world):
     done = in_time("outage in a snapshot", lambda: world.snapshot("outage"), OUTAGE_S)
     when.join()
     is_status(done, 0, f"a snapshot outlives {OUTAGE_S} s without the store")
+    said_once(world)
     world.proxy.rules()
     is_status(world.cli("verify", "outage"), 0, "and is whole")
     world.change(2)
