@@ -149,8 +149,8 @@ static int check_key(const struct api_call *call, struct err *err)
     return 0;
 }
 
-/* goal: of a restore, NULL for other jobs. Whoever does not want to read the plan first asks for all
- * in one run: one process, one plan. */
+/* goal: of a restore, NULL for other jobs. Whoever does not want to read the plan first asks for
+ * all in one run: one process, one plan. */
 static int launch(struct api *api, struct api_call *call, const json_t *request, const char *goal,
                   struct err *err)
 {

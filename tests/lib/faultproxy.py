@@ -282,6 +282,8 @@ class Connection:
 
     def answer(self, method, fault):
         head = self.answers.until(b"\r\n\r\n")
+        # radosgw sends the body when the head is acknowledged; the kernel would do that in 40 ms
+        self.server.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         status, kind = int(head[9:12]), fault.kind if fault else None
         if kind == "lost_answer":
             raise Cut("reset")
