@@ -75,16 +75,20 @@ static int compare_segments(const void *a, const void *b)
     return x->number < y->number ? -1 : x->number > y->number;
 }
 
-static int push(struct salvage *salvage, const char *file, const char *name, struct err *err)
+static int pushed(struct salvage *salvage, const char *name, int rc, struct err *err)
 {
-    char path[CONF_PATH_MAX + 64];
-    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, file);
-    int rc = wal_push(&salvage->restore->archive, path, name, err);
     if (rc < 0)
         return err_prefix(err, "push '%s' before it is overwritten", name);
     log_info("pushed WAL that was not archived: name=%s", name);
     salvage->pushed++;
     return 0;
+}
+
+static int push(struct salvage *salvage, const char *file, const char *name, struct err *err)
+{
+    char path[CONF_PATH_MAX + 64];
+    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, file);
+    return pushed(salvage, name, wal_push(&salvage->restore->archive, path, name, err), err);
 }
 
 static int is_archived(const struct salvage *salvage, const char *name, bool *ret, struct err *err)
@@ -99,12 +103,12 @@ static int is_archived(const struct salvage *salvage, const char *name, bool *re
 /* --- a .partial that is there already --------------------------------------------------------- */
 
 /* An earlier fence that was lifted pushed this segment half full; the server went on and now it is
- * fuller. WAL only grows, so the old object may go when all its complete pages are in the new file.
- * Anything else is another server's WAL, and is left alone. */
+ * fuller. WAL only grows, so the new file may take the old object's place when all complete pages
+ * of that are in it. Anything else is another server's WAL, and is left alone. */
 static int replace_partial(struct salvage *salvage, const struct segment *segment, const char *name,
                            struct err *err)
 {
-    char path[CONF_PATH_MAX + 64], object[STORE_NAME_MAX + 1];
+    char path[CONF_PATH_MAX + 64];
     free_mem void *old = NULL;
     free_mem char *new = NULL;
     size_t old_len, new_len;
@@ -123,10 +127,8 @@ static int replace_partial(struct salvage *salvage, const struct segment *segmen
     if (new_pages < old_pages || memcmp(old, new, same) != 0)
         return err_set(err, ERR_REFUSED,
                        "'%s' in the repository holds other WAL than this server's", name);
-    repo_wal_name(object, salvage->restore->archive.cluster, salvage->restore->archive.system_id,
-                  segment->timeline, name);
-    rc = store_remove(salvage->restore->store, object, err);
-    return rc < 0 ? rc : push(salvage, segment->name, name, err);
+    rc = wal_replace(&salvage->restore->archive, path, name, err);
+    return pushed(salvage, name, rc, err);
 }
 
 /* --- one segment ------------------------------------------------------------------------------ */

@@ -156,24 +156,22 @@ static int compare_with_archive(const struct wal_archive *archive, const char *o
                          "another cluster name, or switch its archiving off");
 }
 
-static int encode_and_put(const struct wal_archive *archive, const char *object,
-                          const struct fmt_wal *wal, const void *raw, struct err *err)
-{
-    free_mem uint8_t *buf = malloc(fmt_wal_len_max(wal->raw_len));
-    if (!buf)
-        return err_set(err, ERR_INTERNAL, "out of memory for %s", wal->name);
-    size_t len = fmt_wal_encode(wal, archive->repo->id, raw, buf);
-    return store_put_absent(archive->store, object, buf, len, err);
-}
-
-int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
-{
+/* A local file that may go into the archive under this name. */
+struct local_file {
     char object[STORE_NAME_MAX + 1];
+    struct fmt_wal wal;
+    void *raw; /* malloc'ed */
+};
+
+static int load_local(const struct wal_archive *archive, const char *path, const char *name,
+                      struct local_file *ret, struct err *err)
+{
     enum wal_kind kind;
+    struct fmt_wal *wal = &ret->wal;
     free_mem void *raw = NULL;
-    struct fmt_wal wal = {.system_id = archive->system_id};
     size_t len = 0;
-    int rc = object_name(archive, name, object, &kind, err);
+    memset(ret, 0, sizeof(*ret));
+    int rc = object_name(archive, name, ret->object, &kind, err);
     if (rc == 0)
         rc = read_file(path, &raw, &len, err);
     if (rc < 0)
@@ -183,17 +181,54 @@ int wal_push(const struct wal_archive *archive, const char *path, const char *na
         err->code = ERR_REFUSED;
         return -ERR_REFUSED;
     }
-    wal.raw_len = len;
-    (void)wal_name_valid(name, &wal.timeline);
-    (void)snprintf(wal.name, sizeof(wal.name), "%s", name);
-    (void)snprintf(wal.cluster, sizeof(wal.cluster), "%s", archive->cluster);
-    sha256(raw, len, wal.raw_sha256);
-    /* First a look: a server that crashed after a push offers the same segment again. */
-    rc = compare_with_archive(archive, object, &wal, err);
-    if (rc != -ERR_MISSING)
+    wal->system_id = archive->system_id;
+    wal->raw_len = len;
+    (void)wal_name_valid(name, &wal->timeline);
+    (void)snprintf(wal->name, sizeof(wal->name), "%s", name);
+    (void)snprintf(wal->cluster, sizeof(wal->cluster), "%s", archive->cluster);
+    sha256(raw, len, wal->raw_sha256);
+    ret->raw = take_ptr(&raw);
+    return 0;
+}
+
+static int encode_and_store(const struct wal_archive *archive, const struct local_file *file,
+                            bool replace, struct err *err)
+{
+    const struct fmt_wal *wal = &file->wal;
+    free_mem uint8_t *buf = malloc(fmt_wal_len_max(wal->raw_len));
+    if (!buf)
+        return err_set(err, ERR_INTERNAL, "out of memory for %s", wal->name);
+    size_t len = fmt_wal_encode(wal, archive->repo->id, file->raw, buf);
+    return replace ? store_replace(archive->store, file->object, buf, len, err)
+                   : store_put_absent(archive->store, file->object, buf, len, err);
+}
+
+int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
+{
+    struct local_file file;
+    int rc = load_local(archive, path, name, &file, err);
+    if (rc < 0)
         return rc;
-    rc = encode_and_put(archive, object, &wal, raw, err);
-    return rc == STORE_EXISTS ? compare_with_archive(archive, object, &wal, err) : rc;
+    /* First a look: a server that crashed after a push offers the same segment again. */
+    rc = compare_with_archive(archive, file.object, &file.wal, err);
+    if (rc == -ERR_MISSING)
+        rc = encode_and_store(archive, &file, false, err);
+    if (rc == STORE_EXISTS)
+        rc = compare_with_archive(archive, file.object, &file.wal, err);
+    free(file.raw);
+    return rc;
+}
+
+int wal_replace(const struct wal_archive *archive, const char *path, const char *name,
+                struct err *err)
+{
+    struct local_file file;
+    int rc = load_local(archive, path, name, &file, err);
+    if (rc < 0)
+        return rc;
+    rc = encode_and_store(archive, &file, true, err);
+    free(file.raw);
+    return rc;
 }
 
 /* --- get -------------------------------------------------------------------------------------- */

@@ -26,6 +26,11 @@ bool wal_name_valid(const char *name, uint32_t *ret_timeline);
 int wal_push(const struct wal_archive *archive, const char *path, const char *name,
              struct err *err);
 
+/* Puts the file in the place of an older one with this name: a .partial that has grown since. The
+ * caller knows that the old content is in the new one. Needs no permission to delete on s3://. */
+int wal_replace(const struct wal_archive *archive, const char *path, const char *name,
+                struct err *err);
+
 /* Fetches and checks the file (checksums, identity, page header): malloc'ed bytes owned by the
  * caller. ERR_MISSING only for a confirmed absence: tidemark.repo with our id was read after the
  * lookup, through the same open directory or endpoint. Never ERR_MISSING for a lost repository. */

@@ -124,6 +124,14 @@ static void test_push_get(struct fixture *f)
     ok(came_back(f, "000000010000000000000003.partial", raw, SEGMENT) &&
            came_back(f, "000000010000000000000003.00000028.backup", backup, sizeof(backup) - 1),
        "both come back");
+    raw[SEGMENT - 1] ^= 1;
+    write_bytes(f->path, raw, SEGMENT);
+    is_good(wal_replace(&f->archive, f->path, "000000010000000000000003.partial", &err), &err,
+            "a .partial that has grown takes the place of the old one");
+    ok(came_back(f, "000000010000000000000003.partial", raw, SEGMENT), "and comes back");
+    is_err(wal_replace(&f->archive, f->path, "000000010000000000000004.partial", &err), &err,
+           ERR_REFUSED, "its header says", "its content is looked at as that of a push");
+    raw[SEGMENT - 1] ^= 1;
     is_err(push_bytes(f, "00000002.history", "1\tx\n", 4, &err), &err, ERR_REFUSED,
            "malformed line", "a .history that is none");
 }
