@@ -2,14 +2,18 @@
  * line a check, and a hint below each that failed; the first failure decides the exit status, but
  * all are made. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
 #include "agent/pg.h"
 #include "agent/process.h"
+#include "agent/program.h"
 #include "agent/repository.h"
+#include "agent/repository_access.h"
 #include "agent/volume.h"
+#include "agent/wal_command.h"
 #include "tools/cmd.h"
 
 enum { CHECK_RETRY_S = 5, FREE_MIN = 256 << 20 /* bytes */, TEST_TIMEOUT_S = 30 };
@@ -176,17 +180,14 @@ static int check_archiver(struct pg_session *session, char detail[256], struct e
     return rc;
 }
 
-/* archive_command runs as the server's user; only root can try what that one may do. */
-static int check_archive_user(const struct conf *conf, struct err *err)
+/* A directory: to be written. */
+static int check_directory_user(const struct conf *conf, const char *directory, struct err *err)
 {
     static const char script[] = "d=$1; [ -d \"$d/wal\" ] && d=$d/wal; [ -w \"$d\" ]";
-    const char *directory = repository_directory(conf);
     const char *argv[] = {"/bin/sh", "-c", script, "sh", directory, NULL};
     struct process_options options = PROCESS_OPTIONS_INIT;
     char errors[128];
     int status;
-    if (!directory || geteuid() != 0)
-        return 0;
     options.argv = argv;
     options.user = conf->os_user;
     options.timeout_s = TEST_TIMEOUT_S;
@@ -201,6 +202,53 @@ static int check_archive_user(const struct conf *conf, struct err *err)
                     conf->os_user);
 }
 
+/* A bucket: with the keys of tidemark-wal, as it finds them, a file is asked for that nobody has; 1
+ * means that the repository answered. Keys that are in the environment of the server cannot be
+ * tried from here. */
+static int check_bucket_user(const struct conf *conf, struct pg_session *session, struct err *err)
+{
+    static const char sql[] = "select system_identifier from pg_control_system()";
+    free_mem char *id = NULL;
+    char program[PATH_MAX], file[CONF_PATH_MAX + 16], system_id[48], errors[512];
+    int status;
+    if (!conf->file[0] || !repository_credentials_file(conf, REPOSITORY_WAL)[0])
+        return 0;
+    int rc = pg_query_text(session, sql, NULL, &id, err);
+    if (rc == 0)
+        rc = program_find("tidemark-wal", program, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(file, sizeof(file), "--config=%s", conf->file);
+    (void)snprintf(system_id, sizeof(system_id), "--system-id=%llu",
+                   (unsigned long long)strtoll(id ? id : "0", NULL, 10)); /* shown signed */
+    const char *argv[] = {program, "get",     "FFFFFFFF.history", "/nonexistent/history",
+                          file,    system_id, "--get-timeout=5s", "--prefetch=0",
+                          NULL};
+    struct process_options options = PROCESS_OPTIONS_INIT;
+    options.argv = argv;
+    options.user = conf->os_user;
+    options.timeout_s = TEST_TIMEOUT_S;
+    rc = process_run(&options, &status, NULL, errors, sizeof(errors), err);
+    if (rc < 0 || status == WAL_EXIT_ABSENT)
+        return rc;
+    (void)err_set(err, ERR_AUTH, "the server's user '%s' cannot use the repository: %s",
+                  conf->os_user, errors);
+    return err_hint(err,
+                    "'%s' has to be able to read '%s' and good keys: [wal] credentials_file, a "
+                    "file of its own with mode 0600, or root's with its group and 0640",
+                    conf->os_user, conf->file);
+}
+
+/* archive_command runs as the server's user; only root can try what that one may do. */
+static int check_archive_user(const struct conf *conf, struct pg_session *session, struct err *err)
+{
+    const char *directory = repository_directory(conf);
+    if (geteuid() != 0)
+        return 0;
+    return directory ? check_directory_user(conf, directory, err)
+                     : check_bucket_user(conf, session, err);
+}
+
 static int check_archive(const struct check *check, struct pg_session *session, char detail[256],
                          struct err *err)
 {
@@ -208,7 +256,7 @@ static int check_archive(const struct check *check, struct pg_session *session, 
         (void)err_set(err, ERR_STORE, "there is no repository to archive to");
         return err_hint(err, "see the check of the repository");
     }
-    int rc = check_archive_user(&check->cmd->conf, err);
+    int rc = check_archive_user(&check->cmd->conf, session, err);
     return rc < 0 ? rc : check_archiver(session, detail, err);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Keys of the agent that the server's user cannot read: a restore finds out before it touches
-anything, and [wal] credentials_file, that user's own, is the remedy.
+"""Keys of the agent that the server's user cannot read: `tidemark check` says so, a restore finds
+out before it touches anything, and [wal] credentials_file, that user's own, is the remedy.
 check: build=release timeout=300"""
 import os
 import shutil
@@ -30,8 +30,14 @@ def main():
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     world = World(box, s3.ceph(box), "walkeys", proxy=False).start()
     is_status(world.snapshot("t1"), 0, "one file for root and the server's group")
+    done = world.cli("check")
+    is_status(done, 0, "with which a check passes") or diag(done.out)
     os.chmod(world.place.credentials, 0o600)
     os.chown(world.place.credentials, 0, 0)
+    done = world.cli("check")
+    is_status(done, "auth", "root's alone: a check fails")
+    like(done.out, r"(?m)^FAILED archiving +the server's user 'postgres' cannot use the repository:"
+         r" .*credentials.*\n +hint: .*\[wal\] credentials_file", "for whom, and the remedy")
     done = world.restore("t1")
     is_status(done, "refused", "root's alone: the restore is refused")
     like(done.err, r"(?s)cannot fetch WAL.*hint: .*--wal-credentials-file", "with the remedy")
@@ -39,6 +45,7 @@ def main():
     give_wal_keys(world)
     world.node.wait_archived(world.server.switch_wal())
     ok(True, "with keys of its own the server archives")
+    is_status(world.cli("check"), 0, "and a check passes")
     is_status(world.restore("t1"), 0, "and is restored")
     world.check_rows("t1", "keys of its own")
     world.stop()
