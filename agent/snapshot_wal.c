@@ -11,6 +11,7 @@
 
 #include "agent/clock.h"
 #include "agent/log.h"
+#include "agent/wal_report.h"
 
 enum { POLL_MS = 200, REPORT_S = 10, FAILURES_MAX = 3 };
 
@@ -80,6 +81,26 @@ static int not_archiving(const struct archiver *archiver, const char *name, cons
                          "`snapshot`");
 }
 
+/* What archive_command said last of the file that the server names, if it told us; else 0. The code
+ * is its own: a store that is full is no server that does not archive. */
+static int failed_push(const struct snapshot *snapshot, const struct archiver *archiver,
+                       struct err *err)
+{
+    struct err failure;
+    if (!wal_report_read(snapshot->conf, snapshot->record.wal_directory, archiver->last_failed,
+                         &failure))
+        return 0;
+    *err = failure;
+    return err_prefix(err, "the server cannot archive");
+}
+
+static int failing_archiver(const struct snapshot *snapshot, const struct archiver *archiver,
+                            const char *name, const char *why, struct err *err)
+{
+    int rc = failed_push(snapshot, archiver, err);
+    return rc < 0 ? rc : not_archiving(archiver, name, why, err);
+}
+
 /* A server that says "archived" of a segment that is not here archives to some other place. Names
  * are compared as texts: same timeline, so their order is that of the LSNs. The name is looked up
  * once more after the server's word, because the segment may have arrived between the two looks. */
@@ -97,8 +118,9 @@ static int judge(struct snapshot *snapshot, const char *name, uint64_t failed_be
     rc = wal_check(&snapshot->archive, name, err);
     if (rc != -ERR_MISSING)
         return rc;
-    return not_archiving(&archiver, name,
-                         elsewhere ? "was archived, but is not here" : "cannot be archived", err);
+    if (elsewhere)
+        return not_archiving(&archiver, name, "was archived, but is not here", err);
+    return failing_archiver(snapshot, &archiver, name, "cannot be archived", err);
 }
 
 /* A server that was promoted before it archived here gave its history file to another archive, and
@@ -127,6 +149,13 @@ static int push_history(struct snapshot *snapshot, struct err *err)
     return rc;
 }
 
+static int did_not_arrive(struct snapshot *snapshot, const char *name, struct err *err)
+{
+    struct archiver archiver;
+    int rc = read_archiver(snapshot, &archiver, err);
+    return rc < 0 ? rc : failing_archiver(snapshot, &archiver, name, "did not arrive", err);
+}
+
 int snapshot_prove_archive(struct snapshot *snapshot, struct err *err)
 {
     char name[64];
@@ -143,7 +172,7 @@ int snapshot_prove_archive(struct snapshot *snapshot, struct err *err)
     while ((rc = wal_check(&snapshot->archive, name, err)) == -ERR_MISSING) {
         rc = judge(snapshot, name, before.failed_count, err);
         if (rc == 0 && now_ms() > deadline_ms)
-            return not_archiving(&before, name, "did not arrive", err);
+            return did_not_arrive(snapshot, name, err);
         if (rc == 0)
             rc = snapshot_pause(snapshot, POLL_MS, err);
         if (rc < 0)
@@ -169,6 +198,9 @@ static int timed_out(struct snapshot *snapshot, const char *missing, struct err 
 {
     struct archiver archiver;
     int rc = read_archiver(snapshot, &archiver, err);
+    if (rc < 0)
+        return rc;
+    rc = failed_push(snapshot, &archiver, err);
     if (rc < 0)
         return rc;
     (void)err_set(err, ERR_POSTGRES,

@@ -285,7 +285,11 @@ bool wal_command_withholds(const struct wal_command *command, const char *name)
 bool wal_command_spool(const struct wal_command *command, const char *path,
                        char ret[CONF_PATH_MAX + 1])
 {
-    const struct conf *conf = &command->conf;
+    return wal_spool_base(&command->conf, path, ret);
+}
+
+bool wal_spool_base(const struct conf *conf, const char *path, char ret[CONF_PATH_MAX + 1])
+{
     char usual[CONF_PATH_MAX + 64], beside[PATH_MAX], resolved[PATH_MAX];
     (void)snprintf(usual, sizeof(usual), "%s/pg_wal/tidemark-spool", conf->data_directory);
     if (conf->wal_spool[0] && (!path || strcmp(conf->wal_spool, usual) != 0)) {

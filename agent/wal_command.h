@@ -49,6 +49,9 @@ bool wal_command_withholds(const struct wal_command *command, const char *name);
 bool wal_command_spool(const struct wal_command *command, const char *path,
                        char ret[CONF_PATH_MAX + 1]);
 
+/* As above, of a configuration. */
+bool wal_spool_base(const struct conf *conf, const char *path, char ret[CONF_PATH_MAX + 1]);
+
 void wal_command_usage(FILE *to);
 
 #endif

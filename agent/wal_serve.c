@@ -15,6 +15,7 @@
 #include "agent/log.h"
 #include "agent/repository_access.h"
 #include "agent/wal_launch.h"
+#include "agent/wal_report.h"
 #include "agent/wal_spool.h"
 #include "agent/clock.h"
 #include "io/format.h"
@@ -144,6 +145,18 @@ void wal_disconnect(struct wal_connection *connection)
 
 /* --- push ------------------------------------------------------------------------------------- */
 
+/* For the agent, which cannot see why archive_command failed. */
+static void leave_report(const struct wal_command *command, int rc, const struct err *err)
+{
+    char base[CONF_PATH_MAX + 1];
+    if (!wal_command_spool(command, command->path, base))
+        return;
+    if (rc < 0)
+        wal_report_write(base, command->name, err);
+    else
+        wal_report_clear(base);
+}
+
 int wal_serve_push(const struct wal_command *command)
 {
     struct wal_connection connection;
@@ -153,6 +166,7 @@ int wal_serve_push(const struct wal_command *command)
         rc = wal_push(&connection.archive, command->path, command->name, &err);
         wal_disconnect(&connection);
     }
+    leave_report(command, rc, &err);
     if (rc == 0)
         return 0;
     (void)err_prefix(&err, "tidemark-wal push %s", command->name);

@@ -14,6 +14,7 @@
 #include "agent/repository_access.h"
 #include "agent/volume.h"
 #include "agent/wal_command.h"
+#include "agent/wal_report.h"
 #include "tools/cmd.h"
 
 enum { CHECK_RETRY_S = 5, FREE_MIN = 256 << 20 /* bytes */, TEST_TIMEOUT_S = 30 };
@@ -162,8 +163,23 @@ static int check_archiving(struct pg_session *session, struct err *err)
     return 0;
 }
 
+/* With the reason, where tidemark-wal could leave it. */
+static int failing_archiver(const struct conf *conf, const char *name, struct err *err)
+{
+    char directory[CONF_PATH_MAX + 16];
+    struct err failure;
+    (void)snprintf(directory, sizeof(directory), "%s/pg_wal", conf->data_directory);
+    if (conf->data_directory[0] && wal_report_read(conf, directory, name, &failure)) {
+        *err = failure;
+        return err_prefix(err, "archiving of %s fails", name);
+    }
+    (void)err_set(err, ERR_REFUSED, "archiving of %s fails", name);
+    return err_hint(err, "the server's log says why");
+}
+
 /* A command that has been failing since its last success is a server that does not archive. */
-static int check_archiver(struct pg_session *session, char detail[256], struct err *err)
+static int check_archiver(const struct conf *conf, struct pg_session *session, char detail[256],
+                          struct err *err)
 {
     free_mem char *failing = NULL;
     int rc = check_archiving(session, err);
@@ -172,10 +188,8 @@ static int check_archiver(struct pg_session *session, char detail[256], struct e
                            "select max(last_failed_wal) from pg_stat_archiver where "
                            "last_failed_time > coalesce(last_archived_time, '-infinity')",
                            NULL, &failing, err);
-    if (rc == 0 && failing) {
-        (void)err_set(err, ERR_REFUSED, "archiving of %s fails", failing);
-        return err_hint(err, "the server's log says why");
-    }
+    if (rc == 0 && failing)
+        return failing_archiver(conf, failing, err);
     (void)snprintf(detail, 256, "archive_command pushes to the repository");
     return rc;
 }
@@ -257,7 +271,7 @@ static int check_archive(const struct check *check, struct pg_session *session, 
         return err_hint(err, "see the check of the repository");
     }
     int rc = check_archive_user(&check->cmd->conf, session, err);
-    return rc < 0 ? rc : check_archiver(session, detail, err);
+    return rc < 0 ? rc : check_archiver(&check->cmd->conf, session, detail, err);
 }
 
 static int no_directory(const struct conf *conf, struct err *err)

@@ -190,9 +190,9 @@ def test_full(box):
     node.server.psql("create table noise as select md5(random()::text) || md5(random()::text) as t "
                      "from generate_series(1, 300000)")
     done = node.cli("snapshot", "--tag", "too-big")
-    is_status(done, "refused", "a repository too full for WAL: the server cannot archive")
-    like(done.err, "[0-9A-F]{24} cannot be archived .*last failed: [0-9A-F]{24}",
-         "and the segment is named")
+    is_status(done, "store", "a repository too full for WAL: the server cannot archive")
+    like(done.err, r"the server cannot archive: the repository .* is full .*\nhint: free space",
+         "and why is said, as archive_command said it")
     unaffected(node, "repository full", [])
     output("mount", "-o", "remount,size=400m", store)
     is_status(node.cli("snapshot", "--tag", "fits"), 0, "with room again the next snapshot works")

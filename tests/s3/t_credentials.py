@@ -136,6 +136,13 @@ def full(box, store):
     segment = fill_up(world)
     like(tail(world.server.log, 300), r"tidemark-wal push .*QuotaExceeded\nhint: the store is full",
          "a push says so as well, and the server keeps the segment")
+    done = world.snapshot("t2")
+    is_status(done, "store", "so does a snapshot with 12: its WAL has nowhere to go")
+    like(done.err, r"error: .*QuotaExceeded.*\nhint: the store is full",
+         "and does not call it a server that does not archive")
+    done = world.cli("check")
+    is_status(done, "store", "a check, too")
+    like(done.out, r"FAILED archiving +archiving of .* fails: .*QuotaExceeded", "says why")
     store.quota("small", 4 << 30)
     store.gateway.kill()  # it caches the quota
     store.gateway.start()

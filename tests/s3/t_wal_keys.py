@@ -38,6 +38,9 @@ def main():
     is_status(done, "auth", "root's alone: a check fails")
     like(done.out, r"(?m)^FAILED archiving +the server's user 'postgres' cannot use the repository:"
          r" .*credentials.*\n +hint: .*\[wal\] credentials_file", "for whom, and the remedy")
+    done = world.snapshot("t2")
+    is_status(done, "auth", "so does a snapshot, with the reason of archive_command")
+    like(done.err, "the server cannot archive: .*credentials", "in its text")
     done = world.restore("t1")
     is_status(done, "refused", "root's alone: the restore is refused")
     like(done.err, r"(?s)cannot fetch WAL.*hint: .*--wal-credentials-file", "with the remedy")
