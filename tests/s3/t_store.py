@@ -7,6 +7,7 @@ import random
 import sys
 import threading
 import time
+import urllib.parse
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import s3  # noqa: E402
@@ -56,6 +57,45 @@ def pages(store, tool):
         thread.join()
     is_(tool.names("many/"), names, "2300 names: three pages, in ascending order of their bytes")
     is_(tool.names("many/1/"), [n for n in names if n.startswith("many/1/")], "one directory of it")
+
+
+def longest(box, store):
+    """Names and prefix as long as they may be: a page of them, one that continues, a batch; and
+    tokens as long as a server makes of such a name."""
+    prefix = ("p" * 63 + "/") * 3 + "q" * 63
+    base = "n" * 100 + "/" + "m" * 406
+    names = sorted(f"{base}{i}" for i in range(1003))
+    store.bucket("longest")
+    client, todo = store.client(), list(names)
+
+    def upload():
+        while todo:
+            client.put(f"longest/{prefix}/" + todo.pop(), b"x")
+    threads = [threading.Thread(target=upload) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with StoreTool(store, f"s3://longest/{prefix}") as tool:
+        is_(tool.names("n" * 100 + "/"), names, "1003 names of 511 bytes below a prefix of 255")
+        is_(tool("clear", base, 1003), "ok 1003", "and a batch of removals")
+    proxy = FaultProxy(box, store.endpoint)
+
+    def page(token, number):
+        return (f"<ListBucketResult><IsTruncated>{'true' if token else 'false'}</IsTruncated>"
+                + (f"<NextContinuationToken>{token}</NextContinuationToken>" if token else "")
+                + f"<Contents><Key>t/{number}</Key><Size>1</Size></Contents></ListBucketResult>")
+    with StoreTool(store, "s3://longest", endpoint=proxy.endpoint, retry_ms=2000) as tool:
+        for length in (1024, 1400, 2048, 2049):
+            token = ("+/=a" * 600)[:length]
+            proxy.rules(
+                Rule("^GET .*continuation-token=" + urllib.parse.quote(token, "") + "&", "status",
+                     code=200, body=page("", 2)),
+                Rule("^GET .*list-type", "status", code=200, body=page(token, 1)))
+            if length <= 2048:
+                is_(tool.names("t/"), ["t/1", "t/2"], f"a token of {length} bytes is sent back")
+            else:
+                like(tool("list", "t/")[-1], "^error store ", "a longer one: refused, not cut")
 
 
 class Chaos:
@@ -162,6 +202,7 @@ def main():
     vhost = store.endpoint.replace("127.0.0.1", store.vhost_domain)
     with StoreTool(store, "s3://vhost-bucket/x/y", vhost, addressing="virtual") as tool:
         operations(tool, "Ceph, virtual-host style")
+    longest(box, store)
     chaos(box, store, "chaos", "Ceph")
     store.kill()
     if s3.missing("swift"):

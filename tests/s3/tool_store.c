@@ -98,7 +98,7 @@ static int size(struct store *store, const char *name, struct err *err)
 /* NAME0 … NAME<count - 1>, in batches. */
 static int clear(struct store *store, const char *name, size_t count, struct err *err)
 {
-    enum { CLEAR_MAX = 4000, CLEAR_LEN = 64 };
+    enum { CLEAR_MAX = 4000, CLEAR_LEN = 540 };
     static char text[CLEAR_MAX][CLEAR_LEN];
     static const char *names[CLEAR_MAX];
     if (count > CLEAR_MAX)
