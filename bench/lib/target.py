@@ -74,13 +74,16 @@ def check_signatures(path):
                       f"if nothing on it is wanted: wipefs --all {path}")
 
 
-def check_bytes(path, size):
-    """Not everything has a signature: a raw device of a database has none."""
+def check_bytes(path, size, written):
+    """Not everything has a signature: a raw device of a database has none. All that will be
+    written is read, and samples of what lies behind it, for nobody's data ends exactly there."""
+    behind = [written + (size - SAMPLE_LEN - written) * i // (SAMPLES - 1) // 4096 * 4096
+              for i in range(SAMPLES)] if size > written + SAMPLE_LEN else []
     with open(path, "rb", buffering=0) as file:
-        for sample in range(SAMPLES):
-            offset = (size - SAMPLE_LEN) * sample // (SAMPLES - 1) // 4096 * 4096
+        for offset, want in [(at, MIB) for at in range(0, written, MIB)] + [
+                (at, SAMPLE_LEN) for at in behind]:
             file.seek(offset)
-            if file.read(SAMPLE_LEN).strip(b"\0"):
+            if file.read(want).strip(b"\0"):
                 raise Refused(f"'{path}' holds data near offset {offset}",
                               f"if nothing on it is wanted: blkdiscard --zeroout {path}")
 
@@ -106,7 +109,7 @@ class DeviceTarget:
             raise Refused(f"'{path}' has {have / MIB:.0f} MiB, {self.size / MIB:.0f} MiB are "
                           "needed", "give it a larger device, or SIZE= a smaller number")
         check_signatures(path)
-        check_bytes(path, have)
+        check_bytes(path, have, self.size)
 
     def open(self, box):
         self.check()

@@ -103,6 +103,11 @@ def test_refusals(box):
     output("wipefs", "--all", device)
     refused(device, "holds data near offset", "one with data that nobody knows")
     output("blkdiscard", "--zeroout", device)
+    for offset in (77 * MIB + 12345, GIB - 1):
+        with open(device, "r+b", buffering=0) as file:
+            os.pwrite(file.fileno(), b"x", offset)
+        refused(device, "holds data near offset", f"one with a single byte, at {offset}")
+        output("blkdiscard", "--zeroout", device)
     held = os.open(device, os.O_RDWR | os.O_EXCL)
     refused(device, "is in use", "one that another program holds")
     os.close(held)
