@@ -67,6 +67,7 @@ help:
 #: deps           install the build and run-time packages (Debian 12)
 #: demo           the main job on an embedded repository, with a private server
 #:                STORE=s3: in buckets of a private object store (installs Ceph)
+#:                STORE=swift: the same on OpenStack Swift (installs it)
 #: check          all tests in their short form; ends with "N passed, N failed, N skipped"
 #:                TESTS='store pg/' runs only tests whose name contains one of these
 #: campaign       the long loops whole
@@ -162,10 +163,12 @@ deps-check:
 # What tests on object stores need; they are skipped, aloud, where it cannot be had.
 deps-ceph:
 	@tools/install-deps --ceph
+deps-swift:
+	@tools/install-deps --swift
 deps-stores:
 	@tools/install-deps --optional --ceph --swift
 
-demo: deps $(if $(filter s3,$(STORE)),deps-ceph)
+demo: deps $(if $(filter s3,$(STORE)),deps-ceph) $(if $(filter swift,$(STORE)),deps-swift)
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh $(if $(STORE),--store=$(STORE))
 
@@ -217,5 +220,5 @@ clean:
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all objects help deps deps-check deps-ceph deps-stores demo check campaign unit test-tools \
-	fuzz fuzz-programs fuzz-replay fuzz-smoke bench generated clean install
+.PHONY: all objects help deps deps-check deps-ceph deps-swift deps-stores demo check campaign \
+	unit test-tools fuzz fuzz-programs fuzz-replay fuzz-smoke bench generated clean install

@@ -8,7 +8,7 @@ second volume; a tablespace on a third. With --tap it prints TAP (`make check`),
 the checks are the same. TIDEMARK_DEMO_FS=xfs puts XFS on the server's volumes (default ext4);
 TIDEMARK_DEMO_CHAPTERS=1 tells only the first chapter; TIDEMARK_DEMO_BREAK=1 deletes a row behind a
 restore, so that a check fails. --store=s3 (`make demo STORE=s3`): the repositories are buckets of a
-private Ceph instead of directories.
+private Ceph instead of directories; --store=swift: of a private OpenStack Swift.
 """
 import glob
 import json
@@ -253,23 +253,28 @@ def listening():
     return sum(x[1].endswith(f":{5432:04X}") and x[3] == "0A" for x in lines)
 
 
-def object_store(story, box):
-    if s3.missing("ceph") and story.tap:
-        tm.skip_all(s3.missing("ceph"))
-    if s3.missing("ceph"):
-        raise RuntimeError(s3.missing("ceph"))
-    story.step("A private object store: Ceph with one monitor, one OSD in memory, a gateway")
-    store = s3.ceph(box)
+STORES = {"s3": ("ceph", "Ceph with one monitor, one OSD in memory, a gateway"),
+          "swift": ("swift", "OpenStack Swift with its S3 interface")}
+
+
+def object_store(story, box, name):
+    kind, what = STORES[name]
+    if s3.missing(kind) and story.tap:
+        tm.skip_all(s3.missing(kind))
+    if s3.missing(kind):
+        raise RuntimeError(s3.missing(kind))
+    story.step(f"A private object store: {what}")
+    store = s3.ceph(box) if kind == "ceph" else s3.swift(box)
     story.say(f"It answers at {store.endpoint}; every chapter has a bucket of its own.", "    ")
     return store
 
 
 def wanted_store():
-    """True for --store=s3; anything else but a directory is refused."""
+    """Of --store=NAME: a key of STORES, None for a directory; anything else is refused."""
     names = [arg.removeprefix("--store=") for arg in sys.argv if arg.startswith("--store=")]
-    if names and names[-1] not in ("s3", "directory"):
-        sys.exit(f"demo: unknown store '{names[-1]}' (s3, directory)")
-    return names[-1:] == ["s3"]
+    if names and names[-1] not in (*STORES, "directory"):
+        sys.exit(f"demo: unknown store '{names[-1]}' ({', '.join(STORES)}, directory)")
+    return names[-1] if names and names[-1] != "directory" else None
 
 
 def main(tap):
@@ -278,7 +283,8 @@ def main(tap):
     story, before = Story(tap), listening()
     box = Sandbox("demo")
     story.say(f"Tidemark demo. Everything is made below {box.path} and removed at the end.")
-    store = object_store(story, box) if wanted_store() else None
+    name = wanted_store()
+    store = object_store(story, box, name) if name else None
     host = box.volume("host", 8 * GIB, "xfs", mkfs=("-m", "reflink=1"))
     chapters = int(os.environ.get("TIDEMARK_DEMO_CHAPTERS", "3"))
     tell(story, box, host, store, "Chapter 1: one volume, two restores of the same tag", "1",
