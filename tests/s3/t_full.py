@@ -75,8 +75,8 @@ def reading(world, ceph):
 
 
 def full_at_the_commit(world, ceph):
-    """The last PUT, the record's, is the one that waits. It may be done later, when nobody waits for
-    it any more: the snapshot is whole then. In no case is there half of one."""
+    """The last PUT, the record's, is the one that waits. It may be done later, when nobody asks any
+    more: the snapshot is whole then. In no case is there half of one."""
     world.change(2)
     world.proxy.rules(Rule("^PUT .*/snapshot/", "delay", ms=8000))
     world.proxy.forget()
