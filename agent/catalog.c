@@ -9,27 +9,23 @@
 
 #include <stdio.h>
 
+#include "agent/catalog_load.h"
 #include "io/crypt.h"
 
-enum { RECORD_LEN_MAX = 64 << 20, NEAREST_MAX = 3 };
-
-struct name {
-    char cluster[64], node[64];
-    uint8_t id[ID_LEN];
-};
+enum { NEAREST_MAX = 3 };
 
 struct name_list {
-    struct name *items;
+    struct catalog_name *items;
     size_t count, capacity;
 };
 
 /* --- names ------------------------------------------------------------------------------------ */
 
-static int name_list_add(struct name_list *list, const struct name *name, struct err *err)
+static int name_list_add(struct name_list *list, const struct catalog_name *name, struct err *err)
 {
     if (list->count == list->capacity) {
         size_t capacity = list->capacity ? 2 * list->capacity : 64;
-        struct name *items = realloc(list->items, capacity * sizeof(*items));
+        struct catalog_name *items = realloc(list->items, capacity * sizeof(*items));
         if (!items)
             return err_set(err, ERR_INTERNAL, "out of memory for the list of snapshots");
         list->items = items;
@@ -46,7 +42,7 @@ static void cleanup_names(struct name_list *list)
 #define free_names __attribute__((cleanup(cleanup_names)))
 
 /* Cuts "<cluster>/<node>/<id>.json"; false for anything else (foreign files are not ours). */
-static bool parse_record_name(const char *text, struct name *ret)
+static bool parse_record_name(const char *text, struct catalog_name *ret)
 {
     const char *slash = strchr(text, '/');
     const char *second = slash ? strchr(slash + 1, '/') : NULL;
@@ -67,7 +63,7 @@ static bool parse_record_name(const char *text, struct name *ret)
 static int on_record(void *ctx, const char *name, uint64_t size, struct err *err)
 {
     (void)size;
-    struct name parsed;
+    struct catalog_name parsed;
     if (!parse_record_name(name + strlen("snapshot/"), &parsed))
         return 0;
     return name_list_add(ctx, &parsed, err);
@@ -76,7 +72,7 @@ static int on_record(void *ctx, const char *name, uint64_t size, struct err *err
 static int on_withdrawn(void *ctx, const char *name, uint64_t size, struct err *err)
 {
     (void)size;
-    struct name parsed = {.cluster = ""};
+    struct catalog_name parsed = {.cluster = ""};
     if (!id_from_text(name + strlen("withdrawn/"), parsed.id))
         return 0;
     return name_list_add(ctx, &parsed, err);
@@ -104,58 +100,6 @@ static int list_names(struct store *store, const char *cluster, const char *node
 
 /* --- one record ------------------------------------------------------------------------------- */
 
-/* The object's bytes must be an envelope of this repository and snapshot around a good record of
- * this cluster and node. */
-static int decode_record(const void *buf, size_t len, const struct repo *repo,
-                         const struct name *name, struct record *ret, struct err *err)
-{
-    struct fmt_header header;
-    const char *text;
-    size_t text_len;
-    int rc = fmt_json_decode(buf, len, FMT_JSON_RECORD, repo->id, &header, &text, &text_len, err);
-    if (rc < 0)
-        return rc;
-    if (memcmp(header.snapshot, name->id, ID_LEN) != 0)
-        return err_set(err, ERR_CORRUPT, "the object belongs to another snapshot");
-    free_json json_t *json = NULL;
-    rc = json_parse(text, text_len, ERR_CORRUPT, &json, err);
-    if (rc < 0)
-        return rc;
-    rc = record_from_json(json, ret, err);
-    if (rc < 0)
-        return rc;
-    if (memcmp(ret->id, name->id, ID_LEN) == 0 && strcmp(ret->cluster, name->cluster) == 0 &&
-        strcmp(ret->node, name->node) == 0)
-        return 0;
-    record_release(ret);
-    return err_set(err, ERR_CORRUPT, "the record is another snapshot's");
-}
-
-static int read_record_once(struct store *store, const struct repo *repo, const struct name *name,
-                            struct record *ret, struct err *err)
-{
-    char object[STORE_NAME_MAX + 1];
-    free_mem void *buf = NULL;
-    size_t len;
-    repo_record_name(object, name->cluster, name->node, name->id);
-    int rc = store_get_all(store, object, RECORD_LEN_MAX, &buf, &len, err);
-    if (rc < 0)
-        return rc;
-    rc = decode_record(buf, len, repo, name, ret, err);
-    if (rc == -ERR_CORRUPT)
-        (void)err_hint(err, "this snapshot cannot be restored; `tidemark list` shows the others");
-    return rc < 0 ? err_prefix(err, "%s", object) : 0;
-}
-
-static int read_record(struct store *store, const struct repo *repo, const struct name *name,
-                       struct record *ret, struct err *err)
-{
-    int rc = -ERR_CORRUPT;
-    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
-        rc = read_record_once(store, repo, name, ret, err);
-    return rc;
-}
-
 static int check_withdrawn(struct store *store, const uint8_t id[ID_LEN], struct err *err)
 {
     char text[ID_TEXT_LEN], object[STORE_NAME_MAX + 1];
@@ -173,74 +117,25 @@ static int check_withdrawn(struct store *store, const uint8_t id[ID_LEN], struct
 int catalog_read(struct store *store, const struct repo *repo, const char *cluster,
                  const char *node, const uint8_t id[ID_LEN], struct record *ret, struct err *err)
 {
-    struct name name = {.cluster = ""};
+    struct catalog_name name = {.cluster = ""};
     (void)snprintf(name.cluster, sizeof(name.cluster), "%s", cluster);
     (void)snprintf(name.node, sizeof(name.node), "%s", node);
     memcpy(name.id, id, ID_LEN);
     int rc = check_withdrawn(store, id, err);
-    return rc < 0 ? rc : read_record(store, repo, &name, ret, err);
+    return rc < 0 ? rc : catalog_read_record(store, repo, &name, ret, err);
 }
 
 /* --- many records ----------------------------------------------------------------------------- */
-
-struct records {
-    struct record *items;
-    size_t count;
-    size_t damaged;
-    char first_damaged[sizeof(((struct err *)0)->text)];
-};
-
-static void cleanup_records(struct records *records)
-{
-    for (size_t i = 0; i < records->count; i++)
-        record_release(&records->items[i]);
-    free(records->items);
-}
-#define free_records __attribute__((cleanup(cleanup_records)))
-
-static int compare_age(const void *a, const void *b)
-{
-    const struct record *left = a, *right = b;
-    if (left->captured_s != right->captured_s)
-        return left->captured_s < right->captured_s ? -1 : 1;
-    if (left->committed_s != right->committed_s)
-        return left->committed_s < right->committed_s ? -1 : 1;
-    return memcmp(left->id, right->id, ID_LEN);
-}
-
-/* Reads all names; a damaged record is counted, one that vanished since the listing is skipped, a
- * store that fails ends it. Oldest first. */
-static int load_records(struct store *store, const struct repo *repo, const struct name_list *names,
-                        struct records *ret, struct err *err)
-{
-    ret->items = calloc(names->count + 1, sizeof(*ret->items));
-    if (!ret->items)
-        return err_set(err, ERR_INTERNAL, "out of memory for %zu snapshot records", names->count);
-    for (size_t i = 0; i < names->count; i++) {
-        int rc = read_record(store, repo, &names->items[i], &ret->items[ret->count], err);
-        if (rc == 0) {
-            ret->count++;
-        } else if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED) {
-            if (ret->damaged++ == 0)
-                memcpy(ret->first_damaged, err->text, sizeof(ret->first_damaged));
-        } else if (rc != -ERR_MISSING) {
-            return rc;
-        }
-    }
-    err_clear(err);
-    qsort(ret->items, ret->count, sizeof(*ret->items), compare_age);
-    return 0;
-}
 
 int catalog_list(struct store *store, const struct repo *repo, const char *cluster,
                  int (*each)(void *ctx, const struct record *record, struct err *err), void *ctx,
                  size_t *ret_damaged, struct err *err)
 {
     free_names struct name_list names = {0};
-    free_records struct records records = {0};
+    free_catalog_records struct catalog_records records = {0};
     int rc = list_names(store, cluster, NULL, &names, err);
     if (rc == 0)
-        rc = load_records(store, repo, &names, &records, err);
+        rc = catalog_load(store, repo, names.items, names.count, &records, err);
     for (size_t i = 0; rc == 0 && i < records.count; i++)
         rc = each(ctx, &records.items[i], err);
     if (rc == 0 && ret_damaged)
@@ -283,7 +178,8 @@ static void append(char *to, size_t size, const char *text)
 }
 
 /* The up to NEAREST_MAX tags with the least edit distance, newest first among equals. */
-static void nearest_tags(const struct records *records, const char *what, char *to, size_t size)
+static void nearest_tags(const struct catalog_records *records, const char *what, char *to,
+                         size_t size)
 {
     to[0] = '\0';
     if (strlen(what) > RECORD_TAG_MAX)
@@ -297,7 +193,7 @@ static void nearest_tags(const struct records *records, const char *what, char *
             }
 }
 
-static int not_found(const struct records *records, const char *what, struct err *err)
+static int not_found(const struct catalog_records *records, const char *what, struct err *err)
 {
     char nearest[NEAREST_MAX * (RECORD_TAG_MAX + 2) + 1];
     nearest_tags(records, what, nearest, sizeof(nearest));
@@ -322,14 +218,15 @@ static void describe(const struct record *record, char *to, size_t size)
     append(to, size, text);
 }
 
-static int take(struct records *records, size_t index, struct record *ret)
+static int take(struct catalog_records *records, size_t index, struct record *ret)
 {
     *ret = records->items[index];
     memset(&records->items[index], 0, sizeof(*ret));
     return 0;
 }
 
-static int find_tag(struct records *records, const char *what, struct record *ret, struct err *err)
+static int find_tag(struct catalog_records *records, const char *what, struct record *ret,
+                    struct err *err)
 {
     char candidates[320] = "";
     size_t count = 0, index = 0;
@@ -360,7 +257,7 @@ static int find_id(struct store *store, const struct repo *repo, const struct na
                    const char *what, struct record *ret, bool *ret_found, struct err *err)
 {
     char candidates[320] = "", id[ID_TEXT_LEN];
-    const struct name *found = NULL;
+    const struct catalog_name *found = NULL;
     size_t count = 0;
     for (size_t i = 0; i < names->count; i++) {
         id_to_text(names->items[i].id, id);
@@ -372,7 +269,7 @@ static int find_id(struct store *store, const struct repo *repo, const struct na
     }
     *ret_found = count > 0;
     if (count == 1)
-        return read_record(store, repo, found, ret, err);
+        return catalog_read_record(store, repo, found, ret, err);
     return count ? err_set(err, ERR_USAGE, "id '%s' is ambiguous: %s", what, candidates) : 0;
 }
 
@@ -392,8 +289,8 @@ static int find_in_records(struct store *store, const struct repo *repo,
                            const struct name_list *names, const char *what, struct record *ret,
                            size_t *ret_damaged, struct err *err)
 {
-    free_records struct records records = {0};
-    int rc = load_records(store, repo, names, &records, err);
+    free_catalog_records struct catalog_records records = {0};
+    int rc = catalog_load(store, repo, names->items, names->count, &records, err);
     if (rc < 0)
         return rc;
     if (ret_damaged)
@@ -443,10 +340,10 @@ int catalog_check_tag(struct store *store, const struct repo *repo, const char *
                       const char *node, const char *tag, struct err *err)
 {
     free_names struct name_list names = {0};
-    free_records struct records records = {0};
+    free_catalog_records struct catalog_records records = {0};
     int rc = list_names(store, cluster, node, &names, err);
     if (rc == 0)
-        rc = load_records(store, repo, &names, &records, err);
+        rc = catalog_load(store, repo, names.items, names.count, &records, err);
     if (rc < 0)
         return rc;
     for (size_t i = 0; i < records.count; i++)
@@ -465,7 +362,7 @@ static int compare_object(struct store *store, const char *object, const void *p
 {
     free_mem void *there = NULL;
     size_t there_len;
-    int rc = store_get_all(store, object, RECORD_LEN_MAX, &there, &there_len, err);
+    int rc = store_get_all(store, object, CATALOG_RECORD_LEN_MAX, &there, &there_len, err);
     if (rc < 0)
         return rc;
     if (there_len != len || memcmp(there, ptr, len) != 0)

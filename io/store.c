@@ -70,6 +70,20 @@ static const struct scheme *find_scheme(const char *url)
     return NULL;
 }
 
+static int finish_open(struct store *store, const char *url, const _Atomic bool *cancel,
+                       struct store **ret, struct err *err)
+{
+    store->cancel = cancel;
+    store->url = strdup(url);
+    if (store->url == NULL) {
+        store->ops->close(store);
+        free(store);
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    }
+    *ret = store;
+    return 0;
+}
+
 int store_open(const char *url, const struct store_options *options, bool create,
                struct store **ret, struct err *err)
 {
@@ -85,15 +99,16 @@ int store_open(const char *url, const struct store_options *options, bool create
     int rc = scheme->open(url + strlen(scheme->ops->scheme), options, create, &store, err);
     if (rc < 0)
         return rc;
-    store->cancel = options->cancel;
-    store->url = strdup(url);
-    if (store->url == NULL) {
-        store->ops->close(store);
-        free(store);
-        return err_set(err, ERR_INTERNAL, "out of memory");
-    }
-    *ret = store;
-    return 0;
+    return finish_open(store, url, options->cancel, ret, err);
+}
+
+int store_clone(struct store *store, struct store **ret, struct err *err)
+{
+    struct store *clone;
+    if (store->ops->clone == NULL)
+        return err_set(err, ERR_INTERNAL, "%s: no second handle on it", store->url);
+    int rc = store->ops->clone(store, &clone, err);
+    return rc < 0 ? rc : finish_open(clone, store->url, store->cancel, ret, err);
 }
 
 void store_close(struct store *store)

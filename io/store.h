@@ -76,6 +76,11 @@ int store_open(const char *url, const struct store_options *options, bool create
                struct store **ret, struct err *err);
 void store_close(struct store *store);
 
+/* Another handle on the same repository, for another thread; the caller closes it, before the one
+ * it was made of: they share who listens and who cancels. Not while that one is in use.
+ * ERR_INTERNAL where the store has no such thing. */
+int store_clone(struct store *store, struct store **ret, struct err *err);
+
 /* The URL as given, for messages. */
 const char *store_url(const struct store *store);
 

@@ -493,6 +493,23 @@ static int file_list(struct store *store, const char *prefix,
     return rc == -ERR_MISSING ? 0 : rc; /* a directory without objects does not exist */
 }
 
+static int file_clone(struct store *store, struct store **ret, struct err *err)
+{
+    struct store_file *file = calloc(1, sizeof(*file));
+    if (file == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    file->root_fd = fcntl(of(store)->root_fd, F_DUPFD_CLOEXEC, 0);
+    if (file->root_fd < 0) {
+        free(file);
+        return err_sys(err, ERR_INTERNAL, "duplicate the repository's directory");
+    }
+    file->store.ops = &store_file_ops;
+    file->group_id = of(store)->group_id;
+    file->dir_fd = -1;
+    *ret = &file->store;
+    return 0;
+}
+
 const struct store_ops store_file_ops = {
     .scheme = "file://",
     .put = file_put,
@@ -500,6 +517,7 @@ const struct store_ops store_file_ops = {
     .size = file_size,
     .list = file_list,
     .remove = file_remove,
+    .clone = file_clone,
     .close = file_close,
     .lane_depth = 4,
     .lane_open = store_file_lane_open,

@@ -28,6 +28,8 @@ struct store_ops {
     /* May be NULL: then names are removed one by one. */
     int (*remove_many)(struct store *store, const char *const *names, size_t count,
                        struct err *err);
+    /* As store_clone(), without what is in struct store; may be NULL. */
+    int (*clone)(struct store *store, struct store **ret, struct err *err);
     int (*prepare_puts)(struct store *store, struct err *err); /* may be NULL */
     void (*close)(struct store *store); /* releases everything but url, and the struct itself */
     /* Lane mode; store is only read, by several threads at once. */

@@ -378,6 +378,25 @@ static void s3_close(struct store *store)
     free(s3->call);
 }
 
+/* With all that is known about the server, and a connection of its own. */
+static int s3_clone(struct store *store, struct store **ret, struct err *err)
+{
+    struct store_s3 *clone = calloc(1, sizeof(*clone));
+    if (clone == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    clone->store.ops = &store_s3_ops;
+    clone->call = calloc(1, sizeof(*clone->call));
+    int rc = clone->call ? s3_service_copy(of(store)->service, &clone->service, err)
+                         : err_set(err, ERR_INTERNAL, "out of memory");
+    if (rc < 0) {
+        free(clone->call);
+        free(clone);
+        return rc;
+    }
+    *ret = &clone->store;
+    return 0;
+}
+
 const struct store_ops store_s3_ops = {
     .scheme = "s3://",
     .put = s3_put,
@@ -389,6 +408,7 @@ const struct store_ops store_s3_ops = {
     .list = s3_list,
     .remove = store_s3_remove,
     .remove_many = store_s3_remove_many,
+    .clone = s3_clone,
     .prepare_puts = s3_prepare_puts,
     .close = s3_close,
     .lane_depth = 32,

@@ -195,6 +195,35 @@ static void test_withdrawn(void)
     free(record);
 }
 
+/* Enough for several threads to read them. */
+static void test_many(void)
+{
+    char path[512], tag[32];
+    size_t damaged = 0;
+    bool good = true;
+    for (unsigned i = 0; i < 48; i++) {
+        (void)snprintf(tag, sizeof(tag), "many-%u", i);
+        good = good && commit((uint8_t)(0x80 + i), tag, "db9") == 0;
+    }
+    ok(good, "48 snapshots of another node");
+    is_u64(find("main", "db9", "many-0", &damaged), 0x80, "the first");
+    is_u64(find("main", "db9", "many-47", &damaged), 0x80 + 47, "the last");
+    is_u64(find("main", "db9", "latest", &damaged), 0x80 + 47, "the newest");
+    for (unsigned i = 5; i < 40; i += 7) {
+        object_path(path, "db9", (uint8_t)(0x80 + i));
+        flip_bit(path, 400);
+    }
+    is_err(find("main", "db9", "many-12", &damaged), &err, ERR_CORRUPT, "no snapshot 'many-12'",
+           "one of five that are damaged");
+    is_u64(damaged, 5, "which are counted");
+    ok(strstr(err.hint, "85858585") != NULL, "the first of them is named, whoever read it");
+    is_u64(find("main", "db9", "many-13", &damaged), 0x80 + 13, "its neighbour");
+    for (unsigned i = 0; i < 48; i++) {
+        object_path(path, "db9", (uint8_t)(0x80 + i));
+        (void)unlink(path);
+    }
+}
+
 static void test_clusters(void)
 {
     struct record *record = calloc(1, sizeof(*record));
@@ -277,6 +306,7 @@ int main(void)
     test_list();
     test_damage();
     test_withdrawn();
+    test_many();
     test_clusters();
     test_manifest();
     store_close(store);
