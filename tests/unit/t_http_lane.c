@@ -303,6 +303,13 @@ static void test_no_room(void)
     http_lane_close(lane);
 }
 
+/* The injected error; or a PUT met the connection that the server closes after a request, and
+ * libcurl does not send again what failed while it was sent. */
+static bool errno_explained(int sys_errno)
+{
+    return sys_errno == EIO || sys_errno == ECONNRESET || sys_errno == EPIPE;
+}
+
 /* The connection of every request dies: descriptors are used again at once, polls that were
  * replaced complete late. */
 static void test_reused_descriptors(void)
@@ -319,7 +326,16 @@ static void test_reused_descriptors(void)
         else
             get(&jobs[i], 70000);
     }
-    is_u64(run_jobs(lane, jobs, COUNT), COUNT, "all good though connections close all the time");
+    unsigned good = run_jobs(lane, jobs, COUNT), explained = 0;
+    for (unsigned i = 0; i < COUNT; i++) {
+        if (jobs[i].x.rc < 0)
+            printf("# %u: %s\n", i, jobs[i].x.err.text);
+        explained +=
+            answer_good(&jobs[i]) || (jobs[i].x.rc == -ERR_STORE && jobs[i].x.body_len > 0 &&
+                                      errno_explained(jobs[i].x.err.sys_errno));
+    }
+    ok(explained == COUNT && good > COUNT - 10, "%u are good though connections close all the time",
+       good);
     ok(web.accepted >= COUNT / 2 - 8, "%u connections", web.accepted);
     jobs_free(jobs, COUNT);
     http_lane_close(lane);
@@ -360,13 +376,6 @@ static bool all_closed(unsigned fds)
     for (unsigned i = 0; i < 5000 && (web.open > 0 || count_fds() != fds); i++)
         poll(NULL, 0, 1);
     return web.open == 0 && count_fds() == fds;
-}
-
-/* The injected error; or a PUT met the connection that the server closes after a request, and
- * libcurl does not send again what failed while it was sent. */
-static bool errno_explained(int sys_errno)
-{
-    return sys_errno == EIO || sys_errno == ECONNRESET || sys_errno == EPIPE;
 }
 
 /* One run of the Nth-failure loop; false when something is wrong, which it prints. */
