@@ -5,7 +5,7 @@
  * VERB nth: push and verify with the Nth operation of the ring failing, N = 1, 2, 3 …
  * Lines begin with "ok", "not ok", "error NAME TEXT | HINT" or "#"; "# push" and "# pull" have
  * seconds, CPU-seconds, raw and stored bytes, and requests.
- * Keys: those of options.h, lanes, memory_mib, cancel_ms. */
+ * Keys: those of options.h, lanes, memory_mib, cancel_ms; random=1: bytes that do not compress. */
 #include <pthread.h>
 #include <sys/resource.h>
 
@@ -20,7 +20,7 @@ static struct fixture fixture;
 static struct extent used;
 static uint64_t size;
 static int image, image_target, device;
-static unsigned cancel_ms;
+static unsigned cancel_ms, incompressible;
 
 static double cpu_s(void)
 {
@@ -174,6 +174,19 @@ static int do_nth(struct err *err)
     return 0;
 }
 
+static void fill_random(void)
+{
+    static uint64_t words[8192];
+    for (uint64_t at = 0; at < size; at += sizeof(words)) {
+        for (size_t i = 0; i < ARRAY_LEN(words); i++)
+            words[i] = next_random(&fixture.seed);
+        if (pwrite(image, words, sizeof(words), (off_t)at) != sizeof(words))
+            abort();
+    }
+    if (fsync(image) < 0)
+        abort();
+}
+
 static int open_all(const char *url, const struct store_s3_options *s3, struct err *err)
 {
     struct store_options options = {.group_id = -1, .s3 = s3};
@@ -188,6 +201,8 @@ static int open_all(const char *url, const struct store_s3_options *s3, struct e
         rc = repo_create(fixture.store, 64 << 10, &fixture.repo, err);
     used = (struct extent){0, size};
     image = image_create(&fixture, "image", size, &used, 1);
+    if (incompressible)
+        fill_random();
     device = open_direct(&fixture, "image", O_RDONLY);
     return rc;
 }
@@ -202,6 +217,8 @@ static void read_words(int count, char **words)
             lanes.memory_max = number * MIB;
         else if (sscanf(words[i], "cancel_ms=%u", &number) == 1)
             cancel_ms = number;
+        else if (sscanf(words[i], "random=%u", &number) == 1)
+            incompressible = number;
     }
 }
 
