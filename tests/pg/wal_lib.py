@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import node  # noqa: E402
 import tm  # noqa: E402
 from node import make_repository, run_program  # noqa: E402
 from tm import Server, poll  # noqa: E402
@@ -98,6 +99,30 @@ class Archive:
                 os.path.join(self.path, "wal", self.cluster, str(system_id))):
             found += [name for name in names if directory]
         return sorted(found)
+
+
+class S3Archive(Archive):
+    """An archive in a bucket (a Place of s3_node); `tidemark init` makes it."""
+
+    def __init__(self, box, place):
+        self.box, self.place, self.cluster, self.id = box, place, "main", None
+        self.url, self.programs = place.url, tm.programs(box)
+        self.wal = os.path.join(self.programs, "tidemark-wal")
+        conf = box.write(f"{place.bucket}.conf", node.conf_text({"repository": place.section()}))
+        done = node.cli("init", conf=conf)
+        if done.status != 0:
+            raise RuntimeError(done.err)
+
+    def options(self, **more):
+        section = self.place.section()
+        return super().options(**{
+            "repository-id": None, "endpoint": section["endpoint"],
+            "credentials-file": section["credentials_file"], "ca-file": section.get("ca_file"),
+            **more})
+
+    def objects(self, system_id):
+        return sorted(k.rpartition("/")[2] for k in
+                      self.place.keys_below(f"wal/{self.cluster}/{system_id}/"))
 
 
 class Primary(Server):

@@ -12,35 +12,11 @@ import tm  # noqa: E402
 from faultproxy import FaultProxy, Rule  # noqa: E402
 from s3_node import Place, credentials_file  # noqa: E402
 from tm import *  # noqa: E402,F403
-from wal_lib import Archive, Copy, Directory, Primary, SYSTEM_ID, name_of, segment  # noqa: E402
+from wal_lib import Copy, Directory, Primary, S3Archive, SYSTEM_ID, name_of, segment  # noqa: E402
 
 FAULTS = ("status", "reset", "reset_up", "reset_down", "lost_answer", "fin_down", "flip_up",
           "flip_down", "short_length", "close_idle", "duplicate", "delay", "rate")
 FAST = {"get-timeout": "2s"}
-
-
-class S3Archive(Archive):
-    """The archive of wal_lib in a bucket; `tidemark init` makes it."""
-
-    def __init__(self, box, place):
-        self.box, self.place, self.cluster, self.id = box, place, "main", None
-        self.url, self.programs = place.url, tm.programs(box)
-        self.wal = os.path.join(self.programs, "tidemark-wal")
-        conf = box.write(f"{place.bucket}.conf", conf_text({"repository": place.section()}))
-        done = cli("init", conf=conf)
-        if done.status != 0:
-            raise RuntimeError(done.err)
-
-    def options(self, **more):
-        section = self.place.section()
-        return super().options(**{
-            "repository-id": None, "endpoint": section["endpoint"],
-            "credentials-file": section["credentials_file"], "ca-file": section.get("ca_file"),
-            **more})
-
-    def objects(self, system_id):
-        return sorted(k.rpartition("/")[2] for k in
-                      self.place.keys_below(f"wal/{self.cluster}/{system_id}/"))
 
 
 def push(archive, data, number, fill=0, **options):
