@@ -127,7 +127,8 @@ FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # a parser begins to use another file, linking fails and that file is added here.
 FUZZ_PARTS := api_request conf conf_print conf_table conf_value job_control job_rules json log \
         nearest pg_control pg_names pg_pid_file pg_server process program record record_check \
-        restore_load restore_request restore_time snapshot_ids wal wal_history wal_name wal_page
+        restore_load restore_request restore_time snapshot_ids wal wal_command wal_history \
+        wal_name wal_page wal_report
 FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format \
         format_table format_wal hash http http_header http_lane http_lane_wait http_server \
         http_transfer id mountinfo repo ring ring_inject s3_judge s3_request s3_service s3_watch \

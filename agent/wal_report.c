@@ -66,7 +66,7 @@ static char *next_line(char **at)
     return line;
 }
 
-static bool parse(char *text, const char *name, struct err *failure)
+bool wal_report_parse(char *text, const char *name, struct err *failure)
 {
     enum { MAGIC, CODE, NAME, TEXT, HINT, LINE_COUNT };
     char *lines[LINE_COUNT], *at = text;
@@ -110,5 +110,5 @@ bool wal_report_read(const struct conf *conf, const char *wal_directory, const c
     if (len <= 0)
         return false;
     text[len] = '\0';
-    return parse(text, name, failure);
+    return wal_report_parse(text, name, failure);
 }

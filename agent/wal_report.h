@@ -22,4 +22,7 @@ void wal_report_clear(const char *base);
 bool wal_report_read(const struct conf *conf, const char *wal_directory, const char *name,
                      struct err *failure);
 
+/* The same of a text, which is written to; for tests and fuzzing. */
+bool wal_report_parse(char *text, const char *name, struct err *failure);
+
 #endif
