@@ -6,9 +6,9 @@
 #include "io/pull.h"
 
 /* Decodes one chunk with data into to and checks it. stored has room for the longest. */
-static int read_chunk(struct store *store, const struct repo *repo, const char *name,
-                      const struct fmt_entry *entry, uint8_t *stored, uint8_t *to, uint32_t len,
-                      struct err *err)
+static int read_chunk_once(struct store *store, const struct repo *repo, const char *name,
+                           const struct fmt_entry *entry, uint8_t *stored, uint8_t *to,
+                           uint32_t len, struct err *err)
 {
     size_t got;
     uint32_t stored_len = fmt_entry_len(entry);
@@ -26,6 +26,16 @@ static int read_chunk(struct store *store, const struct repo *repo, const char *
     if (memcmp(digest, entry->digest, sizeof(digest)) != 0)
         return err_set(err, ERR_CORRUPT, "the digest differs");
     return 0;
+}
+
+static int read_chunk(struct store *store, const struct repo *repo, const char *name,
+                      const struct fmt_entry *entry, uint8_t *stored, uint8_t *to, uint32_t len,
+                      struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = read_chunk_once(store, repo, name, entry, stored, to, len, err);
+    return rc;
 }
 
 /* The chunk at hand, whole, in plain[]. */

@@ -1,6 +1,8 @@
 /* check: timeout=600
  * pull under the Nth-failure loop (see t_push_faults.c). A run that fails is resumed without
- * faults from what it acknowledged, and must then give the right bytes. */
+ * faults from what it acknowledged, and must then give the right bytes. pull_read() of bytes that
+ * are damaged on their way. */
+#include "io/store_ops.h"
 #include "tests/lib/fds.h"
 #include "tests/lib/pipes.h"
 #include "tests/sim/faults.h"
@@ -101,6 +103,51 @@ static void loop(struct scene *scene, const char *what)
     }
 }
 
+/* --- damage on the way ------------------------------------------------------------------------ */
+static const struct store_ops *sound_ops;
+static unsigned flips_left, gets;
+
+/* Flips a bit of the first flips_left reads of packs. */
+static int flipping_get(struct store *store, const char *name, uint64_t offset, void *buf,
+                        size_t len, size_t *ret_len, uint64_t *ret_size, struct err *err)
+{
+    int rc = sound_ops->get(store, name, offset, buf, len, ret_len, ret_size, err);
+    if (rc < 0 || strncmp(name, "pack/", 5) != 0)
+        return rc;
+    gets++;
+    if (flips_left > 0) {
+        flips_left--;
+        ((uint8_t *)buf)[*ret_len / 2] ^= 1;
+    }
+    return rc;
+}
+
+static void test_damaged_read(struct scene *scene)
+{
+    struct store *store = scene->fixture.store;
+    struct store_ops ops = *store->ops;
+    struct err err = {0};
+    uint8_t got[4096], want[4096];
+    sound_ops = store->ops;
+    ops.get = flipping_get;
+    store->ops = &ops;
+    ok(pread(scene->image, want, sizeof(want), 30 << 20) == sizeof(want), "what is in the image");
+    for (unsigned flips = 0; flips <= STORE_READ_TRIES; flips++) {
+        flips_left = flips;
+        gets = 0;
+        memset(got, 0, sizeof(got));
+        int rc = pull_read(store, &scene->fixture.repo, &scene->shot.manifest, 30 << 20, got,
+                           sizeof(got), &err);
+        if (flips < STORE_READ_TRIES)
+            ok(rc == 0 && memcmp(got, want, sizeof(got)) == 0,
+               "pull_read, damaged %u times on the way: right in the end", flips);
+        else
+            is_err(rc, &err, ERR_CORRUPT, "chunk", "damaged as often as it is read: it says so");
+        is_u64(gets, min_u64(flips + 1, STORE_READ_TRIES), "with as many reads as it takes");
+    }
+    store->ops = sound_ops;
+}
+
 int main(void)
 {
     struct err err = {0};
@@ -117,6 +164,7 @@ int main(void)
             &err, "a snapshot");
     (void)close(image_create(fixture, "target", SIZE, NULL, 0));
     scene.target = open_direct(fixture, "target", O_RDWR);
+    test_damaged_read(&scene);
     loop(&scene, "restore");
     scene.null = true;
     loop(&scene, "verify");
