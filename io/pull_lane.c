@@ -1,5 +1,6 @@
-/* One lane of pull: region tables ahead, ranged GETs as a FIFO, chunks decoded and checked inline
- * in 1 MiB steps, so that completions are never far behind. See pull_lane.h for the parts. */
+/* One lane of pull: region tables ahead, ranged GETs decoded in the order in which they come (one
+ * that the store has to repeat holds nobody up), chunks decoded and checked inline in 1 MiB steps,
+ * so that completions are never far behind. See pull_lane.h for the parts. */
 #include "io/pull_lane.h"
 
 #include <assert.h>
@@ -162,19 +163,22 @@ static void get_done(struct store_request *request)
     pl->requests_left--;
     if (request->rc == -ERR_CORRUPT && pull_read_again(pl, request, &get->tries))
         return;
-    get->ready = true;
     if (request->rc < 0) {
         pull_fail_chunk(pl, get->region, get->region->order[get->first], request->name,
                         &request->err);
         return;
     }
+    get->following = NULL;
+    *pl->ready_tail = get;
+    pl->ready_tail = &get->following;
     pull_count(&pl->pull->progress->objects, 1);
     pull_count(&pl->pull->progress->bytes_stored, request->len);
 }
 
 static void start_get(struct pull_lane *pl, struct pull_region *region)
 {
-    struct pull_get *get = &pl->gets[(pl->get_first + pl->get_count++) % pl->job->get_count];
+    struct pull_get *get = pl->free_gets;
+    pl->free_gets = get->following;
     struct store_request *request = &get->request;
     pull_plan_range(region, &get->first, &get->count, &request->offset, &request->len,
                     &get->has_header);
@@ -184,7 +188,6 @@ static void start_get(struct pull_lane *pl, struct pull_region *region)
     get->region = region;
     get->next = 0;
     get->tries = 0;
-    get->ready = false;
     request->buf = get->buf;
     request->capacity = pl->job->get_len + STORE_LANE_SLACK;
     request->done = get_done;
@@ -219,7 +222,7 @@ static void admit_work(struct pull_lane *pl)
             pull_region_settle(region);
         }
     }
-    while (pl->get_count < pl->job->get_count) {
+    while (pl->free_gets != NULL) {
         struct pull_region *region = next_to_fetch(pl);
         if (region == NULL)
             return;
@@ -266,26 +269,40 @@ static int check_get_header(const struct pull_lane *pl, const struct pull_get *g
 static void damaged(struct pull_lane *pl, struct pull_get *get, uint32_t chunk, struct err *err)
 {
     if (err->code == ERR_CORRUPT && pull_read_again(pl, &get->request, &get->tries))
-        get->ready = false;
+        pl->get = NULL;
     else
         pull_fail_chunk(pl, get->region, chunk, get->request.name, err);
 }
 
-static void end_get(struct pull_lane *pl, struct pull_region *region)
+static void end_get(struct pull_lane *pl, struct pull_get *get)
 {
-    pl->get_first = (pl->get_first + 1) % pl->job->get_count;
-    pl->get_count--;
+    struct pull_region *region = get->region;
+    pl->get = NULL;
+    get->following = pl->free_gets;
+    pl->free_gets = get;
     if (region->chunks_left == 0)
         pull_write_flush(pl, region);
     pull_region_settle(region); /* the null sink has nothing in flight */
 }
 
-/* Decodes chunks of the oldest GET, as far as it is there and the target has buffers. False when
- * nothing could be done. */
+/* The GET that is being decoded, or the next; NULL when none is here. */
+static struct pull_get *ready_get(struct pull_lane *pl)
+{
+    if (pl->get == NULL && pl->ready_gets != NULL) {
+        pl->get = pl->ready_gets;
+        pl->ready_gets = pl->get->following;
+        if (pl->ready_gets == NULL)
+            pl->ready_tail = &pl->ready_gets;
+    }
+    return pl->get;
+}
+
+/* Decodes chunks of a GET that is here, as far as the target has buffers. False when nothing could
+ * be done. */
 static bool decode_some(struct pull_lane *pl)
 {
-    struct pull_get *get = &pl->gets[pl->get_first];
-    if (pl->get_count == 0 || !get->ready)
+    struct pull_get *get = ready_get(pl);
+    if (get == NULL)
         return false;
     struct err err;
     struct pull_region *region = get->region;
@@ -312,7 +329,7 @@ static bool decode_some(struct pull_lane *pl)
         len += pull_chunk_len(region, chunk);
     }
     if (get->next == get->count)
-        end_get(pl, region);
+        end_get(pl, get);
     return true;
 }
 
@@ -349,8 +366,11 @@ static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
     for (unsigned i = 0; i < PULL_BLOCK_COUNT; i++)
         pl->blocks[i].buf = buffers_cut(buffers, PULL_BLOCK_LEN, PULL_BLOCK_LEN);
     pl->zero_buf = buffers_cut(buffers, PULL_BLOCK_LEN, PULL_BLOCK_LEN); /* arenas begin as zeros */
+    pl->ready_tail = &pl->ready_gets;
     for (unsigned i = 0; i < pl->job->get_count; i++) {
         pl->gets[i].lane = pl;
+        pl->gets[i].following = pl->free_gets;
+        pl->free_gets = &pl->gets[i];
         pl->gets[i].buf =
             buffers_cut(buffers, pl->job->get_len + STORE_LANE_SLACK, STORE_LANE_ALIGN);
     }

@@ -85,8 +85,8 @@ struct pull_get {
     uint32_t first, count;
     uint32_t next; /* first chunk not decoded, counted from first */
     unsigned tries;
-    bool has_header; /* the range begins with the pack's header */
-    bool ready;
+    bool has_header;            /* the range begins with the pack's header */
+    struct pull_get *following; /* free, or ready to be decoded */
 };
 
 struct pull_piece {
@@ -145,8 +145,10 @@ struct pull_lane {
     uint64_t next_sequence;
     unsigned requests_left; /* in flight in the store */
     struct pull_region regions[PULL_REGIONS];
-    unsigned get_first, get_count; /* FIFO in gets[] */
     struct pull_get gets[PULL_GETS_MAX];
+    struct pull_get *free_gets;
+    struct pull_get *ready_gets, **ready_tail; /* as they came */
+    struct pull_get *get;                      /* being decoded, or NULL */
     struct pull_block blocks[PULL_BLOCK_COUNT];
     struct pull_block *free_blocks;
     struct pull_block *block; /* open */

@@ -71,6 +71,19 @@ def latency(box, store):
     ok(ratio > 2, "32 connections hide latency")  # the bench measures; this machine is shared
 
 
+def straggler(box, store):
+    """One read that takes long holds up no other, also when there is but one lane."""
+    proxy = FaultProxy(box, store.endpoint)
+    pushed = Pipes(store, "round", 192, proxy.endpoint, lanes=1, random=1)
+    poll(lambda: proxy.requests("^GET .*/pack/"), 120, "the first read of a pack")
+    proxy.rules(Rule("^GET .*/pack/", "delay", nth=1, ms=10000))
+    ok(pushed.end().good, "192 MiB there and back, one read takes 10 s")
+    reads = proxy.requests("^GET .*/pack/")
+    late = [i for i, x in enumerate(reads) if x.fault]
+    ok(late and late[0] >= 50, f"{late} of {len(reads)} reads end before it; buffers hold 33")
+    proxy.close()
+
+
 def faults(box, store):
     _, seed = seeded()
     proxy = FaultProxy(box, store.endpoint)
@@ -139,6 +152,7 @@ def main():
     store.bucket("bucket")
     rounds(store, "Ceph")
     rounds(store, "Ceph, TLS", store.tls_endpoint)
+    straggler(box, store)
     faults(box, store)
     outages(box, store)
     if not TSAN:
