@@ -7,7 +7,6 @@
 
 #include <assert.h>
 #include <ctype.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <ini.h>
 #include <limits.h>
@@ -15,6 +14,7 @@
 
 #include "agent/conf_table.h"
 #include "agent/nearest.h"
+#include "io/file.h"
 
 extern char **environ;
 
@@ -466,17 +466,9 @@ static int read_file(const char *path, char **ret, size_t *ret_len, struct err *
     free_mem char *text = malloc(FILE_LEN_MAX + 1);
     if (!text)
         return err_set(err, ERR_INTERNAL, "out of memory");
-    size_t len = 0;
-    while (len <= FILE_LEN_MAX) {
-        ssize_t n = read(fd, text + len, FILE_LEN_MAX + 1 - len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_sys(err, ERR_CONFIG, "read configuration '%s'", path);
-        if (n == 0)
-            break;
-        len += (size_t)n;
-    }
+    size_t len;
+    if (read_all(fd, text, FILE_LEN_MAX + 1, &len) < 0)
+        return err_sys(err, ERR_CONFIG, "read configuration '%s'", path);
     if (len > FILE_LEN_MAX)
         return err_set(err, ERR_CONFIG, "configuration '%s' is longer than 1 MiB", path);
     *ret = take_ptr(&text);

@@ -1,13 +1,13 @@
 /* Reading keys: see credentials.h. Everything that held a value is overwritten. */
 #include "agent/credentials.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
+#include "io/file.h"
 #include "io/secret.h"
 
 enum { FILE_LEN_MAX = 64 << 10, PATH_LEN_MAX = 1200 };
@@ -144,20 +144,10 @@ static int check_mode(const char *path, int fd, struct err *err)
 
 static int read_whole(const char *path, int fd, char *buf, size_t *ret_len, struct err *err)
 {
-    size_t len = 0;
-    while (len <= FILE_LEN_MAX) {
-        ssize_t n = read(fd, buf + len, FILE_LEN_MAX + 1 - len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_sys(err, ERR_AUTH, "read credentials '%s'", path);
-        if (n == 0)
-            break;
-        len += (size_t)n;
-    }
-    if (len > FILE_LEN_MAX)
+    if (read_all(fd, buf, FILE_LEN_MAX + 1, ret_len) < 0)
+        return err_sys(err, ERR_AUTH, "read credentials '%s'", path);
+    if (*ret_len > FILE_LEN_MAX)
         return err_set(err, ERR_AUTH, "credentials '%s' are longer than 64 KiB", path);
-    *ret_len = len;
     return 0;
 }
 

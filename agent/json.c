@@ -232,24 +232,6 @@ int json_save(const char *path, const json_t *json, bool durable, struct err *er
     return durable ? sync_parent(path, err) : 0;
 }
 
-static int read_all(int fd, const char *path, char *buf, size_t len, size_t *ret_len,
-                    struct err *err)
-{
-    size_t have = 0;
-    while (have < len) {
-        ssize_t n = read(fd, buf + have, len - have);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_sys(err, ERR_DEVICE, "read '%s'", path);
-        if (n == 0)
-            break;
-        have += (size_t)n;
-    }
-    *ret_len = have;
-    return 0;
-}
-
 int json_load_path(const char *path, json_t **ret, struct err *err)
 {
     close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -266,9 +248,8 @@ int json_load_path(const char *path, json_t **ret, struct err *err)
     if (!text)
         return err_set(err, ERR_INTERNAL, "out of memory");
     size_t len = 0;
-    int rc = read_all(fd, path, text, (size_t)st.st_size, &len, err);
-    if (rc < 0)
-        return rc;
-    rc = json_parse(text, len, ERR_CORRUPT, ret, err);
+    if (read_all(fd, text, (size_t)st.st_size, &len) < 0)
+        return err_sys(err, ERR_DEVICE, "read '%s'", path);
+    int rc = json_parse(text, len, ERR_CORRUPT, ret, err);
     return rc < 0 ? err_prefix(err, "'%s'", path) : 0;
 }

@@ -23,6 +23,23 @@ int write_all(int fd, const void *ptr, size_t len)
     return 0;
 }
 
+int read_all(int fd, void *buf, size_t capacity, size_t *ret_len)
+{
+    size_t len = 0;
+    while (len < capacity) {
+        ssize_t done = read(fd, (char *)buf + len, capacity - len);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done < 0)
+            return -1;
+        if (done == 0)
+            break;
+        len += (size_t)done;
+    }
+    *ret_len = len;
+    return 0;
+}
+
 int sync_directory(const char *path, struct err *err)
 {
     close_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
