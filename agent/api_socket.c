@@ -1,0 +1,83 @@
+/* See api_socket.h. */
+#include "agent/api_socket.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <grp.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include "agent/log.h"
+
+static int make_parent(const char *path, struct err *err)
+{
+    char parent[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    (void)snprintf(parent, sizeof(parent), "%s", path);
+    char *slash = strrchr(parent, '/');
+    assert(slash); /* conf.c takes absolute paths only */
+    *slash = '\0';
+    if (parent[0] && mkdir(parent, 0755) < 0 && errno != EEXIST)
+        return err_sys(err, ERR_DEVICE, "create '%s'", parent);
+    return 0;
+}
+
+/* A socket that nobody answers on is left over from an agent that was killed. */
+static int remove_stale(const struct sockaddr_un *address, struct err *err)
+{
+    struct stat st;
+    if (lstat(address->sun_path, &st) < 0)
+        return errno == ENOENT ? 0 : err_sys(err, ERR_DEVICE, "stat '%s'", address->sun_path);
+    if (!S_ISSOCK(st.st_mode))
+        return err_set(err, ERR_CONFIG, "'%s' is there and is not a socket", address->sun_path);
+    close_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_sys(err, ERR_INTERNAL, "socket");
+    if (connect(fd, (const struct sockaddr *)address, sizeof(*address)) == 0)
+        return err_set(err, ERR_BUSY, "another agent answers on '%s'", address->sun_path);
+    if (unlink(address->sun_path) < 0)
+        return err_sys(err, ERR_DEVICE, "remove '%s'", address->sun_path);
+    return 0;
+}
+
+static int give_to_group(const char *path, struct err *err)
+{
+    struct group entry, *found = NULL;
+    char buf[4096];
+    if (getgrnam_r("tidemark", &entry, buf, sizeof(buf), &found) != 0 || !found) {
+        log_warn("there is no group tidemark: only root can use the control socket: socket=%s",
+                 path);
+        return 0;
+    }
+    if (chown(path, (uid_t)-1, found->gr_gid) < 0 || chmod(path, 0660) < 0)
+        return err_sys(err, ERR_DEVICE, "give '%s' to group tidemark", path);
+    return 0;
+}
+
+int api_listen_unix(const char *path, int *ret_fd, struct err *err)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
+    int rc = make_parent(path, err);
+    if (rc == 0)
+        rc = remove_stale(&address, err);
+    if (rc < 0)
+        return rc;
+    close_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_sys(err, ERR_INTERNAL, "socket");
+    mode_t old = umask(0177); /* nobody else before the group is set */
+    rc = bind(fd, (const struct sockaddr *)&address, sizeof(address));
+    (void)umask(old);
+    if (rc < 0)
+        return err_sys(err, ERR_DEVICE, "bind '%s'", path);
+    rc = give_to_group(path, err);
+    if (rc == 0 && listen(fd, API_CONNECTIONS_MAX) < 0)
+        rc = err_sys(err, ERR_DEVICE, "listen on '%s'", path);
+    if (rc < 0)
+        (void)unlink(path);
+    else
+        *ret_fd = take_fd(&fd);
+    return rc;
+}
