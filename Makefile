@@ -48,7 +48,8 @@ AGENT_SRC   := $(filter-out $(AGENT_MAINS),$(wildcard agent/*.c))
 # tools/cmd_*.c are the verbs of `tidemark`; every other tools/*.c is a program of its own.
 CMD_SRC     := $(wildcard tools/cmd_*.c)
 
-LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -ljansson
+LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -lgnutls \
+        -ljansson
 
 PROGRAMS := tidemark-guardian tidemark-agent tidemark tidemark-wal tidemark-wal-worker tidemark-inspect
 
@@ -125,7 +126,7 @@ FUZZ        := $(patsubst tests/fuzz/%.c,$(B)/%,$(FUZZ_SRC))
 FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # What the parsers reach, a quarter of the sources: clang with its sanitizers needs 2 s a file. When
 # a parser begins to use another file, linking fails and that file is added here.
-FUZZ_PARTS := api_request conf conf_print conf_table conf_value job_control job_rules json log \
+FUZZ_PARTS := address api_request conf conf_print conf_table conf_value job_control job_rules json log \
         nearest pg_control pg_names pg_pid_file pg_server process program record record_check \
         restore_load restore_request restore_time snapshot_ids wal wal_command wal_history \
         wal_name wal_page wal_report

@@ -1,20 +1,25 @@
-/* The control socket: libmicrohttpd on an AF_UNIX listener, one thread a connection (requests are
- * few; a streamed job occupies its thread). Bodies, connections and header memory are limited; the
- * peer is known by SO_PEERCRED and every request that changes something is logged with it. */
+/* The doors of the API: libmicrohttpd on the control socket and, when there is one, on a TCP port
+ * with TLS; one thread a connection (requests are few; a streamed job occupies its thread). Bodies,
+ * connections and header memory are limited, of each door by itself; the peer is known by
+ * SO_PEERCRED or by its certificate, and every request that changes something is logged with it. */
 #include "agent/api.h"
 
+#include <errno.h>
 #include <microhttpd.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <time.h>
 
+#include "agent/address.h"
 #include "agent/api_request.h"
 #include "agent/api_socket.h"
 #include "agent/job.h"
 #include "agent/log.h"
+#include "agent/tls.h"
 
 enum {
+    ADDRESS_CONNECTIONS_MAX = API_CONNECTIONS_MAX / 2, /* TCP: no host can take all */
     IDLE_TIMEOUT_S = 30,
     HEADER_MEMORY = 64 << 10,
     DISCARD_MAX = 1 << 20, /* of a body that is too long anyway */
@@ -22,9 +27,15 @@ enum {
     FOLLOW_REPEAT_TICKS = 50, /* a line every 10 s even when nothing changes finds dead clients */
 };
 
+struct door {
+    struct api_server *server;
+    struct MHD_Daemon *daemon;
+    struct tls *tls; /* NULL: the control socket */
+};
+
 struct api_server {
     struct api *api;
-    struct MHD_Daemon *daemon;
+    struct door socket_door, tcp_door;
     char socket[sizeof(((struct conf *)0)->socket)];
     _Atomic bool stopping;
 };
@@ -38,36 +49,63 @@ struct request {
 };
 
 struct peer {
-    struct ucred cred;
-    char user[64];
+    char text[TLS_SUBJECT_MAX + TLS_SERIAL_MAX + ADDRESS_TEXT_MAX + 64]; /* for the log */
 };
 
-static void peer_of(struct MHD_Connection *connection, struct peer *ret)
+static void local_peer(struct MHD_Connection *connection, struct peer *ret)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    socklen_t len = sizeof(ret->cred);
-    memset(ret, 0, sizeof(*ret));
-    ret->cred.uid = (uid_t)-1;
+    struct ucred cred = {.uid = (uid_t)-1};
+    socklen_t len = sizeof(cred);
     if (info)
-        (void)getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &ret->cred, &len);
+        (void)getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len);
     struct passwd entry, *found = NULL;
-    char buf[1024];
-    if (getpwuid_r(ret->cred.uid, &entry, buf, sizeof(buf), &found) == 0 && found)
-        (void)snprintf(ret->user, sizeof(ret->user), "%s", found->pw_name);
+    char buf[1024], user[64] = "";
+    if (getpwuid_r(cred.uid, &entry, buf, sizeof(buf), &found) == 0 && found)
+        (void)snprintf(user, sizeof(user), "%s", found->pw_name);
+    (void)snprintf(ret->text, sizeof(ret->text), "uid=%d user=%s pid=%d", (int)cred.uid, user,
+                   (int)cred.pid);
 }
 
-static void log_call(struct MHD_Connection *connection, const struct api_call *call)
+static void *session_of(struct MHD_Connection *connection)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    return info ? info->tls_session : NULL;
+}
+
+static void remote_peer(struct MHD_Connection *connection, struct peer *ret)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
+    socklen_t len = sizeof(address);
+    char from[ADDRESS_TEXT_MAX];
+    struct tls_peer peer;
+    if (info)
+        (void)getpeername(info->connect_fd, (struct sockaddr *)&address, &len);
+    address_format(&address, from);
+    tls_session_peer(session_of(connection), &peer);
+    (void)snprintf(ret->text, sizeof(ret->text), "subject=\"%s\" serial=%s address=%s",
+                   peer.subject, peer.serial, from);
+}
+
+/* Also called by those who only read, when they are refused. */
+static void log_call(const struct door *door, struct MHD_Connection *connection,
+                     const struct api_call *call, bool refused)
 {
     struct peer peer;
-    if (strcmp(call->method, "GET") == 0)
+    if (strcmp(call->method, "GET") == 0 && !refused)
         return;
-    peer_of(connection, &peer);
+    if (door->tls)
+        remote_peer(connection, &peer);
+    else
+        local_peer(connection, &peer);
     const char *detail = json_string_value(json_object_get(call->answer, "detail"));
-    log_info("request: method=%.16s path=%.200s uid=%d user=%s pid=%d status=%u job=%s%s%s%s",
-             call->method, call->path, (int)peer.cred.uid, peer.user, (int)peer.cred.pid,
-             call->status, call->job[0] ? call->job : "-", detail ? " err=\"" : "",
-             detail ? detail : "", detail ? "\"" : "");
+    log_info("request: method=%.16s path=%.200s %s status=%u job=%s%s%s%s", call->method,
+             call->path, peer.text, call->status, call->job[0] ? call->job : "-",
+             detail ? " err=\"" : "", detail ? detail : "", detail ? "\"" : "");
 }
 
 static enum MHD_Result send_answer(struct MHD_Connection *connection, const struct api_call *call)
@@ -208,9 +246,21 @@ static void refuse_long(struct api_call *call)
     refuse(call, 413, "the body is longer than 64 KiB", "");
 }
 
-static enum MHD_Result answer(struct api_server *server, struct MHD_Connection *connection,
+/* The handshake let nobody in without a certificate of the CA; what it may do is asked here. */
+static bool may_ask(const struct door *door, struct MHD_Connection *connection,
+                    struct api_call *call)
+{
+    struct err err;
+    if (!door->tls || tls_session_check(session_of(connection), TLS_ROLE_COORDINATOR, &err) == 0)
+        return true;
+    api_problem(call, &err);
+    return false;
+}
+
+static enum MHD_Result answer(const struct door *door, struct MHD_Connection *connection,
                               const char *path, const char *method, struct request *request)
 {
+    struct api_server *server = door->server;
     const char *follow = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "follow");
     struct api_call call = {.method = method,
                             .path = path,
@@ -218,14 +268,17 @@ static enum MHD_Result answer(struct api_server *server, struct MHD_Connection *
                             .body_len = request->len,
                             .idempotency_key = header(connection, "Idempotency-Key"),
                             .follow = follow && strcmp(follow, "1") == 0};
-    if (request->too_long)
+    bool refused = !may_ask(door, connection, &call);
+    if (refused)
+        call.follow = false;
+    else if (request->too_long)
         refuse_long(&call);
     else if (request->len > 0 && !body_is_json(connection))
         refuse(&call, 415, "the body is not application/json",
                "send the header Content-Type: application/json");
     else
         api_handle(server->api, &call);
-    log_call(connection, &call);
+    log_call(door, connection, &call, refused);
     enum MHD_Result rc =
         call.follow_id[0] ? send_follow(connection, server, &call) : send_answer(connection, &call);
     json_decref(call.answer);
@@ -264,7 +317,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
                                   const char *method, const char *version, const char *data,
                                   size_t *data_len, void **state)
 {
-    struct api_server *server = ctx;
+    const struct door *door = ctx;
     struct request *request = *state;
     (void)version;
     if (!request) {
@@ -272,7 +325,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
         if (*state && announced_too_long(connection)) {
             struct api_call call = {.method = method, .path = url};
             refuse_long(&call);
-            log_call(connection, &call);
+            log_call(door, connection, &call, false);
             enum MHD_Result rc = send_answer(connection, &call);
             json_decref(call.answer);
             return rc;
@@ -284,7 +337,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
     if (request->answered)
         return MHD_YES;
     request->answered = true;
-    return answer(server, connection, url, method, request);
+    return answer(door, connection, url, method, request);
 }
 
 static void on_completed(void *ctx, struct MHD_Connection *connection, void **state,
@@ -300,29 +353,102 @@ static void on_completed(void *ctx, struct MHD_Connection *connection, void **st
     *state = NULL;
 }
 
-/* --- the socket --------------------------------------------------------------------------------*/
-int api_serve(struct api *api, struct api_server **ret, struct err *err)
+/* --- the doors ---------------------------------------------------------------------------------*/
+static void on_connection(void *ctx, struct MHD_Connection *connection, void **state,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    const struct door *door = ctx;
+    (void)state;
+    if (door->tls && code == MHD_CONNECTION_NOTIFY_STARTED)
+        tls_session_begin(session_of(connection), door->tls);
+}
+
+/* fd is the daemon's, or closed. */
+static int open_door(struct door *door, struct api_server *server, int fd, struct err *err)
+{
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, NULL},
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, NULL},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
+        {MHD_OPTION_HTTPS_MEM_TRUST, 0, NULL},
+        {MHD_OPTION_PER_IP_CONNECTION_LIMIT, ADDRESS_CONNECTIONS_MAX, NULL},
+        {MHD_OPTION_END, 0, NULL}};
+    static char priorities[] = "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2";
+    unsigned flags = MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL;
+    door->server = server;
+    if (door->tls) {
+        flags |= MHD_USE_TLS;
+        tls[0].ptr_value = priorities;
+        tls[1].ptr_value = tls_certificate_pem(door->tls);
+        tls[2].ptr_value = tls_key_pem(door->tls);
+        tls[3].ptr_value = tls_ca_pem(door->tls);
+    }
+    door->daemon = MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, door, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)API_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, door, door->tls ? MHD_OPTION_ARRAY : MHD_OPTION_END, tls, MHD_OPTION_END);
+    if (door->daemon)
+        return 0;
+    (void)close(fd);
+    return err_set(err, ERR_INTERNAL, "the HTTP server did not start");
+}
+
+static int open_socket(struct api_server *server, struct err *err)
 {
     int fd = -1;
-    int rc = api_listen_unix(api->conf->socket, &fd, err);
+    int rc = api_listen_unix(server->api->conf->socket, &fd, err);
     if (rc < 0)
         return rc;
+    rc = open_door(&server->socket_door, server, fd, err);
+    if (rc < 0)
+        (void)unlink(server->api->conf->socket);
+    else
+        (void)snprintf(server->socket, sizeof(server->socket), "%s", server->api->conf->socket);
+    return rc;
+}
+
+/* Peers would refuse to talk with us; the control socket serves all the same. */
+static void warn_own(const struct tls *tls)
+{
+    struct err err;
+    time_t expires;
+    if (tls_check_own(tls, TLS_ROLE_AGENT, &expires, &err) < 0)
+        log_warn("coordinators will refuse our certificate: err=\"%s\"", err.text);
+}
+
+static int open_tcp(struct api_server *server, struct err *err)
+{
+    const struct conf *conf = server->api->conf;
+    struct tls_files files = {conf->tls_certificate_file, conf->tls_key_file, conf->tls_ca_file};
+    int fd = -1;
+    if (!conf->tls_listen[0])
+        return 0;
+    int rc = tls_load(&files, &server->tcp_door.tls, err);
+    if (rc == 0)
+        rc = api_listen_tcp(conf->tls_listen, &fd, err);
+    if (rc == 0)
+        rc = open_door(&server->tcp_door, server, fd, err);
+    if (rc < 0)
+        return err_prefix(err, "[tls]");
+    tls_forget_key(server->tcp_door.tls); /* GnuTLS has it */
+    warn_own(server->tcp_door.tls);
+    return 0;
+}
+
+int api_serve(struct api *api, struct api_server **ret, struct err *err)
+{
     struct api_server *server = calloc(1, sizeof(*server));
     if (!server)
         abort();
     server->api = api;
-    (void)snprintf(server->socket, sizeof(server->socket), "%s", api->conf->socket);
-    server->daemon = MHD_start_daemon(
-        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL, 0, NULL,
-        NULL, on_request, server, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)API_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_NOTIFY_COMPLETED,
-        on_completed, NULL, MHD_OPTION_END);
-    if (!server->daemon) {
-        (void)close(fd);
-        (void)unlink(server->socket);
-        free(server);
-        return err_set(err, ERR_INTERNAL, "the HTTP server did not start");
+    int rc = open_tcp(server, err); /* first: it is the one that configuration can break */
+    if (rc == 0)
+        rc = open_socket(server, err);
+    if (rc < 0) {
+        api_server_stop(server);
+        return rc;
     }
     *ret = server;
     return 0;
@@ -333,7 +459,12 @@ void api_server_stop(struct api_server *server)
     if (!server)
         return;
     atomic_store(&server->stopping, true);
-    (void)unlink(server->socket);
-    MHD_stop_daemon(server->daemon); /* joins the threads, closes the listener */
+    if (server->socket[0])
+        (void)unlink(server->socket);
+    struct door *doors[] = {&server->socket_door, &server->tcp_door};
+    for (size_t i = 0; i < ARRAY_LEN(doors); i++)
+        if (doors[i]->daemon)
+            MHD_stop_daemon(doors[i]->daemon); /* joins the threads, closes the listener */
+    tls_free(server->tcp_door.tls);
     free(server);
 }

@@ -1,6 +1,7 @@
 /* The API of one node: api_handle() answers one request and knows nothing of HTTP libraries, so
  * that the command line can call it in its own process when there is no agent; api_serve() puts it
- * on the control socket (agent/api.c, the only file that includes libmicrohttpd). conf/openapi.yaml
+ * on the control socket and on the port of [tls] (agent/api.c, the only file that includes
+ * libmicrohttpd). conf/openapi.yaml
  * describes the requests. */
 #ifndef TIDEMARK_AGENT_API_H
 #define TIDEMARK_AGENT_API_H
@@ -46,13 +47,14 @@ void api_handle(struct api *api, struct api_call *call);
 void api_problem(struct api_call *call, const struct err *err);
 void api_problem_status(struct api_call *call, unsigned status, const struct err *err);
 
-/* --- the control socket --------------------------------------------------------------------- */
+/* --- the control socket and the TCP port ---------------------------------------------------- */
 struct api_server;
 
-/* Makes the socket (0660, group tidemark; 0600 when there is no such group, which is logged),
- * replacing a stale one; ERR_BUSY when somebody answers on it. Starts its threads. */
+/* Opens the control socket (see api_listen_unix()) and, when [tls] listen is set, the TCP port:
+ * who asks there shows a certificate with role coordinator. Starts their threads. ERR_BUSY when
+ * somebody else has one of them; ERR_CONFIG and ERR_AUTH for the files of [tls]. */
 int api_serve(struct api *api, struct api_server **ret, struct err *err);
-/* Ends streams, waits for requests in work, removes the socket. Jobs go on. NULL is fine. */
+/* Ends streams, waits for requests in work, closes both. Jobs go on. NULL is fine. */
 void api_server_stop(struct api_server *server);
 
 #endif

@@ -4,11 +4,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <grp.h>
+#include <netinet/in.h>
 #include <stdio.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "agent/address.h"
 #include "agent/log.h"
 
 static int make_parent(const char *path, struct err *err)
@@ -80,4 +81,25 @@ int api_listen_unix(const char *path, int *ret_fd, struct err *err)
     else
         *ret_fd = take_fd(&fd);
     return rc;
+}
+
+int api_listen_tcp(const char *address, int *ret_fd, struct err *err)
+{
+    struct sockaddr_storage at;
+    socklen_t len;
+    int on = 1;
+    if (!address_parse(address, &at, &len))
+        return err_set(err, ERR_CONFIG, "'%s' is not ADDRESS:PORT", address);
+    close_fd int fd = socket(at.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return err_sys(err, ERR_INTERNAL, "socket");
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (at.ss_family == AF_INET6) /* [::] and 0.0.0.0 are two listeners, as they look */
+        (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    if (bind(fd, (const struct sockaddr *)&at, len) < 0)
+        return err_sys(err, errno == EADDRINUSE ? ERR_BUSY : ERR_DEVICE, "bind '%s'", address);
+    if (listen(fd, API_CONNECTIONS_MAX) < 0)
+        return err_sys(err, ERR_DEVICE, "listen on '%s'", address);
+    *ret_fd = take_fd(&fd);
+    return 0;
 }

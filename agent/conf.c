@@ -314,6 +314,15 @@ static int take_option(void *ctx, const char *section, const char *key, const ch
     return 1;
 }
 
+static int check_tls(const struct conf *conf, const char *name, struct err *err)
+{
+    bool whole = conf->tls_certificate_file[0] && conf->tls_key_file[0] && conf->tls_ca_file[0];
+    if (conf->tls_listen[0] && !whole)
+        return err_set(err, ERR_CONFIG,
+                       "%s: [tls] listen needs certificate_file, key_file and ca_file", name);
+    return 0;
+}
+
 static int check_whole(const struct conf *conf, const char *name, struct err *err)
 {
     for (size_t i = 0; i < conf->volume_count; i++) {
@@ -328,7 +337,7 @@ static int check_whole(const struct conf *conf, const char *name, struct err *er
                 "%s: [volume %s] provider = command needs snapshot_command and drop_command", name,
                 volume->name);
     }
-    return 0;
+    return check_tls(conf, name, err);
 }
 
 static int parse_into(const char *name, const char *text, size_t len, struct conf *conf,

@@ -40,6 +40,11 @@ struct conf {
     uint64_t rate_limit; /* bytes a second; 0 = none */
     unsigned freeze_deadline_ms;
     enum conf_resume resume;
+    /* [tls] */
+    char tls_listen[64]; /* ADDRESS:PORT; empty = no TCP */
+    char tls_certificate_file[CONF_PATH_MAX + 1];
+    char tls_key_file[CONF_PATH_MAX + 1];
+    char tls_ca_file[CONF_PATH_MAX + 1];
     /* [repository] */
     char repository_url[CONF_PATH_MAX + 1];
     char repository_group[CONF_NAME_MAX + 1]; /* file:// only; default tidemark-repo if it exists */

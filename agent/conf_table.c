@@ -7,8 +7,8 @@ static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
-const char *const option_sections[] = {"tidemark", "repository", "postgresql",
-                                       "wal",      "volume",     NULL};
+const char *const option_sections[] = {"tidemark", "tls",    "repository", "postgresql",
+                                       "wal",      "volume", NULL};
 
 #define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
 #define VOLUME_FIELD(name)                                                                         \
@@ -41,6 +41,22 @@ const struct option option_table[] = {
      "What the agent does at its start with a restore that was interrupted after the device was "
      "marked: go on, or report it and wait for `tidemark restore --resume`.",
      NULL},
+
+    {"tls", "listen", OPTION_ADDRESS, FIELD(tls_listen), "", 0, 0, NULL, "ADDRESS:PORT",
+     "The agent also answers here, over TLS with certificates on both sides: for a coordinator and "
+     "for `tidemark --agent`. An IPv6 address stands in brackets. Default: only the socket.",
+     "192.0.2.11:7421"},
+    {"tls", "certificate_file", OPTION_PATH, FIELD(tls_certificate_file), "", 0, 0, NULL, "path",
+     "This host's certificate (PEM, with what stands between it and the CA). An agent's has role "
+     "agent and names the node; a coordinator's, or yours, has role coordinator. The role is an "
+     "organizational unit (OU) of its subject, or a URI tidemark:ROLE of its alternative names.",
+     "/etc/tidemark/tls/db1.crt"},
+    {"tls", "key_file", OPTION_PATH, FIELD(tls_key_file), "", 0, 0, NULL, "path",
+     "Its key (PEM, not encrypted), readable by its owner only.", "/etc/tidemark/tls/db1.key"},
+    {"tls", "ca_file", OPTION_PATH, FIELD(tls_ca_file), "", 0, 0, NULL, "path",
+     "The CA that signs agents and coordinators (PEM). Whoever it gives role coordinator may "
+     "restore this node.",
+     "/etc/tidemark/tls/ca.crt"},
 
     {"repository", "url", OPTION_TEXT, FIELD(repository_url), "", 0, 0, NULL, "URL",
      "Where snapshots and WAL go: file:///directory or s3://bucket/prefix.",

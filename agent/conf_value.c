@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <inttypes.h>
 
+#include "agent/address.h"
+
 struct unit {
     const char *name;
     uint64_t factor;
@@ -59,7 +61,7 @@ static uint64_t load_number(const struct option *option, const char *field)
     return (uint8_t)*field;
 }
 
-static int bad_number(const struct option *option, const char *text, struct err *err)
+static int bad_value(const struct option *option, const char *text, struct err *err)
 {
     return err_set(err, ERR_CONFIG, "'%.80s' is not valid, expected: %s", text, option->unit);
 }
@@ -68,12 +70,12 @@ static int parse_number(const struct option *option, const char *text, uint64_t 
                         struct err *err)
 {
     if (!isdigit((unsigned char)text[0]))
-        return bad_number(option, text, err);
+        return bad_value(option, text, err);
     char *end;
     errno = 0;
     uint64_t number = strtoull(text, &end, 10);
     if (errno)
-        return bad_number(option, text, err);
+        return bad_value(option, text, err);
     while (*end == ' ')
         end++;
     const struct unit *unit = units_of(option->type);
@@ -81,7 +83,7 @@ static int parse_number(const struct option *option, const char *text, uint64_t 
         unit++;
     bool bare_zero = number == 0 && *end == '\0';
     if (!unit->name && !bare_zero)
-        return bad_number(option, text, err);
+        return bad_value(option, text, err);
     if (!mul_u64(number, unit->name ? unit->factor : 0, &number) || number < option->min ||
         number > option->max)
         return err_set(err, ERR_CONFIG, "'%.80s' is out of range, expected: %s", text,
@@ -106,6 +108,15 @@ static int store_path(const struct option *option, char *field, const char *text
     return store_text(option, field, text, err);
 }
 
+static int store_address(const struct option *option, char *field, const char *text,
+                         struct err *err)
+{
+    struct sockaddr_storage address;
+    socklen_t len;
+    return address_parse(text, &address, &len) ? store_text(option, field, text, err)
+                                               : bad_value(option, text, err);
+}
+
 static int store_word(const struct option *option, char *field, const char *text, struct err *err)
 {
     for (unsigned i = 0; option->words[i]; i++) {
@@ -117,7 +128,7 @@ static int store_word(const struct option *option, char *field, const char *text
             (void)store_number(option, field, i);
         return 0;
     }
-    return bad_number(option, text, err);
+    return bad_value(option, text, err);
 }
 
 static int store_manager(struct conf *conf, const char *text, struct err *err)
@@ -159,6 +170,8 @@ static int store_nonempty(const struct option *option, void *base, const char *t
         return store_text(option, field, text, err);
     case OPTION_PATH:
         return store_path(option, field, text, err);
+    case OPTION_ADDRESS:
+        return store_address(option, field, text, err);
     case OPTION_WORD:
         return store_word(option, field, text, err);
     case OPTION_MANAGER:
@@ -193,7 +206,7 @@ int option_store(const struct option *option, void *base, const char *text, stru
     if (rc == 0 && strcmp(option->key, "chunk_size") == 0) {
         uint64_t size = load_number(option, (char *)base + option->offset);
         if (size & (size - 1))
-            return bad_number(option, text, err);
+            return bad_value(option, text, err);
     }
     return rc;
 }
@@ -224,6 +237,7 @@ void option_format(const struct option *option, const void *base, char *text, si
     case OPTION_TEXT:
     case OPTION_NAME:
     case OPTION_PATH:
+    case OPTION_ADDRESS:
         (void)snprintf(text, size, "%s", field);
         return;
     case OPTION_WORD:

@@ -137,8 +137,9 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     int rc = api_serve(&api, &server, err);
     if (rc < 0)
         return rc;
-    log_info("agent serves: socket=%s state_dir=%s cluster=%s node=%s version=%s", conf->socket,
-             conf->state_dir, conf->cluster, conf->node, TIDEMARK_VERSION);
+    log_info("agent serves: socket=%s tls=%s state_dir=%s cluster=%s node=%s version=%s",
+             conf->socket, conf->tls_listen[0] ? conf->tls_listen : "-", conf->state_dir,
+             conf->cluster, conf->node, TIDEMARK_VERSION);
     tell_systemd(notify, "READY=1");
     struct pollfd wait = {.fd = signal_fd, .events = POLLIN};
     for (bool stop = false; !stop;) {

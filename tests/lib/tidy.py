@@ -25,7 +25,8 @@ WRAPPERS = {
     r"bpf/.*": ("io/marks.c",),
     r"(libpq-fe|postgresql/.*|pg_config.*)\.h": ("agent/pg_child.c",),
     r"ini\.h": ("agent/conf.c",),
-    r"(microhttpd|gnutls/.*)\.h": ("agent/api.c",),
+    r"microhttpd\.h": ("agent/api.c",),
+    r"gnutls/.*": ("agent/tls.c",),
     r"jansson\.h": ("agent/json.h",),
 }
 # Directory -> what it may include of ours: dependencies point down only.
