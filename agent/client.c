@@ -17,8 +17,8 @@
 enum { CALL_TIMEOUT_S = 120, POLL_MS = 200 };
 
 struct client {
-    const struct conf *conf;
-    struct http *http; /* NULL: local */
+    const struct conf *conf; /* NULL: an agent by its address */
+    struct http *http;       /* NULL: local */
     struct api api;
 };
 
@@ -73,6 +73,48 @@ int client_open(const struct conf *conf, enum client_mode mode, struct client **
     api_init(&client->api, conf);
     if (there)
         rc = http_open_unix(conf->socket, &client->http, err);
+    if (rc < 0) {
+        free(client);
+        return rc;
+    }
+    *ret = client;
+    return 0;
+}
+
+static int check_agent(void *ctx, const char *certificate, struct err *err)
+{
+    (void)ctx;
+    return tls_check_role(certificate, TLS_ROLE_AGENT, err);
+}
+
+static int open_tls(const struct client_remote *remote, struct http **ret, struct err *err)
+{
+    struct http_mutual mutual = {.origin = remote->address,
+                                 .name = remote->node,
+                                 .ca_file = remote->tls.ca_file,
+                                 .certificate_file = remote->tls.certificate_file,
+                                 .key_file = remote->tls.key_file,
+                                 .check = check_agent};
+    struct tls *tls; /* libcurl reads the files itself, but says less when they do not fit */
+    int rc = tls_load(&remote->tls, &tls, err);
+    if (rc < 0)
+        return err_prefix(err, "[tls]");
+    tls_free(tls);
+    return http_open_mutual(&mutual, ret, err);
+}
+
+int client_open_remote(const struct client_remote *remote, struct client **ret, struct err *err)
+{
+    bool is_socket = strncmp(remote->address, "unix:/", 6) == 0;
+    if (!is_socket && strncmp(remote->address, "https://", 8) != 0) {
+        (void)err_set(err, ERR_USAGE, "'%.200s' is no address of an agent", remote->address);
+        return err_hint(err, "https://HOST:PORT or unix:/path/agent.sock");
+    }
+    struct client *client = calloc(1, sizeof(*client));
+    if (!client)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    int rc = is_socket ? http_open_unix(remote->address + 5, &client->http, err)
+                       : open_tls(remote, &client->http, err);
     if (rc < 0) {
         free(client);
         return rc;
@@ -236,21 +278,24 @@ static int follow_local(struct client *client, const char *id, struct follower *
 }
 
 /* A stream that ends while the job runs means that the agent stopped. Whether the job did as well
- * is known to root; what it left is then its last status. */
+ * is known to root; what it left is then its last status; of an agent elsewhere nothing is known.
+ */
 static int check_ended(const struct client *client, const char *id, json_t **last, struct err *err)
 {
     json_t *now = NULL;
     struct err ignored;
     if (*last && !json_is_true(json_object_get(*last, "running")))
         return 0;
-    bool known = *last && geteuid() == 0 && job_status(client->conf, id, &now, &ignored) == 0;
+    bool known = *last && client->conf && geteuid() == 0 &&
+                 job_status(client->conf, id, &now, &ignored) == 0;
     if (known) {
         json_decref(*last);
         *last = now;
     }
     if (*last && !json_is_true(json_object_get(*last, "running")))
         return 0;
-    (void)err_set(err, ERR_DEVICE, "the agent stopped; the job %s without it",
+    (void)err_set(err, ERR_DEVICE, "%s; the job %s without it",
+                  client->conf ? "the agent stopped" : "the connection to the agent ended",
                   known ? "goes on" : "may go on");
     return err_hint(err, "look at it with `tidemark jobs` once the agent is back");
 }

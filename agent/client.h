@@ -1,11 +1,12 @@
-/* The command line's side of the API: over the control socket, or, when there is no agent, by
- * calling the same handlers in this process; jobs are processes of their own either way. One
- * thread. */
+/* The other side of the API: over the control socket, over TLS to an agent elsewhere, or, when
+ * there is no agent, by calling the same handlers in this process; jobs are processes of their own
+ * in any case. A client belongs to one thread. */
 #ifndef TIDEMARK_AGENT_CLIENT_H
 #define TIDEMARK_AGENT_CLIENT_H
 
 #include "agent/conf.h"
 #include "agent/json.h"
+#include "agent/tls.h"
 
 struct client;
 
@@ -18,6 +19,19 @@ enum client_mode {
  * answers and we are not root. */
 int client_open(const struct conf *conf, enum client_mode mode, struct client **ret,
                 struct err *err);
+/* An agent by its address, "https://HOST:PORT" or "unix:/path/agent.sock", and by nothing else.
+ * Over TLS our certificate is that of tls; the agent's has to be of the same CA, with role agent,
+ * and has to name `node` (NULL: HOST). ERR_USAGE for another kind of address, else as tls_load()
+ * and http_open_mutual(): no connection is made yet. Then client_call() fails with ERR_DEVICE when
+ * there is no answer, ERR_AUTH when one side does not accept the other's certificate. All is
+ * copied. */
+struct client_remote {
+    const char *address;
+    const char *node;
+    struct tls_files tls;
+};
+int client_open_remote(const struct client_remote *remote, struct client **ret, struct err *err);
+
 bool client_is_local(const struct client *client);
 void client_close(struct client *client);
 

@@ -6,16 +6,6 @@
 
 #include "io/clock.h"
 
-struct http {
-    /* Unix socket */
-    CURL *curl;
-    char socket[108];
-    char error[CURL_ERROR_SIZE];
-    /* TCP or TLS */
-    struct http_server server;
-    struct http_transfer transfer;
-};
-
 struct receiver {
     const struct http_request *request;
     CURL *curl;
@@ -38,6 +28,7 @@ int http_open_unix(const char *socket_path, struct http **ret, struct err *err)
     if (!http)
         return err_set(err, ERR_INTERNAL, "out of memory");
     (void)snprintf(http->socket, sizeof(http->socket), "%s", socket_path);
+    (void)snprintf(http->base, sizeof(http->base), "http://localhost");
     http->curl = curl_easy_init();
     if (!http->curl) {
         free(http);
@@ -54,6 +45,7 @@ void http_close(struct http *http)
     curl_easy_cleanup(http->curl);
     http_transfer_close(&http->transfer);
     http_server_close(&http->server);
+    http_mutual_close(&http->peer);
     free(http);
 }
 
@@ -117,7 +109,7 @@ void http_run(struct http *http, struct http_exchange *x)
     http_transfer_end(transfer, curl_easy_perform(transfer->curl));
 }
 
-/* --- Unix socket -------------------------------------------------------------------------- */
+/* --- an agent ----------------------------------------------------------------------------- */
 
 static bool append(struct receiver *receiver, const char *data, size_t len)
 {
@@ -177,12 +169,12 @@ static void set_options(struct http *http, struct receiver *receiver, const char
     CURL *curl = http->curl;
     curl_easy_reset(curl);
     curl_easy_setopt(curl, CURLOPT_ERRORBUFFER, http->error);
-    curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, http->socket);
+    if (http->socket[0])
+        curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, http->socket);
     curl_easy_setopt(curl, CURLOPT_URL, url);
     curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_PROXY,
-                     ""); /* not for a local socket, whatever http_proxy says */
+    curl_easy_setopt(curl, CURLOPT_PROXY, ""); /* whatever http_proxy says */
     curl_easy_setopt(curl, CURLOPT_TIMEOUT, (long)request->timeout_s);
     curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
@@ -202,10 +194,12 @@ static int failure(const struct http *http, const struct receiver *receiver, CUR
 {
     if (receiver->rc < 0)
         return receiver->rc;
-    if (code == CURLE_ABORTED_BY_CALLBACK)
+    if (code == CURLE_ABORTED_BY_CALLBACK && http->peer.rc == 0)
         return err_set(err, ERR_CANCELLED, "interrupted");
     if (receiver->too_long)
         return err_set(err, ERR_INTERNAL, "the answer is longer than 64 MiB");
+    if (!http->socket[0])
+        return http_mutual_failure(http, code, err);
     return err_set(err, ERR_DEVICE, "no answer on '%s': %s", http->socket,
                    http->error[0] ? http->error : curl_easy_strerror(code));
 }
@@ -215,13 +209,18 @@ int http_perform(struct http *http, const struct http_request *request, struct h
 {
     struct receiver receiver = {.request = request, .curl = http->curl, .err = err};
     char url[2048];
-    int len = snprintf(url, sizeof(url), "http://localhost%s", request->path);
+    int len = snprintf(url, sizeof(url), "%s%s", http->base, request->path);
     if (len < 0 || (size_t)len >= sizeof(url))
         return err_set(err, ERR_USAGE, "path too long");
     struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
     headers = curl_slist_append(headers, "Expect:"); /* no second round trip for small bodies */
     http->error[0] = '\0';
     set_options(http, &receiver, url, headers);
+    int rc = http->socket[0] ? 0 : http_mutual_begin(http, request->timeout_s == 0, err);
+    if (rc < 0) {
+        curl_slist_free_all(headers);
+        return rc;
+    }
     CURLcode code = curl_easy_perform(http->curl);
     long status = 0;
     (void)curl_easy_getinfo(http->curl, CURLINFO_RESPONSE_CODE, &status);

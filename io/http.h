@@ -1,6 +1,7 @@
 /* HTTP client (libcurl; only io/http*.c include it), in three ways of use:
  *
- * - http_open_unix() + http_perform(): one blocking request at a time over a Unix socket;
+ * - http_open_unix() or http_open_mutual() + http_perform(): one blocking request at a time to an
+ *   agent, over a Unix socket or over TLS with certificates on both sides;
  * - http_open() + http_run(): one blocking exchange at a time with a server over TCP or TLS;
  * - http_lane_open() + http_lane_start(): many at once on a lane's ring.
  *
@@ -43,10 +44,27 @@ enum { HTTP_BODY_MAX = 64 << 20 };
 
 /* No connection is made yet. ERR_CONFIG when the path is longer than sun_path (unix(7)). */
 int http_open_unix(const char *socket_path, struct http **ret, struct err *err);
-/* Any HTTP status is a success here. ERR_DEVICE when there is no answer, ERR_CANCELLED. */
+/* Any HTTP status is a success here. ERR_DEVICE when there is no answer, ERR_CANCELLED; over TLS
+ * also ERR_AUTH when one side does not accept the other's certificate, ERR_CONFIG for its files. */
 int http_perform(struct http *http, const struct http_request *request, struct http_response *ret,
                  struct err *err);
 void http_close(struct http *http);
+
+/* A peer that wants to see our certificate as well. All is copied but check and ctx. */
+struct http_mutual {
+    const char *origin; /* "https://host:port" */
+    /* What the peer's certificate must name, when that is not the host: the node, whatever its
+     * address is today. NULL = the host. */
+    const char *name;
+    const char *ca_file, *certificate_file, *key_file; /* PEM */
+    /* Judges the peer's certificate (PEM), once a connection and before a request goes out on it:
+     * a negative return is the request's result and nothing was sent. May be NULL. */
+    int (*check)(void *ctx, const char *certificate, struct err *err);
+    void *ctx;
+};
+
+/* No connection is made yet. ERR_CONFIG for a malformed origin or name. */
+int http_open_mutual(const struct http_mutual *mutual, struct http **ret, struct err *err);
 
 /* --- a server over TCP or TLS ------------------------------------------------------------------
  */

@@ -62,6 +62,37 @@ void http_transfer_moved(struct http_transfer *transfer, curl_off_t total);
 /* True when nothing moved for stall_timeout_ms. */
 bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns);
 
+/* http_open_mutual() */
+struct http_peer {
+    char *certificate_file, *key_file;
+    char *route; /* for CURLOPT_CONNECT_TO; NULL = the URL's host is the address */
+    struct curl_slist *connect_to;
+    int (*check)(void *ctx, const char *certificate, struct err *err);
+    void *ctx;
+    bool unchecked; /* a connection was made since the last check */
+    int rc;         /* of check(), with err */
+    struct err err;
+};
+
+struct http {
+    /* http_perform() */
+    CURL *curl;
+    char socket[108]; /* empty: over TLS */
+    char base[400];   /* of every URL */
+    struct http_peer peer;
+    char error[CURL_ERROR_SIZE];
+    /* TCP or TLS; of http_open_mutual() only the server */
+    struct http_server server;
+    struct http_transfer transfer;
+};
+
+/* The options of a request over TLS, and the address of the server. follows: lines come as long as
+ * they like, but come. */
+int http_mutual_begin(struct http *http, bool follows, struct err *err);
+/* Why it failed. */
+int http_mutual_failure(const struct http *http, CURLcode code, struct err *err);
+void http_mutual_close(struct http_peer *peer);
+
 /* Acknowledges what was received at once. A server without TCP_NODELAY (radosgw as it comes) sends
  * the head of an answer and holds a short body back until the head is acknowledged, which a kernel
  * does 40 ms later when nothing goes the other way. Not permanent (TCP_QUICKACK in tcp(7)), so to

@@ -28,6 +28,7 @@ struct cmd {
     struct conf conf;
     bool json, yes, local, quiet;
     const char *config_file;
+    const char *agent, *agent_node; /* --agent: another host's; NULL = this one's, or none */
     struct cmd_repeat conf_given[CMD_CONF_MAX]; /* options that are configuration: key, value */
     size_t conf_count;
     struct cmd_repeat given[CMD_REPEAT_MAX]; /* the verb's own options in their order */
@@ -47,6 +48,7 @@ struct cmd_verb {
     const char *summary;
     const struct cmd_option *options; /* ended by a NULL name; NULL = none */
     const char *notes;                /* more text for --help; NULL = none */
+    bool is_local;                    /* is about this host: takes no --agent */
     int (*run)(struct cmd *cmd, struct err *err);
 };
 

@@ -350,6 +350,25 @@ static void check_agent(struct check *check)
            &err);
 }
 
+/* An agent shows its certificate to coordinators; who does not listen shows his to agents. */
+static int check_tls(const struct conf *conf, char detail[256], struct err *err)
+{
+    const struct tls_files files = {conf->tls_certificate_file, conf->tls_key_file,
+                                    conf->tls_ca_file};
+    const char *role = conf->tls_listen[0] ? TLS_ROLE_AGENT : TLS_ROLE_COORDINATOR;
+    struct tls *tls;
+    time_t expires = 0;
+    char until[32];
+    int rc = tls_load(&files, &tls, err);
+    if (rc < 0)
+        return rc;
+    rc = tls_check_own(tls, role, &expires, err);
+    tls_free(tls);
+    cmd_format_time((int64_t)expires, until);
+    (void)snprintf(detail, 256, "role %s, until %s", role, until);
+    return rc;
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct check check = {.cmd = cmd};
@@ -361,6 +380,11 @@ static int run(struct cmd *cmd, struct err *err)
     check_agent(&check);
     rc = check_state_dir(conf, detail, &one);
     report(&check, "state_dir", rc, detail, &one);
+    if (conf->tls_certificate_file[0]) {
+        detail[0] = '\0';
+        rc = check_tls(conf, detail, &one);
+        report(&check, "certificate", rc, detail, &one);
+    }
     detail[0] = '\0';
     rc = check_repository(conf, detail, &one);
     check.has_repository = rc == 0 || detail[0];
@@ -380,5 +404,6 @@ const struct cmd_verb verb_check = {
     .args = "",
     .summary = "Checks configuration, repository, volumes, agent, server and archiving.",
     .notes = "All checks are made; the exit status is that of the first failure.\n",
+    .is_local = true,
     .run = run,
 };

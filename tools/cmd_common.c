@@ -8,8 +8,25 @@
 #include "agent/log.h"
 #include "tools/cmd.h"
 
+static int open_remote(const struct cmd *cmd, struct client **ret, struct err *err)
+{
+    const struct conf *conf = &cmd->conf;
+    struct client_remote remote = {
+        .address = cmd->agent,
+        .node = cmd->agent_node,
+        .tls = {conf->tls_certificate_file, conf->tls_key_file, conf->tls_ca_file}};
+    bool whole = conf->tls_certificate_file[0] && conf->tls_key_file[0] && conf->tls_ca_file[0];
+    if (strncmp(cmd->agent, "https:", 6) == 0 && !whole) {
+        (void)err_set(err, ERR_CONFIG, "an agent elsewhere is asked with a certificate of ours");
+        return err_hint(err, "set certificate_file, key_file and ca_file in section [tls]");
+    }
+    return client_open_remote(&remote, ret, err);
+}
+
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err)
 {
+    if (cmd->agent)
+        return open_remote(cmd, ret, err);
     int rc = client_open(&cmd->conf, cmd->local ? CLIENT_LOCAL : CLIENT_AUTO, ret, err);
     if (rc == 0 && client_is_local(*ret) && !cmd->local)
         log_info("no agent answers, working without one: socket=%s", cmd->conf.socket);

@@ -205,7 +205,7 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
             (void)err_hint(err,
                            "start it again; its log is %s/jobs/%s/log, and dmesg says whether "
                            "memory ran out",
-                           cmd->conf.state_dir, id);
+                           cmd->agent ? "the agent's state_dir" : cmd->conf.state_dir, id);
     }
     if (!err->hint[0] && job_is_partial(status))
         (void)err_hint(err, "`tidemark restore --resume %s` goes on", id);

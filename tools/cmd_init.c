@@ -40,5 +40,6 @@ const struct cmd_verb verb_init = {
     .notes = "The directory of a file:// repository becomes setgid and belongs to [repository]\n"
              "group (default: tidemark-repo when it exists): root and the server's user write to "
              "it.\n",
+    .is_local = true,
     .run = run,
 };

@@ -12,6 +12,8 @@ enum { OPTIONS_MAX = 48, COMMON_ID = 0x100, OWN_ID = 0x200 };
 const struct cmd_option cmd_common_options[] = {
     {"config", 'c', "FILE",
      "configuration (default: $TIDEMARK_CONFIG, /etc/tidemark/tidemark.conf)"},
+    {"agent", 'a', "ADDRESS", "ask the agent at https://HOST:PORT (or unix:/path/agent.sock)"},
+    {"agent-node", 0, "NAME", "the node that its certificate names (default: HOST)"},
     {"repository", 'r', "URL", "use this repository, and no agent"},
     {"endpoint", 0, "URL", "server of an s3:// repository (https://host[:port])"},
     {"region", 0, "NAME", "its region"},
@@ -123,6 +125,10 @@ static int take_common(struct cmd *cmd, const struct cmd_option *option, const c
         cmd->conf_given[cmd->conf_count++] = (struct cmd_repeat){key, value};
     else if (strcmp(option->name, "config") == 0)
         cmd->config_file = value;
+    else if (strcmp(option->name, "agent") == 0)
+        cmd->agent = value;
+    else if (strcmp(option->name, "agent-node") == 0)
+        cmd->agent_node = value;
     else if (strcmp(option->name, "json") == 0)
         cmd->json = true;
     else if (strcmp(option->name, "yes") == 0)
@@ -161,6 +167,20 @@ static int take_args(struct cmd *cmd, int argc, char **argv, struct err *err)
     return 0;
 }
 
+static int check_agent(const struct cmd *cmd, struct err *err)
+{
+    if (!cmd->agent)
+        return cmd->agent_node ? err_set(err, ERR_USAGE, "--agent-node needs --agent") : 0;
+    if (cmd->verb->is_local)
+        return err_set(err, ERR_USAGE, "`tidemark %s` is about this host: it takes no --agent",
+                       cmd->verb->name);
+    if (cmd->local || cmd->conf_count > 0)
+        return err_set(err, ERR_USAGE,
+                       "--agent asks another host's agent: --local and options of the repository "
+                       "contradict it");
+    return 0;
+}
+
 /* Whoever names a repository on the line means this one, not the agent's. */
 static int load_conf(struct cmd *cmd, struct err *err)
 {
@@ -196,6 +216,8 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
             return rc;
     }
     int rc = take_args(cmd, argc, argv, err);
+    if (rc == 0)
+        rc = check_agent(cmd, err);
     return rc < 0 ? rc : load_conf(cmd, err);
 }
 

@@ -77,7 +77,7 @@ static int run(struct cmd *cmd, struct err *err)
         if (json_is_true(json_object_get(health, "stale_configuration")))
             (void)printf("configuration: '%s' was changed after the agent read it: "
                          "systemctl restart tidemark-agent\n",
-                         cmd->conf.file);
+                         cmd->agent ? "its file" : cmd->conf.file);
         print_running(json_object_get(answer, "jobs"));
     }
     rc = cmd_health_error(health, err);

@@ -48,6 +48,20 @@ static const struct cmd_verb *find_verb(const char *name, struct err *err)
     return NULL;
 }
 
+/* `tidemark --agent=X status` is `tidemark status --agent=X`: an option that has its value in its
+ * own word may come first. */
+static void bring_verb_first(int argc, char **argv)
+{
+    int at = 1;
+    while (at < argc && strncmp(argv[at], "--", 2) == 0 && strchr(argv[at], '='))
+        at++;
+    if (at == 1 || at == argc)
+        return;
+    char *verb = argv[at];
+    memmove(&argv[2], &argv[1], (size_t)(at - 1) * sizeof(*argv));
+    argv[1] = verb;
+}
+
 static int fail(const struct err *err)
 {
     log_err(err);
@@ -64,6 +78,7 @@ int main(int argc, char **argv)
         print_usage(stderr);
         return err_exit_status(ERR_USAGE);
     }
+    bring_verb_first(argc, argv);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
         strcmp(argv[1], "help") == 0) {
         print_usage(stdout);
