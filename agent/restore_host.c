@@ -13,23 +13,26 @@ bool restore_host_is_configured(const struct restore *restore)
     return restore->job->conf.data_directory[0];
 }
 
+/* WAL that goes under another cluster's name is where no restore looks for it. */
 void restore_host_advice(const struct restore *restore, char *ret, size_t size)
 {
     const char *more = repository_directory(&restore->conf) ? "" : ", its endpoint and its keys";
     (void)snprintf(ret, size,
-                   "write %s, readable for the server's user, with the lines `[repository]` and "
-                   "`url = %s`%s; archiving then catches up by itself",
-                   usual, restore->conf.repository_url, more);
+                   "write %s, readable for the server's user, with the lines `[tidemark]`, "
+                   "`cluster = %s`, `[repository]` and `url = %s`%s; archiving then catches up by "
+                   "itself",
+                   usual, restore->record.cluster, restore->conf.repository_url, more);
 }
 
 /* The file that archive_command reads when it names none. */
-static bool names_repository(void)
+static bool names_repository(const struct restore *restore)
 {
     struct err ignored;
     struct conf *conf = malloc(sizeof(*conf)); /* large */
     if (!conf)
         abort();
-    bool names = conf_load(usual, conf, &ignored) == 0 && conf->repository_url[0];
+    bool names = conf_load(usual, conf, &ignored) == 0 && conf->repository_url[0] &&
+                 strcmp(conf->cluster, restore->record.cluster) == 0;
     free(conf);
     return names;
 }
@@ -37,7 +40,7 @@ static bool names_repository(void)
 void restore_host_warn(const struct restore *restore, json_t *warnings)
 {
     char advice[768];
-    if (restore_host_is_configured(restore) || !restore->record.archived || names_repository())
+    if (restore_host_is_configured(restore) || !restore->record.archived || names_repository(restore))
         return;
     restore_host_advice(restore, advice, sizeof(advice));
     restore_warn(warnings,

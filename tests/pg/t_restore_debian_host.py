@@ -65,8 +65,8 @@ def check_warnings(story, done):
     plan, _, end = done.out.partition("is complete")
     for where, text in (("the plan", plan), ("the end", end)):
         like(text, r"warning.* archive", f"{where} says that the server does not archive")
-        like(text, r"`\[repository\]`.*`url = " + story.node.repository,
-             f"{where} says what to write")
+        like(text, r"`\[tidemark\]`, `cluster = prod`, `\[repository\]`.*`url = "
+             + story.node.repository, f"{where} says what to write")
         ok("/etc/tidemark/tidemark.conf" in text, f"{where} says where")
     is_(journal_of(story.node)["archived"], False, "so says the journal")
 
@@ -81,6 +81,8 @@ def new_host(box, name, extra):
     story = Story(box, name)
     node = story.node
     node.settings["archive_command"] = f"{node.programs}/tidemark-wal push %p"
+    node.sections["tidemark"]["cluster"] = "prod"
+    node.write_conf()
     configure(conf_text(node.sections))
     etc = box.mkdir(f"etc-{name}", 0o755)
     DebianServer(story.server, etc, extra)
@@ -96,7 +98,7 @@ def new_host(box, name, extra):
     if extra:
         is_(story.server.psql("show work_mem"), "5MB", f"{name}: whose setting holds")
     check_warnings(story, done)
-    configure(f"[repository]\nurl = {node.repository}\n")
+    configure(f"[tidemark]\ncluster = prod\n[repository]\nurl = {node.repository}\n")
     node.wait_archived(story.server.switch_wal())
     ok(True, f"{name}: archiving catches up once that is written")
     story.server.stop("immediate", check=False)
