@@ -44,6 +44,7 @@ void wal_command_usage(FILE *to)
         "  --get-timeout=TIME        how long get retries a failing repository (10min)\n"
         "  --on-error=fatal|retry    get after that time: exit 126, or 1 for a standby\n"
         "  --timeline-limit=TLI:LSN  get: nothing of this timeline beyond LSN (may be repeated)\n"
+        "  --last-timeline=TLI       get: nothing of later timelines, nor their history files\n"
         "  --segment-size=BYTES      size of WAL segments for --timeline-limit (16777216)\n"
         "  --history-only            get: history files only\n"
         "  --spool=DIR               prefetched segments (default tidemark-spool beside PATH)\n"
@@ -100,6 +101,12 @@ static bool own_option(struct wal_command *command, const char *key, const char 
         if (!parse_u64(value, UINT32_MAX, &size) || !pg_segment_size_valid((uint32_t)size))
             return false;
         command->segment_size = (uint32_t)size;
+        return true;
+    }
+    if (strcmp(key, "--last-timeline") == 0) {
+        if (!parse_u64(value, UINT32_MAX, &size) || size == 0)
+            return false;
+        command->last_timeline = (uint32_t)size;
         return true;
     }
     if (strcmp(key, "--timeline-limit") == 0)
@@ -268,7 +275,11 @@ bool wal_command_withholds(const struct wal_command *command, const char *name)
     uint32_t timeline;
     uint64_t number;
     char segment[PG_SEGMENT_TEXT] = "";
-    if (!wal_name_parse(name, &kind, &timeline) || kind == WAL_HISTORY)
+    if (!wal_name_parse(name, &kind, &timeline))
+        return false;
+    if (command->last_timeline && timeline > command->last_timeline)
+        return true;
+    if (kind == WAL_HISTORY)
         return false;
     if (command->history_only)
         return true;

@@ -144,6 +144,12 @@ def test_withheld(archive, data):
               "another timeline's limit")
     is_status(get("00000002.history", **{"timeline-limit": "2:0/0"}), 0,
               "history files have no limit")
+    is_status(get("00000002.history", **{"last-timeline": 1}), 1,
+              "--last-timeline: a later one's history file is absent")
+    is_status(get("00000002.history", **{"last-timeline": 2}), 0, "its own is there")
+    is_status(get(name_of(1), **{"last-timeline": 1}), 0, "segments too")
+    is_status(get("00000002" + name_of(1)[8:], **{"last-timeline": 1}), 1, "a later one's are not")
+    is_status(get(name_of(1), **{"last-timeline": 0}), 126, "there is no timeline 0")
     path = os.path.join(data.path, "pg_wal/RECOVERYXLOG")
     done = subprocess.run([archive.wal, "get", name_of(1), path, "--history-only",
                            *archive.options().split()], check=False, cwd=data.path,
