@@ -257,6 +257,15 @@ static bool may_ask(const struct door *door, struct MHD_Connection *connection,
     return false;
 }
 
+/* 0: no such argument. False when it is there and is no epoch. */
+static bool epoch_of(struct MHD_Connection *connection, uint64_t *ret)
+{
+    const char *text = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "epoch");
+    size_t len = text ? strlen(text) : 0;
+    *ret = text ? strtoull(text, NULL, 10) : 0;
+    return !text || (len <= 18 && strspn(text, "0123456789") == len && *ret > 0);
+}
+
 static enum MHD_Result answer(const struct door *door, struct MHD_Connection *connection,
                               const char *path, const char *method, struct request *request)
 {
@@ -268,11 +277,14 @@ static enum MHD_Result answer(const struct door *door, struct MHD_Connection *co
                             .body_len = request->len,
                             .idempotency_key = header(connection, "Idempotency-Key"),
                             .follow = follow && strcmp(follow, "1") == 0};
+    bool good = epoch_of(connection, &call.epoch);
     bool refused = !may_ask(door, connection, &call);
     if (refused)
         call.follow = false;
     else if (request->too_long)
         refuse_long(&call);
+    else if (!good)
+        refuse(&call, 400, "argument 'epoch' is not a number from 1", "");
     else if (request->len > 0 && !body_is_json(connection))
         refuse(&call, 415, "the body is not application/json",
                "send the header Content-Type: application/json");

@@ -29,6 +29,7 @@ struct api_call {
     size_t body_len;
     const char *idempotency_key; /* NULL = none */
     bool follow;                 /* ?follow=1 */
+    uint64_t epoch;              /* ?epoch=N of DELETE: a coordinator asks; 0 = a person */
     /* out */
     unsigned status;             /* HTTP */
     json_t *answer;              /* new reference; a problem document when status ≥ 400 */

@@ -165,7 +165,7 @@ static int launch(struct api *api, struct api_call *call, const json_t *request,
     if (call->idempotency_key)
         rc = save_key(api, call, request, id, err);
     if (rc == 0 && goal)
-        rc = job_set_goal(api->conf, id, goal, err);
+        rc = job_set_goal(api->conf, id, goal, NULL, err);
     if (rc == 0)
         rc = job_start(dir, &pid, err);
     if (rc < 0) {
@@ -256,12 +256,12 @@ static int continue_restore(struct api *api, struct api_call *call, const char *
 {
     free_json json_t *request = NULL;
     int pid;
-    const char *type = strcmp(verb, "execute") == 0 ? "execute" : "empty";
+    const char *type = strcmp(verb, "resume") == 0 ? "empty" : verb;
     int rc = api_request_parse(type, call->body, call->body_len, &request, err);
     if (rc == 0 && json_is_true(json_object_get(request, "verify")))
         verb = "execute and verify";
     if (rc == 0)
-        rc = job_continue(api->conf, id, verb, &pid, err);
+        rc = job_continue(api->conf, id, verb, request, &pid, err);
     return rc < 0 ? rc : answer_job(call, 202, id);
 }
 
@@ -306,7 +306,7 @@ static int get_job(struct api *api, struct api_call *call, const char *id, struc
 static int delete_job(struct api *api, struct api_call *call, const char *id, struct err *err)
 {
     bool ended;
-    int rc = job_request_cancel(api->conf, id, &ended, err);
+    int rc = job_request_cancel(api->conf, id, call->epoch, &ended, err);
     return rc < 0 ? rc : answer_job(call, ended ? 200 : 202, id);
 }
 

@@ -8,7 +8,18 @@
 #include "agent/nearest.h"
 #include "io/repo.h"
 
-enum field_type { FIELD_TEXT, FIELD_BOOL, FIELD_NUMBER, FIELD_WORD, FIELD_MAP, FIELD_TARGET };
+enum field_type {
+    FIELD_TEXT,
+    FIELD_BOOL,
+    FIELD_NUMBER,
+    FIELD_EPOCH,
+    FIELD_WORD,
+    FIELD_MAP,
+    FIELD_TARGET,
+    FIELD_CLUSTER,
+    FIELD_FORK,
+    FIELD_SLOTS,
+};
 
 struct field {
     const char *name;
@@ -17,7 +28,7 @@ struct field {
     const char *const *words; /* FIELD_WORD */
 };
 
-enum { FIELDS_MAX = 16, TEXT_MAX = 1023 };
+enum { FIELDS_MAX = 20, TEXT_MAX = 1023, SLOTS_MAX = 64, SLOT_NAME_MAX = 63 };
 
 static const char *const checkpoint_words[] = {"fast", "spread", NULL};
 static const char *const action_words[] = {"promote", "pause", "shutdown", NULL};
@@ -26,6 +37,9 @@ static const char *const reindex_words[] = {"none", "auto", NULL};
 static const char *const config_words[] = {"keep", "image", NULL};
 static const char *const target_words[] = {"tag", "snapshot", "name",   "time",
                                            "lsn", "xid",      "latest", NULL};
+
+static const char *const role_words[] = {"primary", "standby", NULL};
+static const char *const until_words[] = {"fenced", "configured", "recovered", NULL};
 
 static const struct field snapshot_fields[] = {
     {"tag", FIELD_TEXT, true, NULL},
@@ -47,6 +61,9 @@ static const struct field restore_fields[] = {
     {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
     {"execute", FIELD_BOOL, false, NULL},
+    {"cluster", FIELD_CLUSTER, false, NULL},
+    {"primary_conninfo", FIELD_TEXT, false, NULL},
+    {"primary_slot", FIELD_TEXT, false, NULL},
 };
 static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
 static const struct field target_fields[] = {
@@ -54,9 +71,23 @@ static const struct field target_fields[] = {
     {"value", FIELD_TEXT, false, NULL},
 };
 
-static const struct field execute_fields[] = {
-    {"verify", FIELD_BOOL, false, NULL},
+static const struct field cluster_fields[] = {
+    {"job", FIELD_TEXT, true, NULL},
+    {"epoch", FIELD_EPOCH, true, NULL},
+    {"role", FIELD_WORD, true, role_words},
 };
+static const struct field fork_fields[] = {
+    {"timeline", FIELD_NUMBER, true, NULL},
+    {"lsn", FIELD_TEXT, true, NULL},
+    {"parent", FIELD_NUMBER, true, NULL},
+};
+
+static const struct field execute_fields[] = {
+    {"verify", FIELD_BOOL, false, NULL},       {"epoch", FIELD_EPOCH, false, NULL},
+    {"until", FIELD_WORD, false, until_words}, {"fork", FIELD_FORK, false, NULL},
+    {"slots", FIELD_SLOTS, false, NULL},
+};
+static const struct field verify_fields[] = {{"epoch", FIELD_EPOCH, false, NULL}};
 
 static const struct {
     const char *type;
@@ -67,6 +98,7 @@ static const struct {
     {"restore", restore_fields, ARRAY_LEN(restore_fields)},
     {"verification", verification_fields, ARRAY_LEN(verification_fields)},
     {"execute", execute_fields, ARRAY_LEN(execute_fields)},
+    {"verify", verify_fields, ARRAY_LEN(verify_fields)},
     {"empty", NULL, 0},
 };
 
@@ -141,8 +173,41 @@ static int check_target(const json_t *value, struct err *err)
     return 0;
 }
 
+static int check_cluster(const json_t *value, struct err *err)
+{
+    uint8_t id[ID_LEN];
+    int rc = check_fields(value, cluster_fields, ARRAY_LEN(cluster_fields), err);
+    if (rc < 0)
+        return err_prefix(err, "cluster");
+    if (!id_from_text(json_string_value(json_object_get(value, "job")), id))
+        return err_set(err, ERR_USAGE, "cluster: the job is not an id of 32 hexadecimal digits");
+    return 0;
+}
+
+/* PostgreSQL's own rule: ReplicationSlotValidateName() in slot.c. */
+static bool slot_name_valid(const json_t *value)
+{
+    const char *name = json_string_value(value);
+    size_t len = name ? strlen(name) : 0;
+    return len > 0 && len <= SLOT_NAME_MAX && len == json_string_length(value) &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == len;
+}
+
+static int check_slots(const json_t *value, struct err *err)
+{
+    if (!json_is_array(value) || json_array_size(value) > SLOTS_MAX)
+        return err_set(err, ERR_USAGE, "field 'slots' must be a list of at most %d names",
+                       SLOTS_MAX);
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (!slot_name_valid(json_array_get(value, i)))
+            return err_set(err, ERR_USAGE, "entry %zu of field 'slots' is not the name of a slot",
+                           i);
+    return 0;
+}
+
 static int check_field(const struct field *field, const json_t *value, struct err *err)
 {
+    int rc;
     switch (field->type) {
     case FIELD_TEXT:
         return check_text(field->name, value, err);
@@ -156,12 +221,23 @@ static int check_field(const struct field *field, const json_t *value, struct er
             return err_set(err, ERR_USAGE, "field '%s' must be a number from 1 to 4294967295",
                            field->name);
         return 0;
+    case FIELD_EPOCH:
+        if (!json_is_integer(value) || json_integer_value(value) < 1)
+            return err_set(err, ERR_USAGE, "field '%s' must be a number from 1", field->name);
+        return 0;
     case FIELD_WORD:
         return check_word(field, value, err);
     case FIELD_MAP:
         return check_map(field, value, err);
     case FIELD_TARGET:
         return check_target(value, err);
+    case FIELD_CLUSTER:
+        return check_cluster(value, err);
+    case FIELD_FORK:
+        rc = check_fields(value, fork_fields, ARRAY_LEN(fork_fields), err);
+        return rc < 0 ? err_prefix(err, "fork") : 0;
+    case FIELD_SLOTS:
+        return check_slots(value, err);
     }
     return err_set(err, ERR_INTERNAL, "field of unknown type");
 }
@@ -197,6 +273,9 @@ static int check_dry_run(const json_t *obj, struct err *err)
     if (json_is_true(json_object_get(obj, "dry_run")) &&
         json_is_true(json_object_get(obj, "execute")))
         return err_set(err, ERR_USAGE, "fields 'dry_run' and 'execute' contradict each other");
+    if (json_object_get(obj, "cluster") && json_is_true(json_object_get(obj, "execute")))
+        return err_set(err, ERR_USAGE,
+                       "a part of a cluster restore is reserved first: no 'execute'");
     return 0;
 }
 

@@ -7,10 +7,10 @@
 
 enum { API_BODY_MAX = 64 << 10 };
 
-/* Parses and checks the body of a request of this type ("snapshot", "restore", "verification", or
- * "empty" for execute, verify and resume, which take {} or nothing). ERR_USAGE names the field, and
- * for an unknown one the nearest. *ret is the body plus "type": what becomes request.json; new
- * reference. */
+/* Parses and checks the body of a request of this type ("snapshot", "restore", "verification",
+ * "execute", "verify", and "empty" for resume, which takes {} or nothing). ERR_USAGE names the
+ * field, and for an unknown one the nearest. *ret is the body plus "type": what becomes
+ * request.json; new reference. */
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret,
                       struct err *err);
 

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "agent/cluster_lock.h"
 #include "agent/log.h"
 #include "agent/node_lock.h"
 
@@ -170,10 +171,9 @@ static int load_conf(struct job *job, struct err *err)
 
 static int load_goal(struct job *job, struct err *err)
 {
-    free_json json_t *json = NULL;
-    int rc = load(job, "goal.json", &json, err);
+    int rc = load(job, "goal.json", &job->goal_file, err);
     if (rc == 0)
-        return job_goal_parse(json, job->goal, err);
+        return job_goal_parse(job->goal_file, job->goal, err);
     if (rc == -ERR_MISSING)
         (void)snprintf(job->goal, sizeof(job->goal), "all");
     return rc == -ERR_MISSING ? 0 : rc;
@@ -203,12 +203,55 @@ static int check_partial(const struct job *job, struct err *err)
     return 0;
 }
 
+/* *ret_wanted: the job is a restore that is to hold the node for its cluster restore. A dry run
+ * holds nothing. The shape of the request was checked by api_request_parse(). */
+static int wanted_lock(const struct job *job, struct cluster_lock *ret, bool *ret_wanted,
+                       struct err *err)
+{
+    const json_t *cluster = json_object_get(job->request, "cluster");
+    const char *text;
+    memset(ret, 0, sizeof(*ret));
+    *ret_wanted = cluster && !json_is_true(json_object_get(job->request, "dry_run"));
+    if (!*ret_wanted)
+        return 0;
+    int rc = json_get_string(cluster, "job", ERR_CORRUPT, &text, err);
+    if (rc == 0)
+        rc = json_get_u64(cluster, "epoch", ERR_CORRUPT, &ret->epoch, err);
+    if (rc < 0)
+        return rc;
+    (void)snprintf(ret->job, sizeof(ret->job), "%s", text);
+    (void)snprintf(ret->restore, sizeof(ret->restore), "%s", job->id);
+    return 0;
+}
+
+/* The first run reserves. Later ones were let in by job_continue(), which has the caller's epoch;
+ * what takes the restore back needs no reservation. */
+static int lock_cluster(struct job *job, struct err *err)
+{
+    struct cluster_lock want, have;
+    bool wanted;
+    int rc = wanted_lock(job, &want, &wanted, err);
+    if (rc < 0 || strcmp(job->goal, "abort") == 0)
+        return rc;
+    bool first = !json_object_get(job->journal, "started_s");
+    if (!wanted || first)
+        rc = cluster_lock_check(&job->conf, wanted ? &want : NULL, err);
+    else
+        rc = cluster_lock_read(&job->conf, &have, err);
+    if (rc == 0 && wanted && !first && (!have.held || strcmp(have.restore, job->id) != 0))
+        rc = err_set(err, ERR_REFUSED, "restore %s does not hold the reservation of this node",
+                     job->id);
+    if (rc == 0)
+        rc = check_partial(job, err);
+    return rc == 0 && wanted && first ? cluster_lock_reserve(&job->conf, &want, err) : rc;
+}
+
 static int lock_node(struct job *job, struct err *err)
 {
     if (strcmp(job->type, "verification") == 0)
         return 0;
     int rc = node_lock(&job->conf, job->type, job->id, &job->node_lock_fd, err);
-    return rc < 0 ? rc : check_partial(job, err);
+    return rc < 0 ? rc : lock_cluster(job, err);
 }
 
 static int open_files(struct job *job, struct err *err)
@@ -241,6 +284,7 @@ static void release(struct job *job)
     stop_writer(job);
     json_decref(job->request);
     json_decref(job->journal);
+    json_decref(job->goal_file);
     cleanup_close(&job->node_lock_fd);
     cleanup_close(&job->lock_fd);
     (void)pthread_cond_destroy(&job->writer_stop);
@@ -310,6 +354,15 @@ static json_t *error_to_json(const struct err *err)
                      err->hint);
 }
 
+/* Whoever looks sees that its restore is over; the file shall say so, too. */
+static void release_cluster(const struct job *job)
+{
+    struct err err;
+    if (job_is_cluster_part(job->journal) && job_is_over(job->journal) &&
+        cluster_lock_release(&job->conf, job->id, &err) < 0)
+        log_err(&err);
+}
+
 void job_close(struct job *job, int rc, const struct err *err)
 {
     struct err failed;
@@ -325,6 +378,8 @@ void job_close(struct job *job, int rc, const struct err *err)
         set_u64(job->journal, "ended_s", (uint64_t)time(NULL));
     if (job_journal(job, state, NULL, &failed) < 0)
         log_err(&failed); /* the state stays "running", which readers see as interrupted */
+    else
+        release_cluster(job);
     release(job);
 }
 

@@ -4,7 +4,9 @@
  *
  *     request.json   type and arguments, written by the agent before the start; never changes
  *     goal.json      restores: {"goal":"prepare"|"execute"|"verify"|"all"|"abort"}, how far this
- * run of the job goes; absent = "all" conf           the configuration the agent had (conf_write)
+ *                    run of the job goes; absent = "all". Parts of a cluster restore: also "epoch",
+ *                    "until", "fork" and "slots" of the call (restore_cluster.c)
+ *     conf           the configuration the agent had (conf_write)
  *     journal.json   state, atomically replaced and fsynced before every step
  *     progress.json  bytes, rate, phase; replaced every 500 ms, not durable
  *     lock           an open-file-description lock while the job's process lives, and its pid: that
@@ -16,7 +18,8 @@
  * Journal: {"id","type","state","phase","created_ms","started_s","ended_s",
  * "error":{code,text,hint}|null, "result":{…}, …fields of the verb}. state is "created" (not
  * started yet), "running", "complete", "failed", "cancelled", "prepared" and "executed" (a restore
- * between its goals), "interrupted" (derived: the journal says running, but nothing runs).
+ * between its goals), "held" (a part of a cluster restore at "held_at": "fenced", "configured" or
+ * "recovered"), "interrupted" (derived: the journal says running, but nothing runs).
  *
  * A job of type snapshot or restore holds the node's lock (node_lock.h) while its process lives,
  * taken by job_open(): verbs do not take it themselves. */
@@ -41,6 +44,7 @@ struct job {
     struct conf conf;
     struct io_progress progress;
     char goal[JOB_GOAL_MAX]; /* restores; see goal.json */
+    json_t *goal_file;       /* all of it; NULL when it is absent */
     int lock_fd;
     int node_lock_fd;           /* -1 for verifications */
     pthread_mutex_t mutex;      /* of what follows, between this thread and the writer's */
@@ -74,8 +78,10 @@ int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TE
                struct err *err);
 /* Removes a job that never started. */
 void job_discard(const struct conf *conf, const char *id);
-/* How far the next run goes: see goal.json. ERR_BUSY while it runs. */
-int job_set_goal(const struct conf *conf, const char *id, const char *goal, struct err *err);
+/* How far the next run goes: see goal.json. options: more of its fields, borrowed, may be NULL.
+ * ERR_BUSY while it runs. */
+int job_set_goal(const struct conf *conf, const char *id, const char *goal, const json_t *options,
+                 struct err *err);
 /* fork + exec of tidemark-agent with `job DIR`, all descriptors but 0–3 closed. Returns when the
  * child has its locks and its journal says "running", or with the error that stopped it (ERR_BUSY
  * by the node's lock). The caller reaps *ret_pid. */
@@ -102,6 +108,11 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
 /* True for restores from step "marked" on that are not complete: the volume holds neither the old
  * nor the new data, and the job can be resumed. Journal as job_status() gives it. */
 bool job_is_partial(const json_t *status);
+/* True for a restore that is one node's part of a cluster restore: the journal's "cluster". */
+bool job_is_cluster_part(const json_t *status);
+/* True when nothing of the job is left to go on with or to take back. A part of a cluster restore
+ * that fails after its hold at "fenced" keeps its fence: the other nodes may be past it. */
+bool job_is_over(const json_t *status);
 /* What goal.json says; ERR_CORRUPT when that is no goal: "all" for "abort" would be a disaster. */
 int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err);
 /* True for "complete", "failed" and "cancelled". */

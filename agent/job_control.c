@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "agent/cluster_lock.h"
 #include "agent/job.h"
 #include "agent/log.h"
 #include "agent/program.h"
@@ -144,6 +145,8 @@ static int fill_directory(const char *dir, const char *id, const struct conf *co
                                           "phase", "", "created_ms", (json_int_t)now_ms(), "error");
     if (!journal)
         return err_set(err, ERR_INTERNAL, "request without a type");
+    if (json_object_get(request, "cluster"))
+        (void)json_object_set(journal, "cluster", json_object_get(request, "cluster"));
     int rc = write_conf(dir, conf, err);
     if (rc == 0)
         rc = save_in(dir, "request.json", request, err);
@@ -206,8 +209,7 @@ static void prune(const struct conf *conf)
     for (size_t i = json_array_size(jobs); i-- > 0;) {
         json_t *job = json_array_get(jobs, i);
         const char *id = json_string_value(json_object_get(job, "id"));
-        const char *state = json_string_value(json_object_get(job, "state"));
-        if (!id || !state || !job_state_is_final(state) || job_is_partial(job))
+        if (!id || !job_is_over(job))
             continue;
         if (++ended > JOBS_ENDED_MAX)
             job_discard(conf, id);
@@ -238,13 +240,16 @@ int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TE
     return 0;
 }
 
-int job_set_goal(const struct conf *conf, const char *id, const char *goal, struct err *err)
+int job_set_goal(const struct conf *conf, const char *id, const char *goal, const json_t *options,
+                 struct err *err)
 {
     char dir[JOB_DIR_MAX];
     job_dir(conf, id, dir);
     if (job_is_running(dir, NULL))
         return err_set(err, ERR_BUSY, "job %s is running", id);
     free_json json_t *json = json_pack("{s:s}", "goal", goal);
+    if (options)
+        (void)json_object_update_missing(json, (json_t *)(uintptr_t)options);
     return save_in(dir, "goal.json", json, err);
 }
 
@@ -338,6 +343,20 @@ bool job_is_partial(const json_t *status)
         if (strcmp(step, steps[i]) == 0)
             return true;
     return false;
+}
+
+bool job_is_cluster_part(const json_t *status)
+{
+    return json_is_object(json_object_get(status, "cluster"));
+}
+
+bool job_is_over(const json_t *status)
+{
+    const char *state = json_string_value(json_object_get(status, "state"));
+    const char *step = json_string_value(json_object_get(status, "step"));
+    bool keeps_fence = json_object_get(status, "held_at") && state &&
+                       strcmp(state, "failed") == 0 && step && strcmp(step, "fenced") == 0;
+    return state && job_state_is_final(state) && !job_is_partial(status) && !keeps_fence;
 }
 
 /* The lock is asked first: the last journal is written before the lock is released, so "not locked"
@@ -487,5 +506,8 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
         (void)json_object_set_new(journal, "error",
                                   json_pack("{s:s, s:s, s:s}", "code", err_code_name(why->code),
                                             "text", why->text, "hint", why->hint));
-    return json_save(path, journal, true, err);
+    rc = json_save(path, journal, true, err);
+    if (rc == 0 && job_is_cluster_part(journal))
+        rc = cluster_lock_release(conf, id, err);
+    return rc;
 }

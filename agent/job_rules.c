@@ -1,6 +1,7 @@
 /* The rules of jobs, see job_rules.h. They read the journals afresh every time: a job started by
  * somebody else counts as much as our own. */
 #include "agent/job_rules.h"
+#include "agent/cluster_lock.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -25,12 +26,12 @@ static bool is_running(const json_t *status)
     return json_is_true(json_object_get(status, "running"));
 }
 
-static int start(const struct conf *conf, const char *id, const char *goal, int *ret_pid,
-                 struct err *err)
+static int start(const struct conf *conf, const char *id, const char *goal, const json_t *options,
+                 int *ret_pid, struct err *err)
 {
     char dir[JOB_DIR_MAX];
     job_dir(conf, id, dir);
-    int rc = job_set_goal(conf, id, goal, err);
+    int rc = job_set_goal(conf, id, goal, options, err);
     return rc < 0 ? rc : job_start(dir, ret_pid, err);
 }
 
@@ -45,6 +46,10 @@ static int wrong_state(const json_t *status, const char *id, const char *verb, s
                         id);
     if (is(status, "state", "executed"))
         return err_hint(err, "verify it");
+    if (job_is_cluster_part(status) && !job_is_over(status))
+        return err_hint(err,
+                        "it is one node's part of a cluster restore: `tidemark cluster resume` "
+                        "goes on with all of them");
     if (json_is_true(json_object_get(status, "given_up")))
         return err_hint(err, "it was given up: restore a snapshot onto its volumes with `tidemark "
                              "restore TAG`");
@@ -56,6 +61,8 @@ static int wrong_state(const json_t *status, const char *id, const char *verb, s
 /* Which goal the next run gets, NULL when the state does not allow the verb. */
 static const char *goal_for(const json_t *status, const char *verb)
 {
+    if (job_is_cluster_part(status))
+        return job_cluster_goal(status, verb);
     if (strcmp(verb, "execute") == 0)
         return is(status, "state", "prepared") ? "execute" : NULL;
     if (strcmp(verb, "execute and verify") == 0)
@@ -67,8 +74,19 @@ static const char *goal_for(const json_t *status, const char *verb)
     return is(status, "state", "interrupted") ? "abort" : NULL;
 }
 
-int job_continue(const struct conf *conf, const char *id, const char *verb, int *ret_pid,
-                 struct err *err)
+/* What of the call the job itself has to know. */
+static json_t *goal_options(const json_t *call)
+{
+    static const char *const keys[] = {"epoch", "until", "fork", "slots"};
+    json_t *options = json_object();
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        if (json_object_get(call, keys[i]))
+            (void)json_object_set(options, keys[i], json_object_get(call, keys[i]));
+    return options;
+}
+
+int job_continue(const struct conf *conf, const char *id, const char *verb, const json_t *call,
+                 int *ret_pid, struct err *err)
 {
     free_json json_t *status = NULL;
     int rc = job_status(conf, id, &status, err);
@@ -77,12 +95,17 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, int 
     if (!is(status, "type", "restore"))
         return err_set(err, ERR_REFUSED, "job %s is a %s, not a restore", id,
                        text_of(status, "type"));
-    if (is_running(status))
-        return err_set(err, ERR_BUSY, "job %s is running", id);
+    rc = job_cluster_admit(conf, status, verb, call, err);
+    if (rc == 0 && is_running(status))
+        rc = err_set(err, ERR_BUSY, "job %s is running", id);
+    if (rc < 0)
+        return rc;
     const char *goal = goal_for(status, verb);
     if (!goal)
         return wrong_state(status, id, verb, err);
-    return start(conf, id, goal, ret_pid, err);
+    rc = job_cluster_check_until(status, call, err);
+    free_json json_t *options = goal_options(call);
+    return rc < 0 ? rc : start(conf, id, goal, options, ret_pid, err);
 }
 
 int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err)
@@ -104,26 +127,31 @@ static bool has_fence(const json_t *status)
     return is(status, "type", "restore") && is(status, "step", "fenced");
 }
 
-int job_request_cancel(const struct conf *conf, const char *id, bool *ret_done, struct err *err)
+int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, bool *ret_done,
+                       struct err *err)
 {
     free_json json_t *status = NULL;
     struct err why;
     int rc = job_status(conf, id, &status, err);
+    if (rc == 0 && epoch && job_is_cluster_part(status))
+        rc = cluster_lock_renew(conf, id, epoch, err);
     if (rc < 0)
         return rc;
-    bool partial = job_is_partial(status);
-    bool ended = job_state_is_final(text_of(status, "state")) && !partial;
+    bool partial = job_is_partial(status), ended = job_is_over(status);
+    bool up = is(status, "step", "verifying"); /* the server runs, at its target */
     *ret_done = false;
     if (is_running(status))
         return job_cancel(conf, id, err);
     if (!ended && has_fence(status)) {
         int pid;
-        return start(conf, id, "abort", &pid, err);
+        return start(conf, id, "abort", NULL, &pid, err);
     }
     (void)err_set(&why, ERR_CANCELLED, "%s",
-                  partial ? "given up: the volumes hold neither the old nor the new data"
-                          : "cancelled by request");
-    if (partial)
+                  partial && up
+                      ? "given up before it was verified: the restored server stays as it is"
+                  : partial ? "given up: the volumes hold neither the old nor the new data"
+                            : "cancelled by request");
+    if (partial && !up)
         (void)err_hint(&why, "restore any snapshot to make them usable again");
     rc = job_end(conf, id, "cancelled", &why, err);
     *ret_done = rc == 0;
@@ -151,7 +179,7 @@ static void sweep_run(const struct conf *conf, const char *id, const char *goal)
 {
     struct err err;
     int pid = 0;
-    if (start(conf, id, goal, &pid, &err) < 0)
+    if (start(conf, id, goal, NULL, &pid, &err) < 0)
         log_error("interrupted restore not restarted: job=%s goal=%s err=\"%s\"", id, goal,
                   err.text);
     else
@@ -161,6 +189,9 @@ static void sweep_run(const struct conf *conf, const char *id, const char *goal)
 static void sweep_interrupted(const struct conf *conf, const json_t *status, bool resume)
 {
     const char *id = text_of(status, "id");
+    bool touched = job_is_partial(status) || has_fence(status);
+    if (job_is_cluster_part(status) && touched)
+        return;
     if (!is(status, "type", "restore"))
         sweep_failed(conf, id, "failed",
                      "interrupted: the job's process was killed or the host "
@@ -207,6 +238,8 @@ static const char *restore_health(const json_t *status)
 {
     const char *step = text_of(status, "step");
     bool late = strcmp(step, "recovering") == 0 || strcmp(step, "verifying") == 0;
+    if (is(status, "state", "held")) /* it waits for the other nodes */
+        return late ? "recovering" : "restoring";
     if (is_running(status) || is(status, "state", "executed"))
         return late ? "recovering" : "restoring";
     /* The data is back but did not pass: recovery or verification said no. */
@@ -231,7 +264,7 @@ void job_health(const struct conf *conf, struct health *ret)
     for (size_t i = json_array_size(jobs); i-- > 0;) {
         const json_t *status = json_array_get(jobs, i);
         bool given_up = json_is_true(json_object_get(status, "given_up"));
-        bool fenced = has_fence(status) && !job_state_is_final(text_of(status, "state"));
+        bool fenced = has_fence(status) && !job_is_over(status);
         if (!is(status, "type", "restore"))
             continue;
         if (is(status, "step", "complete"))

@@ -6,20 +6,35 @@
 
 #include "agent/job.h"
 
-/* Starts a new run of restore `id` for "execute", "verify" or "resume". ERR_MISSING, ERR_BUSY,
+/* Starts a new run of restore `id` for "execute", "verify" or "resume". call: the body of the
+ * request, may be NULL. ERR_MISSING, ERR_BUSY,
  * ERR_REFUSED when the job's state does not allow it. resume of a restore that never reached
  * `marked` lifts its fence and ends as cancelled (goal "abort"): the old server may have run. */
-int job_continue(const struct conf *conf, const char *id, const char *verb, int *ret_pid,
-                 struct err *err);
+int job_continue(const struct conf *conf, const char *id, const char *verb, const json_t *call,
+                 int *ret_pid, struct err *err);
+
+/* The part of job_continue() that is about cluster restores (job_cluster.c). A call about one of
+ * their parts has the epoch of its coordinator, which is checked and, when it is a new one, made
+ * durable even if the job is busy; a call about another restore has nothing of a cluster in it.
+ * ERR_USAGE, ERR_REFUSED. */
+int job_cluster_admit(const struct conf *conf, const json_t *status, const char *verb,
+                      const json_t *call, struct err *err);
+/* The goal of the next run of a part, NULL when its state does not allow the verb. */
+const char *job_cluster_goal(const json_t *status, const char *verb);
+/* Whether the part may be asked to run until there. */
+int job_cluster_check_until(const json_t *status, const json_t *call, struct err *err);
 
 /* Cancels: a running job gets SIGTERM; one that only waits ends at once; a fenced restore runs once
  * more to lift its fence; an unfinished restore past `marked` is given up (its volumes stay marked
- * and unusable until another restore). *ret_done: it has ended already. */
-int job_request_cancel(const struct conf *conf, const char *id, bool *ret_done, struct err *err);
+ * and unusable until another restore). epoch: of the coordinator that asks, 0 = a person, who
+ * always may. *ret_done: it has ended already. */
+int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, bool *ret_done,
+                       struct err *err);
 
 /* Ends what died: interrupted snapshots and verifications become failed, interrupted restores
  * before `marked` are cancelled (the fence is lifted). With resume, interrupted restores past
- * `marked` go on. Logs what it does. */
+ * `marked` go on. Parts of a cluster restore that touched anything are left to its coordinator:
+ * only it knows what the other nodes have done since. Logs what it does. */
 void job_sweep(const struct conf *conf, bool resume);
 
 struct health {

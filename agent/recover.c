@@ -26,6 +26,10 @@ struct recovery {
     uint32_t timeline;
 };
 
+struct patience {
+    uint64_t lsn, since_s; /* replay is there since then */
+};
+
 static uint64_t now_s(void)
 {
     struct timespec now;
@@ -126,6 +130,19 @@ static int check_paused(struct recovery *recovery, bool *ret_reached, struct err
     return server_log_error(restore, &recovery->log, what, err);
 }
 
+/* A setting that is too low pauses a standby, too. */
+static int look_at_standby(struct recovery *recovery, bool *ret_reached, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    if (!recovery->in_recovery)
+        return err_set(
+            err, ERR_POSTGRES,
+            "the standby was promoted, by somebody else, before it followed its primary");
+    if (recovery->paused)
+        return check_paused(recovery, ret_reached, err);
+    return restore_standby_attached(restore, recovery->session, ret_reached, err);
+}
+
 /* One look. *ret_reached: the server is at its target, in the way that was asked for. */
 static int look(struct recovery *recovery, bool *ret_reached, struct err *err)
 {
@@ -146,6 +163,8 @@ static int look(struct recovery *recovery, bool *ret_reached, struct err *err)
     recovery->gone = 0;
     if (!asked(recovery))
         return 0;
+    if (restore->request.standby)
+        return look_at_standby(recovery, ret_reached, err);
     if (!recovery->in_recovery) {
         *ret_reached = true;
         return 0;
@@ -153,14 +172,33 @@ static int look(struct recovery *recovery, bool *ret_reached, struct err *err)
     return recovery->paused ? check_paused(recovery, ret_reached, err) : 0;
 }
 
+/* A standby whose primary refuses it waits for ever: after a while without a byte somebody should
+ * know. It goes on by itself when the primary lets it in. */
+static int check_patience(struct recovery *recovery, struct patience *patience, struct err *err)
+{
+    struct restore *restore = recovery->restore;
+    if (recovery->replay_lsn != patience->lsn) {
+        patience->lsn = recovery->replay_lsn;
+        patience->since_s = now_s();
+    }
+    if (!restore->request.standby || now_s() - patience->since_s < restore->conf.start_timeout_s)
+        return 0;
+    return server_log_error(restore, &recovery->log,
+                            "the standby does not get on and does not stream from its primary",
+                            err);
+}
+
 /* As long as it takes: replay may need hours. A person can cancel, and sees the LSN move. */
 static int follow(struct recovery *recovery, struct err *err)
 {
     struct job *job = recovery->restore->job;
+    struct patience patience = {.since_s = now_s()};
     uint64_t shown_lsn = 0, shown_s = 0;
     for (;;) {
         bool reached;
         int rc = look(recovery, &reached, err);
+        if (rc == 0 && !reached)
+            rc = check_patience(recovery, &patience, err);
         if (rc == 0 && !reached)
             rc = job_check_cancel(job, err);
         if (rc < 0 || reached)
@@ -210,6 +248,9 @@ static int check_fork(struct recovery *recovery, struct err *err)
     char fork[24], target[24];
     pg_lsn_format(last->switch_lsn, fork);
     json_object_set_new(restore->job->journal, "fork_lsn", json_string(fork));
+    json_object_set_new(restore->job->journal, "fork",
+                        json_pack("{s:I, s:s, s:I}", "timeline", (json_int_t)recovery->timeline,
+                                  "lsn", fork, "parent", (json_int_t)last->parent));
     bool exact = restore->target == TARGET_TAG;
     if (restore->target == TARGET_LATEST)
         return check_latest(restore, last->switch_lsn, err);
@@ -300,6 +341,12 @@ static int wait_for_archive(struct recovery *recovery, uint64_t lsn, struct err 
     }
 }
 
+/* The standbys of a cluster get the new timeline from the archive. */
+static bool may_go_unarchived(const struct restore *restore)
+{
+    return !restore->request.cluster_job && !restore_host_is_configured(restore);
+}
+
 /* The server is right, but what it commits from now on stays on this host: said at the end, too. */
 static int note_unarchived(struct restore *restore, const char *why)
 {
@@ -321,6 +368,10 @@ static int archive_timeline(struct recovery *recovery, struct err *err)
     struct restore *restore = recovery->restore;
     char *text = NULL;
     uint64_t lsn;
+    if (!archives(recovery) && restore->request.cluster_job)
+        return err_set(err, ERR_REFUSED,
+                       "the new primary does not archive (archive_mode or "
+                       "archive_command is off): its standbys could not follow");
     if (!archives(recovery))
         return note_unarchived(restore, "archive_mode or archive_command is off");
     int rc = job_journal(restore->job, NULL, "archiving", err);
@@ -332,7 +383,7 @@ static int archive_timeline(struct recovery *recovery, struct err *err)
         return rc < 0 ? rc : err_set(err, ERR_POSTGRES, "pg_switch_wal() gave no LSN");
     /* An LSN at a segment's very start is the end of the one before. */
     rc = wait_for_archive(recovery, lsn - 1, err);
-    if (rc == -ERR_POSTGRES && !restore_host_is_configured(restore))
+    if (rc == -ERR_POSTGRES && may_go_unarchived(restore))
         return note_unarchived(restore, err->text);
     if (rc == 0)
         rc = check_fork(recovery, err);
@@ -353,10 +404,11 @@ static int finish_promotion(struct recovery *recovery, struct err *err)
                        recovery->timeline);
     int rc = archive_timeline(recovery, err);
     if (rc == 0)
-        rc = restore_drop_settings(restore, err);
-    if (rc == 0)
-        restore_permit_revoke(restore);
-    return rc;
+        rc = restore_replace_settings(restore, "", err);
+    if (rc < 0)
+        return rc;
+    restore_permit_revoke(restore);
+    return restore_create_slots(restore, recovery->session, err);
 }
 
 /* A person ends this recovery when nothing of ours runs, so our settings stay where they are. */
@@ -407,7 +459,9 @@ static int start_server(struct recovery *recovery, struct err *err)
     server_log_begin(restore, &recovery->log);
     if (state != PG_STOPPED)
         return restore_gate_open(restore, err);
-    rc = restore_permit_grant(restore, err);
+    rc = restore->request.standby ? restore_standby_prepare(restore, err) : 0;
+    if (rc == 0)
+        rc = restore_permit_grant(restore, err);
     if (rc == 0)
         rc = restore_check_isolation(restore, err);
     if (rc == 0)
@@ -435,7 +489,9 @@ int restore_recover(struct restore *restore, struct err *err)
         pg_lsn_format(recovery.replay_lsn, lsn);
         json_object_set_new(restore->job->journal, "replay_lsn", json_string(lsn));
     }
-    if (rc == 0 && recovery.session && !recovery.in_recovery)
+    if (rc == 0 && restore->request.standby)
+        rc = restore_standby_finish(restore, recovery.session, err);
+    else if (rc == 0 && recovery.session && !recovery.in_recovery)
         rc = finish_promotion(&recovery, err);
     if (rc == 0 && restore->request.action != ACTION_PROMOTE)
         note_waiting(restore);

@@ -116,6 +116,16 @@ static void lift_after_failure(struct restore *restore, struct err *err)
     *err = cause;
 }
 
+static int explain_part(const struct restore *restore, struct err *err)
+{
+    size_t len = strlen(err->hint);
+    (void)snprintf(err->hint + len, sizeof(err->hint) - len,
+                   "%sthe old data of this node is gone; go on with `tidemark cluster resume`, or "
+                   "give this node up with `tidemark cancel %s`",
+                   len ? "; " : "", restore->job->id);
+    return -(int)err->code;
+}
+
 /* Before `marked` everything goes back. Cancelled after it: the volume is neither old nor new,
  * which has a status of its own. */
 static int explain(struct restore *restore, struct err *err)
@@ -124,6 +134,11 @@ static int explain(struct restore *restore, struct err *err)
         restore_step_from_name(json_string_value(json_object_get(restore->job->journal, "step")));
     if (step < STEP_MARKED && err->code == ERR_CANCELLED)
         (void)err_set(err, ERR_CANCELLED, "cancelled by request: nothing was touched");
+    if (step == STEP_FENCED && restore_keeps_fence(restore, err))
+        return err_hint(err,
+                        "the fence stays, because other nodes may be past theirs: `tidemark "
+                        "cluster resume` goes on, `tidemark cancel %s` starts the old server",
+                        restore->job->id);
     if (step == STEP_FENCED)
         lift_after_failure(restore, err);
     if (step < STEP_MARKED)
@@ -131,6 +146,8 @@ static int explain(struct restore *restore, struct err *err)
     if (err->code == ERR_CANCELLED)
         (void)err_set(err, ERR_PARTIAL, "cancelled in step %s: the volumes are not finished",
                       restore_step_name(step));
+    if (restore->request.cluster_job)
+        return explain_part(restore, err);
     bool same = err->code == ERR_POSTGRES && step == STEP_RECOVERING;
     size_t len = strlen(err->hint);
     (void)snprintf(err->hint + len, sizeof(err->hint) - len,
@@ -162,6 +179,8 @@ static int run_steps(struct restore *restore, enum restore_step first, struct er
     for (size_t i = 0; i < ARRAY_LEN(machine); i++) {
         if (machine[i].step < first)
             continue;
+        if (machine[i].step > restore->hold)
+            break;
         int rc = job_check_cancel(restore->job, err);
         if (rc == 0)
             rc = machine[i].run(restore, err);
@@ -235,10 +254,12 @@ static int run_plan(struct restore *restore, struct err *err)
     return rc < 0 ? rc : restore_enter(restore, STEP_PLANNED, err);
 }
 
-/* execute, resume: from the journalled step until the server is up at its target. */
+/* execute, resume: from the journalled step until the server is up at its target, or to the hold. A
+ * part of a cluster restore does its fence again, from its beginning: what a person may have done
+ * since with the old server is seen then as it was the first time. */
 static int run_execute(struct restore *restore, enum restore_step step, struct err *err)
 {
-    if (step == STEP_FENCED) {
+    if (step == STEP_FENCED && !restore->request.cluster_job) {
         int rc = restore_load(restore, err);
         return rc < 0 ? rc : give_back(restore, err);
     }
@@ -293,9 +314,11 @@ static int run_goal(struct restore *restore, struct err *err)
     }
     if (step < STEP_VERIFYING) {
         int rc = run_execute(restore, step, err);
-        if (rc == 0)
+        if (rc == 0 && restore->hold >= STEP_RECOVERING)
             rc = restore_enter(restore, STEP_VERIFYING, err);
-        if (rc < 0)
+        if (rc == 0 && restore->hold != STEP_COMPLETE)
+            restore_cluster_hold(restore);
+        if (rc < 0 || restore->hold != STEP_COMPLETE)
             return rc;
     } else {
         int rc = restore_load(restore, err);
@@ -317,6 +340,8 @@ static int open_restore(struct restore *restore, struct err *err)
     if (!id_from_text(job->id, restore->job_id))
         return err_set(err, ERR_INTERNAL, "job id '%s' is not one", job->id);
     int rc = restore_request_parse(job->request, &restore->request, err);
+    if (rc == 0)
+        rc = restore_cluster_load(restore, err);
     if (rc < 0)
         return rc;
     return repository_open(&restore->conf, &job->progress.cancel, &restore->store, &restore->repo,

@@ -10,7 +10,14 @@
  * can only go forward: fence and mark again, pull what is not acknowledged, and so on.
  *
  * Everything that later steps need is in the journal's "plan", written by restore_plan() and read
- * back by restore_load(): a first run and a resumed one take the same way. */
+ * back by restore_load(): a first run and a resumed one take the same way.
+ *
+ * A part of a cluster restore runs from hold to hold, as its coordinator says ("until"): state
+ * "held" at `fenced`, `configured` or `recovered` (the server is at its target, or a standby
+ * follows its primary). Once it was held at `fenced` nothing but a cancel lifts its fence, because
+ * other nodes may be past it; and nobody but the coordinator goes on (job_cluster.c). A standby
+ * takes the same way as a primary to `configured`; restore_standby.c says what is different then.
+ */
 #ifndef TIDEMARK_AGENT_RESTORE_H
 #define TIDEMARK_AGENT_RESTORE_H
 
@@ -64,6 +71,18 @@ struct restore_request {
     bool dry_run;
     const json_t *overwrite; /* object volume → identity, or NULL */
     const json_t *devices;   /* object volume → path, or NULL */
+    /* One node's part of a cluster restore; NULL and false when it is none. */
+    const char *cluster_job;
+    bool standby;
+    const char *primary_conninfo; /* of a standby; may hold a password: never in plan or journal */
+    const char *primary_slot;     /* "" = none */
+};
+
+/* Where the restored cluster left its old timeline: what a standby must not replay past. */
+struct restore_fork {
+    uint32_t timeline; /* the new one; 0 = not known yet */
+    uint32_t parent;
+    uint64_t lsn;
 };
 
 /* What a target device carries when it is looked at. */
@@ -124,6 +143,8 @@ struct restore {
     bool old_gone;  /* all volumes were marked once: nothing of the old data can be saved */
     bool astray;    /* restore_recover(): the server runs without having gone to the target */
     bool went_back; /* to `fenced`, because of that: once a run */
+    enum restore_step hold;   /* the last step of this run; STEP_COMPLETE = no hold */
+    struct restore_fork fork; /* of a standby, from its coordinator */
     uint8_t job_id[ID_LEN];
     struct restore_setting settings[RESTORE_SETTINGS_MAX]; /* see restore_setting() */
     size_t setting_count;
@@ -146,6 +167,12 @@ enum restore_step restore_step_from_name(const char *name);
 const char *target_type_name(enum target_type type);
 const char *restore_action_name(enum restore_action action);
 const char *verify_level_name(enum verify_level level);
+/* "fenced", "configured", "recovered" → the last step before the hold; STEP_COMPLETE for NULL and
+ * for a word that is none of them. */
+enum restore_step restore_hold_step(const char *until);
+/* {"timeline", "lsn", "parent"}; code: what a wrong one means to the caller. */
+int restore_fork_parse(const json_t *json, enum err_code code, struct restore_fork *ret,
+                       struct err *err);
 
 /* --- restore_plan.c, restore_load.c --- */
 /* Checks everything and describes it in journal["plan"]; touches nothing. */
@@ -242,7 +269,6 @@ char *settings_with_recovery(const char *text, const char *block);
 char *settings_without_block(const char *text);
 /* The block for this target, malloc'ed text. */
 int restore_settings_block(const struct restore *restore, char **ret, struct err *err);
-int restore_drop_settings(struct restore *restore, struct err *err);
 /* restore_command for one file, as the server would give it to the shell; malloc'ed. */
 int restore_get_command(const struct restore *restore, const char *name, const char *path,
                         char **ret, struct err *err);
@@ -255,6 +281,39 @@ int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_
 /* The same with the rights of the server's user. */
 int restore_read_theirs(const struct restore *restore, const char *path, size_t len_max, char **ret,
                         size_t *ret_len, struct err *err);
+
+int restore_write_settings(struct restore *restore, struct err *err);
+/* The block gives way to extra lines ("" = none). */
+int restore_replace_settings(struct restore *restore, const char *extra, struct err *err);
+/* What a standby keeps when its restore is done: primary_conninfo, its slot and, with_command, a
+ * restore_command without limits. Malloc'ed. */
+int restore_standby_lines(const struct restore *restore, bool with_command, char **ret,
+                          struct err *err);
+/* "recovery.signal", or "standby.signal". */
+const char *restore_signal_file(const struct restore *restore);
+
+/* --- restore_cluster.c: one node's part of a cluster restore --- */
+/* What this run's call says (goal.json) and what earlier ones left in the journal. */
+int restore_cluster_load(struct restore *restore, struct err *err);
+/* Refuses what a part cannot be: before anything is touched. */
+int restore_cluster_check(const struct restore *restore, struct err *err);
+/* Ends the run at its hold. */
+void restore_cluster_hold(struct restore *restore);
+/* True when a failure in this state must leave the fence where it is. */
+bool restore_keeps_fence(const struct restore *restore, const struct err *err);
+/* Creates the physical slots that the call names, on the new primary. Idempotent. */
+struct pg_session;
+int restore_create_slots(struct restore *restore, struct pg_session *session, struct err *err);
+
+/* --- restore_standby.c --- */
+/* Before the start: the fork is in the archive as the coordinator says, and the settings keep
+ * replay away from what lies behind it on the old timeline. */
+int restore_standby_prepare(struct restore *restore, struct err *err);
+/* Whether the server streams from its primary, on the new timeline and past the fork. */
+int restore_standby_attached(const struct restore *restore, struct pg_session *session, bool *ret,
+                             struct err *err);
+/* Attached: settings without limits, so that it follows whoever is primary next. */
+int restore_standby_finish(struct restore *restore, struct pg_session *session, struct err *err);
 
 /* --- restore_host.c: a restore with nothing but the repository --- */
 /* False: no configuration here says where the server is. */

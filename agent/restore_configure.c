@@ -202,6 +202,11 @@ static int write_below(const struct restore *restore, const char *name, const ch
     return restore_write_file(restore, path, text, strlen(text), 0600, err);
 }
 
+const char *restore_signal_file(const struct restore *restore)
+{
+    return restore->request.standby ? "standby.signal" : "recovery.signal";
+}
+
 static int write_recovery_files(struct restore *restore, struct err *err)
 {
     const struct record *record = &restore->record;
@@ -214,26 +219,8 @@ static int write_recovery_files(struct restore *restore, struct err *err)
     if (rc == 0 && label)
         rc = write_below(restore, "backup_label", record->backup_label, err);
     if (rc == 0)
-        rc = write_below(restore, "recovery.signal", "", err);
+        rc = write_below(restore, restore_signal_file(restore), "", err);
     return rc;
-}
-
-static int write_settings(struct restore *restore, struct err *err)
-{
-    char path[CONF_PATH_MAX + 64];
-    free_mem char *text = NULL;
-    free_mem char *block = NULL;
-    size_t len;
-    (void)snprintf(path, sizeof(path), "%s/postgresql.auto.conf", restore->data_directory);
-    int rc = restore_read_theirs(restore, path, MIB, &text, &len, err);
-    if (rc == -ERR_MISSING)
-        rc = 0;
-    if (rc == 0)
-        rc = restore_settings_block(restore, &block, err);
-    if (rc < 0)
-        return rc;
-    free_mem char *with = settings_with_recovery(text ? text : "", block);
-    return restore_write_file(restore, path, with, strlen(with), 0600, err);
 }
 
 /* The WAL that the fence saved last is there as NAME.partial only, which nobody asks the archive
@@ -242,6 +229,8 @@ static int place_partial(struct restore *restore, struct err *err)
 {
     uint64_t end_lsn;
     bool partial;
+    if (restore->request.standby) /* it would be replayed past the fork */
+        return 0;
     if (restore->target == TARGET_TAG || restore->target == TARGET_SNAPSHOT)
         return 0;
     int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, &partial, err);
@@ -302,7 +291,7 @@ static int control_is_withheld(const struct restore *restore, bool *ret, struct 
         return err_sys(err, ERR_DEVICE, "read pg_control");
     *ret = memcmp(bytes, zeros, sizeof(bytes)) == 0;
     if (memcmp(bytes, restore->record.control, sizeof(bytes)) != 0 ||
-        is_below(restore, "recovery.signal"))
+        is_below(restore, restore_signal_file(restore)))
         return 0;
     (void)err_set(err, ERR_CORRUPT,
                   "pg_control is there although recovery was never prepared: the record's place of "
@@ -351,7 +340,7 @@ static int configure(struct restore *restore, struct err *err)
     if (rc == 0)
         rc = restore_check_isolation(restore, err);
     if (rc == 0)
-        rc = write_settings(restore, err);
+        rc = restore_write_settings(restore, err);
     if (rc == 0)
         rc = place_partial(restore, err);
     if (rc == 0)

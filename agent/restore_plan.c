@@ -16,7 +16,8 @@ void restore_warn(json_t *warnings, const char *fmt, ...)
     (void)json_array_append_new(warnings, json_string(text));
 }
 
-/* A host without configuration has no cluster and node name of its own to look under. */
+/* A host without configuration has no cluster and node name of its own to look under; in a cluster
+ * restore the snapshot is of one node for all of them. */
 static int find_record(struct restore *restore, json_t *warnings, struct err *err)
 {
     const struct conf *conf = &restore->job->conf;
@@ -27,8 +28,9 @@ static int find_record(struct restore *restore, json_t *warnings, struct err *er
         what = planned;
     size_t damaged = 0;
     bool empty_host = conf->data_directory[0] == '\0';
+    bool any_node = empty_host || restore->request.cluster_job;
     int rc = catalog_find(restore->store, &restore->repo, empty_host ? NULL : conf->cluster,
-                          empty_host ? NULL : conf->node, what, &restore->record, &damaged, err);
+                          any_node ? NULL : conf->node, what, &restore->record, &damaged, err);
     if (rc < 0)
         return rc;
     restore->record_read = true;
@@ -155,7 +157,9 @@ int restore_plan(struct restore *restore, struct err *err)
     if (rc < 0)
         return rc;
     set_archive(restore);
-    rc = restore_choose_volumes(restore, err);
+    rc = restore_cluster_check(restore, err);
+    if (rc == 0)
+        rc = restore_choose_volumes(restore, err);
     if (rc == 0)
         rc = restore_complete_conf(restore, err);
     if (rc == 0)

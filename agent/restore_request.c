@@ -1,5 +1,6 @@
 /* The body of POST /restores, checked field by field before anything else happens. */
 #include "agent/restore.h"
+#include "agent/pg_names.h"
 
 #include <stdio.h>
 
@@ -52,6 +53,19 @@ const char *restore_action_name(enum restore_action action)
 const char *verify_level_name(enum verify_level level)
 {
     return verify_names[level];
+}
+
+enum restore_step restore_hold_step(const char *until)
+{
+    static const struct {
+        const char *name;
+        enum restore_step last;
+    } holds[] = {
+        {"fenced", STEP_FENCED}, {"configured", STEP_CONFIGURED}, {"recovered", STEP_RECOVERING}};
+    for (size_t i = 0; until && i < ARRAY_LEN(holds); i++)
+        if (strcmp(holds[i].name, until) == 0)
+            return holds[i].last;
+    return STEP_COMPLETE;
 }
 
 /* An optional field with one of a few words; *ret keeps its default when the field is absent. */
@@ -145,6 +159,74 @@ static int parse_words(const json_t *body, struct restore_request *ret, struct e
     return 0;
 }
 
+/* --- cluster ---------------------------------------------------------------------------------- */
+
+int restore_fork_parse(const json_t *json, enum err_code code, struct restore_fork *ret,
+                       struct err *err)
+{
+    struct restore_fork fork;
+    uint64_t timeline = 0, parent = 0;
+    const char *lsn = NULL;
+    int rc = json_get_u64(json, "timeline", code, &timeline, err);
+    if (rc == 0)
+        rc = json_get_u64(json, "parent", code, &parent, err);
+    if (rc == 0)
+        rc = json_get_string(json, "lsn", code, &lsn, err);
+    if (rc < 0)
+        return rc;
+    if (parent == 0 || timeline <= parent || timeline > UINT32_MAX)
+        return err_set(err, code, "fork: timeline %llu cannot begin on timeline %llu",
+                       (unsigned long long)timeline, (unsigned long long)parent);
+    if (!pg_lsn_parse(lsn, &fork.lsn) || fork.lsn == 0)
+        return err_set(err, code, "fork: '%.32s' is not the LSN of a fork", lsn);
+    fork.timeline = (uint32_t)timeline;
+    fork.parent = (uint32_t)parent;
+    *ret = fork;
+    return 0;
+}
+
+static int parse_standby(const json_t *body, struct restore_request *ret, struct err *err)
+{
+    ret->primary_conninfo = NULL;
+    ret->primary_slot = "";
+    int rc = json_opt_string(body, "primary_conninfo", ERR_USAGE, &ret->primary_conninfo, err);
+    if (rc == 0)
+        rc = json_opt_string(body, "primary_slot", ERR_USAGE, &ret->primary_slot, err);
+    if (rc < 0)
+        return rc;
+    bool given = ret->primary_conninfo || ret->primary_slot[0];
+    if (given && !ret->standby)
+        return err_set(err, ERR_USAGE,
+                       "primary_conninfo and primary_slot are for the standbys of a cluster");
+    if (ret->standby && !(ret->primary_conninfo && ret->primary_conninfo[0]))
+        return err_set(err, ERR_USAGE, "a standby needs primary_conninfo");
+    return 0;
+}
+
+static int parse_cluster(const json_t *body, struct restore_request *ret, struct err *err)
+{
+    static const char *const roles[] = {"primary", "standby", NULL};
+    const json_t *cluster = json_object_get(body, "cluster");
+    unsigned role = 0;
+    if (cluster) {
+        int rc = json_get_string(cluster, "job", ERR_USAGE, &ret->cluster_job, err);
+        if (rc == 0)
+            rc = parse_word(cluster, "role", roles, &role, err);
+        if (rc < 0)
+            return rc;
+    }
+    ret->standby = role == 1;
+    if (cluster && ret->action != ACTION_PROMOTE)
+        return err_set(err, ERR_USAGE, "a cluster restore promotes: no other action is possible");
+    if (cluster && ret->target == TARGET_SNAPSHOT) {
+        (void)err_set(err, ERR_USAGE, "target snapshot is not possible for a cluster restore");
+        return err_hint(err, "its standbys need the archive: use the tag");
+    }
+    return parse_standby(body, ret, err);
+}
+
+/* --- all of it -------------------------------------------------------------------------------- */
+
 int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err)
 {
     static const char *const known[] = {"type",
@@ -160,6 +242,9 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
                                         "discard_unarchived_wal",
                                         "dry_run",
                                         "execute",
+                                        "cluster",
+                                        "primary_conninfo",
+                                        "primary_slot",
                                         NULL};
     struct restore_request request = {.target = TARGET_TAG, .target_value = ""};
     uint64_t timeline = 0;
@@ -181,6 +266,8 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
                            &request.discard_unarchived_wal, err);
     if (rc == 0)
         rc = json_opt_bool(body, "dry_run", ERR_USAGE, &request.dry_run, err);
+    if (rc == 0)
+        rc = parse_cluster(body, &request, err);
     if (rc < 0)
         return rc;
     if (timeline > UINT32_MAX)

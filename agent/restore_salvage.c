@@ -33,6 +33,7 @@ struct salvage {
     struct segment *segments;
     size_t count, capacity;
     uint64_t pushed;
+    bool standby; /* the old server was one: its primary has the same WAL, or more of it */
 };
 
 static bool is_real(const struct salvage *salvage, const struct segment *segment, struct err *err)
@@ -104,7 +105,8 @@ static int is_archived(const struct salvage *salvage, const char *name, bool *re
 
 /* An earlier fence that was lifted pushed this segment half full; the server went on and now it is
  * fuller. WAL only grows, so the new file may take the old object's place when all complete pages
- * of that are in it. Anything else is another server's WAL, and is left alone. */
+ * of that are in it. A standby that is fenced beside its primary has a beginning of the same WAL:
+ * the object stays. Anything else is another server's WAL, and is left alone. */
 static int replace_partial(struct salvage *salvage, const struct segment *segment, const char *name,
                            struct err *err)
 {
@@ -123,8 +125,12 @@ static int replace_partial(struct salvage *salvage, const struct segment *segmen
     uint64_t start_lsn = segment->number * salvage->restore->record.segment_size;
     uint64_t old_pages = wal_page_count(old, old_len, start_lsn);
     uint64_t new_pages = wal_page_count(new, new_len, start_lsn);
-    size_t same = old_pages > 0 ? (size_t)(old_pages - 1) * WAL_PAGE_LEN : 0;
-    if (new_pages < old_pages || memcmp(old, new, same) != 0)
+    uint64_t common = min_u64(old_pages, new_pages);
+    size_t same = common > 0 ? (size_t)(common - 1) * WAL_PAGE_LEN : 0;
+    bool begins_alike = memcmp(old, new, same) == 0;
+    if (salvage->standby && begins_alike && new_pages <= old_pages)
+        return 0;
+    if (new_pages < old_pages || !begins_alike)
         return err_set(err, ERR_REFUSED,
                        "'%s' in the repository holds other WAL than this server's", name);
     rc = wal_replace(&salvage->restore->archive, path, name, err);
@@ -161,8 +167,12 @@ static int salvage_segment(struct salvage *salvage, size_t index, struct err *er
     rc = complete ? 0 : is_archived(salvage, name, &archived, err);
     if (rc < 0)
         return rc;
-    return archived ? replace_partial(salvage, segment, name, err)
-                    : push(salvage, segment->name, name, err);
+    rc = archived ? replace_partial(salvage, segment, name, err)
+                  : push(salvage, segment->name, name, err);
+    /* Another node of the cluster, fenced at the same time, was faster. */
+    if (rc == -ERR_REFUSED && !archived && !complete)
+        rc = replace_partial(salvage, segment, name, err);
+    return rc;
 }
 
 /* History files and segments that the server itself renamed to .partial go as they are. */
@@ -218,6 +228,9 @@ int restore_salvage(struct restore *restore, const char *directory, uint64_t *re
                     struct err *err)
 {
     struct salvage salvage = {.restore = restore, .directory = directory};
+    char signal[CONF_PATH_MAX + 32];
+    (void)snprintf(signal, sizeof(signal), "%s/standby.signal", restore->data_directory);
+    salvage.standby = access(signal, F_OK) == 0;
     int rc = read_directory(&salvage, err);
     if (rc == 0 && salvage.count > 0)
         qsort(salvage.segments, salvage.count, sizeof(*salvage.segments), compare_segments);

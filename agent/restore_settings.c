@@ -154,6 +154,22 @@ static void add_option(struct text *to, const char *name, const char *value)
     add_word(to, option);
 }
 
+/* Nothing of this timeline from a segment that reaches beyond lsn. */
+static void add_limit(struct text *to, uint32_t timeline, uint64_t lsn)
+{
+    char limit[32];
+    (void)snprintf(limit, sizeof(limit), "%u:%X/%X", timeline, (unsigned)(lsn >> 32),
+                   (unsigned)lsn);
+    add_option(to, "timeline-limit", limit);
+}
+
+static void add_segment_size(const struct restore *restore, struct text *to)
+{
+    char size[16];
+    (void)snprintf(size, sizeof(size), "%u", restore->record.segment_size);
+    add_option(to, "segment-size", size);
+}
+
 /* A server that dies between the removal of recovery.signal and the end of the checkpoint after it
  * comes back in crash recovery (StartupXLOG(): pg_control still has the old timeline), which
  * replays whatever lies in pg_wal. PostgreSQL 15 reads ahead across segments, so what lies behind
@@ -161,7 +177,6 @@ static void add_option(struct text *to, const char *name, const char *value)
 static void limit_to_tag(const struct restore *restore, struct text *to)
 {
     const struct record *record = &restore->record;
-    char limit[32], size[16];
     uint64_t end = align_up(restore->target_lsn, record->segment_size);
     uint32_t timelines[] = {record->timeline, restore->target_timeline};
     if (restore->target != TARGET_TAG || restore->target_lsn == 0)
@@ -169,12 +184,36 @@ static void limit_to_tag(const struct restore *restore, struct text *to)
     for (size_t i = 0; i < ARRAY_LEN(timelines); i++) {
         if (i > 0 && timelines[i] == timelines[0])
             break;
-        (void)snprintf(limit, sizeof(limit), "%u:%X/%X", timelines[i], (unsigned)(end >> 32),
-                       (unsigned)end);
-        add_option(to, "timeline-limit", limit);
+        add_limit(to, timelines[i], end);
     }
-    (void)snprintf(size, sizeof(size), "%u", record->segment_size);
-    add_option(to, "segment-size", size);
+    add_segment_size(restore, to);
+}
+
+/* restore_standby.c says why. Until the coordinator knows the fork the server cannot be started;
+ * what stands here then is only not less than that. */
+static void limit_to_fork(const struct restore *restore, struct text *to)
+{
+    const struct restore_fork *fork = &restore->fork;
+    char last[16];
+    bool known = fork->timeline != 0;
+    if (known)
+        add_limit(to, fork->parent, fork->lsn);
+    else if (restore->target_lsn)
+        add_limit(to, restore->target_timeline, restore->target_lsn);
+    (void)snprintf(last, sizeof(last), "%u", known ? fork->timeline : restore->target_timeline);
+    add_option(to, "last-timeline", last);
+    add_segment_size(restore, to);
+}
+
+/* A repository that does not answer must neither end a standby nor keep it from streaming. */
+static void add_patience(const struct restore *restore, struct text *to)
+{
+    enum { GET_TIMEOUT_S = 20 };
+    char timeout[16];
+    (void)snprintf(timeout, sizeof(timeout), "%us",
+                   (unsigned)min_u64(GET_TIMEOUT_S, restore->conf.wal_get_timeout_s));
+    add_option(to, "on-error", "retry");
+    add_option(to, "get-timeout", timeout);
 }
 
 static void add_given(struct text *to, const char *name, const char *value)
@@ -200,7 +239,7 @@ static void add_access(const struct conf *conf, struct text *to)
 /* Every fact is on the command line: an empty host has no configuration that could tell. Target
  * snapshot: only history files are served, so that the new timeline's number is free, and replay
  * ends where the image's own WAL ends. */
-static int restore_command(const struct restore *restore, struct text *to, struct err *err)
+static int base_command(const struct restore *restore, struct text *to, struct err *err)
 {
     char program[PATH_MAX], id[ID_TEXT_LEN], number[24];
     int rc = program_find("tidemark-wal", program, err);
@@ -217,8 +256,19 @@ static int restore_command(const struct restore *restore, struct text *to, struc
     add_option(to, "repository-id", id);
     add_option(to, "cluster", restore->archive.cluster);
     add_option(to, "system-id", number);
-    limit_to_tag(restore, to);
     return 0;
+}
+
+static int restore_command(const struct restore *restore, struct text *to, struct err *err)
+{
+    int rc = base_command(restore, to, err);
+    if (rc == 0 && restore->request.standby) {
+        limit_to_fork(restore, to);
+        add_patience(restore, to);
+    } else if (rc == 0) {
+        limit_to_tag(restore, to);
+    }
+    return rc;
 }
 
 /* As PostgreSQL fills it in: xlogarchive.c, BuildRestoreCommand(). */
@@ -226,7 +276,7 @@ int restore_get_command(const struct restore *restore, const char *name, const c
                         char **ret, struct err *err)
 {
     struct text command = {0}, filled = {0};
-    int rc = restore_command(restore, &command, err);
+    int rc = base_command(restore, &command, err);
     for (const char *c = command.bytes; rc == 0 && *c; c++) {
         if (*c != '%' || *++c == '%') /* "%%" is one */
             text_add(&filled, c, 1);
@@ -266,13 +316,13 @@ static void add_targets(const struct restore *restore, struct text *to)
                                           "recovery_target_time", "recovery_target_xid",
                                           "recovery_target_lsn"};
     char timeline[16];
-    const char *own = target_setting(restore->target);
+    const char *own = restore->request.standby ? NULL : target_setting(restore->target);
     for (size_t i = 0; i < ARRAY_LEN(targets); i++)
         if (!own || strcmp(targets[i], own) != 0)
             add_setting(to, targets[i], "");
     add_setting(to, "recovery_target_inclusive", "on");
     (void)snprintf(timeline, sizeof(timeline), "%u", restore->target_timeline);
-    add_setting(to, "recovery_target_timeline", timeline);
+    add_setting(to, "recovery_target_timeline", restore->request.standby ? "latest" : timeline);
     add_setting(to, "recovery_target_action", restore_action_name(restore->request.action));
     if (own)
         add_setting(to, own, restore->target_value);
@@ -289,6 +339,16 @@ static void add_permit(const struct restore *restore, struct text *to)
     text_string(to, "'\n");
 }
 
+/* hot_standby: whether it is attached is asked through a session. */
+static void add_primary(const struct restore *restore, struct text *to)
+{
+    bool standby = restore->request.standby;
+    add_setting(to, "primary_conninfo", standby ? restore->request.primary_conninfo : "");
+    add_setting(to, "primary_slot_name", standby ? restore->request.primary_slot : "");
+    if (standby)
+        add_setting(to, "hot_standby", "on");
+}
+
 int restore_settings_block(const struct restore *restore, char **ret, struct err *err)
 {
     struct text to = {0}, command = {0};
@@ -297,8 +357,7 @@ int restore_settings_block(const struct restore *restore, char **ret, struct err
         add_setting(&to, "restore_command", command.bytes + (command.bytes[0] == ' '));
         add_setting(&to, "archive_cleanup_command", "");
         add_setting(&to, "recovery_end_command", "");
-        add_setting(&to, "primary_conninfo", "");
-        add_setting(&to, "primary_slot_name", "");
+        add_primary(restore, &to);
         add_setting(&to, "recovery_min_apply_delay", "0");
         /* Every block was flushed by us; opening each file to fsync it takes seconds. */
         add_setting(&to, "recovery_init_sync_method", "syncfs");
@@ -310,17 +369,65 @@ int restore_settings_block(const struct restore *restore, char **ret, struct err
     return rc;
 }
 
-int restore_drop_settings(struct restore *restore, struct err *err)
+int restore_standby_lines(const struct restore *restore, bool with_command, char **ret,
+                          struct err *err)
+{
+    struct text to = {0}, command = {0};
+    int rc = with_command ? base_command(restore, &command, err) : 0;
+    if (rc == 0 && with_command) {
+        add_patience(restore, &command);
+        add_setting(&to, "restore_command", command.bytes + (command.bytes[0] == ' '));
+    }
+    free(command.bytes);
+    if (rc < 0)
+        return rc;
+    add_setting(&to, "primary_conninfo", restore->request.primary_conninfo);
+    if (restore->request.primary_slot[0])
+        add_setting(&to, "primary_slot_name", restore->request.primary_slot);
+    add_setting(&to, "recovery_target_timeline", "latest");
+    *ret = to.bytes;
+    return 0;
+}
+
+/* --- the file --------------------------------------------------------------------------------- */
+
+static int read_automatic(const struct restore *restore, char *path, size_t size, char **ret,
+                          struct err *err)
+{
+    size_t len;
+    (void)snprintf(path, size, "%s/postgresql.auto.conf", restore->data_directory);
+    return restore_read_theirs(restore, path, MIB, ret, &len, err);
+}
+
+int restore_write_settings(struct restore *restore, struct err *err)
 {
     char path[CONF_PATH_MAX + 32];
     free_mem char *text = NULL;
-    size_t len;
-    (void)snprintf(path, sizeof(path), "%s/postgresql.auto.conf", restore->data_directory);
-    int rc = restore_read_theirs(restore, path, MIB, &text, &len, err);
+    free_mem char *block = NULL;
+    int rc = read_automatic(restore, path, sizeof(path), &text, err);
+    if (rc == -ERR_MISSING)
+        rc = 0;
+    if (rc == 0)
+        rc = restore_settings_block(restore, &block, err);
+    if (rc != 0)
+        return rc;
+    free_mem char *with = settings_with_recovery(text ? text : "", block);
+    return restore_write_file(restore, path, with, strlen(with), 0600, err);
+}
+
+int restore_replace_settings(struct restore *restore, const char *extra, struct err *err)
+{
+    char path[CONF_PATH_MAX + 32];
+    free_mem char *text = NULL;
+    int rc = read_automatic(restore, path, sizeof(path), &text, err);
     if (rc < 0)
         return rc;
+    struct text now = {0};
     free_mem char *without = settings_without_block(text);
-    return strcmp(text, without) == 0
-               ? 0
-               : restore_write_file(restore, path, without, strlen(without), 0600, err);
+    text_string(&now, without);
+    text_string(&now, extra);
+    if (strcmp(text, now.bytes) != 0)
+        rc = restore_write_file(restore, path, now.bytes, now.len, 0600, err);
+    free(now.bytes);
+    return rc;
 }

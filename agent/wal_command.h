@@ -28,7 +28,7 @@ struct wal_command {
     bool retry_as_absent; /* --on-error=retry */
     bool history_only;
     uint32_t last_timeline; /* nothing of later ones; 0 = all */
-    uint32_t segment_size; /* bytes; for --timeline-limit */
+    uint32_t segment_size;  /* bytes; for --timeline-limit */
     struct wal_limit limits[WAL_LIMITS_MAX];
     size_t limit_count;
 };

@@ -1,5 +1,7 @@
-/* The JSON of a job's directory: goal.json, the plan and the step of a restore's journal.json, and
- * volumes.json beside them. A plan that is accepted is written and read again as the same plan. */
+/* The JSON of a job's directory: goal.json, the plan, the fork and the step of a restore's
+ * journal.json, volumes.json beside them, and cluster.json, the reservation of the node. A plan
+ * that is accepted is written and read again as the same plan. */
+#include "agent/cluster_lock.h"
 #include "agent/restore.h"
 #include "agent/snapshot.h"
 #include "tests/fuzz/fuzz.h"
@@ -30,6 +32,27 @@ static void check_ids(const json_t *json)
         else
             FUZZ_CHECK(id_is_zero(id));
     }
+}
+
+static void check_lock(const json_t *json)
+{
+    struct cluster_lock lock, again;
+    struct err err;
+    if (!fuzz_good(cluster_lock_parse(json, &lock, &err), &err))
+        return;
+    free_json json_t *written = cluster_lock_json(&lock);
+    FUZZ_CHECK(lock.epoch > 0 && cluster_lock_parse(written, &again, &err) == 0);
+    FUZZ_CHECK(strcmp(lock.job, again.job) == 0 && strcmp(lock.restore, again.restore) == 0);
+    FUZZ_CHECK(lock.epoch == again.epoch && lock.held == again.held);
+}
+
+static void check_fork(const json_t *json)
+{
+    struct restore_fork fork;
+    struct err err;
+    const json_t *there = json_object_get(json, "fork");
+    if (there && fuzz_good(restore_fork_parse(there, ERR_USAGE, &fork, &err), &err))
+        FUZZ_CHECK(fork.parent > 0 && fork.timeline > fork.parent && fork.lsn > 0);
 }
 
 /* A record with two volumes, as the plan's own. */
@@ -83,6 +106,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     check_goal(json);
     check_ids(json);
+    check_lock(json);
+    check_fork(json);
     check_plan(json);
     check_step(json);
     return 0;

@@ -74,7 +74,7 @@ def unit_tests():
 def script_tests():
     for path in sorted(glob.glob("tests/*/t_*.py") + glob.glob("tests/*/t_*.sh")):
         words = directives(path)
-        own = "asan" if path.split("/")[1] in ("cli", "pg", "s3", "sim") else "release"
+        own = "asan" if path.split("/")[1] in ("cli", "cluster", "pg", "s3", "sim") else "release"
         variants = words.get("build", own).split(",")
         if campaign():
             variants += filter(None, words.get("campaign", "").split(","))

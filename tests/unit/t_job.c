@@ -210,9 +210,9 @@ static void test_cancel_and_busy(void)
     is_u64(json_array_size(list), 4, "of all jobs");
     is_str(json_string_value(json_object_get(json_array_get(list, 3), "id")), verification,
            "oldest first");
-    is_good(job_request_cancel(&conf, id, &ended, &err), &err, "cancel");
+    is_good(job_request_cancel(&conf, id, 0, &ended, &err), &err, "cancel");
     ok(!ended, "is asked for");
-    is_good(job_request_cancel(&conf, verification, &ended, &err), &err, "cancel the other");
+    is_good(job_request_cancel(&conf, verification, 0, &ended, &err), &err, "cancel the other");
     wait_ended(id);
     wait_ended(verification);
     is_str(state_of(id), "cancelled", "cancelled");
@@ -267,15 +267,15 @@ static void test_restore_steps(void)
     int pid = 0;
     bool ended = false;
     create("restore", "snapshot", "pulling", id);
-    is_good(job_set_goal(&conf, id, "prepare", &err), &err, "goal prepare");
+    is_good(job_set_goal(&conf, id, "prepare", NULL, &err), &err, "goal prepare");
     ok(start(id) > 0, "prepare");
     wait_ended(id);
     is_str(state_of(id), "prepared", "prepared");
     is_str(health(), "ok", "nothing is touched: health is ok");
-    is_err(job_continue(&conf, id, "verify", &pid, &err), &err, ERR_REFUSED, "is prepared",
+    is_err(job_continue(&conf, id, "verify", NULL, &pid, &err), &err, ERR_REFUSED, "is prepared",
            "not to be verified yet");
-    is_good(job_continue(&conf, id, "execute", &pid, &err), &err, "execute");
-    is_err(job_continue(&conf, id, "execute", &pid, &err), &err, ERR_BUSY, "is running",
+    is_good(job_continue(&conf, id, "execute", NULL, &pid, &err), &err, "execute");
+    is_err(job_continue(&conf, id, "execute", NULL, &pid, &err), &err, ERR_BUSY, "is running",
            "not twice");
     wait_phase(id, "pulling");
     is_str(health(), "restoring", "health while it runs");
@@ -298,18 +298,18 @@ static void test_restore_steps(void)
     pid = start(other);
     wait_phase(other, "pulling");
     kill_hard(pid);
-    is_good(job_request_cancel(&conf, other, &ended, &err), &err, "give up a half restore");
+    is_good(job_request_cancel(&conf, other, 0, &ended, &err), &err, "give up a half restore");
     ok(ended, "ends at once");
     is_str(state_of(other), "cancelled", "cancelled");
     is_str(health(), "partial", "health stays partial until another restore");
-    is_err(job_continue(&conf, other, "resume", &pid, &err), &err, ERR_REFUSED, "is cancelled",
-           "it cannot be resumed");
+    is_err(job_continue(&conf, other, "resume", NULL, &pid, &err), &err, ERR_REFUSED,
+           "is cancelled", "it cannot be resumed");
     create("restore", "snapshot", "pulling", id);
     pid = start(id);
     ok(pid > 0, "another restore may start");
     wait_phase(id, "pulling");
     kill_hard(pid);
-    is_good(job_continue(&conf, id, "resume", &pid, &err), &err, "resume by hand");
+    is_good(job_continue(&conf, id, "resume", NULL, &pid, &err), &err, "resume by hand");
     wait_ended(id);
     is_str(state_of(id), "complete", "complete");
 }

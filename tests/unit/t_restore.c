@@ -148,6 +148,68 @@ static int parse(const char *body, struct restore_request *request)
     return restore_request_parse(json, request, &err);
 }
 
+static void standby_block(const char *part, const char *what)
+{
+    char *text = NULL;
+    is_good(restore_settings_block(&restore, &text, &err), &err, "%s", what);
+    if (!text)
+        return;
+    ok(strstr(text, part) != NULL, "%s: it says %.40s", what, part);
+    free(text);
+}
+
+/* The old timeline ends before the segment with the fork, and the new one is the last. */
+static void test_standby(void)
+{
+    restore.request.standby = true;
+    restore.request.primary_conninfo = "host=db1 password=it's";
+    restore.request.primary_slot = "db2";
+    restore.record.segment_size = 16 << 20;
+    restore.target_lsn = 0x70000D8;
+    is_str(restore_signal_file(&restore), "standby.signal", "its signal file");
+    standby_block("--timeline-limit=3:0/70000D8''", "before the fork is known");
+    standby_block("--last-timeline=3''", "before the fork is known");
+    restore.fork = (struct restore_fork){.timeline = 5, .parent = 3, .lsn = 0x7000100};
+    standby_block("--timeline-limit=3:0/7000100''", "with the fork");
+    standby_block("--last-timeline=5''", "with the fork");
+    standby_block("--on-error=retry''", "an outage");
+    standby_block("recovery_target_timeline = 'latest'\n", "no number is pinned");
+    standby_block("recovery_target_name = ''\n", "no target");
+    standby_block("primary_conninfo = 'host=db1 password=it''s'\n", "the primary");
+    standby_block("primary_slot_name = 'db2'\n", "its slot");
+    char *lines = NULL;
+    is_good(restore_standby_lines(&restore, true, &lines, &err), &err, "what it keeps");
+    ok(lines && !strstr(lines, "limit") && !strstr(lines, "last-timeline") &&
+           strstr(lines, "--on-error=retry"),
+       "no limits");
+    free(lines);
+    is_good(restore_standby_lines(&restore, false, &lines, &err), &err, "with its own command");
+    ok(lines && !strstr(lines, "restore_command"), "ours is left out");
+    free(lines);
+    restore.request.standby = false;
+}
+
+static void test_fork(void)
+{
+    static const char *const bad[] = {"{}", "{\"timeline\":2,\"lsn\":\"0/1\"}",
+                                      "{\"timeline\":2,\"lsn\":\"0/1\",\"parent\":2}",
+                                      "{\"timeline\":2,\"lsn\":\"x\",\"parent\":1}",
+                                      "{\"timeline\":2,\"lsn\":\"0/0\",\"parent\":1}"};
+    struct restore_fork fork;
+    free_json json_t *good =
+        json_pack("{s:i, s:s, s:i}", "timeline", 4, "lsn", "1/2A", "parent", 1);
+    is_good(restore_fork_parse(good, ERR_USAGE, &fork, &err), &err, "a fork");
+    ok(fork.timeline == 4 && fork.parent == 1 && fork.lsn == 0x10000002AULL, "its fields");
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        free_json json_t *json = NULL;
+        if (json_parse(bad[i], strlen(bad[i]), ERR_USAGE, &json, &err) < 0)
+            abort();
+        is_err(restore_fork_parse(json, ERR_USAGE, &fork, &err), &err, ERR_USAGE, "", "%s", bad[i]);
+    }
+    ok(restore_hold_step("fenced") == STEP_FENCED && restore_hold_step(NULL) == STEP_COMPLETE,
+       "holds");
+}
+
 static void test_requests(void)
 {
     struct restore_request request;
@@ -194,6 +256,8 @@ int main(void)
     test_times();
     test_settings();
     test_block();
+    test_standby();
+    test_fork();
     test_requests();
     test_steps();
     return done();

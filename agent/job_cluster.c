@@ -1,0 +1,87 @@
+/* What a coordinator may ask of this node's part of a cluster restore, and when. The coordinator
+ * has the plan of all nodes: a part goes on only as far as it is told, never by itself, and never
+ * for somebody whose epoch is over. See job_rules.h. */
+#include "agent/cluster_lock.h"
+#include "agent/job_rules.h"
+#include "agent/restore.h"
+
+static const char *text_of(const json_t *status, const char *key)
+{
+    const char *text = json_string_value(json_object_get(status, key));
+    return text ? text : "";
+}
+
+static bool is(const json_t *status, const char *key, const char *value)
+{
+    return strcmp(text_of(status, key), value) == 0;
+}
+
+/* --- the epoch -------------------------------------------------------------------------------- */
+
+static int refuse_stranger(const json_t *status, const json_t *call, struct err *err)
+{
+    static const char *const keys[] = {"epoch", "until", "fork", "slots"};
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        if (json_object_get(call, keys[i]))
+            return err_set(err, ERR_USAGE,
+                           "field '%s': restore %s is not part of a cluster restore", keys[i],
+                           text_of(status, "id"));
+    return 0;
+}
+
+int job_cluster_admit(const struct conf *conf, const json_t *status, const char *verb,
+                      const json_t *call, struct err *err)
+{
+    if (!job_is_cluster_part(status))
+        return refuse_stranger(status, call, err);
+    json_int_t epoch = json_integer_value(json_object_get(call, "epoch"));
+    if (epoch > 0)
+        return cluster_lock_renew(conf, text_of(status, "id"), (uint64_t)epoch, err);
+    (void)err_set(err, ERR_REFUSED, "restore %s is one node's part of cluster restore %s",
+                  text_of(status, "id"), text_of(json_object_get(status, "cluster"), "job"));
+    return err_hint(err, "its coordinator alone can %s it: `tidemark cluster resume`", verb);
+}
+
+/* --- the state -------------------------------------------------------------------------------- */
+
+/* A part that was killed, or failed and kept what it had, does its step again. */
+static bool can_execute(const json_t *status)
+{
+    bool touched = job_is_partial(status) || is(status, "step", "fenced");
+    if (is(status, "state", "prepared") || is(status, "state", "held"))
+        return true;
+    if (is(status, "state", "interrupted"))
+        return touched;
+    return is(status, "state", "failed") && !job_is_over(status);
+}
+
+const char *job_cluster_goal(const json_t *status, const char *verb)
+{
+    bool up = is(status, "step", "verifying");
+    if (strcmp(verb, "execute") == 0)
+        return can_execute(status) ? "execute" : NULL;
+    if (strcmp(verb, "execute and verify") == 0)
+        return can_execute(status) ? "all" : NULL;
+    if (strcmp(verb, "verify") == 0)
+        return up && (is(status, "state", "executed") || can_execute(status)) ? "verify" : NULL;
+    return NULL;
+}
+
+int job_cluster_check_until(const json_t *status, const json_t *call, struct err *err)
+{
+    const char *until = json_string_value(json_object_get(call, "until"));
+    enum restore_step step = restore_step_from_name(text_of(status, "step"));
+    enum restore_step last = restore_hold_step(until);
+    bool standby = is(json_object_get(status, "cluster"), "role", "standby");
+    bool recovers = last >= STEP_RECOVERING && step < STEP_VERIFYING;
+    if (until && step > last)
+        return err_set(err, ERR_REFUSED, "restore %s is past '%s' already: it is in step %s",
+                       text_of(status, "id"), until, text_of(status, "step"));
+    if (!job_is_cluster_part(status) || !recovers)
+        return 0;
+    if (standby && !json_object_get(call, "fork"))
+        return err_set(err, ERR_USAGE,
+                       "field 'fork' is missing: a standby has to know where its primary's new "
+                       "timeline begins");
+    return 0;
+}

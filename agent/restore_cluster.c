@@ -1,0 +1,114 @@
+/* One node's part of a cluster restore: what its coordinator's call adds to a run, the holds, and
+ * the slots of the new primary. The rest of a part is an ordinary restore; see restore.h. */
+#include "agent/restore.h"
+#include "agent/log.h"
+#include "agent/pg.h"
+
+#include <stdio.h>
+
+enum { SLOT_TIMEOUT_S = 60 };
+
+int restore_cluster_load(struct restore *restore, struct err *err)
+{
+    const json_t *call = restore->job->goal_file;
+    json_t *journal = restore->job->journal;
+    restore->hold = STEP_COMPLETE;
+    if (!restore->request.cluster_job)
+        return 0;
+    json_t *cluster = json_object_get(journal, "cluster");
+    if (json_object_get(call, "epoch"))
+        (void)json_object_set(cluster, "epoch", json_object_get(call, "epoch"));
+    restore->hold = restore_hold_step(json_string_value(json_object_get(call, "until")));
+    if (json_object_get(call, "fork"))
+        (void)json_object_set(journal, "fork", json_object_get(call, "fork"));
+    if (!restore->request.standby || !json_object_get(journal, "fork"))
+        return 0;
+    return restore_fork_parse(json_object_get(journal, "fork"), ERR_USAGE, &restore->fork, err);
+}
+
+int restore_cluster_check(const struct restore *restore, struct err *err)
+{
+    char number[24];
+    if (!restore->request.cluster_job)
+        return 0;
+    (void)snprintf(number, sizeof(number), "%llu", (unsigned long long)restore->record.system_id);
+    json_object_set_new(restore->job->journal, "system_id", json_string(number));
+    if (restore->record.archived)
+        return 0;
+    (void)err_set(err, ERR_REFUSED,
+                  "the snapshot was taken without archiving: standbys could not "
+                  "follow a primary that is restored from it");
+    return err_hint(err, "restore a tag of a server that archives, or each node by itself");
+}
+
+/* --- holds ------------------------------------------------------------------------------------ */
+
+/* The permit goes: nobody shall start the server while it waits, not even a reboot. */
+void restore_cluster_hold(struct restore *restore)
+{
+    static const char *const names[STEP_COUNT] = {[STEP_FENCED] = "fenced",
+                                                  [STEP_CONFIGURED] = "configured",
+                                                  [STEP_RECOVERING] = "recovered"};
+    char point[32];
+    const char *name = names[restore->hold];
+    if (restore->hold == STEP_CONFIGURED)
+        restore_permit_revoke(restore);
+    (void)snprintf(point, sizeof(point), "held-%s", name);
+    restore_test_stop(point);
+    log_info("held for the other nodes: job=%s at=%s", restore->job->id, name);
+    json_object_set_new(restore->job->journal, "held_at", json_string(name));
+    json_object_set_new(restore->job->journal, "state", json_string("held"));
+}
+
+bool restore_keeps_fence(const struct restore *restore, const struct err *err)
+{
+    return restore->request.cluster_job && err->code != ERR_CANCELLED &&
+           json_object_get(restore->job->journal, "held_at");
+}
+
+/* --- slots ------------------------------------------------------------------------------------ */
+
+/* "physical", "logical", or "" when there is no such slot. */
+static int slot_type(struct pg_session *session, const char *name, char *ret, size_t size,
+                     struct err *err)
+{
+    static const char sql[] =
+        "select coalesce((select slot_type from pg_replication_slots where slot_name = $1), '')";
+    const char *params[] = {name, NULL};
+    free_mem char *type = NULL;
+    int rc = pg_query_text(session, sql, params, &type, err);
+    if (rc == 0)
+        (void)snprintf(ret, size, "%s", type ? type : "");
+    return rc;
+}
+
+/* WAL is kept from now on (immediately_reserve): the standby that will use it may start late. */
+static int create_slot(struct pg_session *session, const char *name, struct err *err)
+{
+    const char *params[] = {name, NULL};
+    char type[16];
+    int rc = slot_type(session, name, type, sizeof(type), err);
+    if (rc < 0 || strcmp(type, "physical") == 0)
+        return rc;
+    if (type[0])
+        return err_set(err, ERR_REFUSED, "slot '%s' is there and is %s", name, type);
+    rc = pg_query(session, "select pg_create_physical_replication_slot($1, true)", params,
+                  SLOT_TIMEOUT_S, NULL, err);
+    if (rc == 0)
+        log_info("physical slot created: slot=%s", name);
+    return rc < 0 ? err_prefix(err, "create slot '%s'", name) : 0;
+}
+
+int restore_create_slots(struct restore *restore, struct pg_session *session, struct err *err)
+{
+    const json_t *slots = json_object_get(restore->job->goal_file, "slots");
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < json_array_size(slots); i++) {
+        const char *name = json_string_value(json_array_get(slots, i));
+        rc = name ? create_slot(session, name, err)
+                  : err_set(err, ERR_USAGE, "the name of a slot is not a text");
+    }
+    if (rc == 0 && slots)
+        json_object_set(restore->job->journal, "slots", (json_t *)(uintptr_t)slots);
+    return rc;
+}
