@@ -2,9 +2,9 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "agent/api.h"
+#include "agent/api_node.h"
 #include "agent/api_request.h"
 #include "agent/catalog.h"
 #include "agent/job_rules.h"
@@ -364,54 +364,11 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
     return rc;
 }
 
-/* --- the node ----------------------------------------------------------------------------------*/
-static struct timespec conf_changed(const struct conf *conf)
-{
-    struct stat st;
-    bool found = conf->file[0] && stat(conf->file, &st) == 0;
-    return found ? st.st_mtim : (struct timespec){0};
-}
-
-/* The agent and its jobs go on with what it read at its start. */
-static bool is_conf_stale(const struct api *api)
-{
-    struct timespec now = conf_changed(api->conf), then = api->conf_changed;
-    return now.tv_sec != then.tv_sec || now.tv_nsec != then.tv_nsec;
-}
-
-static int get_health(struct api *api, struct api_call *call, const char *arg, struct err *err)
-{
-    struct health health;
-    (void)arg;
-    (void)err;
-    job_health(api->conf, &health);
-    call->status = strcmp(health.status, "ok") == 0 ? 200 : 503;
-    call->answer = json_pack("{s:s, s:s, s:s, s:s, s:b}", "status", health.status, "cluster",
-                             api->conf->cluster, "node", api->conf->node, "version",
-                             TIDEMARK_VERSION, "stale_configuration", is_conf_stale(api));
-    if (health.job[0]) {
-        (void)json_object_set_new(call->answer, "job", json_string(health.job));
-        (void)json_object_set_new(call->answer, "step", json_string(health.step));
-        (void)json_object_set_new(call->answer, "given_up", json_boolean(health.given_up));
-    }
-    return 0;
-}
-
-static int get_version(struct api *api, struct api_call *call, const char *arg, struct err *err)
-{
-    (void)api;
-    (void)arg;
-    (void)err;
-    call->status = 200;
-    call->answer =
-        json_pack("{s:s, s:s, s:i}", "program", "tidemark", "version", TIDEMARK_VERSION, "api", 1);
-    return 0;
-}
-
 /* --- routing -----------------------------------------------------------------------------------*/
 static const struct route routes[] = {
-    {"GET", "health", get_health, false},
-    {"GET", "version", get_version, false},
+    {"GET", "health", api_get_health, false},
+    {"GET", "node", api_get_node, false},
+    {"GET", "version", api_get_version, false},
     {"GET", "jobs", get_jobs, false},
     {"GET", "jobs/*", get_job, false},
     {"DELETE", "jobs/*", delete_job, true},
@@ -477,7 +434,7 @@ static void no_route(struct api_call *call)
 void api_init(struct api *api, const struct conf *conf)
 {
     api->conf = conf;
-    api->conf_changed = conf_changed(conf);
+    api->conf_changed = api_conf_changed(conf);
     (void)pthread_mutex_init(&api->mutex, NULL);
 }
 

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #include "agent/api.h"
@@ -272,8 +271,7 @@ static int follow_local(struct client *client, const char *id, struct follower *
             return err_set(err, ERR_CANCELLED, "interrupted");
         job_pause(client->conf, id, POLL_MS);
     }
-    while (waitpid(-1, NULL, WNOHANG) > 0) /* the job was our child */
-        ;
+    job_reap(); /* the job was our child */
     return 0;
 }
 

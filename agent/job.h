@@ -84,8 +84,11 @@ int job_set_goal(const struct conf *conf, const char *id, const char *goal, cons
                  struct err *err);
 /* fork + exec of tidemark-agent with `job DIR`, all descriptors but 0–3 closed. Returns when the
  * child has its locks and its journal says "running", or with the error that stopped it (ERR_BUSY
- * by the node's lock). The caller reaps *ret_pid. */
+ * by the node's lock). job_reap() reaps it, or the caller does with *ret_pid. */
 int job_start(const char *dir, int *ret_pid, struct err *err);
+/* Reaps the jobs that this process has started and that have ended, and no other child: whoever
+ * waits for one of those wants its status. Any thread. */
+void job_reap(void);
 /* Takes the job's lock for this process and writes its pid into the file: ERR_BUSY when somebody
  * has it. *ret_fd is closed by the caller. */
 int job_lock(const char *dir, int *ret_fd, struct err *err);

@@ -1,5 +1,6 @@
-/* Jobs seen from outside: making, starting, listing, cancelling, pruning. Used by the agent and by
- * the command line alike, so that a job without an agent obeys the same rules. See job.h. */
+/* Jobs seen from outside: making, listing, cancelling, pruning (job_start.c starts). Used by the
+ * agent and by the command line alike, so that a job without an agent obeys the same rules. See
+ * job.h. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -7,15 +8,12 @@
 #include <stdio.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #include "agent/cluster_lock.h"
 #include "agent/job.h"
-#include "agent/log.h"
-#include "agent/program.h"
 
-enum { READY_FD = 3, JOBS_MAX = 4096, UNBORN_MAX_S = 3600 };
+enum { JOBS_MAX = 4096, UNBORN_MAX_S = 3600 };
 
 void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX])
 {
@@ -251,81 +249,6 @@ int job_set_goal(const struct conf *conf, const char *id, const char *goal, cons
     if (options)
         (void)json_object_update_missing(json, (json_t *)(uintptr_t)options);
     return save_in(dir, "goal.json", json, err);
-}
-
-/* --- starting ----------------------------------------------------------------------------------*/
-/* Between fork and exec of a threaded process only async-signal-safe calls are allowed. */
-_Noreturn static void exec_job(const char *program, const char *dir, int log_fd, int ready_fd)
-{
-    char ready_option[] = "--ready-fd=3";
-    char *argv[] = {(char *)(uintptr_t)program, (char[]){"job"}, (char *)(uintptr_t)dir,
-                    ready_option, NULL};
-    sigset_t none;
-    (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    (void)setsid();
-    int null_fd = open("/dev/null", O_RDONLY);
-    /* Out of the way first: one of them may be 0–3 itself. */
-    log_fd = fcntl(log_fd, F_DUPFD, 10);
-    ready_fd = fcntl(ready_fd, F_DUPFD, 10);
-    if (null_fd >= 0 && log_fd >= 0 && ready_fd >= 0 && dup2(null_fd, 0) == 0 &&
-        dup2(log_fd, 1) == 1 && dup2(log_fd, 2) == 2 && dup2(ready_fd, READY_FD) == READY_FD &&
-        close_range(READY_FD + 1, ~0U, 0) == 0)
-        (void)execv(program, argv);
-    _exit(127);
-}
-
-/* Waits for "ok" or the error of the child, see report_ready() in job.c. */
-static int read_ready(int fd, const char *dir, struct err *err)
-{
-    char text[sizeof(err->text) + sizeof(err->hint) + 64];
-    size_t len = 0;
-    for (;;) {
-        ssize_t n = read(fd, text + len, sizeof(text) - 1 - len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        len += (size_t)n;
-    }
-    text[len] = '\0';
-    if (strcmp(text, "ok") == 0)
-        return 0;
-    char *code = text, *message = strchr(text, '\n');
-    if (!message)
-        return err_set(err, ERR_INTERNAL, "the job's process did not start; see '%s/log'", dir);
-    *message++ = '\0';
-    char *hint = strchr(message, '\n');
-    if (hint)
-        *hint++ = '\0';
-    (void)err_set(err, err_code_from_name(code), "%s", message);
-    return err_hint(err, "%s", hint ? hint : "");
-}
-
-int job_start(const char *dir, int *ret_pid, struct err *err)
-{
-    char program[PATH_MAX], path[JOB_DIR_MAX + 32];
-    int ready[2];
-    int rc = program_find("tidemark-agent", program, err);
-    if (rc < 0)
-        return rc;
-    (void)snprintf(path, sizeof(path), "%s/log", dir);
-    close_fd int log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (log_fd < 0)
-        return err_sys(err, ERR_DEVICE, "open '%s'", path);
-    if (pipe2(ready, O_CLOEXEC) < 0)
-        return err_sys(err, ERR_INTERNAL, "pipe");
-    int pid = fork();
-    if (pid == 0)
-        exec_job(program, dir, log_fd, ready[1]);
-    (void)close(ready[1]);
-    rc = pid < 0 ? err_sys(err, ERR_INTERNAL, "fork") : read_ready(ready[0], dir, err);
-    (void)close(ready[0]);
-    if (rc < 0 && pid > 0)
-        (void)waitpid(pid, NULL, 0); /* it reported and exits */
-    if (rc == 0)
-        *ret_pid = pid;
-    return rc;
 }
 
 /* --- looking -----------------------------------------------------------------------------------*/

@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 
 #include "agent/api.h"
 #include "agent/capture.h"
@@ -109,8 +108,7 @@ static bool take_signals(int fd)
     bool stop = false;
     while (read(fd, &info, sizeof(info)) == sizeof(info))
         stop = stop || info.ssi_signo != SIGCHLD;
-    while (waitpid(-1, NULL, WNOHANG) > 0)
-        ;
+    job_reap();
     return stop;
 }
 

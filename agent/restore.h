@@ -210,6 +210,8 @@ int restore_recheck_device(struct restore *restore, struct restore_volume *volum
 /* Refuses a mounted volume that holds a data directory other than the snapshot's. */
 int restore_check_other_data(const struct restore *restore, const struct restore_volume *volume,
                              struct err *err);
+/* The string that --overwrite must carry for this device: the strongest it has. */
+void restore_device_name(const struct device_identity *identity, char *ret, size_t size);
 bool restore_is_marked(const char *path, const uint8_t *job_id, struct err *err);
 
 /* --- restore_target.c --- */

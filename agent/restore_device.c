@@ -9,8 +9,7 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-/* The string that --overwrite must carry for this device: the strongest it has. */
-static void device_name(const struct device_identity *identity, char *ret, size_t size)
+void restore_device_name(const struct device_identity *identity, char *ret, size_t size)
 {
     if (identity->wwn[0])
         (void)snprintf(ret, size, "%s", identity->wwn);
@@ -41,7 +40,7 @@ static bool is_named(const struct restore *restore, const struct restore_volume 
 static int hint_overwrite(const struct restore_volume *volume, struct err *err)
 {
     char name[512];
-    device_name(&volume->identity, name, sizeof(name));
+    restore_device_name(&volume->identity, name, sizeof(name));
     return err_hint(err, "if everything on it may be destroyed, say --overwrite=%s=%s",
                     volume->name, name);
 }

@@ -1,0 +1,12 @@
+/* libpq connection strings without what must not be shown. Pure, any thread. */
+#ifndef TIDEMARK_AGENT_CONNINFO_H
+#define TIDEMARK_AGENT_CONNINFO_H
+
+#include "io/base.h"
+
+/* Copies text without the values that libpq hides (fe-connect.c, dispchar "*": password,
+ * sslpassword), both forms: keyword = value, and URI. False when it is neither, or does not fit:
+ * ret is "" then, because nobody knows what is a password in it. */
+bool conninfo_public(const char *text, char *ret, size_t size);
+
+#endif

@@ -1,0 +1,40 @@
+/* agent/conninfo: connection strings without their passwords. */
+#include "agent/conninfo.h"
+#include "tests/tap.h"
+
+static const struct {
+    const char *given, *shown; /* shown NULL: refused */
+} rows[] = {
+    {"", ""},
+    {"host=db1 port=5432", "host=db1 port=5432"},
+    {"host=db1 password=secret port=5432", "host=db1 port=5432"},
+    {"password='it\\'s secret' host=db1", "host=db1"},
+    {"password=a\\ b host=db1", "host=db1"},
+    {"  password = x   host = 'db 1' ", "host='db 1'"},
+    {"sslpassword=k sslkey=/k passfile=/p", "sslkey=/k passfile=/p"},
+    {"user=password application_name='password=1'", "user=password application_name='password=1'"},
+    {"password=", ""},
+    {"host=db1 password='open", NULL},
+    {"secret", NULL},
+    {"=secret", NULL},
+    {"postgresql://db1:5432/app", "postgresql://db1:5432/app"},
+    {"postgresql://u:secret@db1:5432/app?sslmode=require",
+     "postgresql://u@db1:5432/app?sslmode=require"},
+    {"postgres://u@[::1]:5432/", "postgres://u@[::1]:5432/"},
+    {"postgres://u:p@a:1,b:2/x?password=s&target_session_attrs=any&sslpassword=q",
+     "postgres://u@a:1,b:2/x?target_session_attrs=any"},
+    {"postgres://db1/x?pass%77ord=secret&port=1", "postgres://db1/x?port=1"},
+};
+
+int main(void)
+{
+    char text[128], small[8];
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        bool good = conninfo_public(rows[i].given, text, sizeof(text));
+        ok(good == (rows[i].shown != NULL), "%s: %s", rows[i].given, good ? "known" : "refused");
+        is_str(text, rows[i].shown ? rows[i].shown : "", "what is shown of it");
+    }
+    ok(!conninfo_public("host=db1.example.com", small, sizeof(small)), "no room");
+    is_str(small, "", "then nothing is shown");
+    return done();
+}
