@@ -35,6 +35,8 @@ int api_get_health(struct api *api, struct api_call *call, const char *arg, stru
         (void)json_object_set_new(call->answer, "job", json_string(health.job));
         (void)json_object_set_new(call->answer, "step", json_string(health.step));
         (void)json_object_set_new(call->answer, "given_up", json_boolean(health.given_up));
+        if (health.cluster_job[0])
+            (void)json_object_set_new(call->answer, "cluster_job", json_string(health.cluster_job));
     }
     return 0;
 }

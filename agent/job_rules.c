@@ -275,6 +275,8 @@ void job_health(const struct conf *conf, struct health *ret)
         ret->status = given_up ? "partial" : restore_health(status);
         (void)snprintf(ret->job, sizeof(ret->job), "%s", text_of(status, "id"));
         (void)snprintf(ret->step, sizeof(ret->step), "%s", text_of(status, "step"));
+        (void)snprintf(ret->cluster_job, sizeof(ret->cluster_job), "%s",
+                       text_of(json_object_get(status, "cluster"), "job"));
         return;
     }
 }

@@ -41,7 +41,8 @@ struct health {
     const char *status;    /* "ok", "restoring", "partial", "recovering", "failed" */
     char job[ID_TEXT_LEN]; /* the restore that says so; "" when ok */
     char step[32];
-    bool given_up; /* it cannot be resumed: another restore has to be made */
+    bool given_up;                 /* it cannot be resumed: another restore has to be made */
+    char cluster_job[ID_TEXT_LEN]; /* it is a part of this cluster restore; "" when it is none */
 };
 /* Never fails: a state_dir that cannot be read is "failed". */
 void job_health(const struct conf *conf, struct health *ret);

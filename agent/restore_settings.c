@@ -424,8 +424,10 @@ int restore_replace_settings(struct restore *restore, const char *extra, struct 
         return rc;
     struct text now = {0};
     free_mem char *without = settings_without_block(text);
+    size_t len = strlen(without), extra_len = strlen(extra);
+    bool there = len >= extra_len && strcmp(without + len - extra_len, extra) == 0;
     text_string(&now, without);
-    text_string(&now, extra);
+    text_string(&now, there ? "" : extra); /* an interrupted run wrote it */
     if (strcmp(text, now.bytes) != 0)
         rc = restore_write_file(restore, path, now.bytes, now.len, 0600, err);
     free(now.bytes);

@@ -131,8 +131,10 @@ int restore_standby_finish(struct restore *restore, struct pg_session *session, 
         rc = restore_standby_lines(restore, !own, &lines, err);
     if (rc == 0)
         rc = restore_replace_settings(restore, lines, err);
+    restore_test_stop("standby-settings");
     if (rc == 0)
         rc = reload(restore, session, err);
+    restore_test_stop("standby-reloaded");
     if (rc < 0)
         return err_prefix(err, "the standby's own settings");
     restore_permit_revoke(restore);

@@ -191,7 +191,7 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
     const char *state = cmd_text(status, "state");
     const json_t *error = json_object_get(status, "error");
     if (strcmp(state, "complete") == 0 || strcmp(state, "prepared") == 0 ||
-        strcmp(state, "executed") == 0)
+        strcmp(state, "executed") == 0 || strcmp(state, "held") == 0)
         return 0;
     if (json_is_object(error)) {
         enum err_code code = err_code_from_name(cmd_text(error, "code"));
@@ -207,7 +207,9 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
                            "memory ran out",
                            cmd->agent ? "the agent's state_dir" : cmd->conf.state_dir, id);
     }
-    if (!err->hint[0] && job_is_partial(status))
+    if (!err->hint[0] && job_is_cluster_part(status))
+        (void)err_hint(err, "it is a part of a cluster restore: `tidemark cluster resume`");
+    else if (!err->hint[0] && job_is_partial(status))
         (void)err_hint(err, "`tidemark restore --resume %s` goes on", id);
     return -(int)err->code;
 }

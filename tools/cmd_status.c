@@ -20,8 +20,10 @@ int cmd_health_error(const json_t *health, struct err *err)
     const char *status = cmd_text(health, "status"), *job = cmd_text(health, "job");
     if (strcmp(status, "ok") == 0)
         return 0;
+    const char *cluster = cmd_text(health, "cluster_job");
     if (strcmp(status, "restoring") == 0 || strcmp(status, "recovering") == 0)
-        return err_set(err, ERR_BUSY, "restore %s is at step %s", job, cmd_text(health, "step"));
+        return err_set(err, ERR_BUSY, "restore %s is at step %s%s%s", job, cmd_text(health, "step"),
+                       cluster[0] ? ", as a part of cluster restore " : "", cluster);
     if (json_is_true(json_object_get(health, "given_up"))) {
         (void)err_set(
             err, ERR_PARTIAL,
@@ -32,6 +34,9 @@ int cmd_health_error(const json_t *health, struct err *err)
                              "TAG` makes the volumes usable again");
     }
     (void)err_set(err, ERR_PARTIAL, "restore %s stopped at step %s", job, cmd_text(health, "step"));
+    if (cluster[0])
+        return err_hint(err, "it is a part of cluster restore %s: `tidemark cluster resume`",
+                        cluster);
     return err_hint(err, "`tidemark restore --resume %s` goes on", job);
 }
 

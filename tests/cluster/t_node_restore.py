@@ -167,6 +167,14 @@ def main():
     refusals(cluster, snapshot)
     cluster.until("fenced")
     is_([m.health() for m in cluster.members], ["restoring"] * 3, "held: health is restoring")
+    done = cluster.primary.cli("status")
+    is_status(done, "busy", "tidemark status: busy")
+    like(done.err, f"step fenced, as a part of cluster restore {JOB}", "and says for whom")
+    done = cluster.primary.cli("restore", "--resume", "--yes")
+    isnt(done.status, 0, "restore --resume finds nothing to resume")
+    unlike(done.err, cluster.primary.job, "and not this part")
+    is_status(cluster.primary.cli("jobs", "--follow", cluster.primary.job), 0,
+              "following it ends well")
     second_coordinator(cluster)
     cluster.until("configured", cluster.standbys, epoch=2)
     isnt(cluster.primary.server.start(check=False).returncode, 0,
