@@ -148,11 +148,13 @@ class Cluster:
                 tm.diag(str(answer))
         return [member.wait(state) for member in members]
 
-    def recover(self, **body):
-        """The primary, its slots, then the standbys; the fork."""
+    def recover_primary(self, **body):
+        """With its slots; the fork."""
         slots = [standby.name for standby in self.standbys]
-        journal = self.until("recovered", [self.primary], slots=slots, **body)[0]
-        fork = journal.get("fork")
+        return self.until("recovered", [self.primary], slots=slots, **body)[0].get("fork")
+
+    def recover(self, **body):
+        fork = self.recover_primary(**body)
         self.until("recovered", self.standbys, fork=fork, **body)
         return fork
 

@@ -109,6 +109,20 @@ def second_coordinator(cluster):
     primary.wait("held")
 
 
+def wrong_forks(cluster, member, record, known):
+    """A standby does not start before the archive has the fork, nor with another one."""
+    tag = record["postgresql"]["tag_lsn"]
+    rows = [("no segment", {"timeline": 2, "lsn": "0/F0000028", "parent": 1}, "refused"),
+            ("another parent", {"timeline": 3, "lsn": tag, "parent": 2}, "refused"),
+            ("before the snapshot", {"timeline": 2, "lsn": "0/28", "parent": 1}, "refused")
+            ] if known else [
+            ("not archived yet", {"timeline": 2, "lsn": tag, "parent": 1}, "missing")]
+    for what, fork, code in rows:
+        is_(member.execute(epoch=2, until="recovered", fork=fork)[0], 202, f"fork: {what}")
+        is_(member.agent.wait_job(member.job)["error"]["code"], code, f"fork: {what}: {code}")
+        ok(not member.server.running(), f"fork: {what}: the standby is not started")
+
+
 def checks(cluster, ledger, record, fork):
     """The tag on every node, one history, synchronous commits."""
     primary = cluster.primary
@@ -179,7 +193,10 @@ def main():
     cluster.until("configured", cluster.standbys, epoch=2)
     isnt(cluster.primary.server.start(check=False).returncode, 0,
          "held at configured: nobody can start the server")
-    fork = cluster.recover(epoch=2)
+    wrong_forks(cluster, cluster.standbys[0], record, known=False)
+    fork = cluster.recover_primary(epoch=2)
+    wrong_forks(cluster, cluster.standbys[0], record, known=True)
+    cluster.until("recovered", cluster.standbys, epoch=2, fork=fork)
     cluster.complete(epoch=2)
     checks(cluster, ledger, record, fork)
     is_status(cluster.primary.cli("snapshot", "--tag", "t2"), 0, "the node is free for a snapshot")

@@ -14,7 +14,7 @@ set -e
 mount --make-rprivate /
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /etc/systemd/system
+mount @etc@ /etc/systemd/system
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mkdir -p /sys/fs/cgroup /run/systemd/system
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -26,14 +26,16 @@ exec {SYSTEMD} --system --unit=basic.target --log-target=console --show-status=f
 class Systemd:
     """PID 1 of its own namespaces; ends with all below it when it is killed. Its /run, /tmp and
     /etc/systemd/system are its own and empty; mounts of the host at its start are there as copies,
-    later ones are not. Files, sockets among them, are the same on both sides."""
+    later ones are not. Files, sockets among them, are the same on both sides. etc: a directory that
+    is its /etc/systemd/system instead, for a host that boots again."""
 
-    def __init__(self, box):
+    def __init__(self, box, etc=None):
         self.box = box
         self.log = box.join("log", "systemd.log")
         box.mkdir("log", 0o777)
         tm.on_fail(lambda: tm.diag(f"systemd log:\n{tm.tail(self.log)}"))
-        boot = box.write("boot.sh", BOOT, 0o755)
+        text = BOOT.replace("@etc@", f"--bind '{etc}'" if etc else "-t tmpfs tmpfs")
+        boot = box.write("boot.sh", text, 0o755)
         with open(self.log, "wb") as log:
             self.parent = subprocess.Popen(
                 ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--ipc",
@@ -84,6 +86,9 @@ class Systemd:
         return self.ctl("is-active", name).out.strip()
 
     def stop(self):
+        """What a power cut does; nothing when it is stopped already."""
+        if self.parent.poll() is not None:
+            return
         if self.pid:
             kill_pid(self.pid)
         self.parent.kill()
@@ -97,11 +102,11 @@ def unit_text(server, **service):
     return "[Service]\n" + "".join(f"{k}={v}\n" for k, v in lines.items())
 
 
-def boot(box):
+def boot(box, etc=None):
     """A Systemd that runs, or the test is skipped."""
     if not os.access(SYSTEMD, os.X_OK):
         tm.skip_all(f"{SYSTEMD} is not installed")
-    systemd = Systemd(box)
+    systemd = Systemd(box, etc)
     if not systemd.wait_running():
         tm.skip_all(f"systemd does not boot in namespaces here: {tm.tail(systemd.log, 3).strip()}")
     return systemd
