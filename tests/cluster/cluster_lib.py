@@ -10,6 +10,7 @@ from sandbox import poll
 from server import lsn
 
 JOB = "c0ffee" + "0" * 26
+SECRET = "hush-4711"  # in primary_conninfo: nothing but the settings may show it
 
 
 def diskseq_name(device):
@@ -71,7 +72,8 @@ class Member(Node):
                 "overwrite": {"pgdata": diskseq_name(self.volumes[0].device)}, "verify": "quick",
                 **more}
         if role == "standby":
-            body.update(primary_conninfo=self.conninfo_to(primary), primary_slot=self.name)
+            body.update(primary_conninfo=self.conninfo_to(primary) + f" password={SECRET}",
+                        primary_slot=self.name)
         answer = self.post("/restores", **body)
         if answer[0] == 202:
             self.job = answer[1]["id"]
@@ -182,4 +184,4 @@ def mend_repository(path):
     os.rename(path + ".away", path)
 
 
-__all__ = ["Cluster", "Member", "JOB", "break_repository", "mend_repository", "diskseq_name"]
+__all__ = ["Cluster", "Member", "JOB", "SECRET", "break_repository", "mend_repository", "diskseq_name"]

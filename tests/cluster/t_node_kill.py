@@ -2,8 +2,9 @@
 # check: build=asan timeout=400
 """kill -9 of job and agent where one node's part of a cluster restore is about to wait for the
 others: nothing goes on by itself, nothing lifts a fence, the coordinator's next call does the step
-again. Before it, at a held node: failures that must not start the old server. And the repository
-goes away while a standby replays: the standby waits."""
+again. Between: failures at a held node, which must not start the old server. And the repository
+goes away while a standby replays: the standby waits. The target is an LSN in a segment that nobody
+has archived: both nodes have some of it, and their fences push it at once."""
 import os
 import signal
 import sys
@@ -93,9 +94,10 @@ def main():
     primary, standby = cluster.members
     primary.server.pgbench_init(2)
     is_status(primary.cli("snapshot", "--tag", "t1"), 0, "snapshot")
-    primary.server.psql("drop table pgbench_history")
-    snapshot = record_of(primary, "t1")["id"]
-    cluster.reserve(snapshot)
+    primary.server.psql("create table later as select i from generate_series(1, 100) i")
+    target = primary.server.psql("select pg_current_wal_insert_lsn()")
+    primary.server.psql("drop table pgbench_history, later")
+    cluster.reserve(record_of(primary, "t1")["id"], target={"type": "lsn", "value": target})
     for member in cluster.members:
         killed_at(cluster, member, "fenced")
     failure_keeps_fence(cluster, standby)
@@ -112,7 +114,10 @@ def main():
     cluster.wait_attached(2)
     primary.server.psql("create table synchronous (x int)")
     cluster.wait_replayed()
-    is_(standby.server.psql("select count(*) from pgbench_history"), "0", "the tag's table is back")
+    for member in cluster.members:
+        is_(member.server.psql("select (select count(*) from later), "
+                               "(select count(*) from pgbench_history)"), "100|0",
+            f"{member.name}: as it was at the target")
     is_([m.health() for m in cluster.members], ["ok", "ok"], "health is ok")
     cluster.stop()
 

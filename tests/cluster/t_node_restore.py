@@ -12,7 +12,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "pg"))
 from tm import *  # noqa: E402, F403
 from t_restore import record_of  # noqa: E402
-from cluster_lib import JOB, Cluster  # noqa: E402
+from cluster_lib import JOB, SECRET, Cluster  # noqa: E402
 import tm  # noqa: E402
 
 OTHER = "d" * 32
@@ -150,6 +150,15 @@ def checks(cluster, ledger, record, fork):
                    f"{member.name}: no limit of the restore is left")
 
 
+def test_secret(member):
+    """The password of primary_conninfo: only in the request, which is root's, and the settings."""
+    done = output("grep", "-rl", SECRET, member.state_dir, member.agent.log)
+    is_({os.path.basename(path) for path in done.split()}, {"request.json"},
+        f"{member.name}: the password is in the request alone")
+    text = str(member.agent.api("GET", "/jobs")) + str(member.agent.api("GET", "/node"))
+    unlike(text, SECRET, f"{member.name}: nobody is told it")
+
+
 def next_failover(cluster):
     """db1 is lost, db2 is promoted, db3 gets another primary_conninfo and follows."""
     old, new, other = cluster.members
@@ -199,6 +208,7 @@ def main():
     cluster.until("recovered", cluster.standbys, epoch=2, fork=fork)
     cluster.complete(epoch=2)
     checks(cluster, ledger, record, fork)
+    test_secret(cluster.standbys[0])
     is_status(cluster.primary.cli("snapshot", "--tag", "t2"), 0, "the node is free for a snapshot")
     next_failover(cluster)
     cluster.stop()
