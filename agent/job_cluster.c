@@ -74,12 +74,18 @@ int job_cluster_check_until(const json_t *status, const json_t *call, struct err
     enum restore_step last = restore_hold_step(until);
     bool standby = is(json_object_get(status, "cluster"), "role", "standby");
     bool recovers = last >= STEP_RECOVERING && step < STEP_VERIFYING;
-    if (until && step > last)
+    /* Killed between the last step and its hold: the same call again is fine. */
+    bool again = last == STEP_RECOVERING && step == STEP_VERIFYING;
+    if (until && step > last && !again)
         return err_set(err, ERR_REFUSED, "restore %s is past '%s' already: it is in step %s",
                        text_of(status, "id"), until, text_of(status, "step"));
     if (!job_is_cluster_part(status) || !recovers)
         return 0;
-    if (standby && !json_object_get(call, "fork"))
+    const json_t *fork = json_object_get(call, "fork");
+    struct restore_fork parsed;
+    if (fork && standby)
+        return restore_fork_parse(fork, ERR_USAGE, &parsed, err);
+    if (standby)
         return err_set(err, ERR_USAGE,
                        "field 'fork' is missing: a standby has to know where its primary's new "
                        "timeline begins");

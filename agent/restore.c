@@ -322,7 +322,9 @@ static int run_goal(struct restore *restore, struct err *err)
             return rc;
     } else {
         int rc = restore_load(restore, err);
-        if (rc < 0)
+        if (rc == 0 && restore->hold != STEP_COMPLETE) /* it died on its way into the hold */
+            restore_cluster_hold(restore);
+        if (rc < 0 || restore->hold != STEP_COMPLETE)
             return rc;
     }
     if (strcmp(goal, "execute") == 0) {

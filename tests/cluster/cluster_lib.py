@@ -184,4 +184,5 @@ def mend_repository(path):
     os.rename(path + ".away", path)
 
 
-__all__ = ["Cluster", "Member", "JOB", "SECRET", "break_repository", "mend_repository", "diskseq_name"]
+__all__ = ["Cluster", "Member", "JOB", "SECRET", "break_repository", "diskseq_name",
+           "mend_repository"]

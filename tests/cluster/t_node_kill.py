@@ -35,12 +35,11 @@ def killed_at(cluster, member, where, **body):
     is_(member.server.running(), where == "recovered",
         f"{member.name}, {where}: the server {'runs' if where == 'recovered' else 'does not run'}")
     isnt(member.health(), "ok", f"{member.name}, {where}: health is not ok")
-    if where == "recovered":
-        return
     cluster.until(where, [member], **body)
     member.restart_agent()
     is_(member.status()["state"], "held", f"{member.name}, {where}: held over an agent restart")
-    is_(member.health(), "restoring", f"{member.name}, {where}: health is restoring")
+    is_(member.health(), "recovering" if where == "recovered" else "restoring",
+        f"{member.name}, {where}: health says that it waits")
 
 
 def failure_keeps_fence(cluster, member):

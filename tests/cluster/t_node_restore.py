@@ -58,6 +58,10 @@ def refusals(cluster, snapshot):
         is_(answer.get("code"), code, f"{what} is {code}")
     status, answer = cluster.standbys[0].execute(until="recovered")
     is_(answer.get("code"), "usage", "a standby needs the fork to recover")
+    for fork in ({"timeline": 2, "lsn": "x", "parent": 1}, {"timeline": 2, "lsn": "0/1"},
+                 {"timeline": 1, "lsn": "0/1", "parent": 1}):
+        status, answer = cluster.standbys[0].execute(until="recovered", fork=fork)
+        is_((status, answer.get("code")), (400, "usage"), f"{fork} is no fork")
 
 
 def wrong_requests(member, snapshot):
