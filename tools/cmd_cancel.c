@@ -1,19 +1,33 @@
 /* tidemark cancel: ends a job. */
 #include <stdio.h>
 
+#include "agent/job.h"
 #include "tools/cmd.h"
 
-/* Giving up a half-done restore leaves a server that cannot start: worth a question. */
-static int confirm_partial(const struct cmd *cmd, const json_t *status, struct err *err)
+/* Giving up a half-done restore leaves a server that cannot start, and lifting the fence of one
+ * node of a cluster starts a server that the others no longer know: worth a question. NULL: none.
+ */
+static const char *question_for(const json_t *status)
 {
     static const char *const safe[] = {"planned", "fenced", "complete", "-"};
     const char *step = json_string_value(json_object_get(status, "step"));
-    const char *state = json_string_value(json_object_get(status, "state"));
+    if (!step || job_is_over(status))
+        return NULL;
+    if (strcmp(step, "fenced") == 0 && job_is_cluster_part(status))
+        return "It is one node's part of a cluster restore: other nodes may be past their fence, "
+               "and "
+               "the old server of this one would start beside them.";
     for (size_t i = 0; i < ARRAY_LEN(safe); i++)
-        if (!step || strcmp(step, safe[i]) == 0 || (state && strcmp(state, "complete") == 0))
-            return 0;
-    if (cmd_confirm(cmd, "The volumes hold neither the old nor the new data; without this restore "
-                         "the server cannot start."))
+        if (strcmp(step, safe[i]) == 0)
+            return NULL;
+    return "The volumes hold neither the old nor the new data; without this restore the server "
+           "cannot start.";
+}
+
+static int confirm(const struct cmd *cmd, const json_t *status, struct err *err)
+{
+    const char *question = question_for(status);
+    if (!question || cmd_confirm(cmd, question))
         return 0;
     return err_set(err, ERR_CANCELLED, "not cancelled");
 }
@@ -28,7 +42,7 @@ static int cancel(const struct cmd *cmd, struct client *client, struct err *err)
     (void)snprintf(path, sizeof(path), "/jobs/%s", id);
     rc = client_call(client, "GET", path, NULL, &status, err);
     if (rc == 0)
-        rc = confirm_partial(cmd, status, err);
+        rc = confirm(cmd, status, err);
     if (rc == 0)
         rc = client_call(client, "DELETE", path, NULL, &answer, err);
     if (rc == 0 && cmd->json)
@@ -55,8 +69,10 @@ const struct cmd_verb verb_cancel = {
     .args_min = 1,
     .args_max = 1,
     .summary = "Cancels a job.",
-    .notes = "A snapshot leaves nothing visible. A restore that has not marked its volumes yet\n"
-             "leaves the old data and starts the old server again; a later one stays resumable\n"
-             "when it was running, and is given up when it was not.\n",
+    .notes =
+        "A snapshot leaves nothing visible. A restore that has not marked its volumes yet\n"
+        "leaves the old data and starts the old server again; a later one stays resumable\n"
+        "when it was running, and is given up when it was not. The part of a cluster restore is\n"
+        "taken back on this node alone.\n",
     .run = run,
 };

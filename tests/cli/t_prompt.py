@@ -124,4 +124,5 @@ def main():
     test_yes(node)
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -10,7 +10,9 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "pg"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cli"))
 from tm import *  # noqa: E402, F403
+from t_prompt import QUESTION, Terminal  # noqa: E402
 from t_restore import record_of  # noqa: E402
 from cluster_lib import JOB, SECRET, Cluster  # noqa: E402
 import tm  # noqa: E402
@@ -98,6 +100,14 @@ def give_back(cluster, snapshot):
         is_(member.health(), "ok", f"{member.name}: health is ok again")
     cluster.wait_attached(1)
     ok(True, "the old cluster runs again")
+
+
+def question(member):
+    """A person who cancels a part is asked: the other nodes may be further."""
+    terminal = Terminal(member, "cancel", member.job).read(until=QUESTION)
+    like(terminal.text, "part of a cluster restore: other nodes may be past", "cancel: the question")
+    isnt(terminal.write("no\n").end(), 0, "cancel: no")
+    is_(member.status()["state"], "held", "cancel: it is still held")
 
 
 def second_coordinator(cluster):
@@ -202,6 +212,7 @@ def main():
     unlike(done.err, cluster.primary.job, "and not this part")
     is_status(cluster.primary.cli("jobs", "--follow", cluster.primary.job), 0,
               "following it ends well")
+    question(cluster.primary)
     second_coordinator(cluster)
     cluster.until("configured", cluster.standbys, epoch=2)
     isnt(cluster.primary.server.start(check=False).returncode, 0,
