@@ -40,7 +40,8 @@ static bool names_repository(const struct restore *restore)
 void restore_host_warn(const struct restore *restore, json_t *warnings)
 {
     char advice[768];
-    if (restore_host_is_configured(restore) || !restore->record.archived || names_repository(restore))
+    if (restore_host_is_configured(restore) || !restore->record.archived ||
+        names_repository(restore))
         return;
     restore_host_advice(restore, advice, sizeof(advice));
     restore_warn(warnings,

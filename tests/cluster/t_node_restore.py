@@ -105,7 +105,8 @@ def give_back(cluster, snapshot):
 def question(member):
     """A person who cancels a part is asked: the other nodes may be further."""
     terminal = Terminal(member, "cancel", member.job).read(until=QUESTION)
-    like(terminal.text, "part of a cluster restore: other nodes may be past", "cancel: the question")
+    like(terminal.text, "part of a cluster restore: other nodes may be past",
+         "cancel: the question")
     isnt(terminal.write("no\n").end(), 0, "cancel: no")
     is_(member.status()["state"], "held", "cancel: it is still held")
 
