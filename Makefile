@@ -51,7 +51,7 @@ CMD_SRC     := $(wildcard tools/cmd_*.c)
 LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -lgnutls \
         -ljansson
 
-PROGRAMS := tidemark-guardian tidemark-agent tidemark tidemark-wal tidemark-wal-worker tidemark-inspect
+PROGRAMS := tidemark-guardian tidemark-agent tidemark-coordinator tidemark tidemark-wal tidemark-wal-worker tidemark-inspect
 
 # Messages are cut on purpose where they are too long (-Wno-format-truncation above).
 
@@ -94,6 +94,7 @@ $(B)/libcmd.a: $(CMD_OBJ)
 
 $(B)/tidemark-guardian: $(B)/io/guardian.o
 $(B)/tidemark-agent:    $(B)/agent/main.o $(ARCHIVES)
+$(B)/tidemark-coordinator: $(B)/agent/main.o $(ARCHIVES)
 $(B)/tidemark:          $(B)/tools/tidemark.o $(ARCHIVES)
 $(B)/tidemark-wal:      $(B)/tools/wal.o $(ARCHIVES)
 $(B)/tidemark-wal-worker: $(B)/tools/wal_worker.o $(ARCHIVES)
@@ -207,6 +208,10 @@ install: all
 	    '/^Type=/a Environment=TIDEMARK_CONFIG=$(SYSCONFDIR)/tidemark/tidemark.conf') \
 	    conf/systemd/tidemark-agent.service \
 	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-agent.service
+	sed -e 's|@PREFIX@|$(PREFIX)|' $(if $(filter-out /etc,$(SYSCONFDIR)),-e \
+	    '/^Type=/a Environment=TIDEMARK_CONFIG=$(SYSCONFDIR)/tidemark/coordinator.conf') \
+	    conf/systemd/tidemark-coordinator.service \
+	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-coordinator.service
 	install -m 644 conf/systemd/tidemark.sysusers \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidemark.conf
 	install -m 644 conf/man/tidemark.1 conf/man/tidemark-wal.1 conf/man/tidemark-inspect.1 \

@@ -7,6 +7,7 @@
 #include "agent/api_node.h"
 #include "agent/api_request.h"
 #include "agent/catalog.h"
+#include "agent/cluster.h"
 #include "agent/job_rules.h"
 #include "agent/repository.h"
 
@@ -232,6 +233,13 @@ static int check_tag_free(struct api *api, const json_t *request, struct err *er
     return rc;
 }
 
+static int check_coordinator(struct api *api, const json_t *request, struct err *err)
+{
+    struct cluster cluster;
+    (void)request;
+    return cluster_members(api->conf, &cluster, err);
+}
+
 static int post_snapshot(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
     (void)arg;
@@ -242,6 +250,32 @@ static int post_restore(struct api *api, struct api_call *call, const char *arg,
 {
     (void)arg;
     return post_job(api, call, "restore", "prepare", NULL, err);
+}
+
+static int post_cluster_snapshot(struct api *api, struct api_call *call, const char *arg,
+                                 struct err *err)
+{
+    (void)arg;
+    return post_job(api, call, "cluster_snapshot", NULL, check_coordinator, err);
+}
+
+static int post_cluster_restore(struct api *api, struct api_call *call, const char *arg,
+                                struct err *err)
+{
+    (void)arg;
+    return post_job(api, call, "cluster_restore", "prepare", check_coordinator, err);
+}
+
+static int get_cluster(struct api *api, struct api_call *call, const char *arg, struct err *err)
+{
+    struct cluster cluster;
+    (void)arg;
+    int rc = cluster_members(api->conf, &cluster, err);
+    if (rc < 0)
+        return rc;
+    call->status = 200;
+    call->answer = cluster_status(&cluster);
+    return 0;
 }
 
 static int post_verification(struct api *api, struct api_call *call, const char *arg,
@@ -380,6 +414,9 @@ static const struct route routes[] = {
     {"POST", "restores/*/verify", post_verify, true},
     {"POST", "restores/*/resume", post_resume, true},
     {"POST", "verifications", post_verification, false},
+    {"GET", "cluster", get_cluster, false},
+    {"POST", "cluster/snapshots", post_cluster_snapshot, false},
+    {"POST", "cluster/restores", post_cluster_restore, false},
 };
 
 /* Matches path ("/jobs/x") with a pattern; '*' is copied to arg. */

@@ -19,6 +19,7 @@ enum field_type {
     FIELD_CLUSTER,
     FIELD_FORK,
     FIELD_SLOTS,
+    FIELD_LIST,
 };
 
 struct field {
@@ -47,6 +48,24 @@ static const struct field snapshot_fields[] = {
     {"no_archive", FIELD_BOOL, false, NULL},
     {"with_wal", FIELD_BOOL, false, NULL},
     {"checkpoint", FIELD_WORD, false, checkpoint_words},
+    {"members", FIELD_LIST, false, NULL},
+};
+static const struct field cluster_snapshot_fields[] = {
+    {"tag", FIELD_TEXT, true, NULL},
+    {"full", FIELD_BOOL, false, NULL},
+    {"source", FIELD_TEXT, false, NULL},
+};
+static const struct field cluster_restore_fields[] = {
+    {"snapshot", FIELD_TEXT, true, NULL},
+    {"target", FIELD_TARGET, false, NULL},
+    {"target_timeline", FIELD_NUMBER, false, NULL},
+    {"primary", FIELD_TEXT, false, NULL},
+    {"verify", FIELD_WORD, false, verify_words},
+    {"reindex", FIELD_WORD, false, reindex_words},
+    {"map", FIELD_MAP, false, NULL},
+    {"without", FIELD_MAP, false, NULL},
+    {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
+    {"execute", FIELD_BOOL, false, NULL},
 };
 static const struct field restore_fields[] = {
     {"snapshot", FIELD_TEXT, true, NULL},
@@ -99,6 +118,8 @@ static const struct {
     {"verification", verification_fields, ARRAY_LEN(verification_fields)},
     {"execute", execute_fields, ARRAY_LEN(execute_fields)},
     {"verify", verify_fields, ARRAY_LEN(verify_fields)},
+    {"cluster_snapshot", cluster_snapshot_fields, ARRAY_LEN(cluster_snapshot_fields)},
+    {"cluster_restore", cluster_restore_fields, ARRAY_LEN(cluster_restore_fields)},
     {"empty", NULL, 0},
 };
 
@@ -238,6 +259,10 @@ static int check_field(const struct field *field, const json_t *value, struct er
         return rc < 0 ? err_prefix(err, "fork") : 0;
     case FIELD_SLOTS:
         return check_slots(value, err);
+    case FIELD_LIST:
+        if (!json_is_array(value))
+            return err_set(err, ERR_USAGE, "field '%s' must be an array", field->name);
+        return 0;
     }
     return err_set(err, ERR_INTERNAL, "field of unknown type");
 }
@@ -292,7 +317,7 @@ int api_request_parse(const char *type, const char *body, size_t len, json_t **r
     for (size_t i = 0; i < ARRAY_LEN(request_types); i++)
         if (strcmp(request_types[i].type, type) == 0)
             rc = check_fields(obj, request_types[i].fields, request_types[i].count, err);
-    if (rc == 0 && strcmp(type, "snapshot") == 0)
+    if (rc == 0 && json_object_get(obj, "tag"))
         rc = check_tag(obj, err);
     if (rc == 0)
         rc = check_dry_run(obj, err);

@@ -7,8 +7,8 @@ static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
-const char *const option_sections[] = {"tidemark", "tls",    "repository", "postgresql",
-                                       "wal",      "volume", NULL};
+const char *const option_sections[] = {"tidemark", "tls",         "repository", "postgresql",
+                                       "wal",      "coordinator", "volume",     NULL};
 
 #define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
 #define VOLUME_FIELD(name)                                                                         \
@@ -132,6 +132,19 @@ const struct option option_table[] = {
      "/etc/tidemark/wal-credentials"},
     {"wal", "archive_timeout", OPTION_TIME_S, FIELD(wal_archive_timeout_s), "5min", 1, 86400, NULL,
      "time (1s … 24h)", "How long a snapshot waits for its WAL to arrive in the repository.", NULL},
+
+    {"coordinator", "members", OPTION_TEXT, FIELD(coordinator_members), "", 0, 0, NULL,
+     "NAME=ADDRESS …",
+     "For tidemark-coordinator: the nodes of the cluster and where their agents answer, "
+     "https://host:port or unix:/path of a control socket, separated by blanks. A node's name is "
+     "its agent's `node`.",
+     "db1=https://db1:7411 db2=https://db2:7411"},
+    {"coordinator", "primary_conninfo", OPTION_TEXT, FIELD(coordinator_primary_conninfo), "", 0, 0,
+     NULL, "conninfo",
+     "How a restored standby reaches its primary: %h is the host in the address of the primary's "
+     "agent, %n the standby's name. Passwords belong into a passfile. Default: as recorded, which "
+     "holds while the primary comes back on its own host.",
+     "host=%h user=replicator application_name=%n"},
 
     {"volume", "mount", OPTION_PATH, VOLUME_FIELD(mount), "", 0, 0, NULL, "path",
      "Mount point of the volume.", "/srv/pg"},

@@ -392,6 +392,10 @@ static int run_verb(struct job *job, struct err *err)
         return restore_run(job, err);
     if (strcmp(job->type, "verification") == 0)
         return verification_run(job, err);
+    if (strcmp(job->type, "cluster_snapshot") == 0)
+        return cluster_snapshot_run(job, err);
+    if (strcmp(job->type, "cluster_restore") == 0)
+        return cluster_restore_run(job, err);
     return err_set(err, ERR_CORRUPT, "job of unknown type '%s'", job->type);
 }
 

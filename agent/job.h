@@ -126,5 +126,8 @@ bool job_state_is_final(const char *state);
 int snapshot_run(struct job *job, struct err *err);     /* agent/snapshot.c */
 int restore_run(struct job *job, struct err *err);      /* agent/restore.c */
 int verification_run(struct job *job, struct err *err); /* agent/verification.c: repository only */
+/* Of a coordinator, see cluster.h. */
+int cluster_snapshot_run(struct job *job, struct err *err);
+int cluster_restore_run(struct job *job, struct err *err);
 
 #endif

@@ -26,6 +26,18 @@ static bool is_running(const json_t *status)
     return json_is_true(json_object_get(status, "running"));
 }
 
+/* One node's or, on a coordinator, the cluster's: they have the same steps and states. */
+static bool is_restore(const json_t *status)
+{
+    return is(status, "type", "restore") || is(status, "type", "cluster_restore");
+}
+
+/* Its reservations on the nodes have to be given back, whatever its step. */
+static bool is_cluster(const json_t *status)
+{
+    return is(status, "type", "cluster_restore");
+}
+
 static int start(const struct conf *conf, const char *id, const char *goal, const json_t *options,
                  int *ret_pid, struct err *err)
 {
@@ -92,7 +104,7 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
     int rc = job_status(conf, id, &status, err);
     if (rc < 0)
         return rc;
-    if (!is(status, "type", "restore"))
+    if (!is_restore(status))
         return err_set(err, ERR_REFUSED, "job %s is a %s, not a restore", id,
                        text_of(status, "type"));
     rc = job_cluster_admit(conf, status, verb, call, err);
@@ -124,7 +136,7 @@ int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err)
 /* --- cancelling --------------------------------------------------------------------------------*/
 static bool has_fence(const json_t *status)
 {
-    return is(status, "type", "restore") && is(status, "step", "fenced");
+    return is_restore(status) && is(status, "step", "fenced");
 }
 
 int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, bool *ret_done,
@@ -142,7 +154,7 @@ int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, 
     *ret_done = false;
     if (is_running(status))
         return job_cancel(conf, id, err);
-    if (!ended && has_fence(status)) {
+    if (!ended && (has_fence(status) || is_cluster(status))) {
         int pid;
         return start(conf, id, "abort", NULL, &pid, err);
     }
@@ -192,7 +204,7 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
     bool touched = job_is_partial(status) || has_fence(status);
     if (job_is_cluster_part(status) && touched)
         return;
-    if (!is(status, "type", "restore"))
+    if (!is_restore(status))
         sweep_failed(conf, id, "failed",
                      "interrupted: the job's process was killed or the host "
                      "went down");
@@ -200,7 +212,7 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
         sweep_run(conf, id, "all");
     else if (job_is_partial(status))
         return; /* reported by health until somebody resumes it */
-    else if (has_fence(status))
+    else if (has_fence(status) || is_cluster(status))
         sweep_run(conf, id, "abort");
     else
         sweep_failed(conf, id, "cancelled", "interrupted before anything was touched");
@@ -265,7 +277,7 @@ void job_health(const struct conf *conf, struct health *ret)
         const json_t *status = json_array_get(jobs, i);
         bool given_up = json_is_true(json_object_get(status, "given_up"));
         bool fenced = has_fence(status) && !job_is_over(status);
-        if (!is(status, "type", "restore"))
+        if (!is_restore(status))
             continue;
         if (is(status, "step", "complete"))
             return;

@@ -1,4 +1,6 @@
-/* tidemark-agent: the daemon, and, by its first argument, the processes it is made of. */
+/* tidemark-agent: the daemon, and, by its first argument, the processes it is made of. Under the
+ * name tidemark-coordinator it is the same daemon with the members of a cluster instead of a server
+ * and volumes of its own. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
@@ -13,6 +15,7 @@
 
 #include "agent/api.h"
 #include "agent/capture.h"
+#include "agent/cluster.h"
 #include "agent/job_rules.h"
 #include "agent/log.h"
 #include "agent/pg.h"
@@ -25,7 +28,8 @@ static const char usage[] =
     "       tidemark-agent --check-config     read the configuration and say what is wrong\n"
     "       tidemark-agent --print-sample     every option with its default\n"
     "       tidemark-agent --print-man        the options as roff, for tidemark.conf(5)\n"
-    "       tidemark-agent --help | --version\n";
+    "       tidemark-agent --help | --version\n"
+    "       tidemark-coordinator [--config=FILE] [--verbose]    for [coordinator] members\n";
 
 struct options {
     const char *config;
@@ -152,10 +156,34 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     return 0;
 }
 
+static bool is_coordinator(void)
+{
+    return strcmp(program_invocation_short_name, "tidemark-coordinator") == 0;
+}
+
+/* A coordinator's jobs would wait for the lock of the node whose state_dir they shared. */
+static int load_conf(const struct options *options, struct conf *ret, struct err *err)
+{
+    static const char usual[] = "/etc/tidemark/coordinator.conf";
+    struct cluster cluster;
+    const char *file = options->config;
+    if (!file && is_coordinator() && !getenv("TIDEMARK_CONFIG") && access(usual, F_OK) == 0)
+        file = usual;
+    int rc = conf_load(file, ret, err);
+    if (rc < 0)
+        return rc;
+    if (is_coordinator())
+        return cluster_members(ret, &cluster, err);
+    if (!ret->coordinator_members[0])
+        return 0;
+    (void)err_set(err, ERR_CONFIG, "[coordinator] members stands in the configuration of an agent");
+    return err_hint(err, "give tidemark-coordinator a file, a state_dir and a socket of its own");
+}
+
 static int run_daemon(const struct options *options, struct err *err)
 {
     static struct conf conf; /* large; one a process */
-    int rc = conf_load(options->config, &conf, err);
+    int rc = load_conf(options, &conf, err);
     if (rc < 0 || options->check)
         return rc;
     if (geteuid() != 0)

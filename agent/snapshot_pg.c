@@ -357,6 +357,9 @@ static int read_topology(struct snapshot *snapshot, struct err *err)
     snapshot->record.topology =
         json_pack("{s:[{s:s,s:s,s:O,s:O}]}", "nodes", "node", snapshot->record.node, "role",
                   "primary", "slots", slots, "standbys", standbys);
+    json_t *members = json_object_get(snapshot->job->request, "members");
+    if (members) /* what the coordinator asked of every node */
+        (void)json_object_set(snapshot->record.topology, "members", members);
     return snapshot->record.topology ? 0 : err_set(err, ERR_INTERNAL, "build the topology");
 }
 

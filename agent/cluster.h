@@ -1,0 +1,117 @@
+/* The coordinator: snapshots and restores of a whole cluster through the agents of its nodes. It
+ * touches no volume and no server itself; what a node does is its agent's business (restore.h), and
+ * the agents' answers are the only truth about them. A coordinator is `tidemark-coordinator`, the
+ * agent's daemon with [coordinator] members; its jobs are jobs like an agent's (job.h), of the
+ * types cluster_snapshot and cluster_restore, with the steps of a restore.
+ *
+ * Waves of a cluster restore, each a barrier of all nodes unless it says otherwise:
+ *
+ *     reserve    plan and durable lock on every agent; any refusal gives all of them back
+ *     fence      every server is stopped and kept stopped
+ *     pull       blocks, the same snapshot on every node; no node waits for another's copy
+ *     recover    the new primary to the target, promoted and archived, its slots; then every
+ * standby that has its blocks follows it verify     one history, standbys streaming; amcheck on the
+ * primary; settings of normal life
+ */
+#ifndef TIDEMARK_AGENT_CLUSTER_H
+#define TIDEMARK_AGENT_CLUSTER_H
+
+#include <pthread.h>
+
+#include "agent/client.h"
+#include "agent/job.h"
+#include "agent/record.h"
+
+enum { CLUSTER_MEMBERS_MAX = 16, CLUSTER_ADDRESS_MAX = 255 };
+
+struct cluster_member {
+    char name[CONF_NAME_MAX + 1]; /* the agent's `node` */
+    char address[CLUSTER_ADDRESS_MAX + 1];
+};
+
+struct cluster {
+    const struct conf *conf;
+    struct cluster_member members[CLUSTER_MEMBERS_MAX]; /* ascending by name */
+    size_t count;
+};
+
+/* --- cluster_members.c --- */
+/* Parses conf->coordinator_members: "NAME=ADDRESS …". ERR_CONFIG for a name or an address that
+ * cannot be one, a name that is there twice, more than CLUSTER_MEMBERS_MAX, or none at all. conf is
+ * borrowed. Pure. */
+int cluster_members(const struct conf *conf, struct cluster *ret, struct err *err);
+/* NULL when there is none. */
+const struct cluster_member *cluster_member(const struct cluster *cluster, const char *name);
+/* One request to a member's agent; *ret: its answer (new reference). The member's name precedes the
+ * text of an error. Any thread; blocks for as long as the request takes. */
+int cluster_call(const struct cluster *cluster, const struct cluster_member *member,
+                 const char *method, const char *path, const json_t *body, json_t **ret,
+                 struct err *err);
+/* The same to all members at the same time; answers[i], which is NULL where errs[i] says why. */
+void cluster_call_all(const struct cluster *cluster, const char *method, const char *path,
+                      json_t *answers[CLUSTER_MEMBERS_MAX], struct err errs[CLUSTER_MEMBERS_MAX]);
+
+/* --- cluster_status.c --- */
+/* What every agent says of its node (GET /node), and what follows for the cluster: {"status":
+ * worst, "members": [{"name", "address", "status", …}]}; a member that does not answer is
+ * "unreachable". Never fails. */
+json_t *cluster_status(const struct cluster *cluster);
+
+/* --- cluster_restore.c, cluster_plan.c, cluster_drive.c --- */
+
+/* How far a node has come, by its agent's word. */
+enum cluster_level {
+    LEVEL_NONE,
+    LEVEL_RESERVED,
+    LEVEL_FENCED,
+    LEVEL_CONFIGURED,
+    LEVEL_RECOVERED,
+    LEVEL_COMPLETE,
+    LEVEL_COUNT,
+};
+
+struct cluster_restore;
+
+/* One node: a thread of its own while the job runs. */
+struct drive {
+    struct cluster_restore *all;
+    const struct cluster_member *member;
+    bool primary;
+    char recorded[CONF_NAME_MAX + 1]; /* the node of the topology whose place it takes */
+    char conninfo[CONF_PATH_MAX + 1]; /* of a standby: how it reaches the primary */
+    char slot[64];                    /* of a standby: its physical slot there, "" = none */
+    char job[ID_TEXT_LEN];            /* of its agent; "" = not reserved */
+    enum cluster_level level;         /* under all->mutex */
+    bool failed;
+    struct err err;
+    pthread_t thread;
+};
+
+struct cluster_restore {
+    struct job *job;
+    struct cluster cluster;
+    uint64_t epoch;
+    struct record record;
+    bool record_read;
+    struct drive drives[CLUSTER_MEMBERS_MAX];
+    size_t count;
+    /* Of what follows, drive.level and the journal. */
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool stop;    /* a node failed, or somebody cancelled: nobody begins another wave */
+    json_t *fork; /* {"timeline", "lsn", "parent"} once the new primary is promoted */
+};
+
+/* Finds the snapshot, gives every member its part, describes it in journal["plan"]. */
+int cluster_plan(struct cluster_restore *all, struct err *err);
+/* Fills the drives from the journal. */
+int cluster_load(struct cluster_restore *all, struct err *err);
+/* Drives every node to level, at most; returns the first error when one failed. */
+int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct err *err);
+/* Gives reservations and fences back, as far as nothing was touched. */
+int cluster_release(struct cluster_restore *all, struct err *err);
+/* Writes journal["members"] and the copy in the repository. Under all->mutex. */
+int cluster_journal(struct cluster_restore *all, struct err *err);
+const char *cluster_level_name(enum cluster_level level);
+
+#endif

@@ -1,0 +1,422 @@
+/* One node through the waves: a thread a node, which asks its agent for one step after the other
+ * and waits at the barriers for the other nodes. What an agent's job says is believed, what the
+ * journal says about it is only a memory: a coordinator that was killed goes on from the agents'
+ * answers. */
+#include "agent/cluster.h"
+#include "agent/log.h"
+#include "agent/clock.h"
+#include "agent/restore.h"
+
+#include <stdio.h>
+
+enum {
+    POLL_MS = 200,
+    SILENT_MAX_MS = 60000, /* an agent that restarts, or a host that does */
+};
+
+static const char *const level_names[LEVEL_COUNT] = {
+    [LEVEL_NONE] = "none",           [LEVEL_RESERVED] = "reserved",
+    [LEVEL_FENCED] = "fenced",       [LEVEL_CONFIGURED] = "configured",
+    [LEVEL_RECOVERED] = "recovered", [LEVEL_COMPLETE] = "complete",
+};
+
+const char *cluster_level_name(enum cluster_level level)
+{
+    return level_names[level];
+}
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+static bool is(const json_t *json, const char *key, const char *value)
+{
+    return strcmp(text_of(json, key), value) == 0;
+}
+
+/* --- barriers --------------------------------------------------------------------------------- */
+
+static void reach(struct drive *drive, enum cluster_level level)
+{
+    struct cluster_restore *all = drive->all;
+    struct err err;
+    char point[32];
+    (void)pthread_mutex_lock(&all->mutex);
+    drive->level = level;
+    if (cluster_journal(all, &err) < 0)
+        log_warn("cluster restore: journal not written: %s", err.text);
+    log_info("cluster restore: job=%s node=%s level=%s", all->job->id, drive->member->name,
+             level_names[level]);
+    (void)pthread_cond_broadcast(&all->changed);
+    (void)pthread_mutex_unlock(&all->mutex);
+    (void)snprintf(point, sizeof(point), "cluster-%s", level_names[level]);
+    restore_test_stop(point);
+}
+
+static void stop_all(struct cluster_restore *all)
+{
+    (void)pthread_mutex_lock(&all->mutex);
+    all->stop = true;
+    (void)pthread_cond_broadcast(&all->changed);
+    (void)pthread_mutex_unlock(&all->mutex);
+}
+
+static bool have_reached(const struct cluster_restore *all, enum cluster_level level,
+                         bool primary_only)
+{
+    for (size_t i = 0; i < all->count; i++)
+        if (all->drives[i].level < level && (all->drives[i].primary || !primary_only))
+            return false;
+    return true;
+}
+
+/* ERR_CANCELLED when another node failed meanwhile: this one is not at fault. */
+static int await(struct drive *drive, enum cluster_level level, bool primary_only, struct err *err)
+{
+    struct cluster_restore *all = drive->all;
+    (void)pthread_mutex_lock(&all->mutex);
+    while (!all->stop && !have_reached(all, level, primary_only))
+        (void)pthread_cond_wait(&all->changed, &all->mutex);
+    bool stop = all->stop;
+    (void)pthread_mutex_unlock(&all->mutex);
+    return stop ? err_set(err, ERR_CANCELLED, "another node failed") : 0;
+}
+
+/* --- one step on one node --------------------------------------------------------------------- */
+
+static int call(struct drive *drive, const char *method, const char *path, const json_t *body,
+                json_t **ret, struct err *err)
+{
+    return cluster_call(&drive->all->cluster, drive->member, method, path, body, ret, err);
+}
+
+static bool is_silence(int rc)
+{
+    return rc == -ERR_DEVICE || rc == -ERR_STORE;
+}
+
+/* Until the agent's job runs no more; *ret: its status. */
+static int wait_job(struct drive *drive, json_t **ret, struct err *err)
+{
+    struct job *job = drive->all->job;
+    char path[64];
+    uint64_t heard_ms = now_ms();
+    (void)snprintf(path, sizeof(path), "/jobs/%s", drive->job);
+    for (;;) {
+        free_json json_t *status = NULL;
+        int rc = call(drive, "GET", path, NULL, &status, err);
+        if (rc == 0)
+            heard_ms = now_ms();
+        if (rc == 0 && !json_is_true(json_object_get(status, "running"))) {
+            *ret = json_incref(status);
+            return 0;
+        }
+        if (rc < 0 && (!is_silence(rc) || now_ms() - heard_ms > SILENT_MAX_MS))
+            return rc;
+        rc = job_check_cancel(job, err);
+        if (rc < 0)
+            return rc;
+        (void)usleep(POLL_MS * 1000);
+    }
+}
+
+/* What the agent's job failed with, as our own error. */
+static int take_error(const struct drive *drive, const json_t *status, struct err *err)
+{
+    const json_t *error = json_object_get(status, "error");
+    enum err_code code = err_code_from_name(text_of(error, "code"));
+    if (!json_is_object(error))
+        return err_set(err, ERR_PARTIAL, "node %s: job %s is %s, in step %s", drive->member->name,
+                       drive->job, text_of(status, "state"), text_of(status, "step"));
+    (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "node %s: %s", drive->member->name,
+                  text_of(error, "text"));
+    return text_of(error, "hint")[0] ? err_hint(err, "%s", text_of(error, "hint"))
+                                     : -(int)err->code;
+}
+
+/* One that failed or was killed goes on from its last hold. */
+static enum cluster_level level_of(const json_t *status)
+{
+    if (is(status, "state", "prepared"))
+        return LEVEL_RESERVED;
+    if (is(status, "state", "executed"))
+        return LEVEL_RECOVERED;
+    if (is(status, "state", "complete"))
+        return LEVEL_COMPLETE;
+    if (is(status, "state", "cancelled") || json_is_true(json_object_get(status, "given_up")))
+        return LEVEL_NONE;
+    for (unsigned i = LEVEL_FENCED; i <= LEVEL_RECOVERED; i++)
+        if (is(status, "held_at", level_names[i]))
+            return (enum cluster_level)i;
+    return job_is_partial(status) || is(status, "step", "fenced") ? LEVEL_RESERVED : LEVEL_NONE;
+}
+
+static int post(struct drive *drive, const char *verb, json_t *body, enum cluster_level wanted,
+                json_t **ret, struct err *err)
+{
+    char path[96];
+    free_json json_t *answer = NULL;
+    free_json json_t *status = NULL;
+    (void)snprintf(path, sizeof(path), "/restores/%s/%s", drive->job, verb);
+    (void)json_object_set_new(body, "epoch", json_integer((json_int_t)drive->all->epoch));
+    int rc = call(drive, "POST", path, body, &answer, err);
+    if (rc == 0)
+        rc = wait_job(drive, &status, err);
+    if (rc < 0)
+        return rc;
+    if (level_of(status) < wanted)
+        return take_error(drive, status, err);
+    if (ret)
+        *ret = json_incref(status);
+    return 0;
+}
+
+/* --- the waves -------------------------------------------------------------------------------- */
+
+static json_t *reservation(const struct drive *drive)
+{
+    const struct cluster_restore *all = drive->all;
+    const json_t *request = all->job->request;
+    static const char *const passed[] = {"target", "target_timeline", "discard_unarchived_wal",
+                                         NULL};
+    static const char *const of_primary[] = {"verify", "reindex", NULL};
+    json_t *body =
+        json_pack("{s:O, s:{s:s, s:I, s:s}}", "snapshot",
+                  json_object_get(all->job->journal, "snapshot"), "cluster", "job", all->job->id,
+                  "epoch", (json_int_t)all->epoch, "role", drive->primary ? "primary" : "standby");
+    for (size_t i = 0; passed[i]; i++)
+        if (json_object_get(request, passed[i]))
+            (void)json_object_set(body, passed[i], json_object_get(request, passed[i]));
+    if (!drive->primary) {
+        (void)json_object_set_new(body, "primary_conninfo", json_string(drive->conninfo));
+        (void)json_object_set_new(body, "verify", json_string("quick"));
+    }
+    if (!drive->primary && drive->slot[0])
+        (void)json_object_set_new(body, "primary_slot", json_string(drive->slot));
+    for (size_t i = 0; drive->primary && of_primary[i]; i++)
+        if (json_object_get(request, of_primary[i]))
+            (void)json_object_set(body, of_primary[i], json_object_get(request, of_primary[i]));
+    return body;
+}
+
+/* The volumes that the agent's own configuration names are meant, whatever they hold: a standby's
+ * filesystem is another than the snapshot's. Not mounted, they have to be blank or known. */
+static int name_volumes(struct drive *drive, json_t *body, struct err *err)
+{
+    free_json json_t *node = NULL;
+    size_t i;
+    json_t *volume;
+    int rc = call(drive, "GET", "/node", NULL, &node, err);
+    if (rc < 0)
+        return rc;
+    json_t *overwrite = json_object();
+    json_array_foreach(json_object_get(node, "volumes"), i, volume)
+    {
+        json_t *identity = json_object_get(volume, "identity");
+        if (json_is_true(json_object_get(volume, "mounted")) && identity)
+            (void)json_object_set(overwrite, text_of(volume, "name"), identity);
+    }
+    (void)json_object_set_new(body, "overwrite", overwrite);
+    return 0;
+}
+
+static int reserve(struct drive *drive, struct err *err)
+{
+    const char *id;
+    free_json json_t *body = reservation(drive);
+    free_json json_t *answer = NULL;
+    free_json json_t *status = NULL;
+    int rc = name_volumes(drive, body, err);
+    if (rc == 0)
+        rc = call(drive, "POST", "/restores", body, &answer, err);
+    if (rc == 0)
+        rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
+    if (rc < 0)
+        return rc;
+    (void)pthread_mutex_lock(&drive->all->mutex);
+    (void)snprintf(drive->job, sizeof(drive->job), "%.32s", id);
+    rc = cluster_journal(drive->all, err);
+    (void)pthread_mutex_unlock(&drive->all->mutex);
+    if (rc == 0)
+        rc = wait_job(drive, &status, err);
+    if (rc == 0 && level_of(status) < LEVEL_RESERVED)
+        rc = take_error(drive, status, err);
+    return rc;
+}
+
+/* Where the agent says that the node is; a job that stopped on the way is asked to go on. */
+static int look(struct drive *drive, struct err *err)
+{
+    free_json json_t *status = NULL;
+    if (!drive->job[0])
+        return 0;
+    int rc = wait_job(drive, &status, err);
+    if (rc == 0)
+        drive->level = level_of(status);
+    return rc;
+}
+
+/* The physical slots of all standbys, for the new primary. */
+static json_t *slots(const struct cluster_restore *all)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < all->count; i++)
+        if (all->drives[i].slot[0] && !all->drives[i].primary)
+            (void)json_array_append_new(array, json_string(all->drives[i].slot));
+    return array;
+}
+
+static int execute(struct drive *drive, enum cluster_level until, json_t **ret, struct err *err)
+{
+    free_json json_t *body = json_pack("{s:s}", "until", level_names[until]);
+    if (!drive->primary && until == LEVEL_RECOVERED)
+        (void)json_object_set(body, "fork", drive->all->fork);
+    if (drive->primary && until == LEVEL_RECOVERED)
+        (void)json_object_set_new(body, "slots", slots(drive->all));
+    return post(drive, "execute", body, until, ret, err);
+}
+
+/* Where the new timeline begins, for the standbys. */
+static int publish_fork(struct drive *drive, const json_t *status, struct err *err)
+{
+    struct cluster_restore *all = drive->all;
+    json_t *fork = json_object_get(status, "fork");
+    if (!json_is_object(fork))
+        return err_set(err, ERR_INTERNAL, "node %s does not say where its timeline begins",
+                       drive->member->name);
+    (void)pthread_mutex_lock(&all->mutex);
+    json_decref(all->fork);
+    all->fork = json_incref(fork);
+    (void)json_object_set(all->job->journal, "fork", all->fork);
+    (void)pthread_mutex_unlock(&all->mutex);
+    return 0;
+}
+
+static int go_to(struct drive *drive, enum cluster_level level, struct err *err)
+{
+    free_json json_t *status = NULL;
+    free_json json_t *none = json_object();
+    int rc = 0;
+    if (level == LEVEL_RESERVED)
+        rc = reserve(drive, err);
+    else if (level == LEVEL_COMPLETE)
+        rc = post(drive, "verify", none, level, NULL, err);
+    else
+        rc = execute(drive, level, &status, err);
+    if (rc == 0 && level == LEVEL_RECOVERED && drive->primary)
+        rc = publish_fork(drive, status, err);
+    if (rc == 0)
+        reach(drive, level);
+    return rc;
+}
+
+/* The first node, by name, alone: of two coordinators one fails there, before it holds anything. */
+static int barrier(struct drive *drive, enum cluster_level next, struct err *err)
+{
+    struct cluster_restore *all = drive->all;
+    if (next == LEVEL_RESERVED) {
+        int rc = 0;
+        (void)pthread_mutex_lock(&all->mutex);
+        while (!all->stop && drive != all->drives && all->drives[0].level < LEVEL_RESERVED)
+            (void)pthread_cond_wait(&all->changed, &all->mutex);
+        if (all->stop)
+            rc = err_set(err, ERR_CANCELLED, "another node failed");
+        (void)pthread_mutex_unlock(&all->mutex);
+        return rc;
+    }
+    if (next == LEVEL_CONFIGURED) /* from here on the old data goes */
+        return await(drive, LEVEL_FENCED, false, err);
+    if (next == LEVEL_RECOVERED)
+        return drive->primary ? await(drive, LEVEL_FENCED, false, err)
+                              : await(drive, LEVEL_RECOVERED, true, err);
+    return await(drive, (enum cluster_level)(next - 1), false, err);
+}
+
+struct run {
+    struct drive *drive;
+    enum cluster_level until;
+};
+
+static void *drive_main(void *ctx)
+{
+    struct run *run = ctx;
+    struct drive *drive = run->drive;
+    int rc = look(drive, &drive->err);
+    while (rc == 0 && drive->level < run->until) {
+        enum cluster_level next = (enum cluster_level)(drive->level + 1);
+        rc = barrier(drive, next, &drive->err);
+        if (rc == 0)
+            rc = go_to(drive, next, &drive->err);
+    }
+    drive->failed = rc < 0;
+    if (rc < 0)
+        stop_all(drive->all);
+    return NULL;
+}
+
+/* The cause, not its echo in the nodes that waited. */
+static int first_error(const struct cluster_restore *all, struct err *err)
+{
+    const struct drive *found = NULL;
+    for (size_t i = 0; i < all->count; i++) {
+        const struct drive *drive = &all->drives[i];
+        if (drive->failed &&
+            (!found || (found->err.code == ERR_CANCELLED && drive->err.code != ERR_CANCELLED)))
+            found = drive;
+    }
+    if (!found)
+        return 0;
+    *err = found->err;
+    return -(int)err->code;
+}
+
+int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct err *err)
+{
+    struct run runs[CLUSTER_MEMBERS_MAX];
+    bool started[CLUSTER_MEMBERS_MAX];
+    all->stop = false;
+    for (size_t i = 0; i < all->count; i++) {
+        runs[i] = (struct run){.drive = &all->drives[i], .until = level};
+        all->drives[i].failed = false;
+        err_clear(&all->drives[i].err);
+        started[i] = pthread_create(&all->drives[i].thread, NULL, drive_main, &runs[i]) == 0;
+        if (!started[i]) {
+            all->drives[i].failed = true;
+            (void)err_set(&all->drives[i].err, ERR_INTERNAL, "start a thread");
+            stop_all(all);
+        }
+    }
+    for (size_t i = 0; i < all->count; i++)
+        if (started[i])
+            (void)pthread_join(all->drives[i].thread, NULL);
+    return first_error(all, err);
+}
+
+int cluster_release(struct cluster_restore *all, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = all->count; i-- > 0;) {
+        struct drive *drive = &all->drives[i];
+        char path[96];
+        free_json json_t *answer = NULL;
+        free_json json_t *status = NULL;
+        struct err why;
+        if (!drive->job[0])
+            continue;
+        (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu", drive->job,
+                       (unsigned long long)all->epoch);
+        int one = call(drive, "DELETE", path, NULL, &answer, &why);
+        if (one == -ERR_REFUSED || one == -ERR_MISSING) /* it has ended by itself */
+            one = 0;
+        if (one == 0)
+            one = wait_job(drive, &status, &why);
+        if (one < 0) {
+            log_warn("cluster restore: not given back: %s", why.text);
+            *err = why;
+            rc = one;
+        }
+    }
+    return rc;
+}

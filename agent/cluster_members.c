@@ -1,0 +1,128 @@
+/* The members of a cluster and the requests to their agents, see cluster.h. */
+#include "agent/cluster.h"
+
+#include <stdio.h>
+
+/* --- configuration ---------------------------------------------------------------------------- */
+
+static bool is_address(const char *text)
+{
+    return strncmp(text, "https://", 8) == 0 ? text[8] != '\0' : strncmp(text, "unix:/", 6) == 0;
+}
+
+static int take_member(struct cluster *cluster, const char *word, size_t len, struct err *err)
+{
+    struct cluster_member *member = &cluster->members[cluster->count];
+    const char *equals = memchr(word, '=', len);
+    size_t name_len = equals ? (size_t)(equals - word) : len;
+    if (cluster->count == CLUSTER_MEMBERS_MAX)
+        return err_set(err, ERR_CONFIG, "more than %d members", CLUSTER_MEMBERS_MAX);
+    if (!equals || name_len > CONF_NAME_MAX || len - name_len - 1 > CLUSTER_ADDRESS_MAX)
+        return err_set(err, ERR_CONFIG, "'%.*s' is not NAME=ADDRESS", (int)min_u64(len, 80), word);
+    (void)snprintf(member->name, sizeof(member->name), "%.*s", (int)name_len, word);
+    (void)snprintf(member->address, sizeof(member->address), "%.*s", (int)(len - name_len - 1),
+                   equals + 1);
+    if (!repo_name_valid(member->name, CONF_NAME_MAX))
+        return err_set(err, ERR_CONFIG, "'%s' is not the name of a node", member->name);
+    if (!is_address(member->address))
+        return err_set(err, ERR_CONFIG,
+                       "'%s' is not the address of an agent: https://host:port or unix:/path",
+                       member->address);
+    if (cluster_member(cluster, member->name))
+        return err_set(err, ERR_CONFIG, "member '%s' is there twice", member->name);
+    cluster->count++;
+    return 0;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    const struct cluster_member *left = a, *right = b;
+    return strcmp(left->name, right->name);
+}
+
+int cluster_members(const struct conf *conf, struct cluster *ret, struct err *err)
+{
+    static const char blanks[] = " \t,";
+    *ret = (struct cluster){.conf = conf};
+    for (const char *at = conf->coordinator_members; *(at += strspn(at, blanks));) {
+        size_t len = strcspn(at, blanks);
+        int rc = take_member(ret, at, len, err);
+        if (rc < 0)
+            return err_prefix(err, "[coordinator] members");
+        at += len;
+    }
+    if (ret->count == 0) {
+        (void)err_set(err, ERR_CONFIG, "this is no coordinator: [coordinator] has no members");
+        return err_hint(err, "members = NAME=ADDRESS …, in the coordinator's configuration");
+    }
+    qsort(ret->members, ret->count, sizeof(ret->members[0]), compare_names);
+    return 0;
+}
+
+const struct cluster_member *cluster_member(const struct cluster *cluster, const char *name)
+{
+    for (size_t i = 0; i < cluster->count; i++)
+        if (strcmp(cluster->members[i].name, name) == 0)
+            return &cluster->members[i];
+    return NULL;
+}
+
+/* --- requests --------------------------------------------------------------------------------- */
+
+int cluster_call(const struct cluster *cluster, const struct cluster_member *member,
+                 const char *method, const char *path, const json_t *body, json_t **ret,
+                 struct err *err)
+{
+    struct client *client = NULL;
+    const struct conf *conf = cluster->conf;
+    const struct client_remote remote = {.address = member->address,
+                                         .node = member->name,
+                                         .tls = {.certificate_file = conf->tls_certificate_file,
+                                                 .key_file = conf->tls_key_file,
+                                                 .ca_file = conf->tls_ca_file}};
+    int rc = client_open_remote(&remote, &client, err);
+    if (rc == 0)
+        rc = client_call(client, method, path, body, ret, err);
+    client_close(client);
+    return rc < 0 ? err_prefix(err, "node %s", member->name) : 0;
+}
+
+struct one_call {
+    const struct cluster *cluster;
+    const struct cluster_member *member;
+    const char *method, *path;
+    json_t **answer;
+    struct err *err;
+    pthread_t thread;
+    bool started;
+};
+
+static void *call_one(void *ctx)
+{
+    struct one_call *call = ctx;
+    (void)cluster_call(call->cluster, call->member, call->method, call->path, NULL, call->answer,
+                       call->err);
+    return NULL;
+}
+
+void cluster_call_all(const struct cluster *cluster, const char *method, const char *path,
+                      json_t *answers[CLUSTER_MEMBERS_MAX], struct err errs[CLUSTER_MEMBERS_MAX])
+{
+    struct one_call calls[CLUSTER_MEMBERS_MAX];
+    for (size_t i = 0; i < cluster->count; i++) {
+        answers[i] = NULL;
+        err_clear(&errs[i]);
+        calls[i] = (struct one_call){.cluster = cluster,
+                                     .member = &cluster->members[i],
+                                     .method = method,
+                                     .path = path,
+                                     .answer = &answers[i],
+                                     .err = &errs[i]};
+        calls[i].started = pthread_create(&calls[i].thread, NULL, call_one, &calls[i]) == 0;
+        if (!calls[i].started)
+            (void)call_one(&calls[i]);
+    }
+    for (size_t i = 0; i < cluster->count; i++)
+        if (calls[i].started)
+            (void)pthread_join(calls[i].thread, NULL);
+}

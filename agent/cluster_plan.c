@@ -1,0 +1,281 @@
+/* Who becomes what: the snapshot's topology laid over the members of today. See cluster.h. */
+#include "agent/cluster.h"
+#include "agent/catalog.h"
+#include "agent/repository.h"
+
+#include <stdio.h>
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+static void warn(json_t *warnings, const char *what, const char *name)
+{
+    char text[256];
+    (void)snprintf(text, sizeof(text), "%s: %.80s", what, name);
+    (void)json_array_append_new(warnings, json_string(text));
+}
+
+/* "latest" must not move between plan and execution. */
+static int read_record(struct cluster_restore *all, struct err *err)
+{
+    struct store *store = NULL;
+    struct repo repo;
+    struct job *job = all->job;
+    const char *what = json_string_value(json_object_get(job->journal, "snapshot"));
+    if (!what)
+        what = text_of(job->request, "snapshot");
+    int rc = repository_open(&job->conf, &job->progress.cancel, &store, &repo, err);
+    if (rc < 0)
+        return rc;
+    rc = catalog_find(store, &repo, job->conf.cluster, NULL, what, &all->record, NULL, err);
+    store_close(store);
+    if (rc < 0)
+        return rc;
+    char id[ID_TEXT_LEN];
+    all->record_read = true;
+    id_to_text(all->record.id, id);
+    (void)json_object_set_new(job->journal, "snapshot", json_string(id));
+    return 0;
+}
+
+static int no_topology(const struct record *record, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "snapshot '%s' knows of no other node", record->tag);
+    return err_hint(err, "it was taken with `tidemark snapshot`, not with `tidemark cluster "
+                         "snapshot`; restore it on its node with `tidemark restore`");
+}
+
+/* Onto which member the recorded node goes; NULL with rc 0 when it is left out. */
+static int find_place(const struct cluster_restore *all, const char *recorded,
+                      const struct cluster_member **ret, struct err *err)
+{
+    const json_t *request = all->job->request;
+    *ret = NULL;
+    if (json_object_get(json_object_get(request, "without"), recorded))
+        return 0;
+    const char *mapped =
+        json_string_value(json_object_get(json_object_get(request, "map"), recorded));
+    const char *name = mapped ? mapped : recorded;
+    *ret = cluster_member(&all->cluster, name);
+    if (*ret)
+        return 0;
+    (void)err_set(err, ERR_MISSING, "node %s of the snapshot has no place: '%s' is no member",
+                  recorded, name);
+    return err_hint(err, "give it one with --map=%s=MEMBER, or leave it out with --without-node=%s",
+                    recorded, recorded);
+}
+
+static int add_drive(struct cluster_restore *all, const json_t *node, struct err *err)
+{
+    const struct cluster_member *member;
+    const char *recorded = text_of(node, "name");
+    int rc = find_place(all, recorded, &member, err);
+    if (rc < 0 || !member)
+        return rc;
+    for (size_t i = 0; i < all->count; i++)
+        if (all->drives[i].member == member)
+            return err_set(err, ERR_USAGE, "two nodes would go onto member '%s'", member->name);
+    if (all->count == CLUSTER_MEMBERS_MAX)
+        return err_set(err, ERR_REFUSED, "the snapshot has more than %d nodes",
+                       CLUSTER_MEMBERS_MAX);
+    struct drive *drive = &all->drives[all->count++];
+    drive->all = all;
+    drive->member = member;
+    drive->primary = strcmp(text_of(node, "role"), "primary") == 0;
+    (void)snprintf(drive->recorded, sizeof(drive->recorded), "%s", recorded);
+    return 0;
+}
+
+static int choose_primary(struct cluster_restore *all, struct err *err)
+{
+    const char *wanted = json_string_value(json_object_get(all->job->request, "primary"));
+    size_t primaries = 0;
+    bool found = false;
+    for (size_t i = 0; i < all->count; i++)
+        found |= wanted && strcmp(all->drives[i].member->name, wanted) == 0;
+    if (wanted && !found)
+        return err_set(err, ERR_USAGE, "'%.80s' cannot be the primary: it is not restored", wanted);
+    for (size_t i = 0; i < all->count; i++) {
+        struct drive *drive = &all->drives[i];
+        if (wanted)
+            drive->primary = strcmp(drive->member->name, wanted) == 0;
+        primaries += drive->primary;
+    }
+    if (primaries == 1)
+        return 0;
+    (void)err_set(err, ERR_REFUSED, "the restored nodes had %zu primaries", primaries);
+    return err_hint(err, "say which becomes the primary with --primary=MEMBER");
+}
+
+/* --- how a standby reaches its primary -------------------------------------------------------- */
+
+/* https://HOST:PORT → HOST, without the brackets of an IPv6 address; "" for a socket. */
+static void host_of(const struct cluster_member *member, char *ret, size_t size)
+{
+    const char *at = member->address;
+    ret[0] = '\0';
+    if (strncmp(at, "https://", 8) != 0)
+        return;
+    at += 8;
+    size_t len = at[0] == '[' ? strcspn(++at, "]") : strcspn(at, ":/");
+    (void)snprintf(ret, size, "%.*s", (int)len, at);
+}
+
+static int fill_template(const char *template, const char *host, const char *name, char *ret,
+                         size_t size, struct err *err)
+{
+    size_t len = 0;
+    for (const char *at = template; *at; at++) {
+        char one[2] = {*at, '\0'};
+        const char *part = one;
+        if (at[0] == '%' && (at[1] == 'h' || at[1] == 'n'))
+            part = *++at == 'h' ? host : name;
+        len += (size_t)snprintf(ret + min_u64(len, size - 1), size - min_u64(len, size - 1), "%s",
+                                part);
+    }
+    return len < size ? 0 : err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is too long");
+}
+
+static const struct drive *primary_of(const struct cluster_restore *all)
+{
+    for (size_t i = 0; i < all->count; i++)
+        if (all->drives[i].primary)
+            return &all->drives[i];
+    return NULL;
+}
+
+static const json_t *recorded_node(const struct cluster_restore *all, const struct drive *drive)
+{
+    size_t i;
+    json_t *node;
+    json_array_foreach(json_object_get(all->record.topology, "members"), i, node)
+    {
+        if (strcmp(text_of(node, "name"), drive->recorded) == 0)
+            return node;
+    }
+    return NULL;
+}
+
+/* What was recorded leads to the host of the recorded primary. */
+static int find_conninfo(struct cluster_restore *all, struct drive *drive, struct err *err)
+{
+    const struct drive *primary = primary_of(all);
+    const char *template = all->job->conf.coordinator_primary_conninfo;
+    if (!primary) /* choose_primary() found one */
+        return err_set(err, ERR_INTERNAL, "no primary");
+    const json_t *node = recorded_node(all, drive), *to = recorded_node(all, primary);
+    const char *recorded = text_of(node, "primary_conninfo");
+    char host[CLUSTER_ADDRESS_MAX + 1];
+    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", text_of(node, "primary_slot"));
+    host_of(primary->member, host, sizeof(host));
+    if (template[0])
+        return fill_template(template, host, drive->member->name, drive->conninfo,
+                             sizeof(drive->conninfo), err);
+    bool same = strcmp(primary->recorded, primary->member->name) == 0 &&
+                strcmp(text_of(to, "role"), "primary") == 0;
+    if (same && recorded[0]) {
+        (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s", recorded);
+        return 0;
+    }
+    (void)err_set(err, ERR_REFUSED, "how standby %s reaches primary %s is not known",
+                  drive->member->name, primary->member->name);
+    return err_hint(err, "set [coordinator] primary_conninfo, as host=%%h user=… "
+                         "application_name=%%n");
+}
+
+static int compare_drives(const void *a, const void *b)
+{
+    const struct drive *left = a, *right = b;
+    return strcmp(left->member->name, right->member->name);
+}
+
+static json_t *plan_json(const struct cluster_restore *all, json_t *warnings)
+{
+    const struct record *record = &all->record;
+    json_t *members = json_array();
+    for (size_t i = 0; i < all->count; i++) {
+        const struct drive *drive = &all->drives[i];
+        (void)json_array_append_new(
+            members, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "name", drive->member->name,
+                               "address", drive->member->address, "recorded", drive->recorded,
+                               "role", drive->primary ? "primary" : "standby", "primary_conninfo",
+                               drive->conninfo, "primary_slot", drive->slot));
+    }
+    return json_pack("{s:O, s:s, s:s, s:I, s:o, s:O}", "snapshot",
+                     json_object_get(all->job->journal, "snapshot"), "tag", record->tag, "cluster",
+                     record->cluster, "captured_s", (json_int_t)record->captured_s, "members",
+                     members, "warnings", warnings);
+}
+
+int cluster_plan(struct cluster_restore *all, struct err *err)
+{
+    free_json json_t *warnings = json_array();
+    int rc = read_record(all, err);
+    if (rc < 0)
+        return rc;
+    const json_t *nodes = json_object_get(all->record.topology, "members");
+    if (json_array_size(nodes) == 0)
+        return no_topology(&all->record, err);
+    size_t i;
+    json_t *node;
+    json_array_foreach(nodes, i, node)
+    {
+        rc = add_drive(all, node, err);
+        if (rc < 0)
+            return rc;
+    }
+    rc = choose_primary(all, err);
+    if (rc < 0)
+        return rc;
+    qsort(all->drives, all->count, sizeof(all->drives[0]), compare_drives);
+    for (i = 0; rc == 0 && i < all->count; i++)
+        rc = all->drives[i].primary ? 0 : find_conninfo(all, &all->drives[i], err);
+    if (rc < 0)
+        return rc;
+    for (i = 0; i < all->cluster.count; i++) {
+        bool taken = false;
+        for (size_t k = 0; k < all->count; k++)
+            taken |= all->drives[k].member == &all->cluster.members[i];
+        if (!taken)
+            warn(warnings, "this member is left as it is", all->cluster.members[i].name);
+    }
+    (void)json_object_set_new(all->job->journal, "plan", plan_json(all, warnings));
+    return 0;
+}
+
+/* --- read back -------------------------------------------------------------------------------- */
+
+static int load_drive(struct cluster_restore *all, const json_t *member, struct err *err)
+{
+    const json_t *state =
+        json_object_get(json_object_get(all->job->journal, "members"), text_of(member, "name"));
+    struct drive *drive = &all->drives[all->count];
+    drive->all = all;
+    drive->member = cluster_member(&all->cluster, text_of(member, "name"));
+    if (!drive->member)
+        return err_set(err, ERR_CONFIG, "'%.80s' is no member any more", text_of(member, "name"));
+    drive->primary = strcmp(text_of(member, "role"), "primary") == 0;
+    (void)snprintf(drive->recorded, sizeof(drive->recorded), "%.63s", text_of(member, "recorded"));
+    (void)snprintf(drive->job, sizeof(drive->job), "%.32s", text_of(state, "job"));
+    (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s",
+                   text_of(member, "primary_conninfo"));
+    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", text_of(member, "primary_slot"));
+    all->count++;
+    return 0;
+}
+
+int cluster_load(struct cluster_restore *all, struct err *err)
+{
+    const json_t *members = json_object_get(json_object_get(all->job->journal, "plan"), "members");
+    size_t i, count = json_array_size(members);
+    if (count == 0 || count > CLUSTER_MEMBERS_MAX)
+        return err_set(err, ERR_CORRUPT, "the journal of job %s has no plan", all->job->id);
+    int rc = read_record(all, err);
+    for (i = 0; rc == 0 && i < count; i++)
+        rc = load_drive(all, json_array_get(members, i), err);
+    all->fork = json_incref(json_object_get(all->job->journal, "fork"));
+    return rc;
+}

@@ -1,0 +1,157 @@
+/* The restore of a cluster: its goals, its journal, what a failure leaves. See cluster.h. */
+#include "agent/cluster.h"
+#include "agent/log.h"
+#include "agent/repository.h"
+
+#include <stdio.h>
+
+/* --- journal ---------------------------------------------------------------------------------- */
+
+/* The wave, in the words of a restore's steps (job_is_partial()): the slowest node's. From
+ * `pulling` on old data may be gone somewhere. */
+static const char *step_of(const struct cluster_restore *all)
+{
+    static const char *const steps[LEVEL_COUNT] = {
+        [LEVEL_NONE] = "none",           [LEVEL_RESERVED] = "planned",
+        [LEVEL_FENCED] = "pulling",      [LEVEL_CONFIGURED] = "recovering",
+        [LEVEL_RECOVERED] = "verifying", [LEVEL_COMPLETE] = "complete"};
+    enum cluster_level least = LEVEL_COMPLETE, most = LEVEL_NONE;
+    for (size_t i = 0; i < all->count; i++) {
+        least = all->drives[i].level < least ? all->drives[i].level : least;
+        most = all->drives[i].level > most ? all->drives[i].level : most;
+    }
+    if (least == LEVEL_RESERVED && most > LEVEL_RESERVED)
+        return "fenced";
+    return steps[least];
+}
+
+int cluster_journal(struct cluster_restore *all, struct err *err)
+{
+    json_t *members = json_object();
+    json_t *journal = all->job->journal;
+    for (size_t i = 0; i < all->count; i++) {
+        const struct drive *drive = &all->drives[i];
+        (void)json_object_set_new(members, drive->member->name,
+                                  json_pack("{s:s, s:s, s:s}", "role",
+                                            drive->primary ? "primary" : "standby", "job",
+                                            drive->job, "level", cluster_level_name(drive->level)));
+    }
+    (void)json_object_set_new(journal, "members", members);
+    (void)json_object_set_new(journal, "epoch", json_integer((json_int_t)all->epoch));
+    if (!json_is_true(json_object_get(journal, "touched")))
+        (void)json_object_set_new(journal, "step", json_string(step_of(all)));
+    return job_journal(all->job, NULL, step_of(all), err);
+}
+
+static void end_as(struct cluster_restore *all, const char *state)
+{
+    (void)json_object_set_new(all->job->journal, "state", json_string(state));
+}
+
+/* --- goals ------------------------------------------------------------------------------------ */
+
+static bool was_touched(const struct cluster_restore *all)
+{
+    return json_is_true(json_object_get(all->job->journal, "touched"));
+}
+
+/* Before anything was touched everything is given back; after it every node keeps its state, and
+ * the job can be resumed. */
+static int after_failure(struct cluster_restore *all, struct err *err)
+{
+    struct err ignored;
+    if (!was_touched(all)) {
+        if (cluster_release(all, &ignored) < 0)
+            return err_hint(err,
+                            "a node could not be given back: %.120s; `tidemark cluster "
+                            "status` shows the nodes",
+                            ignored.text);
+        return -(int)err->code;
+    }
+    size_t len = strlen(err->hint);
+    if (err->code == ERR_CANCELLED)
+        (void)err_set(err, ERR_PARTIAL, "cancelled: the nodes are not finished");
+    (void)snprintf(err->hint + len, sizeof(err->hint) - len,
+                   "%sgo on with `tidemark cluster resume %s`", len ? "; " : "", all->job->id);
+    return -(int)err->code;
+}
+
+static int prepare(struct cluster_restore *all, struct err *err)
+{
+    int rc = job_journal(all->job, NULL, "planning", err);
+    if (rc == 0)
+        rc = json_object_get(all->job->journal, "plan") ? cluster_load(all, err)
+                                                        : cluster_plan(all, err);
+    if (rc == 0)
+        rc = cluster_drive(all, LEVEL_RESERVED, err);
+    return rc < 0 ? after_failure(all, err) : 0;
+}
+
+/* All are fenced before the journal says that data may be lost, and it says so before any is. */
+static int execute(struct cluster_restore *all, enum cluster_level until, struct err *err)
+{
+    int rc = cluster_drive(all, LEVEL_FENCED, err);
+    if (rc == 0 && !was_touched(all)) {
+        (void)json_object_set_new(all->job->journal, "step", json_string("pulling"));
+        (void)json_object_set_new(all->job->journal, "touched", json_true());
+        rc = job_journal(all->job, NULL, "pulling", err);
+    }
+    if (rc == 0)
+        rc = cluster_drive(all, until, err);
+    return rc < 0 ? after_failure(all, err) : 0;
+}
+
+static int run_abort(struct cluster_restore *all, struct err *err)
+{
+    int rc = cluster_load(all, err);
+    if (rc == 0)
+        rc = cluster_release(all, err);
+    if (rc < 0)
+        return rc;
+    if (!was_touched(all))
+        return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
+    (void)json_object_set_new(all->job->journal, "given_up", json_true());
+    (void)err_set(err, ERR_CANCELLED, "given up: the nodes' volumes are not usable");
+    return err_hint(err, "restore a tag onto them with `tidemark cluster restore`");
+}
+
+static int run_goal(struct cluster_restore *all, struct err *err)
+{
+    const char *goal = all->job->goal;
+    if (strcmp(goal, "abort") == 0)
+        return run_abort(all, err);
+    int rc = prepare(all, err);
+    if (rc == 0 && strcmp(goal, "prepare") == 0) {
+        end_as(all, "prepared");
+        return 0;
+    }
+    bool to_the_end = strcmp(goal, "execute") != 0;
+    if (rc == 0)
+        rc = execute(all, to_the_end ? LEVEL_COMPLETE : LEVEL_RECOVERED, err);
+    if (rc < 0)
+        return rc;
+    (void)json_object_set_new(all->job->journal, "step",
+                              json_string(to_the_end ? "complete" : "verifying"));
+    end_as(all, to_the_end ? "complete" : "executed");
+    return 0;
+}
+
+int cluster_restore_run(struct job *job, struct err *err)
+{
+    static struct cluster_restore all; /* large; one a process */
+    memset(&all, 0, sizeof(all));
+    all.job = job;
+    json_int_t epoch = json_integer_value(json_object_get(job->journal, "epoch"));
+    all.epoch = epoch > 0 ? (uint64_t)epoch : 1;
+    (void)pthread_mutex_init(&all.mutex, NULL);
+    (void)pthread_cond_init(&all.changed, NULL);
+    int rc = cluster_members(&job->conf, &all.cluster, err);
+    if (rc == 0)
+        rc = run_goal(&all, err);
+    json_decref(all.fork);
+    if (all.record_read)
+        record_release(&all.record);
+    (void)pthread_cond_destroy(&all.changed);
+    (void)pthread_mutex_destroy(&all.mutex);
+    return rc;
+}

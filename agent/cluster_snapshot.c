@@ -1,0 +1,136 @@
+/* A snapshot of the cluster: the blocks of one node, the topology of all. The source is the primary
+ * unless somebody names another node; standbys hold the same data, and a restore brings every node
+ * back from the one snapshot. */
+#include "agent/cluster.h"
+#include "agent/log.h"
+
+#include <stdio.h>
+
+enum { POLL_MS = 200 };
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    const char *text = json_string_value(json_object_get(json, key));
+    return text ? text : "";
+}
+
+/* One primary, and no node unheard: a topology with holes would restore a cluster with holes. */
+static int find_source(const json_t *members, const char **ret, struct err *err)
+{
+    size_t i;
+    json_t *member;
+    *ret = NULL;
+    json_array_foreach(members, i, member)
+    {
+        const char *name = text_of(member, "name");
+        if (strcmp(text_of(member, "status"), "unreachable") == 0) {
+            (void)err_set(err, ERR_DEVICE, "node %s does not answer: %.200s", name,
+                          text_of(member, "error"));
+            return err_hint(err, "start its agent, or take it out of [coordinator] members");
+        }
+        if (strcmp(text_of(member, "role"), "primary") != 0)
+            continue;
+        if (*ret)
+            return err_set(err, ERR_REFUSED, "two primaries: %s and %s", *ret, name);
+        *ret = name;
+    }
+    if (*ret)
+        return 0;
+    (void)err_set(err, ERR_POSTGRES, "no node is a primary that runs");
+    return err_hint(err, "start it; `tidemark cluster status` shows the nodes");
+}
+
+static json_t *request_of(const json_t *job_request, const json_t *members)
+{
+    json_t *body = json_object();
+    json_t *full = json_object_get(job_request, "full");
+    (void)json_object_set(body, "tag", json_object_get(job_request, "tag"));
+    (void)json_object_set(body, "members", (json_t *)(uintptr_t)members);
+    if (full)
+        (void)json_object_set(body, "full", full);
+    return body;
+}
+
+/* The agent's job in ours: its phase, its end. */
+static int follow(struct job *job, const struct cluster *cluster,
+                  const struct cluster_member *source, const char *id, json_t **ret,
+                  struct err *err)
+{
+    char path[64], phase[32] = "";
+    (void)snprintf(path, sizeof(path), "/jobs/%s", id);
+    for (;;) {
+        free_json json_t *status = NULL;
+        int rc = cluster_call(cluster, source, "GET", path, NULL, &status, err);
+        if (rc < 0)
+            return rc;
+        if (!json_is_true(json_object_get(status, "running"))) {
+            *ret = json_incref(status);
+            return 0;
+        }
+        if (strcmp(phase, text_of(status, "phase")) != 0) {
+            (void)snprintf(phase, sizeof(phase), "%s", text_of(status, "phase"));
+            rc = job_journal(job, NULL, phase, err);
+        }
+        if (rc == 0)
+            rc = job_check_cancel(job, err);
+        if (rc == -ERR_CANCELLED) {
+            free_json json_t *answer = NULL;
+            struct err ignored;
+            (void)cluster_call(cluster, source, "DELETE", path, NULL, &answer, &ignored);
+        }
+        if (rc < 0)
+            return rc;
+        (void)usleep(POLL_MS * 1000);
+    }
+}
+
+static int take_result(struct job *job, const json_t *status, struct err *err)
+{
+    const json_t *error = json_object_get(status, "error");
+    if (json_is_object(error)) {
+        (void)err_set(err, err_code_from_name(text_of(error, "code")), "%s",
+                      text_of(error, "text"));
+        return err_hint(err, "%s", text_of(error, "hint"));
+    }
+    (void)json_object_set(job->journal, "result", json_object_get(status, "result"));
+    return 0;
+}
+
+static int snapshot_on(struct job *job, const struct cluster *cluster, const json_t *members,
+                       const char *source_name, struct err *err)
+{
+    const struct cluster_member *source = cluster_member(cluster, source_name);
+    free_json json_t *body = request_of(job->request, members);
+    free_json json_t *answer = NULL;
+    free_json json_t *status = NULL;
+    const char *id = "";
+    if (!source)
+        return err_set(err, ERR_USAGE, "'%.80s' is no member of the cluster", source_name);
+    (void)json_object_set_new(job->journal, "source", json_string(source->name));
+    int rc = cluster_call(cluster, source, "POST", "/snapshots", body, &answer, err);
+    if (rc == 0)
+        rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
+    if (rc < 0)
+        return rc;
+    log_info("cluster snapshot: source=%s job=%s", source->name, id);
+    rc = follow(job, cluster, source, id, &status, err);
+    return rc < 0 ? rc : take_result(job, status, err);
+}
+
+int cluster_snapshot_run(struct job *job, struct err *err)
+{
+    struct cluster cluster;
+    int rc = cluster_members(&job->conf, &cluster, err);
+    if (rc == 0)
+        rc = job_journal(job, NULL, "asking the nodes", err);
+    if (rc < 0)
+        return rc;
+    free_json json_t *status = cluster_status(&cluster);
+    const json_t *members = json_object_get(status, "members");
+    const char *source;
+    rc = find_source(members, &source, err);
+    if (rc < 0)
+        return rc;
+    const char *wanted = json_string_value(json_object_get(job->request, "source"));
+    return snapshot_on(job, &cluster, members, wanted ? wanted : source, err);
+}
