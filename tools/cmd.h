@@ -49,11 +49,12 @@ struct cmd_verb {
     const struct cmd_option *options; /* ended by a NULL name; NULL = none */
     const char *notes;                /* more text for --help; NULL = none */
     bool is_local;                    /* is about this host: takes no --agent */
+    const char *config;               /* read instead of tidemark.conf when it is there; or NULL */
     int (*run)(struct cmd *cmd, struct err *err);
 };
 
 extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, verb_restore,
-    verb_verify, verb_status, verb_jobs, verb_cancel, verb_check;
+    verb_verify, verb_status, verb_jobs, verb_cancel, verb_check, verb_cluster;
 
 /* --- cmd_status.c --- */
 /* 0 for a healthy node; ERR_BUSY while a restore is at work, ERR_PARTIAL when one has stopped. */

@@ -44,7 +44,9 @@ int cmd_check_name(const char *what, const char *name, struct err *err)
 static bool is_resumable(const json_t *job)
 {
     const char *state = cmd_text(job, "state");
-    return strcmp(cmd_text(job, "type"), "restore") == 0 && !job_is_cluster_part(job) &&
+    const char *type = cmd_text(job, "type");
+    return (strcmp(type, "restore") == 0 || strcmp(type, "cluster_restore") == 0) &&
+           !job_is_cluster_part(job) &&
            (job_is_partial(job) || json_is_true(json_object_get(job, "running")) ||
             strcmp(state, "executed") == 0 || strcmp(state, "interrupted") == 0);
 }

@@ -184,6 +184,9 @@ static int check_agent(const struct cmd *cmd, struct err *err)
 /* Whoever names a repository on the line means this one, not the agent's. */
 static int load_conf(struct cmd *cmd, struct err *err)
 {
+    const char *own = cmd->verb->config;
+    if (!cmd->config_file && own && !getenv("TIDEMARK_CONFIG") && access(own, F_OK) == 0)
+        cmd->config_file = own;
     int rc = conf_load(cmd->config_file, &cmd->conf, err);
     for (size_t i = 0; rc == 0 && i < cmd->conf_count; i++) {
         cmd->local = true;

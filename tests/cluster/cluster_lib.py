@@ -1,11 +1,12 @@
 """A primary and its standbys on one host, each with volume, port and agent of its own; and what a
 coordinator does with the agents, call by call."""
+import glob
 import json
 import os
 import shutil
 
 import tm
-from node import Node, make_repository
+from node import Agent, Node, conf_text, make_repository, run_program
 from sandbox import poll
 from server import lsn
 
@@ -173,6 +174,52 @@ class Cluster:
             member.server.stop("immediate", check=False)
 
 
+class Coordinator:
+    """tidemark-coordinator for the members of cluster, on its own socket; cli() is `tidemark
+    cluster …`. options: more of its configuration."""
+
+    def __init__(self, box, cluster, name="coordinator", options=None):
+        self.cluster, self.programs = cluster, tm.programs(box)
+        self.state_dir = box.mkdir(f"{name}-state", 0o755)
+        self.socket = box.join(f"{name}.sock")
+        self.conf = box.join(f"{name}.conf")
+        sections = {
+            "tidemark": {"cluster": "main", "node": name, "state_dir": self.state_dir,
+                         "socket": self.socket},
+            "repository": {"url": cluster.repository},
+            "coordinator": {"members": " ".join(
+                f"{m.name}=unix:{m.socket}" for m in cluster.members)},
+        }
+        for section, values in (options or {}).items():
+            sections.setdefault(section, {}).update(values)
+        box.write(os.path.basename(self.conf), conf_text(sections))
+        self.agent = Agent(box, self.conf, self.socket, self.programs, name,
+                           program="tidemark-coordinator")
+
+    def start(self, **env):
+        self.agent.start(**env)
+        return self
+
+    def cli(self, *args, **options):
+        options.setdefault("conf", self.conf)
+        return run_program(os.path.join(self.programs, "tidemark"), "cluster", *args, **options)
+
+    def status(self):
+        return json.loads(self.cli("status", "--json").out)
+
+    def journal(self):
+        """Of the newest job."""
+        return self.agent.api("GET", "/jobs")[1]["jobs"][-1]
+
+    def diagnose(self):
+        """For a failed test: what everybody says."""
+        for agent in [self.agent, *(m.agent for m in self.cluster.members)]:
+            tm.diag(f"{agent.log}:\n{tm.tail(agent.log, 20)}")
+        for top in [self.state_dir, *(m.state_dir for m in self.cluster.members)]:
+            for log in sorted(glob.glob(f"{top}/jobs/*/log"), key=os.path.getmtime)[-1:]:
+                tm.diag(f"{log}:\n{tm.tail(log, 25)}")
+
+
 def break_repository(url):
     """The store goes away, as an NFS server does."""
     path = url[len("file://"):]
@@ -184,5 +231,5 @@ def mend_repository(path):
     os.rename(path + ".away", path)
 
 
-__all__ = ["Cluster", "Member", "JOB", "SECRET", "break_repository", "diskseq_name",
-           "mend_repository"]
+__all__ = ["Cluster", "Coordinator", "Member", "JOB", "SECRET", "break_repository",
+           "mend_repository", "diskseq_name"]

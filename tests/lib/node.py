@@ -46,11 +46,13 @@ def cli(*args, conf=None, **options):
 
 
 class Agent:
-    """tidemark-agent with the configuration file conf, whose socket is `socket`."""
+    """tidemark-agent (or tidemark-coordinator) with the configuration file conf, whose socket is
+    `socket`."""
 
-    def __init__(self, box, conf, socket_path, directory=None, name="agent"):
+    def __init__(self, box, conf, socket_path, directory=None, name="agent",
+                 program="tidemark-agent"):
         self.box, self.conf, self.socket = box, conf, socket_path
-        self.program = os.path.join(directory or tm.BUILD, "tidemark-agent")
+        self.program = os.path.join(directory or tm.BUILD, program)
         self.log = os.path.join(box.mkdir("log", 0o777), name + ".log")
         self.process = None
         tm.on_fail(lambda: tm.diag(f"{name} log:\n{tm.tail(self.log)}"))

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# check: build=asan campaign=release timeout=400
+"""A primary with two standbys, one of them synchronous: a snapshot with the topology, a disaster,
+and one command to the coordinator that brings all three back to the tag."""
+import json
+import os
+import shutil
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
+from tm import *  # noqa: E402, F403
+from cluster_lib import Cluster, Coordinator  # noqa: E402
+import tm  # noqa: E402
+
+ROWS = "select count(*), coalesce(sum(hashtext(pad)::bigint), 0) from orders"
+
+
+def test_status(coordinator):
+    status = coordinator.status()
+    is_(status["status"], "ok", "all is well")
+    is_([(m["name"], m["role"], m["timeline"]) for m in status["members"]],
+        [("db1", "primary", 1), ("db2", "standby", 1), ("db3", "standby", 1)], "who is what")
+    like(coordinator.cli("status").out, r"(?m)^db1 +ok +primary +1 ", "for people")
+
+
+def test_snapshot(coordinator, node):
+    if not is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot"):
+        coordinator.diagnose()
+    record = json.loads(node.cli("show", "t1", "--json").out)
+    members = record.get("record", record)["topology"]["members"]
+    is_([(m["name"], m["role"]) for m in members],
+        [("db1", "primary"), ("db2", "standby"), ("db3", "standby")], "the record knows them all")
+    is_(members[0]["replication"][0]["sync_state"], "sync", "and who is synchronous")
+    is_status(coordinator.cli("snapshot", "--tag", "t1"), "busy", "the tag is taken")
+
+
+def disaster(cluster):
+    """A table is dropped everywhere, a standby loses its files and the primary its disk."""
+    cluster.primary.server.psql("drop table orders")
+    cluster.wait_replayed()
+    lost = cluster.standbys[1]
+    lost.server.stop("immediate")
+    shutil.rmtree(lost.data + "/base")
+    cluster.primary.server.stop("immediate")
+    cluster.primary.destroy(cluster.primary.volumes[0])
+
+
+def test_restore(cluster, coordinator, rows):
+    done = coordinator.cli("restore", "t1", "--yes")
+    if not is_status(done, 0, "cluster restore"):
+        coordinator.diagnose()
+        return
+    like(done.out, r"(?s)primary +db1.*standby +db2.*is complete: timeline 2, 3 nodes",
+         "the plan before, the end after")
+    server = cluster.primary.server
+    is_(server.timeline(), 2, "the primary writes a new timeline")
+    cluster.wait_attached(2)
+    for member in cluster.members:
+        is_(member.server.psql(ROWS), rows, f"{member.name} has the rows of the tag")
+        is_(member.health(), "ok", f"{member.name} is healthy")
+    is_(server.psql("select sync_state from pg_stat_replication where application_name = 'db2'"),
+        "sync", "db2 is synchronous again")
+    server.psql("insert into orders select 1000000, 'after'")
+    is_(cluster.standbys[0].server.psql("select count(*) from orders where id = 1000000"), "1",
+        "what is committed is on db2")
+    cluster.wait_replayed()
+    is_(server.psql("select string_agg(slot_name, ',' order by slot_name)"
+                    " from pg_replication_slots where active"), "db2,db3", "slots are in use")
+    is_(coordinator.status()["status"], "ok", "the cluster is well")
+    journal = coordinator.journal()
+    is_((journal["state"], journal["fork"]["timeline"]), ("complete", 2), "so says the journal")
+
+
+def test_refusals(cluster, coordinator):
+    is_status(coordinator.cli("restore", "nothing", "--yes"), "missing", "no such snapshot")
+    is_status(coordinator.cli("restore", "t1", "--yes", "--primary=db9"), "usage",
+              "a primary that is no member")
+    cluster.standbys[1].agent.stop()
+    done = coordinator.cli("restore", "t1", "--yes")
+    isnt(done.status, 0, "a node whose agent is down")
+    like(done.err, "node db3", "is named")
+    cluster.standbys[1].agent.start()
+    for member in cluster.members:
+        is_(member.health(), "ok", f"{member.name} was given back")
+        ok(member.server.running(), f"{member.name} runs")
+    done = coordinator.cli("restore", "t1", "--yes", "--map=db3=db9")
+    is_status(done, "missing", "a place that is not there")
+    like(done.err, "--map=db3=MEMBER", "with a hint")
+
+
+def main():
+    tm.need_root()
+    tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
+    box = tm.Sandbox("cluster")
+    cluster = Cluster(box).start()
+    coordinator = Coordinator(box, cluster).start()
+    server = cluster.primary.server
+    server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"
+                " from generate_series(1, 20000) i")
+    rows = server.psql(ROWS)
+    test_status(coordinator)
+    test_snapshot(coordinator, cluster.primary)
+    test_refusals(cluster, coordinator)
+    disaster(cluster)
+    test_restore(cluster, coordinator, rows)
+    cluster.stop()
+
+
+run(main)

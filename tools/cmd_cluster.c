@@ -1,0 +1,233 @@
+/* tidemark cluster: snapshots and restores of a whole cluster, through its coordinator. */
+#include <stdio.h>
+
+#include "tools/cmd.h"
+
+static const struct cmd_option options[] = {
+    {"tag", 't', "TAG", "snapshot: its name"},
+    {"full", 0, NULL, "snapshot: read and store everything again"},
+    {"source", 0, "MEMBER", "snapshot: the node whose blocks are read (default: the primary)"},
+    {"primary", 0, "MEMBER", "restore: the node that becomes the primary (default: as recorded)"},
+    {"map", 0, "NODE=MEMBER", "restore: the member that takes the place of a recorded node"},
+    {"without-node", 0, "NODE", "restore: leave this recorded node out"},
+    {"verify", 0, "LEVEL", "restore: none, quick, standard (default) or full, on the primary"},
+    {"reindex", 0, "none|auto", "restore: rebuild indexes that fail verification"},
+    {"discard-unarchived-wal", 0, NULL,
+     "restore: lose WAL that the repository lacks and cannot get"},
+    {NULL, 0, NULL, NULL},
+};
+
+static const char *text_of(const json_t *json, const char *key)
+{
+    return cmd_text(json, key);
+}
+
+/* --- bodies ------------------------------------------------------------------------------------*/
+static int add_map(json_t *body, const char *text, struct err *err)
+{
+    char node[CONF_NAME_MAX + 1];
+    size_t len = strcspn(text, "=");
+    if (!text[len] || len == 0 || len > CONF_NAME_MAX)
+        return err_set(err, ERR_USAGE, "'%.80s' is not NODE=MEMBER", text);
+    (void)snprintf(node, sizeof(node), "%.*s", (int)len, text);
+    if (!json_object_get(body, "map"))
+        (void)json_object_set_new(body, "map", json_object());
+    (void)json_object_set_new(json_object_get(body, "map"), node, json_string(text + len + 1));
+    return 0;
+}
+
+static int restore_body(const struct cmd *cmd, json_t *body, struct err *err)
+{
+    int rc = cmd_check_name("snapshot", cmd->args[1], err);
+    (void)json_object_set_new(body, "snapshot", json_string(cmd->args[1]));
+    for (size_t i = 0; rc == 0 && i < cmd->given_count; i++) {
+        const char *name = cmd->given[i].name, *value = cmd->given[i].value;
+        if (strcmp(name, "map") == 0)
+            rc = add_map(body, value, err);
+        if (strcmp(name, "without-node") != 0)
+            continue;
+        if (!json_object_get(body, "without"))
+            (void)json_object_set_new(body, "without", json_object());
+        (void)json_object_set_new(json_object_get(body, "without"), value, json_string("left out"));
+    }
+    cmd_add_option(cmd, "primary", "primary", body);
+    cmd_add_option(cmd, "verify", "verify", body);
+    cmd_add_option(cmd, "reindex", "reindex", body);
+    cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
+    return rc;
+}
+
+/* --- snapshot ----------------------------------------------------------------------------------*/
+static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
+{
+    free_json json_t *body = json_object();
+    free_json json_t *status = NULL;
+    cmd_add_option(cmd, "tag", "tag", body);
+    cmd_add_option(cmd, "full", "full", body);
+    cmd_add_option(cmd, "source", "source", body);
+    int rc = cmd_run_job(cmd, client, "/cluster/snapshots", body, &status, err);
+    if (rc < 0)
+        return rc;
+    const json_t *result = json_object_get(status, "result");
+    if (cmd->json)
+        cmd_print_json(status);
+    else
+        (void)printf("snapshot %s of the cluster is complete: tag %s, read from %s\n",
+                     text_of(result, "snapshot"), cmd_option(cmd, "tag"),
+                     text_of(status, "source"));
+    return 0;
+}
+
+/* --- restore -----------------------------------------------------------------------------------*/
+static void print_plan(struct cmd *cmd, const json_t *status)
+{
+    const json_t *plan = json_object_get(status, "plan");
+    size_t i;
+    json_t *item;
+    if (cmd->plan_shown || !plan || cmd->json)
+        return;
+    cmd->plan_shown = true;
+    (void)printf("restore cluster %s to %s, snapshot %s\n", text_of(plan, "cluster"),
+                 text_of(plan, "tag"), text_of(plan, "snapshot"));
+    json_array_foreach(json_object_get(plan, "members"), i, item)
+    {
+        bool moved = strcmp(text_of(item, "recorded"), text_of(item, "name")) != 0;
+        (void)printf("  %-8s %s%s%s%s\n", text_of(item, "role"), text_of(item, "name"),
+                     moved ? " (in the place of " : "", moved ? text_of(item, "recorded") : "",
+                     moved ? ")" : "");
+    }
+    json_array_foreach(json_object_get(plan, "warnings"), i, item)
+    {
+        (void)printf("  warning: %s\n", json_string_value(item));
+    }
+    (void)fflush(stdout);
+}
+
+static int print_end(const struct cmd *cmd, const json_t *status)
+{
+    if (cmd->json)
+        cmd_print_json(status);
+    else
+        (void)printf("cluster restore %s is complete: timeline %lld, %zu nodes\n",
+                     text_of(status, "id"),
+                     (long long)json_integer_value(
+                         json_object_get(json_object_get(status, "fork"), "timeline")),
+                     json_object_size(json_object_get(status, "members")));
+    return 0;
+}
+
+static int next_step(struct cmd *cmd, struct client *client, const char *id, const char *verb,
+                     const json_t *body, json_t **ret, struct err *err)
+{
+    char path[96];
+    (void)snprintf(path, sizeof(path), "/restores/%s/%s", id, verb);
+    return cmd_run_job(cmd, client, path, body, ret, err);
+}
+
+static int run_restore(struct cmd *cmd, struct client *client, struct err *err)
+{
+    free_json json_t *body = json_object();
+    free_json json_t *status = NULL, *done = NULL;
+    if (cmd->arg_count != 2)
+        return err_set(err, ERR_USAGE, "expected: tidemark cluster restore TAG|ID|latest");
+    int rc = restore_body(cmd, body, err);
+    if (rc < 0)
+        return rc;
+    cmd->on_status = print_plan;
+    if (!cmd_asks(cmd))
+        (void)json_object_set_new(body, "execute", json_true());
+    rc = cmd_run_job(cmd, client, "/cluster/restores", body, &status, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(text_of(status, "state"), "prepared") != 0)
+        return print_end(cmd, status);
+    if (!cmd_confirm(cmd, "The volumes of these nodes will be overwritten.")) {
+        char path[64];
+        struct err ignored;
+        (void)snprintf(path, sizeof(path), "/jobs/%s", text_of(status, "id"));
+        (void)client_call(client, "DELETE", path, NULL, &done, &ignored);
+        return err_set(err, ERR_CANCELLED, "nothing was touched");
+    }
+    free_json json_t *both = json_pack("{s:b}", "verify", true);
+    rc = next_step(cmd, client, text_of(status, "id"), "execute", both, &done, err);
+    return rc < 0 ? rc : print_end(cmd, done);
+}
+
+/* --- what is there -----------------------------------------------------------------------------*/
+static int run_status(struct cmd *cmd, struct client *client, struct err *err)
+{
+    free_json json_t *status = NULL;
+    size_t i;
+    json_t *member;
+    int rc = client_call(client, "GET", "/cluster", NULL, &status, err);
+    if (rc < 0)
+        return rc;
+    if (cmd->json) {
+        cmd_print_json(status);
+        return 0;
+    }
+    (void)printf("cluster %s: %s\n%-16s %-12s %-8s %8s  %-18s %s\n", text_of(status, "cluster"),
+                 text_of(status, "status"), "NODE", "STATUS", "ROLE", "TIMELINE", "LSN", "ADDRESS");
+    json_array_foreach(json_object_get(status, "members"), i, member)
+    {
+        (void)printf("%-16s %-12s %-8s %8lld  %-18s %s\n", text_of(member, "name"),
+                     text_of(member, "status"), cmd_text_or_dash(member, "role"),
+                     (long long)json_integer_value(json_object_get(member, "timeline")),
+                     cmd_text_or_dash(member, "lsn"), text_of(member, "address"));
+    }
+    return 0;
+}
+
+static int run_on_job(struct cmd *cmd, struct client *client, bool abort, struct err *err)
+{
+    char id[ID_TEXT_LEN], path[64];
+    free_json json_t *status = NULL;
+    int rc = cmd_find_job(client, cmd->arg_count == 2 ? cmd->args[1] : NULL, id, err);
+    if (rc < 0)
+        return rc;
+    if (!abort) {
+        rc = next_step(cmd, client, id, "resume", NULL, &status, err);
+        return rc < 0 ? rc : print_end(cmd, status);
+    }
+    (void)snprintf(path, sizeof(path), "/jobs/%s", id);
+    rc = client_call(client, "DELETE", path, NULL, &status, err);
+    return rc < 0 ? rc : (printf("giving up cluster restore %s\n", id), 0);
+}
+
+static int run(struct cmd *cmd, struct err *err)
+{
+    const char *verb = cmd->args[0];
+    struct client *client;
+    int rc = cmd_open(cmd, &client, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(verb, "snapshot") == 0)
+        rc = run_snapshot(cmd, client, err);
+    else if (strcmp(verb, "restore") == 0)
+        rc = run_restore(cmd, client, err);
+    else if (strcmp(verb, "status") == 0)
+        rc = run_status(cmd, client, err);
+    else if (strcmp(verb, "resume") == 0 || strcmp(verb, "abort") == 0)
+        rc = run_on_job(cmd, client, verb[0] == 'a', err);
+    else
+        rc = err_set(err, ERR_USAGE, "'%.40s' is not snapshot, restore, status, resume or abort",
+                     verb);
+    client_close(client);
+    return rc;
+}
+
+const struct cmd_verb verb_cluster = {
+    .name = "cluster",
+    .args = "snapshot|restore|status|resume|abort [TAG|JOB]",
+    .args_min = 1,
+    .args_max = 2,
+    .summary = "Snapshots and restores of a primary with its standbys, through the coordinator.",
+    .options = options,
+    .notes = "  tidemark cluster snapshot --tag TAG\n"
+             "  tidemark cluster restore TAG|ID|latest    prints the plan and asks\n"
+             "  tidemark cluster status\n"
+             "  tidemark cluster resume [JOB]             goes on with one that stopped\n"
+             "  tidemark cluster abort [JOB]              gives one up\n",
+    .config = "/etc/tidemark/coordinator.conf",
+    .run = run,
+};
