@@ -14,8 +14,8 @@
 
 enum {
     /* What 32 connections need then (34 buffers, their own memory and two lanes' writes) is 127
-     * MiB: it fits a memory_max of 128. Measured with radosgw: 1, 2 and 4 MiB give 0.56, 0.80 and 0.91 x
-     * a downloader of whole packs. */
+     * MiB: it fits a memory_max of 128. Measured with radosgw: 1, 2 and 4 MiB give 0.56, 0.80 and
+     * 0.91 x a downloader of whole packs. */
     GET_LEN = 2 << 20,
 };
 
