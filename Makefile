@@ -69,6 +69,7 @@ help:
 #: demo           the main job on an embedded repository, with a private server
 #:                STORE=s3: in buckets of a private object store (installs Ceph)
 #:                STORE=swift: the same on OpenStack Swift (installs it)
+#: demo-cluster   a primary and two standbys go back to a tag together
 #: check          all tests in their short form; ends with "N passed, N failed, N skipped"
 #:                TESTS='store pg/' runs only tests whose name contains one of these
 #: campaign       the long loops whole
@@ -176,6 +177,10 @@ demo: deps $(if $(filter s3,$(STORE)),deps-ceph) $(if $(filter swift,$(STORE)),d
 	@$(MAKE) --no-print-directory -j$$(nproc) all
 	@tests/demo.sh $(if $(STORE),--store=$(STORE))
 
+demo-cluster: deps
+	@$(MAKE) --no-print-directory -j$$(nproc) all
+	@tests/demo.sh --cluster
+
 check: deps deps-stores
 	@tests/check.sh $(TESTS)
 campaign: deps deps-stores
@@ -228,5 +233,5 @@ clean:
 
 -include $(shell [ -d $(B) ] && find $(B) -name '*.d')
 
-.PHONY: all objects help deps deps-check deps-ceph deps-swift deps-stores demo check campaign \
+.PHONY: all objects help deps deps-check deps-ceph deps-swift deps-stores demo demo-cluster check campaign \
 	unit test-tools fuzz fuzz-programs fuzz-replay fuzz-smoke bench generated clean install

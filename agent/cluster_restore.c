@@ -40,7 +40,8 @@ int cluster_journal(struct cluster_restore *all, struct err *err)
     (void)json_object_set_new(journal, "epoch", json_integer((json_int_t)all->epoch));
     if (!json_is_true(json_object_get(journal, "touched")))
         (void)json_object_set_new(journal, "step", json_string(step_of(all)));
-    return job_journal(all->job, NULL, step_of(all), err);
+    const char *step = step_of(all);
+    return job_journal(all->job, NULL, strcmp(step, "none") == 0 ? "reserving" : step, err);
 }
 
 static void end_as(struct cluster_restore *all, const char *state)

@@ -166,11 +166,11 @@ static int run_status(struct cmd *cmd, struct client *client, struct err *err)
         cmd_print_json(status);
         return 0;
     }
-    (void)printf("cluster %s: %s\n%-16s %-12s %-8s %8s  %-18s %s\n", text_of(status, "cluster"),
+    (void)printf("cluster %s: %s\n%-12s %-12s %-8s %8s  %-17s %s\n", text_of(status, "cluster"),
                  text_of(status, "status"), "NODE", "STATUS", "ROLE", "TIMELINE", "LSN", "ADDRESS");
     json_array_foreach(json_object_get(status, "members"), i, member)
     {
-        (void)printf("%-16s %-12s %-8s %8lld  %-18s %s\n", text_of(member, "name"),
+        (void)printf("%-12s %-12s %-8s %8lld  %-17s %s\n", text_of(member, "name"),
                      text_of(member, "status"), cmd_text_or_dash(member, "role"),
                      (long long)json_integer_value(json_object_get(member, "timeline")),
                      cmd_text_or_dash(member, "lsn"), text_of(member, "address"));

@@ -8,7 +8,7 @@ import shutil
 import tm
 from node import Agent, Node, conf_text, make_repository, run_program
 from sandbox import poll
-from server import lsn
+from server import free_port, lsn
 
 JOB = "c0ffee" + "0" * 26
 SECRET = "hush-4711"  # in primary_conninfo: nothing but the settings may show it
@@ -37,7 +37,15 @@ class Member(Node):
                                   "wal": {"get_timeout": "2s"}, **(options or {})})
         self.sections["volume pgdata"] = self.sections.pop("volume " + volume.name)
         self.write_conf()
-        self.job = None
+        self.job = self.address = None
+
+    def open_door(self, authority, host):
+        """Its agent answers on https://host as well, with a certificate for its name."""
+        port = free_port()
+        self.address = f"https://{host}:{port}"
+        certificate = authority.issue(self.name, "agent", [f"DNS:{self.name}"])
+        self.sections["tls"] = {"listen": f"{host}:{port}", **certificate.options}
+        self.write_conf()
 
     def conninfo_to(self, primary):
         server = primary.server
@@ -188,7 +196,7 @@ class Coordinator:
                          "socket": self.socket},
             "repository": {"url": cluster.repository},
             "coordinator": {"members": " ".join(
-                f"{m.name}=unix:{m.socket}" for m in cluster.members)},
+                f"{m.name}={m.address or 'unix:' + m.socket}" for m in cluster.members)},
         }
         for section, values in (options or {}).items():
             sections.setdefault(section, {}).update(values)

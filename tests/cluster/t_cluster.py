@@ -107,4 +107,5 @@ def main():
     cluster.stop()
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)
