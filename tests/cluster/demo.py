@@ -57,7 +57,8 @@ def check_nodes(story, cluster, coordinator, rows):
     for member in cluster.members:
         story.check(member.server.psql(ROWS) == rows, f"{member.name} has the rows of the tag")
     story.check(primary.timeline() == 2, "the primary writes timeline 2, the standbys stream it")
-    sync = primary.psql("select application_name from pg_stat_replication where sync_state = 'sync'")
+    sync = primary.psql("select application_name from pg_stat_replication"
+                        " where sync_state = 'sync'")
     primary.psql("insert into orders select 1000000, 'after'")
     here = cluster.standbys[0].server.psql("select count(*) from orders where id = 1000000")
     story.check((sync, here) == ("db2", "1"), "a commit waits for db2 again, and is there")
