@@ -218,10 +218,10 @@ bool restore_is_marked(const char *path, const uint8_t *job_id, struct err *err)
 int restore_resolve_target(struct restore *restore, json_t *warnings, struct err *err);
 /* Every segment from the snapshot's start to the target is in the repository, or ERR_MISSING. */
 int restore_check_wal(struct restore *restore, struct err *err);
-/* End of the archived WAL of a timeline (end of its last segment); *ret_partial: that last one is
- * there as .partial only. 0 when it has none. */
+/* End of the archived WAL of a timeline (end of its last segment), 0 when it has none. ret_partial:
+ * the name of that segment's fullest .partial when there is nothing else of it, else "". */
 int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *ret_end_lsn,
-                         bool *ret_partial, struct err *err);
+                         char ret_partial[WAL_NAME_MAX + 1], struct err *err);
 /* End of the complete segments of the target's timeline: what a target without an LSN has to be
  * found in. ERR_MISSING when the timeline has no WAL of its own. */
 int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err);

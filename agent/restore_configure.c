@@ -223,33 +223,32 @@ static int write_recovery_files(struct restore *restore, struct err *err)
     return rc;
 }
 
-/* The WAL that the fence saved last is there as NAME.partial only, which nobody asks the archive
- * for. For targets that may lie in it, it goes into pg_wal under its plain name. */
+/* The WAL that the fence saved last is there as a .partial only, which nobody asks the archive for.
+ * For targets that may lie in it, it goes into pg_wal under the segment's plain name. */
 static int place_partial(struct restore *restore, struct err *err)
 {
     uint64_t end_lsn;
-    bool partial;
+    char partial[WAL_NAME_MAX + 1];
     if (restore->request.standby) /* it would be replayed past the fork */
         return 0;
     if (restore->target == TARGET_TAG || restore->target == TARGET_SNAPSHOT)
         return 0;
-    int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, &partial, err);
-    if (rc < 0 || !partial)
+    int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, partial, err);
+    if (rc < 0 || !partial[0])
         return rc;
     uint32_t segment_size = restore->record.segment_size;
-    char name[25], object[40], path[CONF_PATH_MAX + 64], home[256];
+    char name[25], path[CONF_PATH_MAX + 64], home[256];
     uid_t uid;
     gid_t gid;
     pg_segment_name(restore->target_timeline, end_lsn / segment_size - 1, segment_size, name);
-    (void)snprintf(object, sizeof(object), "%s.partial", name);
     (void)snprintf(path, sizeof(path), "%s/pg_wal/%s", restore->data_directory, name);
-    rc = wal_get(&restore->archive, object, path, true, err);
+    rc = wal_get(&restore->archive, partial, path, true, err);
     if (rc == 0)
         rc = process_user(restore->conf.os_user, &uid, &gid, home, err);
     if (rc == 0 && (chown(path, uid, gid) < 0 || chmod(path, 0600) < 0))
         rc = err_sys(err, ERR_DEVICE, "change the owner of '%s'", path);
     if (rc == 0)
-        log_info("last partial segment placed: name=%s", name);
+        log_info("last partial segment placed: name=%s", partial);
     return rc;
 }
 

@@ -7,11 +7,11 @@
  * old bytes. A segment is real when its first page says so: long header, its own address, this
  * system (access/xlog_internal.h: magic 2, info 2, timeline 4, address 8, remaining 4, pad 4,
  * system id 8, segment size 4, block size 4). The last real one of a timeline is not complete and
- * goes as NAME.partial, unless the server itself called it ready. */
+ * goes as a .partial, unless the server itself called it ready. A fence that was lifted may have
+ * pushed one before, which is shorter. */
 #include "agent/restore.h"
 #include "agent/log.h"
 #include "agent/pg.h"
-#include "agent/wal_page.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -101,42 +101,6 @@ static int is_archived(const struct salvage *salvage, const char *name, bool *re
     return 0;
 }
 
-/* --- a .partial that is there already --------------------------------------------------------- */
-
-/* An earlier fence that was lifted pushed this segment half full; the server went on and now it is
- * fuller. WAL only grows, so the new file may take the old object's place when all complete pages
- * of that are in it. A standby that is fenced beside its primary has a beginning of the same WAL:
- * the object stays. Anything else is another server's WAL, and is left alone. */
-static int replace_partial(struct salvage *salvage, const struct segment *segment, const char *name,
-                           struct err *err)
-{
-    char path[CONF_PATH_MAX + 64];
-    free_mem void *old = NULL;
-    free_mem char *new = NULL;
-    size_t old_len, new_len;
-    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, segment->name);
-    int rc = restore_read_file(path, (size_t)GIB, &new, &new_len, err);
-    if (rc == 0)
-        rc = wal_read(&salvage->restore->archive, name, &old, &old_len, err);
-    if (rc < 0)
-        return rc;
-    if (old_len == new_len && memcmp(old, new, old_len) == 0)
-        return 0;
-    uint64_t start_lsn = segment->number * salvage->restore->record.segment_size;
-    uint64_t old_pages = wal_page_count(old, old_len, start_lsn);
-    uint64_t new_pages = wal_page_count(new, new_len, start_lsn);
-    uint64_t common = min_u64(old_pages, new_pages);
-    size_t same = common > 0 ? (size_t)(common - 1) * WAL_PAGE_LEN : 0;
-    bool begins_alike = memcmp(old, new, same) == 0;
-    if (salvage->standby && begins_alike && new_pages <= old_pages)
-        return 0;
-    if (new_pages < old_pages || !begins_alike)
-        return err_set(err, ERR_REFUSED,
-                       "'%s' in the repository holds other WAL than this server's", name);
-    rc = wal_replace(&salvage->restore->archive, path, name, err);
-    return pushed(salvage, name, rc, err);
-}
-
 /* --- one segment ------------------------------------------------------------------------------ */
 
 /* Ready: the server finished it and waits for archive_command. */
@@ -154,25 +118,24 @@ static bool is_complete(const struct salvage *salvage, size_t index)
     return false;
 }
 
+static int push_partial(struct salvage *salvage, const struct segment *segment, struct err *err)
+{
+    char path[CONF_PATH_MAX + 64], name[WAL_NAME_MAX + 1] = "";
+    (void)snprintf(path, sizeof(path), "%s/%s", salvage->directory, segment->name);
+    int rc = wal_partial_push(&salvage->restore->archive, path, segment->name, salvage->standby,
+                              name, err);
+    return rc == 0 && !name[0] ? 0 : pushed(salvage, name[0] ? name : segment->name, rc, err);
+}
+
 static int salvage_segment(struct salvage *salvage, size_t index, struct err *err)
 {
     const struct segment *segment = &salvage->segments[index];
-    char name[48];
     bool archived;
     int rc = is_archived(salvage, segment->name, &archived, err);
     if (rc < 0 || archived)
         return rc;
-    bool complete = is_complete(salvage, index);
-    (void)snprintf(name, sizeof(name), "%s%s", segment->name, complete ? "" : ".partial");
-    rc = complete ? 0 : is_archived(salvage, name, &archived, err);
-    if (rc < 0)
-        return rc;
-    rc = archived ? replace_partial(salvage, segment, name, err)
-                  : push(salvage, segment->name, name, err);
-    /* Another node of the cluster, fenced at the same time, was faster. */
-    if (rc == -ERR_REFUSED && !archived && !complete)
-        rc = replace_partial(salvage, segment, name, err);
-    return rc;
+    return is_complete(salvage, index) ? push(salvage, segment->name, segment->name, err)
+                                       : push_partial(salvage, segment, err);
 }
 
 /* History files and segments that the server itself renamed to .partial go as they are. */

@@ -4,7 +4,6 @@
  * target. When several do, only a person can say which. */
 #include "agent/restore.h"
 #include "agent/pg.h"
-#include "agent/wal_page.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -22,8 +21,8 @@ struct line {
 
 struct extent_of_line {
     uint32_t timeline, segment_size;
-    uint64_t end_lsn;
-    bool partial;
+    uint64_t end_lsn, rank;         /* rank: a whole segment before any .partial of it */
+    char partial[WAL_NAME_MAX + 1]; /* "" = whole */
 };
 
 static int each_wal_object(void *ctx, const char *name, uint64_t size, struct err *err)
@@ -34,25 +33,27 @@ static int each_wal_object(void *ctx, const char *name, uint64_t size, struct er
     const char *file = strrchr(name, '/');
     file = file ? file + 1 : name;
     char segment[25];
+    enum wal_kind kind;
     uint32_t timeline;
     uint64_t number;
-    bool partial = strlen(file) == 32 && strcmp(file + 24, ".partial") == 0;
-    if (strlen(file) != 24 && !partial)
+    if (!wal_name_parse(file, &kind, NULL) || (kind != WAL_SEGMENT && kind != WAL_PARTIAL))
         return 0;
     (void)snprintf(segment, sizeof(segment), "%.24s", file);
     if (!pg_segment_parse(segment, line->segment_size, &timeline, &number) ||
         timeline != line->timeline)
         return 0;
     uint64_t end_lsn = (number + 1) * line->segment_size;
-    if (end_lsn > line->end_lsn || (end_lsn == line->end_lsn && !partial)) {
-        line->end_lsn = end_lsn;
-        line->partial = partial;
-    }
+    uint64_t rank = kind == WAL_SEGMENT ? UINT64_MAX : wal_partial_number(file);
+    if (end_lsn < line->end_lsn || (end_lsn == line->end_lsn && rank < line->rank))
+        return 0;
+    line->end_lsn = end_lsn;
+    line->rank = rank;
+    (void)snprintf(line->partial, sizeof(line->partial), "%s", kind == WAL_PARTIAL ? file : "");
     return 0;
 }
 
 int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *ret_end_lsn,
-                         bool *ret_partial, struct err *err)
+                         char ret_partial[WAL_NAME_MAX + 1], struct err *err)
 {
     struct extent_of_line line = {.timeline = timeline,
                                   .segment_size = restore->record.segment_size};
@@ -63,7 +64,7 @@ int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *r
     if (rc < 0)
         return rc;
     *ret_end_lsn = line.end_lsn;
-    *ret_partial = line.partial;
+    memcpy(ret_partial, line.partial, sizeof(line.partial));
     return 0;
 }
 
@@ -88,7 +89,7 @@ static int add_line(struct restore *restore, uint32_t timeline, struct line *lin
 {
     const struct record *record = &restore->record;
     struct line line = {.timeline = timeline, .begin_lsn = base_lsn(record)};
-    bool partial;
+    char partial[WAL_NAME_MAX + 1];
     if (timeline != record->timeline) {
         struct wal_history history;
         int rc = wal_history_read(&restore->archive, timeline, &history, err);
@@ -101,7 +102,7 @@ static int add_line(struct restore *restore, uint32_t timeline, struct line *lin
         line.begin_lsn = history.entries[history.count - 1].switch_lsn;
         line.parent = history.entries[history.count - 1].parent;
     }
-    int rc = restore_timeline_end(restore, timeline, &line.end_lsn, &partial, err);
+    int rc = restore_timeline_end(restore, timeline, &line.end_lsn, partial, err);
     if (rc < 0)
         return rc;
     if (*count == LINES_MAX)
@@ -411,11 +412,11 @@ static int check_own_wal(struct restore *restore, uint64_t end_lsn, struct err *
 
 int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err)
 {
-    bool partial = false;
-    int rc = restore_timeline_end(restore, restore->target_timeline, ret_lsn, &partial, err);
+    char partial[WAL_NAME_MAX + 1] = "";
+    int rc = restore_timeline_end(restore, restore->target_timeline, ret_lsn, partial, err);
     if (rc == 0)
         rc = check_own_wal(restore, *ret_lsn, err);
-    if (rc == 0 && partial)
+    if (rc == 0 && partial[0])
         *ret_lsn -= restore->record.segment_size;
     return rc;
 }
@@ -434,24 +435,16 @@ static int check_range(const struct restore *restore, uint64_t end_lsn, struct e
 }
 
 /* The end of what the timeline's last segment holds where it is there as .partial only, because its
- * server crashed or a standby of it was promoted. Behind its last record a page is zero. */
-static int read_partial_end(struct restore *restore, uint64_t segment_lsn, uint64_t *ret_lsn,
-                            struct err *err)
+ * server crashed or a standby of it was promoted. */
+static int read_partial_end(struct restore *restore, const char *name, uint64_t segment_lsn,
+                            uint64_t *ret_lsn, struct err *err)
 {
-    uint32_t segment_size = restore->record.segment_size;
-    char name[PG_SEGMENT_TEXT], object[sizeof(name) + 8];
     free_mem void *raw = NULL;
     size_t len;
-    pg_segment_name(restore->target_timeline, segment_lsn / segment_size, segment_size, name);
-    (void)snprintf(object, sizeof(object), "%s.partial", name);
-    int rc = wal_read(&restore->archive, object, &raw, &len, err);
-    if (rc < 0)
-        return rc;
-    uint64_t end = wal_page_count(raw, len, segment_lsn) * WAL_PAGE_LEN;
-    while (end > 0 && ((const uint8_t *)raw)[end - 1] == 0)
-        end--;
-    *ret_lsn = segment_lsn + end;
-    return 0;
+    int rc = wal_read(&restore->archive, name, &raw, &len, err);
+    if (rc == 0)
+        *ret_lsn = segment_lsn + wal_partial_len(raw, len, segment_lsn);
+    return rc;
 }
 
 static int hint_missing(const struct restore *restore, uint64_t end_lsn, struct err *err)
@@ -473,13 +466,13 @@ static int check_last_segment(struct restore *restore, struct err *err)
 {
     struct err cause = *err;
     uint64_t end_lsn;
-    bool partial;
-    int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, &partial, err);
+    char partial[WAL_NAME_MAX + 1];
+    int rc = restore_timeline_end(restore, restore->target_timeline, &end_lsn, partial, err);
     if (rc < 0)
         return rc;
     uint64_t segment_lsn = end_lsn - restore->record.segment_size;
-    if (partial && restore->target_lsn > segment_lsn) {
-        rc = read_partial_end(restore, segment_lsn, &end_lsn, err);
+    if (partial[0] && restore->target_lsn > segment_lsn) {
+        rc = read_partial_end(restore, partial, segment_lsn, &end_lsn, err);
         if (rc < 0)
             return rc;
         if (restore->target_lsn < end_lsn) { /* restore_configure puts it into pg_wal */

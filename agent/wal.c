@@ -192,15 +192,14 @@ static int load_local(const struct wal_archive *archive, const char *path, const
 }
 
 static int encode_and_store(const struct wal_archive *archive, const struct local_file *file,
-                            bool replace, struct err *err)
+                            struct err *err)
 {
     const struct fmt_wal *wal = &file->wal;
     free_mem uint8_t *buf = malloc(fmt_wal_len_max(wal->raw_len));
     if (!buf)
         return err_set(err, ERR_INTERNAL, "out of memory for %s", wal->name);
     size_t len = fmt_wal_encode(wal, archive->repo->id, file->raw, buf);
-    return replace ? store_replace(archive->store, file->object, buf, len, err)
-                   : store_put_absent(archive->store, file->object, buf, len, err);
+    return store_put_absent(archive->store, file->object, buf, len, err);
 }
 
 int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
@@ -212,23 +211,23 @@ int wal_push(const struct wal_archive *archive, const char *path, const char *na
     /* First a look: a server that crashed after a push offers the same segment again. */
     rc = compare_with_archive(archive, file.object, &file.wal, err);
     if (rc == -ERR_MISSING)
-        rc = encode_and_store(archive, &file, false, err);
+        rc = encode_and_store(archive, &file, err);
     if (rc == STORE_EXISTS)
         rc = compare_with_archive(archive, file.object, &file.wal, err);
     free(file.raw);
     return rc;
 }
 
-int wal_replace(const struct wal_archive *archive, const char *path, const char *name,
-                struct err *err)
+int wal_load(const struct wal_archive *archive, const char *path, const char *name, void **ret_raw,
+             size_t *ret_len, struct err *err)
 {
     struct local_file file;
     int rc = load_local(archive, path, name, &file, err);
     if (rc < 0)
         return rc;
-    rc = encode_and_store(archive, &file, true, err);
-    free(file.raw);
-    return rc;
+    *ret_raw = file.raw;
+    *ret_len = file.wal.raw_len;
+    return 0;
 }
 
 /* --- get -------------------------------------------------------------------------------------- */

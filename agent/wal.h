@@ -26,10 +26,23 @@ bool wal_name_valid(const char *name, uint32_t *ret_timeline);
 int wal_push(const struct wal_archive *archive, const char *path, const char *name,
              struct err *err);
 
-/* Puts the file in the place of an older one with this name: a .partial that has grown since. The
- * caller knows that the old content is in the new one. Needs no permission to delete on s3://. */
-int wal_replace(const struct wal_archive *archive, const char *path, const char *name,
-                struct err *err);
+/* The local file at path as wal_push() would take it under this name: malloc'ed bytes owned by the
+ * caller. Errors of wal_push(). */
+int wal_load(const struct wal_archive *archive, const char *path, const char *name, void **ret_raw,
+             size_t *ret_len, struct err *err);
+
+/* A segment (24 characters) that its server has not filled is NAME.partial, which is PostgreSQL's
+ * own name of one, or NAME.<8 digits>.partial; the one with the highest number counts
+ * (wal_partial.c). Pushes the file under a number that is higher than any, unless the last one has
+ * its bytes or (behind: a standby's, fenced beside its primary) more of the same WAL: then ret_name
+ * is "". ERR_REFUSED when the last one holds other WAL. Needs no permission to delete. */
+int wal_partial_push(const struct wal_archive *archive, const char *path, const char *segment,
+                     bool behind, char ret_name[WAL_NAME_MAX + 1], struct err *err);
+/* Of the name of a .partial; 0 when it has none. */
+uint32_t wal_partial_number(const char *name);
+/* Bytes of the segment that begins at lsn up to the last one of its own pages that is not zero:
+ * behind its last record a page is zero. */
+uint64_t wal_partial_len(const void *raw, size_t len, uint64_t lsn);
 
 /* Fetches and checks the file (checksums, identity, page header): malloc'ed bytes owned by the
  * caller. ERR_MISSING only for a confirmed absence: tidemark.repo with our id was read after the

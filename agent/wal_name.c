@@ -17,12 +17,13 @@ static uint32_t hex32(const char *text)
 bool wal_name_parse(const char *name, enum wal_kind *ret_kind, uint32_t *ret_timeline)
 {
     enum wal_kind kind;
-    if (is_hex(name, 24) && name[24] == '\0')
+    const char *rest = is_hex(name, 24) ? name + 24 : "-";
+    const char *numbered = rest[0] == '.' && is_hex(rest + 1, 8) ? rest + 9 : "-";
+    if (rest[0] == '\0')
         kind = WAL_SEGMENT;
-    else if (is_hex(name, 24) && strcmp(name + 24, ".partial") == 0)
+    else if (strcmp(rest, ".partial") == 0 || strcmp(numbered, ".partial") == 0)
         kind = WAL_PARTIAL;
-    else if (is_hex(name, 24) && name[24] == '.' && is_hex(name + 25, 8) &&
-             strcmp(name + 33, ".backup") == 0)
+    else if (strcmp(numbered, ".backup") == 0)
         kind = WAL_BACKUP;
     else if (is_hex(name, 8) && strcmp(name + 8, ".history") == 0)
         kind = WAL_HISTORY;

@@ -65,13 +65,6 @@ void s3_call_put(struct s3_call *call, const struct s3_service *service, const c
     call->exchange.body_len = len;
 }
 
-void s3_call_replace(struct s3_call *call, const struct s3_service *service, const char *name,
-                     const void *ptr, size_t len, uint64_t now_ms)
-{
-    s3_call_put(call, service, name, ptr, len, now_ms);
-    call->conditional = false;
-}
-
 void s3_call_get(struct s3_call *call, const struct s3_service *service, const char *name,
                  uint64_t offset, void *buf, size_t len, uint64_t now_ms)
 {

@@ -87,10 +87,6 @@ struct s3_call {
 void s3_call_put(struct s3_call *call, const struct s3_service *service, const char *name,
                  const void *ptr, size_t len, uint64_t now_ms);
 
-/* Whatever object there may be is replaced: no If-None-Match. */
-void s3_call_replace(struct s3_call *call, const struct s3_service *service, const char *name,
-                     const void *ptr, size_t len, uint64_t now_ms);
-
 /* len bytes at offset into buf; a shorter object gives fewer (0 behind its end). buf may be written
  * by tries that fail. */
 void s3_call_get(struct s3_call *call, const struct s3_service *service, const char *name,

@@ -140,21 +140,6 @@ int store_put_absent(struct store *store, const char *name, const void *ptr, siz
     return rc < 0 ? rc : store->ops->put(store, name, ptr, len, err);
 }
 
-int store_replace(struct store *store, const char *name, const void *ptr, size_t len,
-                  struct err *err)
-{
-    int rc = check_name(store, name, err);
-    if (rc == 0 && store->ops->replace != NULL)
-        return store->ops->replace(store, name, ptr, len, err);
-    if (rc == 0)
-        rc = store->ops->remove(store, name, err);
-    if (rc == 0)
-        rc = store->ops->put(store, name, ptr, len, err);
-    if (rc == STORE_EXISTS)
-        return err_set(err, ERR_STORE, "object '%s' came back while it was replaced", name);
-    return rc;
-}
-
 int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
               size_t *ret_len, struct err *err)
 {

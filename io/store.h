@@ -1,6 +1,6 @@
 /* The repository as named objects. One implementation a URL scheme behind one table of
  * operations: `file:///DIR`, `s3://BUCKET/PREFIX`. Names are '/'-separated relative paths
- * of [A-Za-z0-9._-] components (FORMAT.md). No operation but store_replace() replaces an object.
+ * of [A-Za-z0-9._-] components (FORMAT.md). No operation replaces an object.
  *
  * Two modes. The client mode below blocks and needs no ring: control objects, WAL, small reads.
  * The lane mode (store_lane.h) moves payloads on a lane's ring.
@@ -92,12 +92,6 @@ int store_put(struct store *store, const char *name, const void *ptr, size_t len
  * may not create once is not asked a second time. */
 int store_put_absent(struct store *store, const char *name, const void *ptr, size_t len,
                      struct err *err);
-
-/* The exception to "nothing is ever replaced": another content under the name, by one request that
- * needs no permission to delete where the store can do that (s3://), else by a removal and a put.
- * For objects of which nobody keeps a digest and whose new content holds the old one. */
-int store_replace(struct store *store, const char *name, const void *ptr, size_t len,
-                  struct err *err);
 
 /* Reads len bytes at offset; ret_len is less only at the end of the object. ERR_MISSING only when
  * the store itself is there and confirms the absence of the object. */

@@ -244,14 +244,6 @@ static int s3_put_absent(struct store *store, const char *name, const void *ptr,
     return put(of(store), name, ptr, len, true, err);
 }
 
-static int s3_replace(struct store *store, const char *name, const void *ptr, size_t len,
-                      struct err *err)
-{
-    struct store_s3 *s3 = of(store);
-    s3_call_replace(s3->call, s3->service, name, ptr, len, monotonic_ms());
-    return store_s3_perform(s3, err);
-}
-
 /* Two PUTs of one name: a 412 proves that the server honours the condition, a 501 that it does not
  * know it. Where both succeed, or the key may not write here, the question stays open and every put
  * looks first. Somebody else's probe at the same moment cannot make a wrong proof. */
@@ -401,7 +393,6 @@ const struct store_ops store_s3_ops = {
     .scheme = "s3://",
     .put = s3_put,
     .put_absent = s3_put_absent,
-    .replace = s3_replace,
     .get = s3_get,
     .get_all = s3_get_all,
     .size = s3_size,

@@ -3,6 +3,7 @@
 """Nothing acknowledged is lost: the archiver stands still since the tag, many segments are only in
 pg_wal, and the tag is restored. A later recovery to the end of the old timeline has every commit,
 and so it has when the server was killed, and when the fence was interrupted after its push."""
+import glob
 import os
 import signal
 import sys
@@ -73,6 +74,10 @@ def fence_interrupted(story):
     more.start().wait(50)
     story.restore()
     more.stop()
+    wal = story.node.repository.removeprefix("file://") + "/wal"
+    names = glob.glob(f"{wal}/**/{timeline:08X}*.partial", recursive=True)
+    ok(any("." in os.path.basename(x).removesuffix(".partial") for x in names),
+       f"a .partial is named after its length, and none is replaced ({len(names)})")
     latest(story, timeline, more, "fence interrupted")
 
 

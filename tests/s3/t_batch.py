@@ -22,10 +22,6 @@ def batches(store, count):
         is_(len(tool.names("a/")), count - 2, f"{store.name}: the objects are there")
         is_(tool("clear", "a/", count), f"ok {count}", f"{store.name}: {count} are removed")
         is_(tool.names("a/"), ["a/kept"], f"{store.name}: and nothing else")
-        is_(tool("replace", "a/kept", 5, 1), "ok", f"{store.name}: an object is replaced")
-        is_(tool("replace", "a/new", 6, 1), "ok", f"{store.name}: or made")
-        is_([tool("get", "a/kept", 5, 1), tool("get", "a/new", 6, 1)], ["ok", "ok"],
-            f"{store.name}: by these bytes")
 
 
 def answer(*errors):
@@ -82,8 +78,6 @@ def main():
         like(tool("clear", "a", 1), "^error auth .*AccessDenied", "and may not remove in a batch")
         is_(tool("size", "a0"), "ok 10", "the object is still there")
         is_(tool("put", "a0", 20, 2), "exists", "nothing is replaced by the way")
-        is_(tool("replace", "a0", 20, 2), "ok", "but on purpose, which takes no such permission")
-        is_(tool("get", "a0", 20, 2), "ok", "by what was given")
     single_keys(box, ceph)
     if s3.missing("swift"):
         skip(s3.missing("swift"))

@@ -1,5 +1,5 @@
 /* Drives io/store.h from a test, one command a line on stdin, one answer a line on stdout:
- *     put NAME LEN SEED      the object's bytes follow from LEN and SEED; replace: as put
+ *     put NAME LEN SEED      the object's bytes follow from LEN and SEED
  *     get NAME LEN SEED      reads it whole and compares; "ok" or "differs at N"
  *     range NAME OFFSET LEN LEN_WHOLE SEED
  *     size NAME   remove NAME   list PREFIX (names, then "ok COUNT")
@@ -40,13 +40,11 @@ static int compare(const uint8_t *got, size_t got_len, const uint8_t *want, size
     return printf("ok\n");
 }
 
-static int put(struct store *store, const char *name, size_t len, uint64_t seed, bool replace,
-               struct err *err)
+static int put(struct store *store, const char *name, size_t len, uint64_t seed, struct err *err)
 {
     free_mem uint8_t *data = malloc(len + 1);
     fill(data, len, seed);
-    int rc = replace ? store_replace(store, name, data, len, err)
-                     : store_put(store, name, data, len, err);
+    int rc = store_put(store, name, data, len, err);
     if (rc >= 0)
         printf(rc == STORE_EXISTS ? "exists\n" : "ok\n");
     return rc;
@@ -121,8 +119,8 @@ static int run(struct store *store, const char *line, struct err *err)
         sscanf(line, "%15s %511s %llu %llu %llu %llu", verb, name, &n[0], &n[1], &n[2], &n[3]);
     if (fields < 1 || n[0] > OBJECT_MAX || n[1] > OBJECT_MAX * 1024ull || n[2] > OBJECT_MAX)
         return err_set(err, ERR_USAGE, "bad line: %s", line);
-    if (strcmp(verb, "put") == 0 || strcmp(verb, "replace") == 0)
-        return put(store, name, n[0], n[1], strcmp(verb, "replace") == 0, err);
+    if (strcmp(verb, "put") == 0)
+        return put(store, name, n[0], n[1], err);
     if (strcmp(verb, "get") == 0)
         return get(store, name, n[0], n[1], err);
     if (strcmp(verb, "range") == 0)

@@ -20,6 +20,7 @@ static void test_names(void)
     } cases[] = {
         {"000000010000000000000001", WAL_SEGMENT, 1},
         {"0000000A0000000000000001.partial", WAL_PARTIAL, 10},
+        {"0000000A0000000000000001.00A00F30.partial", WAL_PARTIAL, 10},
         {"000000010000000000000001.00000028.backup", WAL_BACKUP, 1},
         {"00000002.history", WAL_HISTORY, 2},
         {"", -1, 0},
@@ -30,6 +31,11 @@ static void test_names(void)
         {"000000010000000000000001.0000028.backup", -1, 0},
         {"000000010000000000000001.00000028.backupx", -1, 0},
         {"000000010000000000000001.partial.partial", -1, 0},
+        {"000000010000000000000001.0A00F30.partial", -1, 0},
+        {"000000010000000000000001.00a00f30.partial", -1, 0},
+        {"000000010000000000000001.00A00F30.partialx", -1, 0},
+        {"000000010000000000000001.00A00F30", -1, 0},
+        {"000000010000000000000001.", -1, 0},
         {"../00000002.history", -1, 0},
         {"RECOVERYXLOG", -1, 0},
     };
@@ -124,16 +130,66 @@ static void test_push_get(struct fixture *f)
     ok(came_back(f, "000000010000000000000003.partial", raw, SEGMENT) &&
            came_back(f, "000000010000000000000003.00000028.backup", backup, sizeof(backup) - 1),
        "both come back");
-    raw[SEGMENT - 1] ^= 1;
-    write_bytes(f->path, raw, SEGMENT);
-    is_good(wal_replace(&f->archive, f->path, "000000010000000000000003.partial", &err), &err,
-            "a .partial that has grown takes the place of the old one");
-    ok(came_back(f, "000000010000000000000003.partial", raw, SEGMENT), "and comes back");
-    is_err(wal_replace(&f->archive, f->path, "000000010000000000000004.partial", &err), &err,
-           ERR_REFUSED, "its header says", "its content is looked at as that of a push");
-    raw[SEGMENT - 1] ^= 1;
     is_err(push_bytes(f, "00000002.history", "1\tx\n", 4, &err), &err, ERR_REFUSED,
            "malformed line", "a .history that is none");
+}
+
+/* The first page_count pages of segment 9, with bytes of the last one up to end: what a server has
+ * written of it. */
+static void make_started(uint64_t page_count, size_t end)
+{
+    make_segment(raw, 1, 9, 0);
+    memset(raw + WAL_PAGE_HEADER_LEN, 0, SEGMENT - WAL_PAGE_HEADER_LEN);
+    for (uint64_t i = 0; i < page_count; i++) {
+        uint8_t *page = raw + i * WAL_PAGE_LEN;
+        size_t len = i + 1 < page_count ? WAL_PAGE_LEN : end;
+        memset(page + WAL_PAGE_HEADER_LEN, (int)(0x41 + i), len - WAL_PAGE_HEADER_LEN);
+        put_le64(page + 8, 9 * SEGMENT + i * WAL_PAGE_LEN);
+    }
+}
+
+static int push_started(struct fixture *f, bool behind, char ret_name[WAL_NAME_MAX + 1])
+{
+    static const char segment[] = "000000010000000000000009";
+    write_bytes(f->path, raw, SEGMENT);
+    return wal_partial_push(&f->archive, f->path, segment, behind, ret_name, &err);
+}
+
+/* What has grown is one more object, and none is ever replaced. */
+static void test_partial(struct fixture *f)
+{
+    char name[WAL_NAME_MAX + 1] = "";
+    static uint8_t first[SEGMENT], second[SEGMENT];
+    is_u64(wal_partial_number("000000010000000000000009.partial"), 0, "PostgreSQL's own name");
+    is_u64(wal_partial_number("000000010000000000000009.00002100.partial"), 0x2100, "a number");
+    make_started(2, 0x100);
+    is_u64(wal_partial_len(raw, SEGMENT, 9 * SEGMENT), 0x2100, "the length of what was written");
+    memcpy(first, raw, SEGMENT);
+    is_good(push_started(f, false, name), &err, "the first");
+    is_str(name, "000000010000000000000009.00002100.partial", "is named after its end");
+    is_good(push_started(f, false, name), &err, "the same again");
+    is_str(name, "", "is there");
+    make_started(3, 0x200);
+    memcpy(second, raw, SEGMENT);
+    is_good(push_started(f, false, name), &err, "it has grown");
+    is_str(name, "000000010000000000000009.00004200.partial", "and has another name");
+    ok(came_back(f, "000000010000000000000009.00002100.partial", first, SEGMENT) &&
+           came_back(f, "000000010000000000000009.00004200.partial", second, SEGMENT),
+       "both are there");
+    make_started(3, 0x180); /* the last page was half a record when the machine crashed */
+    is_good(push_started(f, false, name), &err, "its last page was written anew");
+    is_str(name, "000000010000000000000009.00004201.partial",
+           "the last one counts, not the longer");
+    make_started(2, 0x200);
+    is_err(push_started(f, false, name), &err, ERR_REFUSED, "other WAL", "fewer pages");
+    is_good(push_started(f, true, name), &err, "a standby may have fewer");
+    is_str(name, "", "and nothing is pushed");
+    make_started(4, 0x200);
+    raw[WAL_PAGE_LEN + 100] ^= 1;
+    is_err(push_started(f, true, name), &err, ERR_REFUSED, "00004201.partial", "another page");
+    write_bytes(f->path, raw, SEGMENT);
+    is_err(wal_partial_push(&f->archive, f->path, "000000010000000000000008", false, name, &err),
+           &err, ERR_REFUSED, "its header says", "its content is looked at as that of a push");
 }
 
 static void test_lost_repository(struct fixture *f)
@@ -318,6 +374,7 @@ int main(void)
     test_page();
     test_history_text();
     test_push_get(&f);
+    test_partial(&f);
     test_lost_repository(&f);
     test_damage(&f);
     test_ranges(&f);
