@@ -73,8 +73,7 @@ static int watch_stall(void *ctx, curl_off_t a, curl_off_t down, curl_off_t b, c
     struct http_transfer *transfer = ctx;
     (void)a, (void)b;
     http_transfer_moved(transfer, down + up);
-    transfer->stalled = http_transfer_stalled(transfer, monotonic_ns());
-    return transfer->stalled;
+    return http_transfer_stalled(transfer, monotonic_ns());
 }
 
 /* The connection's socket: of two that are tried at the same time the later one, which costs the

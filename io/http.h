@@ -73,11 +73,13 @@ struct http_endpoint {
     const char *origin;          /* "http://host:port" or "https://host:port"; no path */
     const char *ca_file;         /* PEM; NULL = the system's */
     unsigned connect_timeout_ms; /* TCP and TLS; 0 = 10 s */
-    unsigned stall_timeout_ms;   /* not one byte moved for so long: the exchange fails; 0 = 30 s */
+    /* Not one byte moved for so long, or less than 1 KiB a second for twice as long: the exchange
+     * fails; 0 = 30 s. */
+    unsigned stall_timeout_ms;
 };
 
 enum {
-    HTTP_HEAD_MAX = 8192,   /* a longer header block is an error */
+    HTTP_HEAD_MAX = 8192,   /* more of header lines, 1xx and trailers included, is an error */
     HTTP_DRAIN_MAX = 65536, /* what an answer may be longer than its buffer before we hang up */
 };
 
@@ -108,6 +110,7 @@ struct http_exchange {
     unsigned status;
     size_t answer_len;
     bool answer_cut;         /* the body was longer than answer_capacity */
+    bool stalled;            /* rc < 0: because of stall_timeout_ms */
     uint64_t content_length; /* as announced, also by the answer to HEAD */
     bool has_content_length;
     /* rc < 0: the request left at least in part, the server may have done it. rc == 0: it was

@@ -19,6 +19,7 @@ struct http_server {
     struct curl_slist *addresses; /* for CURLOPT_RESOLVE */
     uint64_t resolved_ns;         /* when that was looked up; 0 = not yet, or it failed since */
     uint64_t unresolved_ns;       /* when a look-up failed last; 0 = it did not */
+    uint64_t lookup_pause_ns;     /* not again for so long from then on */
     struct err unresolved;        /* why */
 };
 
@@ -26,8 +27,9 @@ int http_server_open(struct http_server *server, const struct http_endpoint *end
                      struct err *err);
 void http_server_close(struct http_server *server);
 /* Looks the host up on this thread when it is a name that is not known: libcurl's own resolver
- * would start a thread for every look-up. Blocks for as long as resolv.conf says, and after a
- * failure not again for a second: a lane's other exchanges get the same answer. */
+ * would start a thread for every look-up. Blocks for as long as resolv.conf says. After a failure
+ * the old addresses are taken, or the same error is given, for a second and for four times as long
+ * as it took: a lane has most of its time for the exchanges under way. */
 int http_server_resolve(struct http_server *server, struct err *err);
 
 struct http_transfer {
@@ -37,14 +39,18 @@ struct http_transfer {
     struct curl_slist *headers;
     size_t body_at; /* bytes of x->body that libcurl took */
     unsigned sendings;
-    bool stalled;
+    bool stalled;   /* nothing moved */
+    bool creeping;  /* too little did */
     bool unwatched; /* a lane had no room for its socket */
     bool hurried;   /* x->hurry was true at the beginning */
     struct err why; /* a lane ends it for this reason; code 0: libcurl's result says */
     bool head_too_long;
     bool head_ended;
+    size_t head_seen;  /* bytes of all heads and of the trailer */
     curl_off_t moved;  /* bytes both ways, at moved_ns */
     uint64_t moved_ns; /* 0: not connected yet, the connect timeout watches */
+    curl_off_t mark;   /* moved, when its rate was looked at last: */
+    uint64_t mark_ns;  /* 0: not yet */
     uint64_t begun_ns;
     char error[CURL_ERROR_SIZE];
     curl_socket_t socket;            /* of the blocking client; else CURL_SOCKET_BAD */
@@ -59,8 +65,10 @@ int http_transfer_begin(struct http_transfer *transfer, struct http_exchange *x)
 void http_transfer_end(struct http_transfer *transfer, CURLcode code);
 /* libcurl's count of the bytes that moved both ways. */
 void http_transfer_moved(struct http_transfer *transfer, curl_off_t total);
-/* True when nothing moved for stall_timeout_ms. */
-bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns);
+/* True when nothing moved for stall_timeout_ms, or less than 1 KiB a second for twice as long. */
+bool http_transfer_stalled(struct http_transfer *transfer, uint64_t now_ns);
+/* Our thread was elsewhere for so long: that is not the server's fault. */
+void http_transfer_excuse(struct http_transfer *transfer, uint64_t late_ns);
 
 /* http_open_mutual() */
 struct http_peer {

@@ -64,19 +64,24 @@ static void finish_unwatched(struct http_lane *lane)
             http_lane_abandon(lane, &lane->transfers[i], &why);
 }
 
+/* A look that comes late (a look-up of a name blocked this thread, or its owner did) comes before
+ * the events of that time were handled: what waits in the sockets has not been seen. So the delay
+ * is held against nobody, and the next look decides. */
 static void finish_stalled(struct http_lane *lane, uint64_t now_ns)
 {
     if (now_ns < lane->tick_ns)
         return;
+    uint64_t late_ns = lane->tick_ns > 0 ? now_ns - lane->tick_ns : 0;
     uint64_t tick_ms = lane->server.stall_timeout_ms / 4;
     tick_ms = min_u64(max_u64(tick_ms, TICK_MS_MIN), TICK_MS_MAX);
     lane->tick_ns = now_ns + tick_ms * 1000000;
     for (unsigned i = 0; i < lane->connection_count; i++) {
         struct http_transfer *transfer = &lane->transfers[i];
-        if (!transfer->x || !http_transfer_stalled(transfer, now_ns))
+        if (!transfer->x)
             continue;
-        transfer->stalled = true;
-        finish(lane, transfer, CURLE_OPERATION_TIMEDOUT);
+        http_transfer_excuse(transfer, late_ns);
+        if (http_transfer_stalled(transfer, now_ns))
+            finish(lane, transfer, CURLE_OPERATION_TIMEDOUT);
     }
 }
 

@@ -46,8 +46,9 @@ static int on_socket(CURL *curl, curl_socket_t fd, int what, void *ctx, void *as
     (void)curl_easy_getinfo(curl, CURLINFO_PRIVATE, &private);
     struct http_transfer *transfer = (struct http_transfer *)(void *)private;
     if (!socket) { /* -1 would end all transfers of the multi handle */
-        transfer->unwatched |= what != CURL_POLL_REMOVE;
-        lane->has_unwatched |= transfer->unwatched;
+        bool wanted = what != CURL_POLL_REMOVE && transfer; /* the handle that closes has none */
+        if (wanted)
+            transfer->unwatched = lane->has_unwatched = true;
         return 0;
     }
     socket->want = what == CURL_POLL_REMOVE ? 0

@@ -13,7 +13,8 @@ enum {
     CONNECT_TIMEOUT_MS = 10000,
     STALL_TIMEOUT_MS = 30000,
     ADDRESSES_MAX = 8,
-    LOOKUP_PAUSE_NS = 1000000000,
+    LOOKUP_PAUSE_NS = 1000000000, /* after one that failed, and … */
+    LOOKUP_PAUSE_TIMES = 4,       /* … so many times what it took */
 };
 
 static CURLcode global_code;
@@ -136,28 +137,34 @@ static int keep_addresses(struct http_server *server, const struct addrinfo *fou
     return 0;
 }
 
+/* The old addresses may still be right. */
+static int unresolved(const struct http_server *server, struct err *err)
+{
+    if (server->addresses)
+        return 0;
+    *err = server->unresolved;
+    return -(int)err->code;
+}
+
 int http_server_resolve(struct http_server *server, struct err *err)
 {
     if (!server->resolve || server->resolved_ns)
         return 0;
-    if (server->unresolved_ns && monotonic_ns() - server->unresolved_ns < LOOKUP_PAUSE_NS) {
-        *err = server->unresolved;
-        return -(int)err->code;
-    }
+    uint64_t begin_ns = monotonic_ns();
+    if (server->unresolved_ns && begin_ns - server->unresolved_ns < server->lookup_pause_ns)
+        return unresolved(server, err);
     server->unresolved_ns = 0;
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
     struct addrinfo *found;
     int rc = getaddrinfo(server->host, NULL, &hints, &found);
-    if (rc != 0 && server->addresses) { /* the old ones may still be right */
-        server->resolved_ns = monotonic_ns();
-        return 0;
-    }
     if (rc != 0) {
-        (void)err_set(err, ERR_STORE, "look up '%s': %s", server->host, gai_strerror(rc));
-        (void)err_hint(err, "see the endpoint's name and /etc/resolv.conf");
-        server->unresolved = *err;
+        struct err *why = &server->unresolved;
+        (void)err_set(why, ERR_STORE, "look up '%s': %s", server->host, gai_strerror(rc));
+        (void)err_hint(why, "see the endpoint's name and /etc/resolv.conf");
         server->unresolved_ns = monotonic_ns();
-        return -(int)err->code;
+        server->lookup_pause_ns =
+            max_u64(LOOKUP_PAUSE_NS, (server->unresolved_ns - begin_ns) * LOOKUP_PAUSE_TIMES);
+        return unresolved(server, err);
     }
     rc = keep_addresses(server, found, err);
     freeaddrinfo(found);

@@ -14,7 +14,9 @@ enum {
     DOWN_BUFFER_LEN = 512 << 10, /* the most that 7.88 takes; fewer recv(2) */
     UP_BUFFER_LEN = 512 << 10,
     HURRIED_STALL_MS = 1000,
-    URL_MAX = 12288, /* an S3 list with the longest token, every byte escaped */
+    LEAST_RATE = 1024, /* bytes a second, over a window of … */
+    RATE_STALLS = 2,   /* … so many stall timeouts: a short answer has until then to end */
+    URL_MAX = 12288,   /* an S3 list with the longest token, every byte escaped */
 };
 
 void http_acknowledge(curl_socket_t socket)
@@ -39,6 +41,12 @@ static size_t on_header(char *data, size_t size, size_t count, void *ctx)
     struct http_transfer *transfer = ctx;
     struct http_exchange *x = transfer->x;
     size_t len = size * count;
+    /* All heads and the trailer together, so that no number of them goes on for ever. */
+    if (len > sizeof(x->head) - 1 - transfer->head_seen) {
+        transfer->head_too_long = true;
+        return 0;
+    }
+    transfer->head_seen += len;
     if (x->head_len == 0 && transfer->socket != CURL_SOCKET_BAD)
         http_acknowledge(transfer->socket);
     transfer->moved_ns = monotonic_ns();
@@ -48,10 +56,6 @@ static size_t on_header(char *data, size_t size, size_t count, void *ctx)
     }
     if (transfer->head_ended) /* a trailer */
         return len;
-    if (len > sizeof(x->head) - 1 - x->head_len) {
-        transfer->head_too_long = true;
-        return 0;
-    }
     memcpy(x->head + x->head_len, data, len);
     x->head_len += len;
     x->head[x->head_len] = '\0';
@@ -103,8 +107,19 @@ void http_transfer_moved(struct http_transfer *transfer, curl_off_t total)
 {
     if (total == transfer->moved)
         return;
+    if (total < transfer->mark) /* libcurl sends from the beginning again */
+        transfer->mark = 0;
     transfer->moved = total;
     transfer->moved_ns = monotonic_ns();
+}
+
+void http_transfer_excuse(struct http_transfer *transfer, uint64_t late_ns)
+{
+    transfer->begun_ns += late_ns;
+    if (transfer->moved_ns > 0)
+        transfer->moved_ns += late_ns;
+    if (transfer->mark_ns > 0)
+        transfer->mark_ns += late_ns;
 }
 
 static bool must_hurry(const struct http_transfer *transfer)
@@ -119,13 +134,41 @@ static unsigned stall_limit_ms(const struct http_transfer *transfer)
     return must_hurry(transfer) && limit_ms > HURRIED_STALL_MS ? HURRIED_STALL_MS : limit_ms;
 }
 
-bool http_transfer_stalled(const struct http_transfer *transfer, uint64_t now_ns)
+static bool stands(const struct http_transfer *transfer, uint64_t now_ns)
 {
     uint64_t since_ns = transfer->moved_ns;
     if (since_ns == 0 && must_hurry(transfer))
         since_ns = transfer->begun_ns;
     return since_ns > 0 && now_ns > since_ns &&
            now_ns - since_ns > (uint64_t)stall_limit_ms(transfer) * 1000000;
+}
+
+static unsigned rate_window_ms(const struct http_transfer *transfer)
+{
+    return RATE_STALLS * stall_limit_ms(transfer);
+}
+
+/* A byte now and then keeps nobody from waiting for ever. */
+static bool creeps(struct http_transfer *transfer, uint64_t now_ns)
+{
+    unsigned window_ms = rate_window_ms(transfer);
+    if (transfer->moved_ns == 0)
+        return false;
+    if (transfer->mark_ns == 0)
+        transfer->mark_ns = transfer->moved_ns;
+    if (now_ns <= transfer->mark_ns || now_ns - transfer->mark_ns < window_ms * (uint64_t)1000000)
+        return false;
+    bool creeping = transfer->moved - transfer->mark < (curl_off_t)window_ms * LEAST_RATE / 1000;
+    transfer->mark_ns = now_ns;
+    transfer->mark = transfer->moved;
+    return creeping;
+}
+
+bool http_transfer_stalled(struct http_transfer *transfer, uint64_t now_ns)
+{
+    transfer->stalled = stands(transfer, now_ns);
+    transfer->creeping = !transfer->stalled && creeps(transfer, now_ns);
+    return transfer->stalled || transfer->creeping;
 }
 
 /* --- begin -------------------------------------------------------------------------------- */
@@ -221,6 +264,7 @@ static void clear_answer(struct http_exchange *x)
     x->status = 0;
     x->answer_len = 0;
     x->answer_cut = false;
+    x->stalled = false;
     x->content_length = 0;
     x->has_content_length = false;
     x->maybe_executed = false;
@@ -248,9 +292,11 @@ int http_transfer_begin(struct http_transfer *transfer, struct http_exchange *x)
     transfer->sendings = 0;
     transfer->hurried = x->hurry && atomic_load(x->hurry);
     transfer->unwatched = false;
-    transfer->stalled = transfer->head_too_long = transfer->head_ended = false;
-    transfer->moved = 0;
-    transfer->moved_ns = 0;
+    transfer->stalled = transfer->creeping = false;
+    transfer->head_too_long = transfer->head_ended = false;
+    transfer->head_seen = 0;
+    transfer->moved = transfer->mark = 0;
+    transfer->moved_ns = transfer->mark_ns = 0;
     transfer->begun_ns = monotonic_ns();
     err_clear(&transfer->why);
     transfer->error[0] = '\0';
@@ -294,9 +340,13 @@ static int failure(struct http_transfer *transfer, CURLcode code)
         *err = transfer->why;
         return -(int)err->code;
     }
+    x->stalled = transfer->stalled || transfer->creeping;
     if (transfer->stalled)
         return err_set(err, ERR_STORE, "%s: nothing moved for %u ms", server->origin,
                        stall_limit_ms(transfer));
+    if (transfer->creeping)
+        return err_set(err, ERR_STORE, "%s: less than %d bytes a second moved for %u ms",
+                       server->origin, LEAST_RATE, rate_window_ms(transfer));
     if (transfer->head_too_long)
         return err_set(err, ERR_STORE, "%s: the answer's headers are longer than %u bytes",
                        server->origin, HTTP_HEAD_MAX);

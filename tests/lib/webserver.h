@@ -35,7 +35,10 @@ enum web_fault {
     WEB_CHUNKED,   /* no Content-Length */
     WEB_LONG_HEAD, /* more header lines than anybody sends */
     WEB_NOT_HTTP,
-    WEB_ENDLESS, /* a body without length that goes on until the client hangs up */
+    WEB_ENDLESS,          /* a body without length that goes on until the client hangs up */
+    WEB_ENDLESS_CONTINUE, /* so many 100 Continue */
+    WEB_ENDLESS_TRAILER,
+    WEB_TRICKLE, /* a byte of the answer's body every 20 ms, so that it always moves */
     WEB_FAULT_COUNT
 };
 
@@ -187,6 +190,18 @@ static bool web_send_endless(const struct web_connection *c)
     return false;
 }
 
+static bool web_send_repeated(const struct web_connection *c, const char *first, const char *text,
+                              int pause_ms)
+{
+    bool good = web_send_text(c->fd, first);
+    while (good && !atomic_load(&c->web->stopping)) {
+        good = web_send_text(c->fd, text);
+        if (pause_ms > 0)
+            poll(NULL, 0, pause_ms);
+    }
+    return false;
+}
+
 static bool web_send_chunked(const struct web_connection *c, uint64_t count)
 {
     char size[32];
@@ -277,6 +292,15 @@ static bool web_one(struct web_connection *c)
         return web_send_long_head(c);
     if (fault == WEB_ENDLESS)
         return web_send_endless(c);
+    if (fault == WEB_ENDLESS_CONTINUE)
+        return web_send_repeated(c, "", "HTTP/1.1 100 Continue\r\n\r\n", 0);
+    if (fault == WEB_ENDLESS_TRAILER)
+        return web_send_repeated(c,
+                                 "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                                 "1\r\nx\r\n0\r\n",
+                                 "X-Filler: 0123456789\r\n", 0);
+    if (fault == WEB_TRICKLE)
+        return web_send_repeated(c, "HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", "x", 20);
     if (fault == WEB_CHUNKED)
         return web_send_chunked(c, strtoull(request.target + 1, NULL, 10));
     return web_answer(c, &request, good, fault);

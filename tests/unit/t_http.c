@@ -127,6 +127,7 @@ static void fails(enum web_fault fault, const char *method, size_t body_len, con
     struct http_exchange *x = exchange(method, "/3000000", body_len);
     http_run(http, x);
     is_err(x->rc, &x->err, ERR_STORE, part, "%s, fault %d: %s", method, (int)fault, part);
+    ok(x->stalled == (strstr(part, " moved for ") != NULL), "… it says when it stalled");
     ok(x->maybe_executed, "… the server may have done it");
     is_u64(web.puts_done, executed, "… and has or has not");
     x = exchange("GET", "/1000", 0);
@@ -147,7 +148,26 @@ static void test_failures(void)
     fails(WEB_STALL_IN_BODY, "PUT", sizeof(body), "nothing moved for 300 ms", false);
     fails(WEB_STALL_IN_ANSWER, "GET", 0, "nothing moved for 300 ms", false);
     fails(WEB_LONG_HEAD, "GET", 0, "longer than 8192 bytes", false);
+    fails(WEB_ENDLESS_CONTINUE, "GET", 0, "longer than 8192 bytes", false);
+    fails(WEB_ENDLESS_TRAILER, "GET", 0, "longer than 8192 bytes", false);
     fails(WEB_NOT_HTTP, "GET", 0, web.origin, false);
+}
+
+/* It always moves a little. */
+static void test_trickle(void)
+{
+    struct http_endpoint endpoint = {.origin = web.origin, .stall_timeout_ms = 1000};
+    struct http *http = NULL;
+    struct err err;
+    is_good(http_open(&endpoint, &http, &err), &err, "a stall time of a second");
+    web_again(&web);
+    web.faults[0] = WEB_TRICKLE;
+    struct http_exchange *x = exchange("GET", "/1000000", 0);
+    http_run(http, x);
+    is_err(x->rc, &x->err, ERR_STORE, "less than 1024 bytes a second moved for 2000 ms",
+           "fifty bytes a second are too few");
+    ok(x->stalled, "which is a stall");
+    http_close(http);
 }
 
 static void *set_later(void *flag)
@@ -290,6 +310,7 @@ int main(void)
     test_good();
     test_odd_answers();
     test_failures();
+    test_trickle();
     test_hurry();
     test_idle_close();
     test_no_server();

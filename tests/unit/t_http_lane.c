@@ -231,8 +231,10 @@ static void test_no_server(void)
     ok(!lane, "leave the result alone");
 }
 
-/* Names in example.test are looked up here: lookups_fail says how often in vain. */
+/* Names in example.test are looked up here: lookups_fail says how often in vain, lookup_ms how long
+ * it takes. */
 static unsigned lookups, lookups_fail;
+static int lookup_ms;
 
 int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
                 struct addrinfo **ret)
@@ -242,6 +244,8 @@ int getaddrinfo(const char *host, const char *service, const struct addrinfo *hi
     if (!real)
         *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
     lookups += ours;
+    if (ours && lookup_ms > 0)
+        poll(NULL, 0, lookup_ms);
     if (ours && lookups_fail > 0) {
         lookups_fail--;
         return EAI_AGAIN;
@@ -282,6 +286,40 @@ static void test_names(void)
     is_u64(good, 8, "they are when the resolver is back");
     is_u64(lookups, 2, "after one look-up more");
     jobs_free(jobs, 8);
+    http_lane_close(lane);
+}
+
+/* The server closes a connection, and the resolver, asked again, blocks the lane for longer than
+ * the stall timeout: the answers of the others are in their sockets by then, and all of them count.
+ */
+static void test_late(void)
+{
+    char origin[64];
+    struct err err;
+    struct http_lane *lane = NULL;
+    struct job *jobs = jobs_new(9);
+    web_again(&web);
+    snprintf(origin, sizeof(origin), "http://store.example.test:%u", web.port);
+    struct http_endpoint endpoint = {.origin = origin, .stall_timeout_ms = 400};
+    is_good(http_lane_open(&endpoint, ring, 8, &lane, &err), &err, "a lane");
+    for (unsigned i = 0; i < 9; i++)
+        get(&jobs[i], 200000);
+    web.delay_ms = 100;
+    for (unsigned i = 0; i < 8; i++)
+        http_lane_start(lane, &jobs[i].x);
+    while (web.requests < 8)
+        (void)ring_run(ring, 1, 10000, &err);
+    lane->server.resolved_ns = 0; /* as after a connection that failed */
+    lookup_ms = 1000;
+    http_lane_start(lane, &jobs[8].x);
+    ok(settle(), "all end");
+    lookup_ms = 0;
+    web.delay_ms = 0;
+    unsigned good = 0;
+    for (unsigned i = 0; i < 9; i++)
+        good += answer_good(&jobs[i]);
+    is_u64(good, 9, "none of them stalled while the lane looked a name up");
+    jobs_free(jobs, 9);
     http_lane_close(lane);
 }
 
@@ -450,6 +488,8 @@ int main(void)
     test_one_fault(WEB_RESET_IN_ANSWER, false, web.origin);
     test_one_fault(WEB_SHORT, false, web.origin);
     test_one_fault(WEB_LONG_HEAD, false, "longer than 8192 bytes");
+    test_one_fault(WEB_ENDLESS_CONTINUE, false, "longer than 8192 bytes");
+    test_one_fault(WEB_ENDLESS_TRAILER, false, "longer than 8192 bytes");
     test_one_fault(WEB_NOT_HTTP, false, web.origin);
     test_stop();
     test_no_server();
@@ -460,6 +500,8 @@ int main(void)
     test_one_fault(WEB_STALL, false, "nothing moved for 1500 ms");
     test_one_fault(WEB_STALL_IN_BODY, true, "nothing moved for 1500 ms");
     test_one_fault(WEB_STALL_IN_ANSWER, false, "nothing moved for 1500 ms");
+    test_one_fault(WEB_TRICKLE, false, "less than 1024 bytes a second moved for 3000 ms");
+    test_late();
     for (uint64_t i = 0; i < 4; i++)
         test_random(seed ? strtoull(seed, NULL, 10) : monotonic_ns() + i);
     ring_close(ring);
