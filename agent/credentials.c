@@ -157,7 +157,8 @@ static int load_file(const char *path, struct credentials *to, struct err *err)
     struct file file = {.path = path, .profile = profile && *profile ? profile : "default"};
     void *buf;
     size_t len = 0;
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    /* Not to wait for the other end of a FIFO: it is refused below. */
+    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0) {
         (void)err_sys(err, ERR_AUTH, "open credentials '%s'", path);
         return err_hint(err, "credentials_file has to name a file that this user can read: lines "

@@ -100,6 +100,11 @@ static void check_owner(const char *file)
 
 static void check_bad_files(void)
 {
+    char fifo[128];
+    snprintf(fifo, sizeof(fifo), "%s/fifo", dir);
+    ok(mkfifo(fifo, 0600) == 0, "a FIFO");
+    refuses(fifo, "not a file", "is refused, without waiting for somebody to write to it");
+    (void)unlink(fifo);
     static const char good[] = "access_key = a\nsecret_key = HUSH\n";
     bool root = geteuid() == 0;
     refuses(write_file(good, 0644), "used by others (mode 0644)", "readable by everybody");
