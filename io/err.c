@@ -32,6 +32,7 @@ static void err_vset(struct err *err, enum err_code code, int sys_errno, const c
     assert(code > ERR_OK && code < ERR_CODE_COUNT);
     err->code = code;
     err->sys_errno = sys_errno;
+    err->maybe_done = false;
     err->hint[0] = '\0';
     (void)vsnprintf(err->text, sizeof(err->text), fmt, ap);
 }

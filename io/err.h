@@ -30,7 +30,8 @@ enum err_code {
 
 struct err {
     enum err_code code;
-    int sys_errno; /* errno of the cause, 0 when there was none */
+    int sys_errno;   /* errno of the cause, 0 when there was none */
+    bool maybe_done; /* a write failed without an answer: it may have been done, or still be */
     char text[768];
     char hint[384];
 };

@@ -67,7 +67,7 @@ static const struct {
     {"StorageFull", KIND_FULL},
     {"XMinioStorageFull", KIND_FULL},
     {"AccessDenied", KIND_AUTH},
-    {"InvalidAccessKeyId", KIND_AUTH},
+    {"InvalidAccessKeyId", KIND_SIGNED},
     {"ExpiredToken", KIND_AUTH},
     {"InvalidToken", KIND_AUTH},
     {"TokenRefreshRequired", KIND_AUTH},
@@ -319,15 +319,25 @@ static enum s3_verdict judge_region(const struct answer *answer)
     return S3_FAILED;
 }
 
-static enum s3_verdict judge_doubt(const struct answer *answer, enum err_code code)
+static const char is_s3[] = "is the endpoint an S3 server, and nothing before it at fault?";
+
+/* err holds what is doubted. */
+static enum s3_verdict doubt(const struct answer *answer)
 {
-    (void)say_answer(answer, code);
     if (answer->call->doubts++ < DOUBTS_MAX)
         return again(answer);
     if (answer->status == 404)
         (void)err_hint(answer->err, "it does not say that the object is absent: is the endpoint "
                                     "an S3 server?");
+    else if (answer->error.code[0] == '\0')
+        (void)err_hint(answer->err, "%s", is_s3);
     return S3_FAILED;
+}
+
+static enum s3_verdict judge_doubt(const struct answer *answer, enum err_code code)
+{
+    (void)say_answer(answer, code);
+    return doubt(answer);
 }
 
 static enum s3_verdict judge_error(const struct answer *answer)
@@ -363,6 +373,8 @@ static enum s3_verdict judge_error(const struct answer *answer)
         break;
     }
     (void)say_answer(answer, ERR_STORE);
+    if (answer->error.code[0] == '\0')
+        (void)err_hint(answer->err, "%s", is_s3);
     return S3_FAILED;
 }
 
@@ -403,6 +415,14 @@ static enum s3_verdict judge_range(const struct answer *answer)
     return take_bytes(call, total);
 }
 
+/* What ends when the connection does may have been cut anywhere. */
+static bool has_end(const struct http_exchange *x)
+{
+    char coding[32];
+    return x->has_content_length ||
+           http_header(x, "Transfer-Encoding", coding, sizeof(coding)) != NULL;
+}
+
 static enum s3_verdict judge_get(const struct answer *answer)
 {
     struct s3_call *call = answer->call;
@@ -418,7 +438,12 @@ static enum s3_verdict judge_get(const struct answer *answer)
     }
     if (answer->status != 200 || call->offset > 0 || x->answer_cut || x->answer_len > call->len) {
         (void)say(answer, ERR_STORE, "the server ignores ranges");
+        (void)err_hint(answer->err, "%s", is_s3);
         return S3_FAILED;
+    }
+    if (!has_end(x)) {
+        (void)say(answer, ERR_STORE, "the server does not say where its answer ends");
+        return doubt(answer);
     }
     return take_bytes(call, x->answer_len); /* an empty object may come so */
 }
@@ -458,7 +483,8 @@ static enum s3_verdict judge_status(const struct answer *answer)
     struct s3_call *call = answer->call;
     unsigned status = answer->status;
     bool success = status >= 200 && status < 300;
-    if (success || status == 412 || status == 416)
+    bool absent = status == 404 && strcmp(answer->error.code, "NoSuchKey") == 0;
+    if (success || absent || status == 412 || status == 416)
         answer->service->has_worked = true;
     if (success || (status == 416 && call->op == S3_GET))
         return judge_success(answer);
@@ -476,21 +502,42 @@ static enum s3_verdict judge_status(const struct answer *answer)
     return status == 404 ? judge_missing(answer) : judge_error(answer);
 }
 
+static const char *transport_hint(const struct answer *answer)
+{
+    const struct http_exchange *x = &answer->call->exchange;
+    if (x->err.hint[0])
+        return x->err.hint;
+    if (x->stalled && answer->service->has_worked)
+        return "the server takes requests and does not answer: see its health (Ceph holds writes "
+               "while its disks are full), and the network";
+    return "is the endpoint right, with http or https, and can this host reach it?";
+}
+
 static enum s3_verdict judge_transport(const struct answer *answer)
 {
     const struct http_exchange *x = &answer->call->exchange;
     if (x->err.code == ERR_STORE) {
         (void)say(answer, ERR_STORE, x->err.text);
-        (void)err_hint(answer->err, "%s",
-                       x->err.hint[0] ? x->err.hint
-                                      : "is the endpoint right, with http or https, and can "
-                                        "this host reach it?");
+        (void)err_hint(answer->err, "%s", transport_hint(answer));
         return again(answer);
     }
     (void)say(answer, x->err.code, x->err.text);
     if (x->err.hint[0])
         (void)err_hint(answer->err, "%s", x->err.hint);
     return S3_FAILED;
+}
+
+static enum s3_verdict judge(struct answer *answer)
+{
+    const struct s3_call *call = answer->call;
+    const struct http_exchange *x = &call->exchange;
+    if (x->rc < 0)
+        return judge_transport(answer);
+    if (x->answer_len > 0 && (x->status >= 300 || call->op != S3_GET)) {
+        size_t len = (size_t)min_u64(x->answer_len, x->answer_capacity);
+        (void)s3_xml_error_parse(x->answer, len, &answer->error);
+    }
+    return judge_status(answer);
 }
 
 enum s3_verdict s3_call_judge(struct s3_call *call, struct s3_service *service, uint64_t now_ms,
@@ -506,14 +553,10 @@ enum s3_verdict s3_call_judge(struct s3_call *call, struct s3_service *service, 
                             .err = err};
     assert(call->tries > 0);
     call->maybe_executed = call->maybe_executed || x->maybe_executed;
-    if (x->rc < 0)
-        return judge_transport(&answer);
-    if (x->answer_len > 0 && (x->status >= 300 || call->op != S3_GET)) {
-        size_t len = (size_t)min_u64(x->answer_len, call->exchange.answer_capacity);
-        (void)s3_xml_error_parse(x->answer, len, &answer.error);
-    }
-    enum s3_verdict verdict = judge_status(&answer);
-    if (verdict != S3_AGAIN && verdict != S3_FAILED)
+    enum s3_verdict verdict = judge(&answer);
+    if (verdict == S3_FAILED)
+        err->maybe_done = call->op == S3_PUT && call->maybe_executed;
+    else if (verdict != S3_AGAIN)
         s3_watch_worked(service->watch, now_ms);
     return verdict;
 }

@@ -46,7 +46,7 @@ static void begin(struct s3_call *call, const struct s3_service *service, enum s
     call->start_ms = now_ms;
     call->deadline_ms = now_ms + service->retry_timeout_ms;
     call->random = service->seed ^ hash_text(name) ^ now_ms;
-    call->query[0] = call->payload_md5[0] = '\0';
+    call->query[0] = call->payload_md5[0] = call->checksum[0] = '\0';
     (void)snprintf(call->payload_hash, sizeof(call->payload_hash), "%s", empty_hash);
     set_path(call, service, object);
     call->exchange.body = NULL;
@@ -55,12 +55,38 @@ static void begin(struct s3_call *call, const struct s3_service *service, enum s
     call->exchange.answer_capacity = sizeof(call->answer);
 }
 
+static void to_base64(const uint8_t *ptr, size_t len, char *ret)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    for (size_t i = 0; i < len; i += 3) {
+        uint32_t bits = (uint32_t)ptr[i] << 16 | (i + 1 < len ? (uint32_t)ptr[i + 1] << 8 : 0) |
+                        (i + 2 < len ? ptr[i + 2] : 0);
+        *ret++ = digits[bits >> 18];
+        *ret++ = digits[bits >> 12 & 63];
+        *ret++ = i + 1 < len ? digits[bits >> 6 & 63] : '=';
+        *ret++ = i + 2 < len ? digits[bits & 63] : '=';
+    }
+    *ret = '\0';
+}
+
+/* Of a digest as hex. */
+static void hash_to_base64(const char hash[SIGV4_HASH_LEN], char ret[48])
+{
+    uint8_t digest[SIGV4_HASH_LEN / 2];
+    for (size_t i = 0; i < sizeof(digest); i++) {
+        char pair[3] = {hash[2 * i], hash[2 * i + 1], '\0'};
+        digest[i] = (uint8_t)strtoul(pair, NULL, 16);
+    }
+    to_base64(digest, sizeof(digest), ret);
+}
+
 void s3_call_put(struct s3_call *call, const struct s3_service *service, const char *name,
                  const void *ptr, size_t len, uint64_t now_ms)
 {
     begin(call, service, S3_PUT, name, name, now_ms);
     call->conditional = service->create_once != S3_CREATE_ONCE_NO;
     sigv4_hash(ptr, len, call->payload_hash);
+    hash_to_base64(call->payload_hash, call->checksum);
     call->exchange.body = ptr;
     call->exchange.body_len = len;
 }
@@ -111,20 +137,6 @@ void s3_call_delete(struct s3_call *call, const struct s3_service *service, cons
                     uint64_t now_ms)
 {
     begin(call, service, S3_DELETE, name, name, now_ms);
-}
-
-static void to_base64(const uint8_t *ptr, size_t len, char *ret)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for (size_t i = 0; i < len; i += 3) {
-        uint32_t bits = (uint32_t)ptr[i] << 16 | (i + 1 < len ? (uint32_t)ptr[i + 1] << 8 : 0) |
-                        (i + 2 < len ? ptr[i + 2] : 0);
-        *ret++ = digits[bits >> 18];
-        *ret++ = digits[bits >> 12 & 63];
-        *ret++ = i + 1 < len ? digits[bits >> 6 & 63] : '=';
-        *ret++ = i + 2 < len ? digits[bits & 63] : '=';
-    }
-    *ret = '\0';
 }
 
 /* Swift insists on Content-MD5 here. */
@@ -212,6 +224,8 @@ void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t
                        call->offset + call->len - 1);
         add(&headers, "range", range);
     }
+    if (call->checksum[0])
+        add(&headers, "x-amz-checksum-sha256", call->checksum);
     add(&headers, "x-amz-content-sha256", call->payload_hash);
     add(&headers, "x-amz-date", date);
     if (service->session_token[0])

@@ -12,7 +12,7 @@
  *     }
  *
  * now_ms is CLOCK_MONOTONIC. A call and its buffers belong to the caller until the verdict; it is
- * about 43 KiB. All texts of errors name the operation, the object and the place; never a secret.
+ * about 71 KiB. All texts of errors name the operation, the object and the place; never a secret.
  *
  * What an answer means (RFC 9110; Amazon S3 API Reference "Error responses"; measured on Ceph 16
  * and Swift 2.30):
@@ -45,7 +45,7 @@ enum s3_verdict {
                        * s3_call_put() again */
     S3_AGAIN,         /* sign and send again after the delay; the origin may have changed when
                        * s3_service_origin() says so */
-    S3_FAILED,        /* err */
+    S3_FAILED,        /* err; of a PUT, err->maybe_done says whether it may be there all the same */
 };
 
 enum {
@@ -54,6 +54,9 @@ enum {
     S3_PATH_MAX = 1024,
     S3_QUERY_MAX = 9216,    /* three bytes a byte of a token and a prefix */
     S3_HEADERS_TEXT = 8192, /* all header lines */
+    /* A SignatureDoesNotMatch has what was signed twice, once as hex: a token makes 15 KiB of it.
+     */
+    S3_ANSWER_MAX = 32768,
 };
 
 struct s3_call {
@@ -76,9 +79,12 @@ struct s3_call {
     char path[S3_PATH_MAX], query[S3_QUERY_MAX], target[S3_PATH_MAX + S3_QUERY_MAX + 1];
     char payload_hash[SIGV4_HASH_LEN];
     char payload_md5[32]; /* base64, "" = not sent */
+    /* Of a PUT, base64 of the same digest: what buckets with Object Lock ask for, where AWS takes
+     * no other proof that the object arrived whole. Servers that do not know it ignore it. */
+    char checksum[48];
     const char *headers[SIGV4_HEADERS_MAX + 2];
     char headers_text[S3_HEADERS_TEXT];
-    char answer[4096]; /* of calls without an answer buffer of the caller's */
+    char answer[S3_ANSWER_MAX]; /* of calls without an answer buffer of the caller's */
 };
 
 /* A whole object. Its SHA-256 is computed here, once for all tries, and signed: the server refuses

@@ -16,6 +16,7 @@ enum {
     GET_LEN_MAX = 17 << 20,    /* of one request: a segment of WAL and its head */
     LIST_ANSWER_MAX = 4 << 20, /* 1000 keys of 1 KiB, every byte as %XX */
     LIST_TRIES = 3,            /* of a page that arrived but cannot be read */
+    LIST_EMPTY_MAX = 1000,     /* pages in a row without a key that say that more follow */
 };
 
 /* Written by store_prepare_puts(); stays where the key may not remove it. */
@@ -221,7 +222,9 @@ static int put(struct store_s3 *s3, const char *name, const void *ptr, size_t le
         case S3_DONE:
             return 0;
         case S3_COMPARE:
-            return compare(s3, name, ptr, len, err);
+            rc = compare(s3, name, ptr, len, err);
+            err->maybe_done = rc < 0; /* an object is there */
+            return rc;
         case S3_UNCONDITIONAL:
             break; /* once: create_once is NO now */
         case S3_ABSENT:
@@ -274,6 +277,7 @@ struct listing {
     struct store_s3 *s3;
     const char *prefix;
     char last[STORE_NAME_MAX + 1]; /* the last name that was handed on */
+    unsigned key_count;            /* of the page */
     int (*each)(void *ctx, const char *name, uint64_t size, struct err *err);
     void *ctx;
 };
@@ -292,6 +296,7 @@ static int check_key(void *ctx, const char *key, uint64_t size, struct err *err)
 {
     struct listing *listing = ctx;
     (void)size;
+    listing->key_count++;
     if (strip(listing, key) != NULL)
         return 0;
     return err_set(err, ERR_STORE, "the server lists '%.200s', which was not asked for", key);
@@ -323,6 +328,7 @@ static int fetch_page(struct listing *listing, const char *token, char *buf,
         rc = store_s3_perform(s3, err);
         if (rc < 0)
             return rc;
+        listing->key_count = 0;
         rc = s3_xml_list_parse(buf, s3->call->got, check_key, listing, ret, err);
         if (rc == 0)
             break;
@@ -333,14 +339,16 @@ static int fetch_page(struct listing *listing, const char *token, char *buf,
 static int list_pages(struct listing *listing, char *buf, struct s3_xml_page *page, struct err *err)
 {
     char token[S3_TOKEN_MAX + 1] = "";
+    unsigned empty_count = 0;
     do {
         int rc = fetch_page(listing, token, buf, page, err);
         if (rc < 0)
             return rc;
+        empty_count = listing->key_count > 0 ? 0 : empty_count + 1;
         rc = s3_xml_list_parse(buf, listing->s3->call->got, take_key, listing, page, err);
         if (rc != 0)
             return rc;
-        if (page->truncated && strcmp(page->token, token) == 0)
+        if (page->truncated && (strcmp(page->token, token) == 0 || empty_count >= LIST_EMPTY_MAX))
             return err_set(err, ERR_STORE, "the server's list of '%s' does not go on",
                            listing->prefix);
         memcpy(token, page->token, sizeof(token));

@@ -128,15 +128,18 @@ static void check_requests(void)
     is_str(header("if-none-match"), "*", "is conditional");
     is_str(header("x-amz-content-sha256"),
            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", "payload's hash");
+    is_str(header("x-amz-checksum-sha256"), "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=",
+           "and again, for buckets with Object Lock");
     is_str(header("x-amz-date"), "20130524T000000Z", "date");
     is_str(header("x-amz-security-token"), "tok+en/=", "session token");
     ok(strstr(header("authorization"),
-              "SignedHeaders=host;if-none-match;x-amz-content-sha256;x-amz-date;"
-              "x-amz-security-token,"),
+              "SignedHeaders=host;if-none-match;x-amz-checksum-sha256;x-amz-content-sha256;"
+              "x-amz-date;x-amz-security-token,"),
        "all of them are signed");
     s3_call_get(call, service, "n", 100, buf, sizeof(buf), 0);
     s3_call_sign(call, service, 0);
     is_str(header("range"), "bytes=100-5099", "get has its range");
+    is_str(header("x-amz-checksum-sha256"), "", "and no checksum");
     s3_call_list(call, service, "a/", "", 10, buf, sizeof(buf), 0);
     s3_call_sign(call, service, 0);
     is_str(call->exchange.target,
@@ -158,6 +161,8 @@ static void check_requests(void)
 }
 
 /* --- answers ---------------------------------------------------------------------------------- */
+static bool unframed; /* the answer's body ends with the connection */
+
 static enum s3_verdict answer(unsigned status, const char *head, const char *body, uint64_t now_ms,
                               unsigned *ret_delay_ms, struct err *err)
 {
@@ -167,7 +172,9 @@ static enum s3_verdict answer(unsigned status, const char *head, const char *bod
     s3_call_sign(call, service, 1369353600);
     x->rc = 0;
     x->status = status;
-    x->maybe_executed = false;
+    x->maybe_executed = x->stalled = false;
+    x->has_content_length = !unframed;
+    x->content_length = len;
     x->answer_cut = len > x->answer_capacity;
     x->answer_len = x->answer_cut ? x->answer_capacity : len;
     memcpy(x->answer, body, x->answer_len);
@@ -229,6 +236,8 @@ static const struct {
     {S3_GET, 504, "", "", S3_AGAIN, ERR_OK, ""},
     {S3_GET, 429, "", "", S3_AGAIN, ERR_OK, ""},
     {S3_GET, 405, "", "", S3_FAILED, ERR_STORE, "405"},
+    {S3_GET, 999, "", "", S3_FAILED, ERR_STORE, "is the endpoint an S3 server"},
+    {S3_GET, 200, "", "a web page", S3_FAILED, ERR_STORE, "is the endpoint an S3 server"},
     {S3_GET, 301, "", "<Error><Code>PermanentRedirect</Code><Endpoint>e.test</Endpoint></Error>",
      S3_FAILED, ERR_STORE, "endpoint e.test"},
     {S3_GET, 302, "Location: /login\r\n", "", S3_FAILED, ERR_STORE, "the endpoint is wrong"},
@@ -356,6 +365,96 @@ static void check_lost_answers(void)
     ok(s3_call_judge(call, service, 1000, 0, &delay, &err) == S3_FAILED && err.code == ERR_AUTH &&
            strstr(err.hint, "ca_file"),
        "a certificate is final");
+}
+
+/* A server that took requests before and takes one more without an answer. */
+static void check_stall(void)
+{
+    unsigned delay;
+    struct err err;
+    struct http_exchange *x = &call->exchange;
+    for (int worked = 0; worked < 2; worked++) {
+        open_service("bucket/p", &usual);
+        service->has_worked = worked;
+        begin(S3_PUT, NULL, 0);
+        s3_call_sign(call, service, 0);
+        x->rc = -ERR_STORE;
+        x->stalled = x->maybe_executed = true;
+        (void)err_set(&x->err, ERR_STORE, "nothing moved for 4000 ms");
+        ok(s3_call_judge(call, service, 99000, 0, &delay, &err) == S3_FAILED && err.maybe_done,
+           "a PUT without an answer: it may be done all the same");
+        ok(strstr(err.hint, worked ? "takes requests and does not answer" : "can this host reach"),
+           "%s: %s", worked ? "it worked before" : "the first request", err.hint);
+    }
+    begin(S3_PUT, NULL, 0);
+    ok(answer(413, "", "", 1000, &delay, &err) == S3_FAILED && !err.maybe_done,
+       "an answer leaves no doubt");
+    begin(S3_GET, call->answer, 1);
+    s3_call_sign(call, service, 0);
+    x->rc = -ERR_STORE;
+    x->maybe_executed = true;
+    ok(s3_call_judge(call, service, 99000, 0, &delay, &err) == S3_FAILED && !err.maybe_done,
+       "what a GET does matters to nobody");
+}
+
+/* How a 200 that may have been cut looks. */
+static void check_unframed(void)
+{
+    char buf[8];
+    unsigned delay;
+    struct err err;
+    open_service("bucket/p", &usual);
+    unframed = true;
+    begin(S3_GET, buf, 5);
+    ok(answer(200, "Transfer-Encoding: chunked\r\n", "abc", 1000, &delay, &err) == S3_DONE,
+       "chunks have an end");
+    begin(S3_GET, buf, 5);
+    for (int i = 0; i < 2; i++)
+        ok(answer(200, "", "abc", 1000, &delay, &err) == S3_AGAIN,
+           "a body that ends with the connection: again");
+    ok(answer(200, "", "abc", 1000, &delay, &err) == S3_FAILED && err.code == ERR_STORE &&
+           strstr(err.text, "where its answer ends") && strstr(err.hint, "S3 server"),
+       "but not for ever: %s", err.text);
+    unframed = false;
+}
+
+/* AWS repeats in a SignatureDoesNotMatch what it signed, as text and as hex. */
+static void check_long_error(void)
+{
+    static char body[16000];
+    unsigned delay;
+    struct err err;
+    int len = snprintf(body, sizeof(body),
+                       "<Error><Code>SignatureDoesNotMatch</Code><Message>m"
+                       "</Message><StringToSignBytes>");
+    while (len < 15000)
+        len += snprintf(body + len, sizeof(body) - (size_t)len, "41 ");
+    (void)snprintf(body + len, sizeof(body) - (size_t)len, "</StringToSignBytes></Error>");
+    open_service("bucket/p", &usual);
+    begin(S3_PUT, NULL, 0);
+    ok(answer(403, "", body, 1000, &delay, &err) == S3_FAILED && err.code == ERR_AUTH &&
+           strstr(err.hint, "secret key is wrong"),
+       "a long SignatureDoesNotMatch: %s", err.hint);
+}
+
+/* Keys that have worked are doubted only after the request that they signed. */
+static void check_worked(void)
+{
+    static const char *const codes[] = {XML("SignatureDoesNotMatch"), XML("InvalidAccessKeyId")};
+    unsigned delay;
+    struct err err;
+    for (size_t i = 0; i < ARRAY_LEN(codes); i++) {
+        open_service("bucket/p", &usual);
+        begin(S3_GET, call->answer, 1);
+        ok(answer(404, "", XML("NoSuchKey"), 1000, &delay, &err) == S3_ABSENT, "an absence");
+        begin(S3_PUT, NULL, 0);
+        for (int tries = 0; tries < 2; tries++)
+            ok(answer(403, "", codes[i], 1000, &delay, &err) == S3_AGAIN, "then %s: again",
+               codes[i]);
+        ok(answer(403, "", codes[i], 1000, &delay, &err) == S3_FAILED && err.code == ERR_AUTH &&
+               err.hint[0],
+           "but not for ever");
+    }
 }
 
 static void check_codes(void)
@@ -486,6 +585,10 @@ int main(void)
     check_bytes();
     check_backoff();
     check_lost_answers();
+    check_stall();
+    check_unframed();
+    check_long_error();
+    check_worked();
     check_codes();
     check_watch();
     check_region();
