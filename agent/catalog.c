@@ -370,6 +370,18 @@ static int compare_object(struct store *store, const char *object, const void *p
     return 0;
 }
 
+/* A PUT that nobody waits for any more may still be done, and the snapshot is whole then. */
+static int not_stored(const struct record *record, struct err *err)
+{
+    char hint[sizeof(err->hint)];
+    if (!err->maybe_done)
+        return -(int)err->code;
+    memcpy(hint, err->hint, sizeof(hint));
+    (void)err_prefix(err, "the record of the snapshot may still arrive");
+    return err_hint(err, "look at `tidemark list` before you use the tag '%s' again%s%s",
+                    record->tag, hint[0] ? "; " : "", hint);
+}
+
 int catalog_commit(struct store *store, const struct repo *repo, const struct record *record,
                    struct err *err)
 {
@@ -392,7 +404,7 @@ int catalog_commit(struct store *store, const struct repo *repo, const struct re
     rc = store_put(store, name, object, FMT_HEADER_LEN + text_len, err);
     if (rc == STORE_EXISTS)
         rc = compare_object(store, name, object, FMT_HEADER_LEN + text_len, err);
-    return rc;
+    return rc < 0 ? not_stored(record, err) : rc;
 }
 
 /* --- manifests -------------------------------------------------------------------------------- */

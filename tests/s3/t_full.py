@@ -91,6 +91,9 @@ def full_at_the_commit(world, ceph):
     filler.join()
     world.proxy.rules()
     is_status(done, "store", "full at the commit: 12")
+    like(done.err, "may still arrive", "it says that the outcome is unknown")
+    like(done.err, "hint: .*tidemark list.* 't3'.*takes requests and does not answer",
+         "and where to look")
     ceph.room()
     poll(lambda: not ceph.is_full(), 60, "space")
     is_status(world.snapshot("t4"), 0, "the next snapshot is taken")
