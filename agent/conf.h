@@ -17,6 +17,7 @@ enum conf_provider { PROVIDER_FREEZE, PROVIDER_COMMAND, PROVIDER_OFFLINE };
 enum conf_freeze_by { FREEZE_BY_AGENT, FREEZE_BY_SCRIPT };
 enum conf_manager { MANAGER_PG_CTL, MANAGER_SYSTEMD, MANAGER_COMMAND };
 enum conf_resume { RESUME_AUTO, RESUME_WAIT };
+enum conf_notify_on { NOTIFY_ALWAYS, NOTIFY_FAILURE };
 
 struct conf_volume {
     char name[CONF_NAME_MAX + 1];   /* from [volume NAME] */
@@ -76,6 +77,12 @@ struct conf {
     /* [coordinator] */
     char coordinator_members[4096]; /* NAME=ADDRESS …, see cluster.h; empty: not a coordinator */
     char coordinator_primary_conninfo[CONF_PATH_MAX + 1]; /* %h: host of the primary, %n: standby */
+    /* [notify] */
+    char notify_command[CONF_PATH_MAX + 1]; /* empty: none */
+    char notify_webhook[CONF_PATH_MAX + 1]; /* empty: none; may hold a secret, never log it */
+    enum conf_notify_on notify_on;
+    unsigned notify_timeout_s; /* of the command and of each try of the webhook */
+    unsigned notify_retries;
     /* [volume NAME], in file order */
     struct conf_volume volumes[CONF_VOLUMES_MAX];
     size_t volume_count;

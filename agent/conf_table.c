@@ -6,9 +6,10 @@ static const char *const provider_words[] = {"freeze", "command", "offline", NUL
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
+static const char *const notify_on_words[] = {"always", "failure", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
-const char *const option_sections[] = {"tidemark", "tls",         "repository", "postgresql",
-                                       "wal",      "coordinator", "volume",     NULL};
+const char *const option_sections[] = {"tidemark",    "tls",    "repository", "postgresql", "wal",
+                                       "coordinator", "notify", "volume",     NULL};
 
 #define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
 #define VOLUME_FIELD(name)                                                                         \
@@ -145,6 +146,25 @@ const struct option option_table[] = {
      "agent, %n the standby's name. Passwords belong into a passfile. Default: as recorded, which "
      "holds while the primary comes back on its own host.",
      "host=%h user=replicator application_name=%n"},
+
+    {"notify", "command", OPTION_TEXT, FIELD(notify_command), "", 0, 0, NULL, "command",
+     "Run by /bin/sh, as root, when a job has ended: what happened comes as JSON on its stdin, and "
+     "in TIDEMARK_EVENT, TIDEMARK_STATE, TIDEMARK_JOB, TIDEMARK_CLUSTER, TIDEMARK_NODE, "
+     "TIDEMARK_TAG and TIDEMARK_SNAPSHOT.",
+     "/usr/local/sbin/tell-the-pager"},
+    {"notify", "webhook", OPTION_URL, FIELD(notify_webhook), "", 0, 0, NULL,
+     "http:// or https:// URL",
+     "Gets the same JSON as a POST. An https server is checked against the system's CA "
+     "certificates.",
+     "https://alerts.example.com/tidemark"},
+    {"notify", "on", OPTION_WORD, FIELD(notify_on), "always", 0, 0, notify_on_words,
+     "always | failure", "failure: only of jobs that failed or were cancelled.", NULL},
+    {"notify", "timeout", OPTION_TIME_S, FIELD(notify_timeout_s), "10s", 1, 600, NULL,
+     "time (1s … 10min)", "How long the command, and each try of the webhook, may take.", NULL},
+    {"notify", "retries", OPTION_COUNT, FIELD(notify_retries), "3", 0, 10, NULL, "number (0 … 10)",
+     "How often the webhook is tried again when it does not answer, or with 5xx, 408 or 429; the "
+     "pause between is 1 s, then 2 s, 4 s and so on, 30 s at the most.",
+     NULL},
 
     {"volume", "mount", OPTION_PATH, VOLUME_FIELD(mount), "", 0, 0, NULL, "path",
      "Mount point of the volume.", "/srv/pg"},

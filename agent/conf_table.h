@@ -10,6 +10,7 @@ enum option_type {
     OPTION_NAME,    /* [A-Za-z0-9._-]{1,63}: becomes part of object names */
     OPTION_PATH,    /* absolute path */
     OPTION_ADDRESS, /* ADDRESS:PORT to listen on, see address.h */
+    OPTION_URL,     /* http:// or https://, a host, and what follows */
     OPTION_SIZE,    /* bytes: 0, or a number with KiB, MiB, GiB, TiB, or bare bytes */
     OPTION_COUNT,   /* a plain number */
     OPTION_TIME_MS, /* a number with ms, s, min, h; stored in milliseconds */

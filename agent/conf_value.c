@@ -117,6 +117,19 @@ static int store_address(const struct option *option, char *field, const char *t
                                                : bad_value(option, text, err);
 }
 
+/* The text is not repeated: the path of a webhook is often its secret. */
+static int store_http_url(const struct option *option, char *field, const char *text,
+                          struct err *err)
+{
+    size_t scheme = strncmp(text, "https://", 8) == 0  ? 8
+                    : strncmp(text, "http://", 7) == 0 ? 7
+                                                       : 0;
+    if (scheme == 0 || text[scheme + strspn(text + scheme, "/?#:@")] == '\0' ||
+        strchr("/?#:@", text[scheme]) || strchr(text, ' '))
+        return err_set(err, ERR_CONFIG, "the value is not valid, expected: %s", option->unit);
+    return store_text(option, field, text, err);
+}
+
 static int store_word(const struct option *option, char *field, const char *text, struct err *err)
 {
     for (unsigned i = 0; option->words[i]; i++) {
@@ -172,6 +185,8 @@ static int store_nonempty(const struct option *option, void *base, const char *t
         return store_path(option, field, text, err);
     case OPTION_ADDRESS:
         return store_address(option, field, text, err);
+    case OPTION_URL:
+        return store_http_url(option, field, text, err);
     case OPTION_WORD:
         return store_word(option, field, text, err);
     case OPTION_MANAGER:
@@ -238,6 +253,7 @@ void option_format(const struct option *option, const void *base, char *text, si
     case OPTION_NAME:
     case OPTION_PATH:
     case OPTION_ADDRESS:
+    case OPTION_URL:
         (void)snprintf(text, size, "%s", field);
         return;
     case OPTION_WORD:

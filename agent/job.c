@@ -14,6 +14,7 @@
 #include "agent/cluster_lock.h"
 #include "agent/log.h"
 #include "agent/node_lock.h"
+#include "agent/notify.h"
 
 enum { PROGRESS_MS = 500, RATE_WINDOW = 10 };
 
@@ -152,10 +153,10 @@ static int load(struct job *job, const char *name, json_t **ret, struct err *err
 }
 
 /* The configuration as the agent saw it: without the environment. */
-static int load_conf(struct job *job, struct err *err)
+int job_load_conf(const char *dir, struct conf *ret, struct err *err)
 {
     char path[JOB_DIR_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/conf", job->dir);
+    (void)snprintf(path, sizeof(path), "%s/conf", dir);
     close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) < 0)
@@ -166,7 +167,7 @@ static int load_conf(struct job *job, struct err *err)
         return err_set(err, ERR_INTERNAL, "out of memory");
     if (pread(fd, text, size, 0) != (ssize_t)size)
         return err_sys(err, ERR_DEVICE, "read '%s'", path);
-    return conf_parse(path, text, size, &job->conf, err);
+    return conf_parse(path, text, size, ret, err);
 }
 
 static int load_goal(struct job *job, struct err *err)
@@ -260,7 +261,7 @@ static int open_files(struct job *job, struct err *err)
     if (rc == 0)
         rc = json_get_string(job->request, "type", ERR_CORRUPT, &job->type, err);
     if (rc == 0)
-        rc = load_conf(job, err);
+        rc = job_load_conf(job->dir, &job->conf, err);
     if (rc == 0)
         rc = load_goal(job, err);
     if (rc == 0)
@@ -376,11 +377,16 @@ void job_close(struct job *job, int rc, const struct err *err)
     }
     if (state && job_state_is_final(state))
         set_u64(job->journal, "ended_s", (uint64_t)time(NULL));
-    if (job_journal(job, state, NULL, &failed) < 0)
+    bool durable = job_journal(job, state, NULL, &failed) == 0;
+    if (!durable)
         log_err(&failed); /* the state stays "running", which readers see as interrupted */
     else
         release_cluster(job);
+    free_json json_t *request = json_incref(job->request);
+    free_json json_t *journal = json_incref(job->journal);
     release(job);
+    if (durable) /* over for everybody: nobody waits for what is told of it */
+        notify_send(&job->conf, job->dir, request, journal);
 }
 
 /* --- the process -------------------------------------------------------------------------------*/
@@ -399,8 +405,14 @@ static int run_verb(struct job *job, struct err *err)
     return err_set(err, ERR_CORRUPT, "job of unknown type '%s'", job->type);
 }
 
+void job_keep_ready(int ready_fd)
+{
+    if (ready_fd >= 0)
+        (void)fcntl(ready_fd, F_SETFD, FD_CLOEXEC);
+}
+
 /* "ok", or code, text and hint on lines of their own; then the descriptor is closed. */
-static void report_ready(int ready_fd, int rc, const struct err *err)
+void job_report_ready(int ready_fd, int rc, const struct err *err)
 {
     char text[sizeof(err->text) + sizeof(err->hint) + 64];
     if (ready_fd < 0)
@@ -421,10 +433,9 @@ int job_main(const char *dir, int ready_fd)
     struct err err;
     err_clear(&err);
     (void)umask(077);
-    if (ready_fd >= 0)
-        (void)fcntl(ready_fd, F_SETFD, FD_CLOEXEC);
+    job_keep_ready(ready_fd);
     int rc = job_open(dir, &job, &err);
-    report_ready(ready_fd, rc, &err);
+    job_report_ready(ready_fd, rc, &err);
     if (rc == 0) {
         log_info("job starts: job=%s type=%s goal=%s", job.id, job.type, job.goal);
         rc = run_verb(&job, &err);

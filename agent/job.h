@@ -12,6 +12,7 @@
  *     lock           an open-file-description lock while the job's process lives, and its pid: that
  *                    is how anyone (also an agent that was restarted) knows that it runs. Asking
  *                    does not take the lock (F_OFD_GETLK), so nobody's question is in the way.
+ *     notified.json  {"ended_s", "notified"}: what came of telling of the end at ended_s
  *     log            stdout and stderr of the process
  *     key.json       the Idempotency-Key of the request, if it had one
  *
@@ -64,11 +65,19 @@ int job_open(const char *dir, struct job *ret, struct err *err);
 int job_journal(struct job *job, const char *state, const char *phase, struct err *err);
 /* ERR_CANCELLED once somebody cancelled. */
 int job_check_cancel(const struct job *job, struct err *err);
-/* Ends: writes the final journal from rc and err, stops the writer, releases the lock. */
+/* Ends: writes the final journal from rc and err, stops the writer, releases the locks, and then
+ * tells whom [notify] names (notify.h), which takes its time. */
 void job_close(struct job *job, int rc, const struct err *err);
+/* What job_start() waits for: children do not inherit ready_fd (-1 = none); then "ok" or the error,
+ * and it is closed. */
+void job_keep_ready(int ready_fd);
+void job_report_ready(int ready_fd, int rc, const struct err *err);
 /* The process's main: runs snapshot_run / restore_run / verification_run by type; returns the exit
  * status. ready_fd (-1 = none) gets "ok" once job_open() has succeeded, or its error. */
 int job_main(const char *dir, int ready_fd);
+
+/* What job_create() wrote as `conf`. */
+int job_load_conf(const char *dir, struct conf *ret, struct err *err);
 
 /* --- in the agent or the command line --------------------------------------------------------- */
 void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX]);
@@ -86,6 +95,9 @@ int job_set_goal(const struct conf *conf, const char *id, const char *goal, cons
  * child has its locks and its journal says "running", or with the error that stopped it (ERR_BUSY
  * by the node's lock). job_reap() reaps it, or the caller does with *ret_pid. */
 int job_start(const char *dir, int *ret_pid, struct err *err);
+/* The same with `notify DIR`, which tells of the end of a job that nothing runs any more, and is
+ * not waited for. */
+int job_start_notify(const char *dir, struct err *err);
 /* Reaps the jobs that this process has started and that have ended, and no other child: whoever
  * waits for one of those wants its status. Any thread. */
 void job_reap(void);
@@ -98,14 +110,14 @@ bool job_is_running(const char *dir, int *ret_pid);
 /* Returns after timeout_ms, soon after the job's end, or when a signal came. Costs little while it
  * waits: for those who show a job's progress and go on when it has ended. */
 void job_pause(const struct conf *conf, const char *id, unsigned timeout_ms);
-/* journal + progress as one JSON object with "running": true|false; new reference. */
+/* journal, progress and notified as one JSON object with "running": true|false; new reference. */
 int job_status(const struct conf *conf, const char *id, json_t **ret, struct err *err);
 /* Array of job_status() of all jobs, oldest first. */
 int job_list(const struct conf *conf, json_t **ret, struct err *err);
 /* SIGTERM to the running process; ERR_MISSING when it does not run. */
 int job_cancel(const struct conf *conf, const char *id, struct err *err);
 /* Ends a job whose process is gone: journals state and error (may be NULL). ERR_BUSY when it runs,
- * ERR_REFUSED when it has ended before. */
+ * ERR_REFUSED when it has ended before. Starts a process that tells whom [notify] names. */
 int job_end(const struct conf *conf, const char *id, const char *state, const struct err *why,
             struct err *err);
 /* True for restores from step "marked" on that are not complete: the volume holds neither the old

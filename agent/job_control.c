@@ -12,6 +12,7 @@
 
 #include "agent/cluster_lock.h"
 #include "agent/job.h"
+#include "agent/log.h"
 
 enum { JOBS_MAX = 4096, UNBORN_MAX_S = 3600 };
 
@@ -282,6 +283,19 @@ bool job_is_over(const json_t *status)
     return state && job_state_is_final(state) && !job_is_partial(status) && !keeps_fence;
 }
 
+/* What was told of an end before the last is about another run. */
+static void add_notified(const char *dir, json_t *status)
+{
+    char path[JOB_DIR_MAX + 32];
+    free_json json_t *file = NULL;
+    struct err ignored;
+    (void)snprintf(path, sizeof(path), "%s/notified.json", dir);
+    json_t *ended = json_object_get(status, "ended_s");
+    if (ended && json_load_path(path, &file, &ignored) == 0 &&
+        json_equal(json_object_get(file, "ended_s"), ended))
+        (void)json_object_set(status, "notified", json_object_get(file, "notified"));
+}
+
 /* The lock is asked first: the last journal is written before the lock is released, so "not locked"
  * followed by "running" in the journal means that the process died. */
 int job_status(const struct conf *conf, const char *id, json_t **ret, struct err *err)
@@ -309,6 +323,7 @@ int job_status(const struct conf *conf, const char *id, json_t **ret, struct err
     struct err ignored;
     if (json_load_path(path, &progress, &ignored) == 0)
         (void)json_object_set(journal, "progress", progress);
+    add_notified(dir, journal);
     *ret = json_incref(journal);
     return 0;
 }
@@ -400,6 +415,15 @@ int job_cancel(const struct conf *conf, const char *id, struct err *err)
     return 0;
 }
 
+/* In a process of its own: whoever ends jobs has others to look after. */
+static void start_notify(const struct conf *conf, const char *dir)
+{
+    struct err err;
+    if ((conf->notify_command[0] || conf->notify_webhook[0]) && job_start_notify(dir, &err) < 0)
+        log_warn("nobody is told of the end of a job: job=%s err=\"%s\"", strrchr(dir, '/') + 1,
+                 err.text);
+}
+
 int job_end(const struct conf *conf, const char *id, const char *state, const struct err *why,
             struct err *err)
 {
@@ -430,7 +454,8 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
                                   json_pack("{s:s, s:s, s:s}", "code", err_code_name(why->code),
                                             "text", why->text, "hint", why->hint));
     rc = json_save(path, journal, true, err);
-    if (rc == 0 && job_is_cluster_part(journal))
-        rc = cluster_lock_release(conf, id, err);
-    return rc;
+    if (rc < 0)
+        return rc;
+    start_notify(conf, dir);
+    return job_is_cluster_part(journal) ? cluster_lock_release(conf, id, err) : 0;
 }

@@ -11,10 +11,11 @@
 enum { READY_FD = 3 };
 
 /* Between fork and exec of a threaded process only async-signal-safe calls are allowed. */
-_Noreturn static void exec_job(const char *program, const char *dir, int log_fd, int ready_fd)
+_Noreturn static void exec_job(const char *program, const char *verb, const char *dir, int log_fd,
+                               int ready_fd)
 {
     char ready_option[] = "--ready-fd=3";
-    char *argv[] = {(char *)(uintptr_t)program, (char[]){"job"}, (char *)(uintptr_t)dir,
+    char *argv[] = {(char *)(uintptr_t)program, (char *)(uintptr_t)verb, (char *)(uintptr_t)dir,
                     ready_option, NULL};
     sigset_t none;
     (void)sigemptyset(&none);
@@ -31,7 +32,7 @@ _Noreturn static void exec_job(const char *program, const char *dir, int log_fd,
     _exit(127);
 }
 
-/* Waits for "ok" or the error of the child, see report_ready() in job.c. */
+/* Waits for "ok" or the error of the child, see job_report_ready(). */
 static int read_ready(int fd, const char *dir, struct err *err)
 {
     char text[sizeof(err->text) + sizeof(err->hint) + 64];
@@ -84,7 +85,7 @@ void job_reap(void)
     (void)pthread_mutex_unlock(&children.mutex);
 }
 
-int job_start(const char *dir, int *ret_pid, struct err *err)
+static int start(const char *verb, const char *dir, int *ret_pid, struct err *err)
 {
     char program[PATH_MAX], path[JOB_DIR_MAX + 32];
     int ready[2];
@@ -99,7 +100,7 @@ int job_start(const char *dir, int *ret_pid, struct err *err)
         return err_sys(err, ERR_INTERNAL, "pipe");
     int pid = fork();
     if (pid == 0)
-        exec_job(program, dir, log_fd, ready[1]);
+        exec_job(program, verb, dir, log_fd, ready[1]);
     (void)close(ready[1]);
     rc = pid < 0 ? err_sys(err, ERR_INTERNAL, "fork") : read_ready(ready[0], dir, err);
     (void)close(ready[0]);
@@ -110,4 +111,15 @@ int job_start(const char *dir, int *ret_pid, struct err *err)
         *ret_pid = pid;
     }
     return rc;
+}
+
+int job_start(const char *dir, int *ret_pid, struct err *err)
+{
+    return start("job", dir, ret_pid, err);
+}
+
+int job_start_notify(const char *dir, struct err *err)
+{
+    int pid;
+    return start("notify", dir, &pid, err);
 }

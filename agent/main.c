@@ -18,6 +18,7 @@
 #include "agent/cluster.h"
 #include "agent/job_rules.h"
 #include "agent/log.h"
+#include "agent/notify.h"
 #include "agent/pg.h"
 
 enum { SWEEP_MS = 10000 };
@@ -25,6 +26,7 @@ enum { SWEEP_MS = 10000 };
 static const char usage[] =
     "usage: tidemark-agent [--config=FILE] [--verbose]\n"
     "       tidemark-agent job DIR            run the job in DIR\n"
+    "       tidemark-agent notify DIR         tell [notify] of the end of the job in DIR\n"
     "       tidemark-agent --check-config     read the configuration and say what is wrong\n"
     "       tidemark-agent --print-sample     every option with its default\n"
     "       tidemark-agent --print-man        the options as roff, for tidemark.conf(5)\n"
@@ -203,14 +205,14 @@ static int usage_error(void)
     return err_exit_status(ERR_USAGE);
 }
 
-static int main_job(int argc, char **argv)
+static int main_job(int argc, char **argv, int (*run)(const char *dir, int ready_fd))
 {
     int ready_fd = -1;
     if (argc == 4 && strncmp(argv[3], "--ready-fd=", 11) == 0)
         ready_fd = (int)strtol(argv[3] + 11, NULL, 10);
     else if (argc != 3)
         return usage_error();
-    return job_main(argv[2], ready_fd);
+    return run(argv[2], ready_fd);
 }
 
 static int print(void (*to_stream)(FILE *to))
@@ -260,7 +262,9 @@ int main(int argc, char **argv)
     struct options options = {0};
     struct err err;
     if (argc > 1 && strcmp(argv[1], "job") == 0)
-        return main_job(argc, argv);
+        return main_job(argc, argv, job_main);
+    if (argc > 1 && strcmp(argv[1], "notify") == 0)
+        return main_job(argc, argv, notify_main);
     if (argc > 1 && strcmp(argv[1], "pg-session") == 0)
         return pg_session_main(argc - 1, argv + 1);
     int status = parse_options(argc, argv, &options);

@@ -1,8 +1,9 @@
-/* HTTP client (libcurl; only io/http*.c include it), in three ways of use:
+/* HTTP client (libcurl; only io/http*.c include it), in four ways of use:
  *
  * - http_open_unix() or http_open_mutual() + http_perform(): one blocking request at a time to an
  *   agent, over a Unix socket or over TLS with certificates on both sides;
  * - http_open() + http_run(): one blocking exchange at a time with a server over TCP or TLS;
+ * - http_post(): one POST to whatever URL;
  * - http_lane_open() + http_lane_start(): many at once on a lane's ring.
  *
  * All of them speak HTTP/1.1 with keep-alive, follow no redirect, take no credentials from
@@ -134,6 +135,21 @@ int http_open(const struct http_endpoint *endpoint, struct http **ret, struct er
  * by the first exchange, and by the next after one that could not connect; one that has no address
  * is ERR_STORE, and is not looked up again for a second. */
 void http_run(struct http *http, struct http_exchange *x);
+
+/* --- a webhook -------------------------------------------------------------------------------- */
+
+struct http_post {
+    const char *url;  /* http:// or https://, with path, query and user as its owner wrote them */
+    const char *body; /* sent as application/json */
+    size_t body_len;
+    unsigned timeout_ms; /* of all: look-up, connection, answer */
+};
+
+/* One POST, blocking, on a connection of its own. The answer's body is dropped. Any status is a
+ * success; otherwise ERR_DEVICE (nobody answers, or not in time: the server may have got it),
+ * ERR_AUTH (certificate; the CA is the system's), ERR_CONFIG (malformed URL), ERR_INTERNAL. The
+ * error's text does not repeat the URL. */
+int http_post(const struct http_post *post, unsigned *ret_status, struct err *err);
 
 /* --- on a lane ------------------------------------------------------------------------------ */
 
