@@ -2,6 +2,7 @@
 # check: build=asan campaign=release timeout=400
 """A primary with two standbys, one of them synchronous: a snapshot with the topology, a disaster,
 and one command to the coordinator that brings all three back to the tag."""
+import glob
 import json
 import os
 import shutil
@@ -89,12 +90,35 @@ def test_refusals(cluster, coordinator):
     like(done.err, "--map=db3=MEMBER", "with a hint")
 
 
+def hooks(box):
+    """A [notify] section whose command keeps one file a job and end."""
+    directory = box.mkdir("told", 0o700)
+    return {"notify": {"command": f"f=$(mktemp {directory}/XXXXXX) && cat >$f && mv $f $f.json"}}
+
+
+def test_told(box, coordinator):
+    """Of the restore that is complete the coordinator tells, and each node of its part."""
+    job = coordinator.journal()["id"]
+
+    def told():
+        found = []
+        for path in glob.glob(box.join("told/*.json")):
+            with open(path, encoding="utf-8") as file:
+                found.append(json.load(file))
+        found = [x for x in found if job in (x["job"], x["cluster_job"])]
+        return found if len(found) >= 4 else None
+    is_(sorted((x["event"], x["node"], x["state"], x["tag"]) for x in poll(told, 30, "4 ends")),
+        [("cluster_restore", "coordinator", "complete", "t1"),
+         *(("restore", node, "complete", "t1") for node in ("db1", "db2", "db3"))],
+        "the coordinator and every node told of the end, once")
+
+
 def main():
     tm.need_root()
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
     box = tm.Sandbox("cluster")
-    cluster = Cluster(box).start()
-    coordinator = Coordinator(box, cluster).start()
+    cluster = Cluster(box, options=hooks(box)).start()
+    coordinator = Coordinator(box, cluster, options=hooks(box)).start()
     server = cluster.primary.server
     server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"
                 " from generate_series(1, 20000) i")
@@ -104,6 +128,7 @@ def main():
     test_refusals(cluster, coordinator)
     disaster(cluster)
     test_restore(cluster, coordinator, rows)
+    test_told(box, coordinator)
     cluster.stop()
 
 
