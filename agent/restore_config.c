@@ -27,6 +27,49 @@ static void saved_path(const struct restore *restore, size_t index, char *ret, s
     (void)snprintf(ret, size, "%s/config-%zu.json", restore->job->dir, index);
 }
 
+/* The newest restore that touched this node, when it was given up: what lies on the volumes is
+ * half of some snapshot, and what was there before is in that job's directory. */
+static bool given_up_before(const struct restore *restore, char ret_dir[JOB_DIR_MAX])
+{
+    free_json json_t *jobs = NULL;
+    struct err ignored;
+    if (job_list(&restore->job->conf, &jobs, &ignored) < 0)
+        return false;
+    for (size_t i = json_array_size(jobs); i-- > 0;) {
+        const json_t *job = json_array_get(jobs, i);
+        const char *id = json_string_value(json_object_get(job, "id"));
+        const char *step = json_string_value(json_object_get(job, "step"));
+        if (!id || !step || strcmp(id, restore->job->id) == 0)
+            continue;
+        if (strcmp(step, "complete") == 0)
+            return false;
+        if (!json_is_true(json_object_get(job, "given_up")))
+            continue;
+        job_dir(&restore->job->conf, id, ret_dir);
+        return true;
+    }
+    return false;
+}
+
+/* Its copy of the file at path, which becomes ours; ERR_MISSING. */
+static int take_saved(struct restore *restore, const char *path, const char *to, struct err *err)
+{
+    char dir[JOB_DIR_MAX], from[JOB_DIR_MAX + 64];
+    if (!given_up_before(restore, dir))
+        return err_set(err, ERR_MISSING, "no restore was given up");
+    for (size_t i = 0; i < restore->record.config_file_count; i++) {
+        free_json json_t *saved = NULL;
+        (void)snprintf(from, sizeof(from), "%s/config-%zu.json", dir, i);
+        int rc = json_load_path(from, &saved, err);
+        const char *of = json_string_value(json_object_get(saved, "path"));
+        if (rc < 0 && rc != -ERR_MISSING)
+            return rc;
+        if (of && strcmp(of, path) == 0)
+            return json_save(to, saved, true, err);
+    }
+    return err_set(err, ERR_MISSING, "it had no such file");
+}
+
 static int save_one(struct restore *restore, size_t index, struct err *err)
 {
     char path[CONF_PATH_MAX + 1], to[JOB_DIR_MAX + 64];
@@ -35,6 +78,10 @@ static int save_one(struct restore *restore, size_t index, struct err *err)
     free_mem char *text = NULL;
     size_t len;
     struct stat st;
+    saved_path(restore, index, to, sizeof(to));
+    int taken = on_volume ? take_saved(restore, path, to, err) : -ERR_MISSING;
+    if (taken != -ERR_MISSING)
+        return taken;
     if (stat(path, &st) < 0)
         return 0;
     int rc = restore_read_theirs(restore, path, CONFIG_FILE_MAX, &text, &len, err);
@@ -44,7 +91,6 @@ static int save_one(struct restore *restore, size_t index, struct err *err)
     json_object_set_new(saved, "path", json_string(path));
     json_object_set_new(saved, "mode", json_integer(st.st_mode & 07777));
     json_object_set_new(saved, "bytes", json_base64(text, len));
-    saved_path(restore, index, to, sizeof(to));
     return json_save(to, saved, true, err);
 }
 
