@@ -80,7 +80,8 @@ struct drive {
     char recorded[CONF_NAME_MAX + 1]; /* the node of the topology whose place it takes */
     char conninfo[CONF_PATH_MAX + 1]; /* of a standby: how it reaches the primary */
     char slot[64];                    /* of a standby: its physical slot there, "" = none */
-    char job[ID_TEXT_LEN];            /* of its agent; "" = not reserved */
+    char job[ID_TEXT_LEN];            /* of its agent; "" = not reserved, or no answer came */
+    bool asked;                       /* to reserve the node; under all->mutex */
     enum cluster_level level;         /* under all->mutex */
     bool failed;
     struct err err;

@@ -97,8 +97,8 @@ static bool is_silence(int rc)
     return rc == -ERR_DEVICE || rc == -ERR_STORE;
 }
 
-/* Until the agent's job runs no more; *ret: its status. */
-static int wait_job(struct drive *drive, json_t **ret, struct err *err)
+/* Until the agent's job runs no more; *ret: its status. What gives a node back is not cancelled. */
+static int wait_job(struct drive *drive, bool cancellable, json_t **ret, struct err *err)
 {
     struct job *job = drive->all->job;
     char path[64];
@@ -115,7 +115,7 @@ static int wait_job(struct drive *drive, json_t **ret, struct err *err)
         }
         if (rc < 0 && (!is_silence(rc) || now_ms() - heard_ms > SILENT_MAX_MS))
             return rc;
-        rc = job_check_cancel(job, err);
+        rc = cancellable ? job_check_cancel(job, err) : 0;
         if (rc < 0)
             return rc;
         (void)usleep(POLL_MS * 1000);
@@ -153,24 +153,48 @@ static enum cluster_level level_of(const json_t *status)
     return job_is_partial(status) || is(status, "step", "fenced") ? LEVEL_RESERVED : LEVEL_NONE;
 }
 
+/* One try. *ret_lost: the agent is away, and whether it has heard is not known. */
+static int post_once(struct drive *drive, const char *path, const json_t *body,
+                     enum cluster_level wanted, json_t **ret, bool *ret_lost, struct err *err)
+{
+    free_json json_t *answer = NULL;
+    free_json json_t *status = NULL;
+    struct err why;
+    int asked = call(drive, "POST", path, body, &answer, &why);
+    *ret_lost = is_silence(asked);
+    if (asked < 0)
+        *err = why;
+    if (asked < 0 && !*ret_lost)
+        return asked;
+    int rc = wait_job(drive, true, &status, err);
+    if (rc < 0)
+        *ret_lost = false;
+    if (rc < 0)
+        return rc;
+    if (level_of(status) < wanted && asked < 0)
+        return asked;
+    if (level_of(status) < wanted)
+        return take_error(drive, status, err);
+    *ret_lost = false;
+    if (ret)
+        *ret = json_incref(status);
+    return 0;
+}
+
 static int post(struct drive *drive, const char *verb, json_t *body, enum cluster_level wanted,
                 json_t **ret, struct err *err)
 {
     char path[96];
-    free_json json_t *answer = NULL;
-    free_json json_t *status = NULL;
+    uint64_t since_ms = now_ms();
+    bool lost;
     (void)snprintf(path, sizeof(path), "/restores/%s/%s", drive->job, verb);
     (void)json_object_set_new(body, "epoch", json_integer((json_int_t)drive->all->epoch));
-    int rc = call(drive, "POST", path, body, &answer, err);
-    if (rc == 0)
-        rc = wait_job(drive, &status, err);
-    if (rc < 0)
-        return rc;
-    if (level_of(status) < wanted)
-        return take_error(drive, status, err);
-    if (ret)
-        *ret = json_incref(status);
-    return 0;
+    for (;;) {
+        int rc = post_once(drive, path, body, wanted, ret, &lost, err);
+        if (!lost || now_ms() - since_ms > SILENT_MAX_MS)
+            return rc;
+        (void)usleep(POLL_MS * 1000);
+    }
 }
 
 /* --- the waves -------------------------------------------------------------------------------- */
@@ -222,6 +246,16 @@ static int name_volumes(struct drive *drive, json_t *body, struct err *err)
     return 0;
 }
 
+/* Whoever dies before the answer has to look for what he asked for: look_for(). */
+static int note_asked(struct drive *drive, struct err *err)
+{
+    (void)pthread_mutex_lock(&drive->all->mutex);
+    drive->asked = true;
+    int rc = cluster_journal(drive->all, err);
+    (void)pthread_mutex_unlock(&drive->all->mutex);
+    return rc;
+}
+
 static int reserve(struct drive *drive, struct err *err)
 {
     const char *id;
@@ -230,7 +264,10 @@ static int reserve(struct drive *drive, struct err *err)
     free_json json_t *status = NULL;
     int rc = name_volumes(drive, body, err);
     if (rc == 0)
+        rc = note_asked(drive, err);
+    if (rc == 0)
         rc = call(drive, "POST", "/restores", body, &answer, err);
+    restore_test_stop("cluster-asked");
     if (rc == 0)
         rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
     if (rc < 0)
@@ -240,21 +277,9 @@ static int reserve(struct drive *drive, struct err *err)
     rc = cluster_journal(drive->all, err);
     (void)pthread_mutex_unlock(&drive->all->mutex);
     if (rc == 0)
-        rc = wait_job(drive, &status, err);
+        rc = wait_job(drive, true, &status, err);
     if (rc == 0 && level_of(status) < LEVEL_RESERVED)
         rc = take_error(drive, status, err);
-    return rc;
-}
-
-/* Where the agent says that the node is; a job that stopped on the way is asked to go on. */
-static int look(struct drive *drive, struct err *err)
-{
-    free_json json_t *status = NULL;
-    if (!drive->job[0])
-        return 0;
-    int rc = wait_job(drive, &status, err);
-    if (rc == 0)
-        drive->level = level_of(status);
     return rc;
 }
 
@@ -292,6 +317,26 @@ static int publish_fork(struct drive *drive, const json_t *status, struct err *e
     (void)json_object_set(all->job->journal, "fork", all->fork);
     (void)pthread_mutex_unlock(&all->mutex);
     return 0;
+}
+
+/* Where the agent says that the node is; a job that stopped on the way is asked to go on. */
+static int look(struct drive *drive, struct err *err)
+{
+    free_json json_t *status = NULL;
+    if (!drive->job[0])
+        return 0;
+    int rc = wait_job(drive, true, &status, err);
+    if (rc < 0)
+        return rc;
+    enum cluster_level level = level_of(status);
+    /* Before the level: nobody waits for a fork that is not there yet. */
+    if (drive->primary && level >= LEVEL_RECOVERED && !drive->all->fork)
+        rc = publish_fork(drive, status, err);
+    (void)pthread_mutex_lock(&drive->all->mutex);
+    drive->level = level;
+    (void)pthread_cond_broadcast(&drive->all->changed);
+    (void)pthread_mutex_unlock(&drive->all->mutex);
+    return rc;
 }
 
 static int go_to(struct drive *drive, enum cluster_level level, struct err *err)
@@ -394,24 +439,56 @@ int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct 
     return first_error(all, err);
 }
 
+/* --- giving back ------------------------------------------------------------------------------ */
+
+/* The reservation whose answer never came. */
+static int look_for(struct drive *drive, struct err *err)
+{
+    free_json json_t *answer = NULL;
+    size_t i;
+    json_t *job;
+    if (drive->job[0] || !drive->asked)
+        return 0;
+    int rc = call(drive, "GET", "/jobs", NULL, &answer, err);
+    if (rc < 0)
+        return rc;
+    json_array_foreach(json_object_get(answer, "jobs"), i, job)
+    {
+        if (is(json_object_get(job, "cluster"), "job", drive->all->job->id) && !job_is_over(job))
+            (void)snprintf(drive->job, sizeof(drive->job), "%.32s", text_of(job, "id"));
+    }
+    return 0;
+}
+
+/* A job that runs is only stopped by the first request: what it keeps is given up by the second. */
+static int release_one(struct drive *drive, struct err *err)
+{
+    char path[96];
+    int rc = look_for(drive, err);
+    (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu", drive->job,
+                   (unsigned long long)drive->all->epoch);
+    for (unsigned tries = 0; rc == 0 && drive->job[0] && tries < 2; tries++) {
+        free_json json_t *answer = NULL;
+        free_json json_t *status = NULL;
+        rc = call(drive, "DELETE", path, NULL, &answer, err);
+        if (rc == -ERR_REFUSED || rc == -ERR_MISSING) /* it has ended by itself */
+            return 0;
+        if (rc == 0)
+            rc = wait_job(drive, false, &status, err);
+        if (rc == 0 && job_is_over(status))
+            return 0;
+        if (rc == 0 && tries > 0)
+            rc = take_error(drive, status, err);
+    }
+    return rc;
+}
+
 int cluster_release(struct cluster_restore *all, struct err *err)
 {
     int rc = 0;
     for (size_t i = all->count; i-- > 0;) {
-        struct drive *drive = &all->drives[i];
-        char path[96];
-        free_json json_t *answer = NULL;
-        free_json json_t *status = NULL;
         struct err why;
-        if (!drive->job[0])
-            continue;
-        (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu", drive->job,
-                       (unsigned long long)all->epoch);
-        int one = call(drive, "DELETE", path, NULL, &answer, &why);
-        if (one == -ERR_REFUSED || one == -ERR_MISSING) /* it has ended by itself */
-            one = 0;
-        if (one == 0)
-            one = wait_job(drive, &status, &why);
+        int one = release_one(&all->drives[i], &why);
         if (one < 0) {
             log_warn("cluster restore: not given back: %s", why.text);
             *err = why;

@@ -260,6 +260,7 @@ static int load_drive(struct cluster_restore *all, const json_t *member, struct 
     drive->primary = strcmp(text_of(member, "role"), "primary") == 0;
     (void)snprintf(drive->recorded, sizeof(drive->recorded), "%.63s", text_of(member, "recorded"));
     (void)snprintf(drive->job, sizeof(drive->job), "%.32s", text_of(state, "job"));
+    drive->asked = json_is_true(json_object_get(state, "asked"));
     (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s",
                    text_of(member, "primary_conninfo"));
     (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", text_of(member, "primary_slot"));

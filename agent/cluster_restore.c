@@ -7,6 +7,11 @@
 
 /* --- journal ---------------------------------------------------------------------------------- */
 
+static bool was_touched(const struct cluster_restore *all)
+{
+    return json_is_true(json_object_get(all->job->journal, "touched"));
+}
+
 /* The wave, in the words of a restore's steps (job_is_partial()): the slowest node's. From
  * `pulling` on old data may be gone somewhere. */
 static const char *step_of(const struct cluster_restore *all)
@@ -20,7 +25,7 @@ static const char *step_of(const struct cluster_restore *all)
         least = all->drives[i].level < least ? all->drives[i].level : least;
         most = all->drives[i].level > most ? all->drives[i].level : most;
     }
-    if (least == LEVEL_RESERVED && most > LEVEL_RESERVED)
+    if (most > LEVEL_RESERVED && (least == LEVEL_RESERVED || !was_touched(all)))
         return "fenced";
     return steps[least];
 }
@@ -32,9 +37,10 @@ int cluster_journal(struct cluster_restore *all, struct err *err)
     for (size_t i = 0; i < all->count; i++) {
         const struct drive *drive = &all->drives[i];
         (void)json_object_set_new(members, drive->member->name,
-                                  json_pack("{s:s, s:s, s:s}", "role",
+                                  json_pack("{s:s, s:s, s:s, s:b}", "role",
                                             drive->primary ? "primary" : "standby", "job",
-                                            drive->job, "level", cluster_level_name(drive->level)));
+                                            drive->job, "level", cluster_level_name(drive->level),
+                                            "asked", drive->asked));
     }
     (void)json_object_set_new(journal, "members", members);
     (void)json_object_set_new(journal, "epoch", json_integer((json_int_t)all->epoch));
@@ -51,9 +57,15 @@ static void end_as(struct cluster_restore *all, const char *state)
 
 /* --- goals ------------------------------------------------------------------------------------ */
 
-static bool was_touched(const struct cluster_restore *all)
+/* A node that could not be asked keeps its reservation, and with it this job is not over. */
+static int release(struct cluster_restore *all, struct err *err)
 {
-    return json_is_true(json_object_get(all->job->journal, "touched"));
+    int rc = cluster_release(all, err);
+    if (rc < 0 && !was_touched(all))
+        (void)json_object_set_new(all->job->journal, "not_released", json_true());
+    else
+        (void)json_object_del(all->job->journal, "not_released");
+    return rc;
 }
 
 /* Before anything was touched everything is given back; after it every node keeps its state, and
@@ -62,11 +74,10 @@ static int after_failure(struct cluster_restore *all, struct err *err)
 {
     struct err ignored;
     if (!was_touched(all)) {
-        if (cluster_release(all, &ignored) < 0)
-            return err_hint(err,
-                            "a node could not be given back: %.120s; `tidemark cluster "
-                            "status` shows the nodes",
-                            ignored.text);
+        if (release(all, &ignored) < 0)
+            return err_hint(
+                err, "a node could not be given back and is asked again every minute: %.120s",
+                ignored.text);
         return -(int)err->code;
     }
     size_t len = strlen(err->hint);
@@ -106,9 +117,9 @@ static int run_abort(struct cluster_restore *all, struct err *err)
 {
     int rc = cluster_load(all, err);
     if (rc == 0)
-        rc = cluster_release(all, err);
+        rc = release(all, err);
     if (rc < 0)
-        return rc;
+        return err_hint(err, "try again with `tidemark cluster abort %s`", all->job->id);
     if (!was_touched(all))
         return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
     (void)json_object_set_new(all->job->journal, "given_up", json_true());

@@ -126,7 +126,8 @@ bool job_is_partial(const json_t *status);
 /* True for a restore that is one node's part of a cluster restore: the journal's "cluster". */
 bool job_is_cluster_part(const json_t *status);
 /* True when nothing of the job is left to go on with or to take back. A part of a cluster restore
- * that fails after its hold at "fenced" keeps its fence: the other nodes may be past it. */
+ * that fails after its hold at "fenced" keeps its fence: the other nodes may be past it; a cluster
+ * restore that could not give a node back keeps that ("not_released"). */
 bool job_is_over(const json_t *status);
 /* What goal.json says; ERR_CORRUPT when that is no goal: "all" for "abort" would be a disaster. */
 int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err);

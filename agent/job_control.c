@@ -280,7 +280,9 @@ bool job_is_over(const json_t *status)
     const char *step = json_string_value(json_object_get(status, "step"));
     bool keeps_fence = json_object_get(status, "held_at") && state &&
                        strcmp(state, "failed") == 0 && step && strcmp(step, "fenced") == 0;
-    return state && job_state_is_final(state) && !job_is_partial(status) && !keeps_fence;
+    bool keeps_nodes = json_is_true(json_object_get(status, "not_released"));
+    return state && job_state_is_final(state) && !job_is_partial(status) && !keeps_fence &&
+           !keeps_nodes;
 }
 
 /* What was told of an end before the last is about another run. */

@@ -8,7 +8,8 @@
 
 #include "agent/log.h"
 
-enum { CREATED_MAX_S = 60 }; /* a job that was made but never started is forgotten after this */
+enum { CREATED_MAX_S = 60 };   /* a job that was made but never started is forgotten after this */
+enum { RELEASE_AGAIN_S = 60 }; /* between two tries to give a node back */
 
 static const char *text_of(const json_t *status, const char *key)
 {
@@ -36,6 +37,12 @@ static bool is_restore(const json_t *status)
 static bool is_cluster(const json_t *status)
 {
     return is(status, "type", "cluster_restore");
+}
+
+/* It failed and could not give a node back. */
+static bool keeps_nodes(const json_t *status)
+{
+    return is(status, "state", "failed") && json_is_true(json_object_get(status, "not_released"));
 }
 
 static int start(const struct conf *conf, const char *id, const char *goal, const json_t *options,
@@ -83,7 +90,7 @@ static const char *goal_for(const json_t *status, const char *verb)
         return is(status, "state", "executed") ? "verify" : NULL;
     if (job_is_partial(status))
         return "all";
-    return is(status, "state", "interrupted") ? "abort" : NULL;
+    return is(status, "state", "interrupted") || keeps_nodes(status) ? "abort" : NULL;
 }
 
 /* What of the call the job itself has to know. */
@@ -224,6 +231,9 @@ static void sweep_one(const struct conf *conf, const json_t *status, bool resume
         return;
     if (is(status, "state", "interrupted"))
         sweep_interrupted(conf, status, resume);
+    json_int_t ended_s = json_integer_value(json_object_get(status, "ended_s"));
+    if (keeps_nodes(status) && time(NULL) - ended_s > RELEASE_AGAIN_S)
+        sweep_run(conf, text_of(status, "id"), "abort");
     json_int_t created_s = json_integer_value(json_object_get(status, "created_ms")) / 1000;
     if (is(status, "state", "created") && time(NULL) - created_s > CREATED_MAX_S)
         sweep_failed(conf, text_of(status, "id"), "cancelled", "never started");
@@ -276,7 +286,7 @@ void job_health(const struct conf *conf, struct health *ret)
     for (size_t i = json_array_size(jobs); i-- > 0;) {
         const json_t *status = json_array_get(jobs, i);
         bool given_up = json_is_true(json_object_get(status, "given_up"));
-        bool fenced = has_fence(status) && !job_is_over(status);
+        bool fenced = (has_fence(status) && !job_is_over(status)) || keeps_nodes(status);
         if (!is_restore(status))
             continue;
         if (is(status, "step", "complete"))

@@ -1,6 +1,9 @@
 /* tidemark cluster: snapshots and restores of a whole cluster, through its coordinator. */
 #include <stdio.h>
 
+#include <unistd.h>
+
+#include "agent/job.h"
 #include "tools/cmd.h"
 
 static const struct cmd_option options[] = {
@@ -178,20 +181,83 @@ static int run_status(struct cmd *cmd, struct client *client, struct err *err)
     return 0;
 }
 
-static int run_on_job(struct cmd *cmd, struct client *client, bool abort, struct err *err)
+static int run_resume(struct cmd *cmd, struct client *client, struct err *err)
 {
-    char id[ID_TEXT_LEN], path[64];
+    char id[ID_TEXT_LEN];
     free_json json_t *status = NULL;
     int rc = cmd_find_job(client, cmd->arg_count == 2 ? cmd->args[1] : NULL, id, err);
+    if (rc == 0)
+        rc = next_step(cmd, client, id, "resume", NULL, &status, err);
+    return rc < 0 ? rc : print_end(cmd, status);
+}
+
+/* --- abort -------------------------------------------------------------------------------------*/
+/* The newest that is not over: also one that waits for an answer to its plan. */
+static int find_unfinished(struct cmd *cmd, struct client *client, char ret[ID_TEXT_LEN],
+                           struct err *err)
+{
+    free_json json_t *answer = NULL;
+    size_t i;
+    json_t *job;
+    if (cmd->arg_count == 2)
+        return cmd_find_job(client, cmd->args[1], ret, err);
+    int rc = client_call(client, "GET", "/jobs", NULL, &answer, err);
     if (rc < 0)
         return rc;
-    if (!abort) {
-        rc = next_step(cmd, client, id, "resume", NULL, &status, err);
-        return rc < 0 ? rc : print_end(cmd, status);
+    ret[0] = '\0';
+    json_array_foreach(json_object_get(answer, "jobs"), i, job)
+    {
+        if (strcmp(text_of(job, "type"), "cluster_restore") == 0 && !job_is_over(job))
+            (void)snprintf(ret, ID_TEXT_LEN, "%s", text_of(job, "id"));
     }
+    return ret[0] ? 0 : err_set(err, ERR_MISSING, "there is no cluster restore to give up");
+}
+
+/* Asks once, and waits until the job runs no more; *ret: its status. */
+static int cancel_once(struct client *client, const char *id, json_t **ret, struct err *err)
+{
+    char path[64];
+    free_json json_t *answer = NULL;
     (void)snprintf(path, sizeof(path), "/jobs/%s", id);
-    rc = client_call(client, "DELETE", path, NULL, &status, err);
-    return rc < 0 ? rc : (printf("giving up cluster restore %s\n", id), 0);
+    int rc = client_call(client, "DELETE", path, NULL, &answer, err);
+    while (rc == 0) {
+        free_json json_t *status = NULL;
+        rc = client_call(client, "GET", path, NULL, &status, err);
+        if (rc == 0 && !json_is_true(json_object_get(status, "running"))) {
+            *ret = json_incref(status);
+            return 0;
+        }
+        (void)usleep(100 * 1000);
+    }
+    return rc;
+}
+
+/* One that runs is stopped first. Where it had touched something it can still be resumed then: the
+ * second request gives it up. */
+static int run_abort(struct cmd *cmd, struct client *client, struct err *err)
+{
+    char id[ID_TEXT_LEN];
+    free_json json_t *status = NULL;
+    int rc = find_unfinished(cmd, client, id, err);
+    if (rc == 0)
+        rc = cancel_once(client, id, &status, err);
+    if (rc == 0 && !job_is_over(status)) {
+        json_decref(take_ptr(&status));
+        rc = cancel_once(client, id, &status, err);
+    }
+    if (rc < 0)
+        return rc;
+    const json_t *error = json_object_get(status, "error");
+    if (!job_is_over(status)) {
+        enum err_code code = err_code_from_name(text_of(error, "code"));
+        (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", text_of(error, "text"));
+        return err_hint(err, "%s", text_of(error, "hint"));
+    }
+    if (cmd->json)
+        cmd_print_json(status);
+    else
+        (void)printf("cluster restore %s: %s\n", id, text_of(error, "text"));
+    return 0;
 }
 
 static int run(struct cmd *cmd, struct err *err)
@@ -207,8 +273,10 @@ static int run(struct cmd *cmd, struct err *err)
         rc = run_restore(cmd, client, err);
     else if (strcmp(verb, "status") == 0)
         rc = run_status(cmd, client, err);
-    else if (strcmp(verb, "resume") == 0 || strcmp(verb, "abort") == 0)
-        rc = run_on_job(cmd, client, verb[0] == 'a', err);
+    else if (strcmp(verb, "resume") == 0)
+        rc = run_resume(cmd, client, err);
+    else if (strcmp(verb, "abort") == 0)
+        rc = run_abort(cmd, client, err);
     else
         rc = err_set(err, ERR_USAGE, "'%.40s' is not snapshot, restore, status, resume or abort",
                      verb);

@@ -7,7 +7,7 @@ import shutil
 
 import tm
 from node import Agent, Node, conf_text, make_repository, run_program
-from sandbox import poll
+from sandbox import kill_pid, poll, processes_below
 from server import free_port, lsn
 
 JOB = "c0ffee" + "0" * 26
@@ -207,6 +207,16 @@ class Coordinator:
     def start(self, **env):
         self.agent.start(**env)
         return self
+
+    def restart(self, **env):
+        """kill -9 of the daemon; a job of it goes on."""
+        self.agent.kill()
+        return self.start(**env)
+
+    def kill_job(self):
+        """kill -9 of what works for the newest job."""
+        for pid in processes_below(f"{self.state_dir}/jobs"):
+            kill_pid(pid)
 
     def cli(self, *args, **options):
         options.setdefault("conf", self.conf)

@@ -1,0 +1,279 @@
+#!/usr/bin/env python3
+# check: build=asan campaign=release timeout=400
+"""kill -9 of the coordinator's job at every level of a cluster restore. Started again it gives back
+what is untouched and goes on with the rest, or waits for `tidemark cluster resume`. Between: abort
+before and after the old data went, two coordinators at once, a node whose agent and job die, a
+coordinator that missed the promotion, agents over TLS. At no time do two servers accept writes."""
+import os
+import signal
+import sys
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
+from tm import *  # noqa: E402, F403
+from certificates import Authority  # noqa: E402
+from cluster_lib import Cluster, Coordinator  # noqa: E402
+from s3 import free_ports  # noqa: E402
+import tm  # noqa: E402
+
+ROWS = "select count(*), coalesce(sum(hashtext(pad)::bigint), 0) from orders"
+UNTOUCHED = ("asked", "reserved", "fenced")  # asked: dies before the agent's answer is noted
+LEVELS = ("asked", "reserved", "fenced", "configured", "recovered", "complete")
+
+
+class Watch(threading.Thread):
+    """Asks every server all the time whether it accepts writes."""
+
+    def __init__(self, cluster):
+        super().__init__(daemon=True)
+        self.cluster, self.ended, self.most, self.asked = cluster, threading.Event(), 0, 0
+
+    def count(self):
+        answers = [m.server.psql("select pg_is_in_recovery()", check=False).stdout.strip()
+                   for m in self.cluster.members]
+        return answers.count("f")
+
+    def run(self):
+        while not self.ended.wait(0.2):
+            self.most = max(self.most, self.count())
+            self.asked += 1
+
+    def end(self):
+        self.ended.set()
+        self.join()
+        ok(self.most == 1 and self.asked > 10,
+           f"never two primaries: at most {self.most} in {self.asked} looks")
+
+
+def newest(coordinator, state, what):
+    """Its newest job has come to rest in this state; the journal."""
+    def rests():
+        journal = coordinator.journal()
+        return None if journal["running"] else journal
+    journal = poll(rests, 120, f"{what}: the coordinator's job")
+    if not is_(journal["state"], state, f"{what}: {state}"):
+        tm.diag(journal.get("error"))
+        coordinator.diagnose()
+    return journal
+
+
+def as_before(cluster, timeline, what):
+    """All was given back."""
+    is_([m.health() for m in cluster.members], ["ok"] * len(cluster.members), f"{what}: nodes ok")
+    cluster.wait_attached(timeline)
+    is_(cluster.primary.server.timeline(), timeline, f"{what}: the old servers run again")
+
+
+def restored(cluster, coordinator, timeline, rows, what):
+    cluster.wait_attached(timeline)
+    cluster.wait_replayed()
+    for member in cluster.members:
+        is_((member.server.psql(ROWS), member.health()), (rows, "ok"),
+            f"{what}: {member.name} has the tag's rows")
+    is_(coordinator.status()["status"], "ok", f"{what}: the cluster is well")
+
+
+def killed_at(cluster, coordinator, rows, level, wait=False):
+    """wait: nobody goes on before `cluster resume`."""
+    what = level + (", resume = wait" if wait else "")
+    server, members = cluster.primary.server, len(cluster.members)
+    timeline = server.timeline()
+    server.psql("insert into orders select 1000000, 'after'")
+    coordinator.restart(TIDEMARK_TEST_STOP=f"cluster-{level}")
+    isnt(coordinator.cli("restore", "t1", "--yes").status, 0, f"{what}: restore is interrupted")
+    if level not in UNTOUCHED:  # those the coordinator may give back before it is asked
+        is_(coordinator.journal()["state"], "interrupted", f"{what}: killed")
+    coordinator.restart()
+    if level in UNTOUCHED:
+        newest(coordinator, "cancelled", what)
+        as_before(cluster, timeline, what)
+        return
+    if wait:
+        journal = newest(coordinator, "interrupted", what)
+        isnt([m.health() for m in cluster.members], ["ok"] * members, f"{what}: not ok")
+        is_status(coordinator.cli("restore", "t1", "--yes"), "partial", f"{what}: finish it first")
+        is_status(coordinator.cli("resume"), 0, f"{what}: resume")
+        is_(coordinator.journal()["id"], journal["id"], f"{what}: the same job")
+    newest(coordinator, "complete", what)
+    restored(cluster, coordinator, timeline + 1, rows, what)
+
+
+def missed_promotion(cluster, coordinator, rows):
+    """The coordinator is dead while the primary is promoted: it has to ask where the fork is."""
+    primary, timeline = cluster.primary, cluster.primary.server.timeline()
+    primary.restart_agent(TIDEMARK_TEST_PAUSE="recovering-started")
+    thread = threading.Thread(target=coordinator.cli, args=("restore", "t1", "--yes"))
+    thread.start()
+    pid = poll(lambda: stopped_below(primary.state_dir), 120, "the primary's job to stop itself")
+    coordinator.kill_job()
+    thread.join()
+    os.kill(pid, signal.SIGCONT)
+    primary.restart_agent()
+    poll(lambda: primary.agent.api("GET", "/jobs")[1]["jobs"][-1]["state"] == "held", 120,
+         "the primary to be held at recovered")
+    coordinator.restart()
+    newest(coordinator, "complete", "missed promotion")
+    restored(cluster, coordinator, timeline + 1, rows, "missed promotion")
+
+
+def stopped_below(state_dir):
+    for pid in processes_below(state_dir):
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            if file.read().rpartition(")")[2].split()[0] == "T":
+                return pid
+    return None
+
+
+def node_dies(cluster, coordinator, rows):
+    """A standby's agent and job die: every node keeps what it has, resume goes on."""
+    member, timeline = cluster.standbys[0], cluster.primary.server.timeline()
+    member.restart_agent(TIDEMARK_TEST_STOP="pulling")
+    done = coordinator.cli("restore", "t1", "--yes")
+    is_status(done, "partial", "a node's job dies: partial")
+    like(done.err, f"(?s)node {member.name}.*tidemark cluster resume", "and says what to do")
+    member.restart_agent()
+    is_(member.health(), "partial", "that node is partial")
+    is_(Watch(cluster).count(), 0, "no server accepts writes")
+    is_status(coordinator.cli("resume"), 0, "resume")
+    restored(cluster, coordinator, timeline + 1, rows, "a node died")
+
+
+def node_away(cluster, coordinator, rows):
+    """A standby's agent is away for a while in the middle, and its job goes on."""
+    member, timeline = cluster.standbys[0], cluster.primary.server.timeline()
+    member.restart_agent(TIDEMARK_TEST_PAUSE="pulling")
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(coordinator.cli("restore", "t1", "--yes")))
+    thread.start()
+    pid = poll(lambda: stopped_below(member.state_dir), 120, "its job to stop itself")
+    member.agent.kill()
+    poll(lambda: coordinator.status()["status"] == "unreachable", 20, "the node to be unreachable")
+    os.kill(pid, signal.SIGCONT)
+    member.agent.start()
+    thread.join()
+    is_status(results[0], 0, "a node was away: the restore waits for it")
+    restored(cluster, coordinator, timeline + 1, rows, "a node was away")
+
+
+def aborts(cluster, coordinator, rows):
+    """Of a prepared job, and before and after the old data goes."""
+    timeline = cluster.primary.server.timeline()
+    job = coordinator.agent.api("POST", "/cluster/restores", {"snapshot": "t1"})[1]["id"]
+    newest(coordinator, "prepared", "abort of a plan")
+    is_status(coordinator.cli("abort", job), 0, "abort of a plan")
+    newest(coordinator, "cancelled", "abort of a plan")
+    as_before(cluster, timeline, "abort of a plan")
+    for point, member in (("fenced-stopped", cluster.primary), ("pulling", cluster.standbys[0])):
+        what = f"abort at {point}"
+        member.restart_agent(TIDEMARK_TEST_PAUSE=point)
+        thread = threading.Thread(target=coordinator.cli, args=("restore", "t1", "--yes"))
+        thread.start()
+        pid = poll(lambda m=member: stopped_below(m.state_dir), 120, f"{what}: the job's stop")
+        timer = threading.Timer(1, os.kill, (pid, signal.SIGCONT))
+        timer.start()
+        is_status(coordinator.cli("abort"), 0, what)
+        thread.join()
+        timer.join()
+        member.restart_agent()
+        newest(coordinator, "cancelled", what)
+        if point == "fenced-stopped":
+            as_before(cluster, timeline, what)
+    is_([m.health() for m in cluster.members], ["partial"] * len(cluster.members),
+        "given up after the old data went: all are partial")
+    is_(Watch(cluster).count(), 0, "and no server accepts writes")
+    is_status(coordinator.cli("restore", "t1", "--yes"), 0, "another restore makes them usable")
+    restored(cluster, coordinator, timeline + 1, rows, "after an abort")
+
+
+def abort_without_a_node(cluster, coordinator):
+    """What could not be given back can be given back later."""
+    timeline, away = cluster.primary.server.timeline(), cluster.standbys[-1]
+    coordinator.agent.api("POST", "/cluster/restores", {"snapshot": "t1"})
+    newest(coordinator, "prepared", "a node is away")
+    away.agent.stop()
+    done = coordinator.cli("abort")
+    is_status(done, "device", "abort while a node is away")
+    like(done.err, f"node {away.name}", "and the error names it")
+    away.agent.start()
+    is_(away.agent.api("GET", "/jobs")[1]["jobs"][-1]["state"], "prepared", "it is reserved")
+    is_status(coordinator.cli("abort"), 0, "abort again")
+    is_(away.agent.api("GET", "/jobs")[1]["jobs"][-1]["state"], "cancelled", "now it is given back")
+    newest(coordinator, "cancelled", "given back later")
+    as_before(cluster, timeline, "given back later")
+
+
+def two_at_once(box, cluster, coordinator, rows):
+    other = Coordinator(box, cluster, "coordinator2").start()
+    timeline, results = cluster.primary.server.timeline(), {}
+
+    def restore(who):
+        results[who] = who.cli("restore", "t1", "--yes")
+    threads = [threading.Thread(target=restore, args=(who,)) for who in (coordinator, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    is_(sorted(done.status for done in results.values()), [0, tm.EXIT["busy"]],
+        "of two coordinators one wins, the other is busy")
+    winner = min(results, key=lambda who: results[who].status)
+    job = winner.journal()["id"]
+    for member in cluster.members[1:]:
+        newest_there = member.agent.api("GET", "/jobs")[1]["jobs"][-1]
+        is_(newest_there["cluster"]["job"], job, f"{member.name}: only the winner was here")
+    restored(cluster, winner, timeline + 1, rows, "two at once")
+    other.agent.stop()
+
+
+def over_tls(box, cluster):
+    """A coordinator that reaches the agents with certificates and waits for `cluster resume`; one
+    with the certificate of an agent is refused."""
+    authority, addresses = Authority(box.mkdir("ca")), []
+    for member, port in zip(cluster.members, free_ports(len(cluster.members))):
+        own = authority.issue(member.name, "agent", [f"DNS:{member.name}", "IP:127.0.0.1"])
+        member.sections["tls"] = {"listen": f"127.0.0.1:{port}", **own.options}
+        member.write_conf()
+        member.restart_agent()
+        addresses.append(f"{member.name}=https://127.0.0.1:{port}")
+
+    def make(name, role):
+        return Coordinator(box, cluster, name, {
+            "tidemark": {"resume": "wait"}, "tls": authority.issue(name, role).options,
+            "coordinator": {"members": " ".join(addresses)}}).start()
+    impostor = make("impostor", "agent")
+    is_status(impostor.cli("restore", "t1", "--yes"), "auth", "an agent is no coordinator")
+    impostor.agent.stop()
+    as_before(cluster, cluster.primary.server.timeline(), "an impostor")
+    return make("patient", "coordinator")
+
+
+def main():
+    box = tm.need_root() or tm.Sandbox("coordinator")
+    tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
+    names = ("db1", "db2", "db3") if tm.CAMPAIGN else ("db1", "db2")
+    cluster = Cluster(box, names).start()
+    coordinator = Coordinator(box, cluster).start()
+    server = cluster.primary.server
+    server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"
+                " from generate_series(1, 5000) i")
+    rows = server.psql(ROWS)
+    is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot")
+    watch = Watch(cluster)
+    watch.start()
+    for level in LEVELS:
+        killed_at(cluster, coordinator, rows, level)
+    aborts(cluster, coordinator, rows)
+    missed_promotion(cluster, coordinator, rows)
+    node_dies(cluster, coordinator, rows)
+    node_away(cluster, coordinator, rows)
+    abort_without_a_node(cluster, coordinator)
+    two_at_once(box, cluster, coordinator, rows)
+    patient = over_tls(box, cluster)
+    for level in LEVELS if tm.CAMPAIGN else ("recovered",):
+        killed_at(cluster, patient, rows, level, wait=True)
+    watch.end()
+    cluster.stop()
+
+
+run(main)
