@@ -3,7 +3,8 @@
 """kill -9 of the coordinator's job at every level of a cluster restore. Started again it gives back
 what is untouched and goes on with the rest, or waits for `tidemark cluster resume`. Between: abort
 before and after the old data went, two coordinators at once, a node whose agent and job die, a
-coordinator that missed the promotion, agents over TLS. At no time do two servers accept writes."""
+coordinator that missed the promotion, agents over TLS, another primary. At no time do two servers
+accept writes."""
 import os
 import signal
 import sys
@@ -248,6 +249,24 @@ def over_tls(box, cluster):
     return make("patient", "coordinator")
 
 
+def moved_primary(box, cluster, rows):
+    """The restore makes db2 the primary, and its coordinator dies before that is promoted."""
+    old, new = cluster.members[:2]
+    timeline = old.server.timeline()
+    conninfo = new.conninfo_to(new).replace(f"application_name={new.name}", "application_name=%n")
+    mover = Coordinator(box, cluster, "mover", {"coordinator": {"primary_conninfo": conninfo}})
+    mover.start(TIDEMARK_TEST_STOP="cluster-configured")
+    isnt(mover.cli("restore", "t1", "--yes", "--primary=" + new.name).status, 0,
+         "another primary: restore is interrupted")
+    is_(Watch(cluster).count(), 0, "another primary: no server accepts writes")
+    mover.restart()
+    newest(mover, "complete", "another primary")
+    cluster.primary = new
+    cluster.standbys = [member for member in cluster.members if member is not new]
+    restored(cluster, mover, timeline + 1, rows, "another primary")
+    is_(old.server.psql("select pg_is_in_recovery()"), "t", "the old one is a standby")
+
+
 def main():
     box = tm.need_root() or tm.Sandbox("coordinator")
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
@@ -272,6 +291,7 @@ def main():
     patient = over_tls(box, cluster)
     for level in LEVELS if tm.CAMPAIGN else ("recovered",):
         killed_at(cluster, patient, rows, level, wait=True)
+    moved_primary(box, cluster, rows)
     watch.end()
     cluster.stop()
 
