@@ -111,7 +111,7 @@ int cluster_load(struct cluster_restore *all, struct err *err);
 int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct err *err);
 /* Gives reservations and fences back, as far as nothing was touched. */
 int cluster_release(struct cluster_restore *all, struct err *err);
-/* Writes journal["members"] and the copy in the repository. Under all->mutex. */
+/* Writes journal["members"] and the step, durably. Under all->mutex. */
 int cluster_journal(struct cluster_restore *all, struct err *err);
 const char *cluster_level_name(enum cluster_level level);
 
