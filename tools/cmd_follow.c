@@ -84,11 +84,13 @@ static void show_bar(struct view *view, const json_t *progress, const char *phas
     cmd_format_size(bytes_total, total);
     cmd_format_size(number_of(progress, "rate_bytes_s"), rate);
     int len = snprintf(line, sizeof(line), "%s", phase);
-    /* Once all is copied the rate says nothing: what a recovery does is not counted. */
-    if (bytes_done < bytes_total && len > 0 && (size_t)len < sizeof(line))
+    /* The numbers may still be those of the phase before. Once all is copied the rate says nothing:
+     * what a recovery does is not counted. */
+    bool current = strcmp(cmd_text(progress, "phase"), phase) == 0;
+    if (current && bytes_done < bytes_total && len > 0 && (size_t)len < sizeof(line))
         len += snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 " %%  %s of %s  %s/s",
                         bytes_done * 100 / bytes_total, done, total, rate);
-    if (left_s > 0 && len > 0 && (size_t)len < sizeof(line))
+    if (current && left_s > 0 && len > 0 && (size_t)len < sizeof(line))
         (void)snprintf(line + len, sizeof(line) - (size_t)len, "  %" PRIu64 ":%02" PRIu64 " left",
                        left_s / 60, left_s % 60);
     (void)fprintf(stderr, "\r\033[K%.*s", (int)cmd_columns(STDERR_FILENO) - 1, line);
