@@ -206,9 +206,10 @@ static json_t *reservation(const struct drive *drive)
     static const char *const passed[] = {"target", "target_timeline", "discard_unarchived_wal",
                                          NULL};
     static const char *const of_primary[] = {"verify", "reindex", NULL};
+    char snapshot[ID_TEXT_LEN];
+    id_to_text(all->record.id, snapshot); /* the journal is the other threads' as well */
     json_t *body =
-        json_pack("{s:O, s:{s:s, s:I, s:s}}", "snapshot",
-                  json_object_get(all->job->journal, "snapshot"), "cluster", "job", all->job->id,
+        json_pack("{s:s, s:{s:s, s:I, s:s}}", "snapshot", snapshot, "cluster", "job", all->job->id,
                   "epoch", (json_int_t)all->epoch, "role", drive->primary ? "primary" : "standby");
     for (size_t i = 0; passed[i]; i++)
         if (json_object_get(request, passed[i]))
