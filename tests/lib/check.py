@@ -133,7 +133,7 @@ def build(totals, patterns):
     """Builds what the chosen tests need. Fuzz targets are found after they are built."""
     tsan = [t.command[-1] for t in unit_tests() if t.variant == "tsan"]
     if any(t.variant == "tsan" for t in script_tests()):
-        tsan.append("build/tsan/tests/s3/tool_pipes")
+        tsan += ["build/tsan/tests/s3/tool_pipes", "build/tsan/tests/s3/tool_catalog"]
     for directory in ("build/tidy", "build/fuzz/crashes"):
         os.makedirs(directory, exist_ok=True)
     steps = [("release", ["all"]), ("asan", ["SAN=asan", "all", "unit"])]

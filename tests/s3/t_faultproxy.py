@@ -129,6 +129,7 @@ def outage(b):
 def log_and_seeds(b):
     def sequence(seed):
         b.proxy.rules(Rule("^GET .*object", ("status", "reset"), prob=0.4, seed=seed))
+        poll(lambda: b.proxy.running == 0, 10, "the line of the request before", 0.01)
         b.proxy.forget()
         for _ in range(30):
             try:
