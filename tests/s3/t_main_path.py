@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The main path on real object stores: one server, whose repository is in turn a bucket of Ceph
-(plain and path style; TLS and virtual-host style) and of Swift. Then a host that has nothing but
+and of Swift (each plain and path style; TLS and virtual-host style). Then a host that has nothing but
 the bucket.
 check: build=asan timeout=500"""
 import json
@@ -94,7 +94,10 @@ def places(box, ceph):
     if s3.missing("swift"):
         skip(s3.missing("swift"))
         return
-    yield Place(box, s3.swift(box), "swift", what="Swift")
+    swift = s3.swift(box, tls=True)
+    yield Place(box, swift, "swift", what="Swift")
+    yield Place(box, swift, "swift-vhost", "deep/er", what="Swift, TLS, virtual-host style",
+                endpoint=f"https://{swift.vhost_domain}:{swift.tls_port}", addressing="virtual")
 
 
 def main():
