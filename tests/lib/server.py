@@ -85,6 +85,13 @@ class Server:
         return self.program("pg_ctl", "-D", self.data, "-m", mode, "-w", "-t", "60", "stop",
                             check=check)
 
+    def kill(self):
+        """kill -9 of the postmaster. PostgreSQL takes a zombie for the owner of its socket, so this
+        waits until init has reaped it."""
+        pid = self.pid()
+        kill_pid(pid)
+        poll(lambda: not os.path.exists(f"/proc/{pid}"), 120, "init to reap the server")
+
     def reload(self):
         return self.program("pg_ctl", "-D", self.data, "reload")
 

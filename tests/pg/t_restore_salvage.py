@@ -5,7 +5,6 @@ pg_wal, and the tag is restored. A later recovery to the end of the old timeline
 and so it has when the server was killed, and when the fence was interrupted after its push."""
 import glob
 import os
-import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -40,10 +39,7 @@ def fenced(story, what, kill=False):
     """One restore of the tag, then one to the end of the timeline that it left."""
     node, timeline, ledger = story.node, story.server.timeline(), write(story)
     if kill:
-        pid = story.server.pid()
-        kill_pid(pid, signal.SIGKILL)
-        # PostgreSQL takes a zombie for the owner of its socket: wait until init has reaped it.
-        poll(lambda: not os.path.exists(f"/proc/{pid}"), 120, "init to reap the server")
+        story.server.kill()
     story.restore()
     ledger.stop()
     pushed = journal_of(node)["wal_pushed"]

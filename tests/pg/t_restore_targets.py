@@ -7,7 +7,6 @@ import glob
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -66,7 +65,7 @@ def test_partial(box):
     lsn = server.psql("select pg_current_wal_lsn()")
     server.psql("insert into marks (what) values ('b')")
     far = server.psql("select pg_current_wal_lsn() + 200 * 1024 * 1024")
-    kill_pid(server.pid(), signal.SIGKILL)
+    server.kill()
     story.restore()
     names = glob.glob(node.repository.removeprefix("file://") + "/wal/**/*.partial", recursive=True)
     is_(len(names), 1, "the last segment of timeline 1 is there as .partial")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The main path on real object stores: one server, whose repository is in turn a bucket of Ceph
-and of Swift (each plain and path style; TLS and virtual-host style). Then a host that has nothing but
-the bucket.
+and of Swift (each plain and path style; TLS and virtual-host style). Then a host that has nothing
+but the bucket.
 check: build=asan timeout=500"""
 import json
 import os
