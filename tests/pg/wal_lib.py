@@ -1,6 +1,7 @@
 """What the tests of tidemark-wal share: a repository, a server that archives into it, copies of the
 server that recover from it with `tidemark-wal get`."""
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -112,6 +113,7 @@ class S3Archive(Archive):
         done = node.cli("init", conf=conf)
         if done.status != 0:
             raise RuntimeError(done.err)
+        self.id = re.search(r"\b[0-9a-f]{32}\b", done.out).group()
 
     def options(self, **more):
         section = self.place.section()
