@@ -25,17 +25,6 @@ const char *cluster_level_name(enum cluster_level level)
     return level_names[level];
 }
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
-static bool is(const json_t *json, const char *key, const char *value)
-{
-    return strcmp(text_of(json, key), value) == 0;
-}
-
 /* --- barriers --------------------------------------------------------------------------------- */
 
 static void reach(struct drive *drive, enum cluster_level level)
@@ -126,31 +115,32 @@ static int wait_job(struct drive *drive, bool cancellable, json_t **ret, struct 
 static int take_error(const struct drive *drive, const json_t *status, struct err *err)
 {
     const json_t *error = json_object_get(status, "error");
-    enum err_code code = err_code_from_name(text_of(error, "code"));
+    enum err_code code = err_code_from_name(json_str(error, "code"));
     if (!json_is_object(error))
         return err_set(err, ERR_PARTIAL, "node %s: job %s is %s, in step %s", drive->member->name,
-                       drive->job, text_of(status, "state"), text_of(status, "step"));
+                       drive->job, json_str(status, "state"), json_str(status, "step"));
     (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "node %s: %s", drive->member->name,
-                  text_of(error, "text"));
-    return text_of(error, "hint")[0] ? err_hint(err, "%s", text_of(error, "hint"))
-                                     : -(int)err->code;
+                  json_str(error, "text"));
+    return json_str(error, "hint")[0] ? err_hint(err, "%s", json_str(error, "hint"))
+                                      : -(int)err->code;
 }
 
 /* One that failed or was killed goes on from its last hold. */
 static enum cluster_level level_of(const json_t *status)
 {
-    if (is(status, "state", "prepared"))
+    if (json_is(status, "state", "prepared"))
         return LEVEL_RESERVED;
-    if (is(status, "state", "executed"))
+    if (json_is(status, "state", "executed"))
         return LEVEL_RECOVERED;
-    if (is(status, "state", "complete"))
+    if (json_is(status, "state", "complete"))
         return LEVEL_COMPLETE;
-    if (is(status, "state", "cancelled") || json_is_true(json_object_get(status, "given_up")))
+    if (json_is(status, "state", "cancelled") || json_is_true(json_object_get(status, "given_up")))
         return LEVEL_NONE;
     for (unsigned i = LEVEL_FENCED; i <= LEVEL_RECOVERED; i++)
-        if (is(status, "held_at", level_names[i]))
+        if (json_is(status, "held_at", level_names[i]))
             return (enum cluster_level)i;
-    return job_is_partial(status) || is(status, "step", "fenced") ? LEVEL_RESERVED : LEVEL_NONE;
+    return job_is_partial(status) || json_is(status, "step", "fenced") ? LEVEL_RESERVED
+                                                                       : LEVEL_NONE;
 }
 
 /* One try. *ret_lost: the agent is away, and whether it has heard is not known. */
@@ -241,7 +231,7 @@ static int name_volumes(struct drive *drive, json_t *body, struct err *err)
     {
         json_t *identity = json_object_get(volume, "identity");
         if (json_is_true(json_object_get(volume, "mounted")) && identity)
-            (void)json_object_set(overwrite, text_of(volume, "name"), identity);
+            (void)json_object_set(overwrite, json_str(volume, "name"), identity);
     }
     (void)json_object_set_new(body, "overwrite", overwrite);
     return 0;
@@ -455,8 +445,9 @@ static int look_for(struct drive *drive, struct err *err)
         return rc;
     json_array_foreach(json_object_get(answer, "jobs"), i, job)
     {
-        if (is(json_object_get(job, "cluster"), "job", drive->all->job->id) && !job_is_over(job))
-            (void)snprintf(drive->job, sizeof(drive->job), "%.32s", text_of(job, "id"));
+        if (json_is(json_object_get(job, "cluster"), "job", drive->all->job->id) &&
+            !job_is_over(job))
+            (void)snprintf(drive->job, sizeof(drive->job), "%.32s", json_str(job, "id"));
     }
     return 0;
 }

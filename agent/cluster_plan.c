@@ -5,12 +5,6 @@
 
 #include <stdio.h>
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
 static void warn(json_t *warnings, const char *what, const char *name)
 {
     char text[256];
@@ -26,7 +20,7 @@ static int read_record(struct cluster_restore *all, struct err *err)
     struct job *job = all->job;
     const char *what = json_string_value(json_object_get(job->journal, "snapshot"));
     if (!what)
-        what = text_of(job->request, "snapshot");
+        what = json_str(job->request, "snapshot");
     int rc = repository_open(&job->conf, &job->progress.cancel, &store, &repo, err);
     if (rc < 0)
         return rc;
@@ -71,7 +65,7 @@ static int find_place(const struct cluster_restore *all, const char *recorded,
 static int add_drive(struct cluster_restore *all, const json_t *node, struct err *err)
 {
     const struct cluster_member *member;
-    const char *recorded = text_of(node, "name");
+    const char *recorded = json_str(node, "name");
     int rc = find_place(all, recorded, &member, err);
     if (rc < 0 || !member)
         return rc;
@@ -84,7 +78,7 @@ static int add_drive(struct cluster_restore *all, const json_t *node, struct err
     struct drive *drive = &all->drives[all->count++];
     drive->all = all;
     drive->member = member;
-    drive->primary = strcmp(text_of(node, "role"), "primary") == 0;
+    drive->primary = strcmp(json_str(node, "role"), "primary") == 0;
     (void)snprintf(drive->recorded, sizeof(drive->recorded), "%s", recorded);
     return 0;
 }
@@ -153,7 +147,7 @@ static const json_t *recorded_node(const struct cluster_restore *all, const stru
     json_t *node;
     json_array_foreach(json_object_get(all->record.topology, "members"), i, node)
     {
-        if (strcmp(text_of(node, "name"), drive->recorded) == 0)
+        if (strcmp(json_str(node, "name"), drive->recorded) == 0)
             return node;
     }
     return NULL;
@@ -167,15 +161,15 @@ static int find_conninfo(struct cluster_restore *all, struct drive *drive, struc
     if (!primary) /* choose_primary() found one */
         return err_set(err, ERR_INTERNAL, "no primary");
     const json_t *node = recorded_node(all, drive), *to = recorded_node(all, primary);
-    const char *recorded = text_of(node, "primary_conninfo");
+    const char *recorded = json_str(node, "primary_conninfo");
     char host[CLUSTER_ADDRESS_MAX + 1];
-    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", text_of(node, "primary_slot"));
+    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(node, "primary_slot"));
     host_of(primary->member, host, sizeof(host));
     if (template[0])
         return fill_template(template, host, drive->member->name, drive->conninfo,
                              sizeof(drive->conninfo), err);
     bool same = strcmp(primary->recorded, primary->member->name) == 0 &&
-                strcmp(text_of(to, "role"), "primary") == 0;
+                strcmp(json_str(to, "role"), "primary") == 0;
     if (same && recorded[0]) {
         (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s", recorded);
         return 0;
@@ -251,19 +245,19 @@ int cluster_plan(struct cluster_restore *all, struct err *err)
 static int load_drive(struct cluster_restore *all, const json_t *member, struct err *err)
 {
     const json_t *state =
-        json_object_get(json_object_get(all->job->journal, "members"), text_of(member, "name"));
+        json_object_get(json_object_get(all->job->journal, "members"), json_str(member, "name"));
     struct drive *drive = &all->drives[all->count];
     drive->all = all;
-    drive->member = cluster_member(&all->cluster, text_of(member, "name"));
+    drive->member = cluster_member(&all->cluster, json_str(member, "name"));
     if (!drive->member)
-        return err_set(err, ERR_CONFIG, "'%.80s' is no member any more", text_of(member, "name"));
-    drive->primary = strcmp(text_of(member, "role"), "primary") == 0;
-    (void)snprintf(drive->recorded, sizeof(drive->recorded), "%.63s", text_of(member, "recorded"));
-    (void)snprintf(drive->job, sizeof(drive->job), "%.32s", text_of(state, "job"));
+        return err_set(err, ERR_CONFIG, "'%.80s' is no member any more", json_str(member, "name"));
+    drive->primary = strcmp(json_str(member, "role"), "primary") == 0;
+    (void)snprintf(drive->recorded, sizeof(drive->recorded), "%.63s", json_str(member, "recorded"));
+    (void)snprintf(drive->job, sizeof(drive->job), "%.32s", json_str(state, "job"));
     drive->asked = json_is_true(json_object_get(state, "asked"));
     (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s",
-                   text_of(member, "primary_conninfo"));
-    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", text_of(member, "primary_slot"));
+                   json_str(member, "primary_conninfo"));
+    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(member, "primary_slot"));
     all->count++;
     return 0;
 }

@@ -44,9 +44,9 @@ int cluster_journal(struct cluster_restore *all, struct err *err)
     }
     (void)json_object_set_new(journal, "members", members);
     (void)json_object_set_new(journal, "epoch", json_integer((json_int_t)all->epoch));
-    if (!json_is_true(json_object_get(journal, "touched")))
-        (void)json_object_set_new(journal, "step", json_string(step_of(all)));
     const char *step = step_of(all);
+    if (!was_touched(all))
+        (void)json_object_set_new(journal, "step", json_string(step));
     return job_journal(all->job, NULL, strcmp(step, "none") == 0 ? "reserving" : step, err);
 }
 

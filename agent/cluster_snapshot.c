@@ -8,12 +8,6 @@
 
 enum { POLL_MS = 200 };
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
 /* One primary, and no node unheard: a topology with holes would restore a cluster with holes. */
 static int find_source(const json_t *members, const char **ret, struct err *err)
 {
@@ -22,13 +16,13 @@ static int find_source(const json_t *members, const char **ret, struct err *err)
     *ret = NULL;
     json_array_foreach(members, i, member)
     {
-        const char *name = text_of(member, "name");
-        if (strcmp(text_of(member, "status"), "unreachable") == 0) {
+        const char *name = json_str(member, "name");
+        if (strcmp(json_str(member, "status"), "unreachable") == 0) {
             (void)err_set(err, ERR_DEVICE, "node %s does not answer: %.200s", name,
-                          text_of(member, "error"));
+                          json_str(member, "error"));
             return err_hint(err, "start its agent, or take it out of [coordinator] members");
         }
-        if (strcmp(text_of(member, "role"), "primary") != 0)
+        if (strcmp(json_str(member, "role"), "primary") != 0)
             continue;
         if (*ret)
             return err_set(err, ERR_REFUSED, "two primaries: %s and %s", *ret, name);
@@ -67,8 +61,8 @@ static int follow(struct job *job, const struct cluster *cluster,
             *ret = json_incref(status);
             return 0;
         }
-        if (strcmp(phase, text_of(status, "phase")) != 0) {
-            (void)snprintf(phase, sizeof(phase), "%s", text_of(status, "phase"));
+        if (strcmp(phase, json_str(status, "phase")) != 0) {
+            (void)snprintf(phase, sizeof(phase), "%s", json_str(status, "phase"));
             rc = job_journal(job, NULL, phase, err);
         }
         if (rc == 0)
@@ -88,9 +82,9 @@ static int take_result(struct job *job, const json_t *status, struct err *err)
 {
     const json_t *error = json_object_get(status, "error");
     if (json_is_object(error)) {
-        (void)err_set(err, err_code_from_name(text_of(error, "code")), "%s",
-                      text_of(error, "text"));
-        return err_hint(err, "%s", text_of(error, "hint"));
+        (void)err_set(err, err_code_from_name(json_str(error, "code")), "%s",
+                      json_str(error, "text"));
+        return err_hint(err, "%s", json_str(error, "hint"));
     }
     (void)json_object_set(job->journal, "result", json_object_get(status, "result"));
     return 0;

@@ -15,12 +15,6 @@ static size_t severity(const char *status)
     return i;
 }
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
-}
-
 /* A primary on each of two timelines, or two primaries at all: somebody has to decide. */
 static bool is_split(json_t *members)
 {
@@ -28,7 +22,7 @@ static bool is_split(json_t *members)
     json_t *member;
     json_array_foreach(members, i, member)
     {
-        primaries += strcmp(text_of(member, "role"), "primary") == 0;
+        primaries += strcmp(json_str(member, "role"), "primary") == 0;
     }
     return primaries > 1;
 }
@@ -36,10 +30,10 @@ static bool is_split(json_t *members)
 static json_t *member_json(const struct cluster_member *member, json_t *node, const struct err *err)
 {
     json_t *json = node ? json_deep_copy(node) : json_object();
-    const char *status = text_of(json_object_get(json, "health"), "status");
+    const char *status = json_str(json_object_get(json, "health"), "status");
     (void)json_object_set_new(json, "name", json_string(member->name));
     (void)json_object_set_new(json, "address", json_string(member->address));
-    if (node && strcmp(status, "ok") == 0 && strcmp(text_of(json, "role"), "down") == 0)
+    if (node && strcmp(status, "ok") == 0 && strcmp(json_str(json, "role"), "down") == 0)
         status = "down"; /* no restore is to blame: it was stopped, or it fell */
     if (node) {
         (void)json_object_set_new(json, "status", json_string(status));
@@ -58,8 +52,8 @@ json_t *cluster_status(const struct cluster *cluster)
     cluster_call_all(cluster, "GET", "/node", answers, errs);
     for (size_t i = 0; i < cluster->count; i++) {
         json_t *member = member_json(&cluster->members[i], answers[i], &errs[i]);
-        if (severity(text_of(member, "status")) > severity(worst))
-            worst = text_of(member, "status");
+        if (severity(json_str(member, "status")) > severity(worst))
+            worst = json_str(member, "status");
         (void)json_array_append_new(members, member);
         json_decref(answers[i]);
     }

@@ -5,17 +5,6 @@
 #include "agent/job_rules.h"
 #include "agent/restore.h"
 
-static const char *text_of(const json_t *status, const char *key)
-{
-    const char *text = json_string_value(json_object_get(status, key));
-    return text ? text : "";
-}
-
-static bool is(const json_t *status, const char *key, const char *value)
-{
-    return strcmp(text_of(status, key), value) == 0;
-}
-
 /* --- the epoch -------------------------------------------------------------------------------- */
 
 static int refuse_stranger(const json_t *status, const json_t *call, struct err *err)
@@ -25,7 +14,7 @@ static int refuse_stranger(const json_t *status, const json_t *call, struct err 
         if (json_object_get(call, keys[i]))
             return err_set(err, ERR_USAGE,
                            "field '%s': restore %s is not part of a cluster restore", keys[i],
-                           text_of(status, "id"));
+                           json_str(status, "id"));
     return 0;
 }
 
@@ -36,9 +25,9 @@ int job_cluster_admit(const struct conf *conf, const json_t *status, const char 
         return refuse_stranger(status, call, err);
     json_int_t epoch = json_integer_value(json_object_get(call, "epoch"));
     if (epoch > 0)
-        return cluster_lock_renew(conf, text_of(status, "id"), (uint64_t)epoch, err);
+        return cluster_lock_renew(conf, json_str(status, "id"), (uint64_t)epoch, err);
     (void)err_set(err, ERR_REFUSED, "restore %s is one node's part of cluster restore %s",
-                  text_of(status, "id"), text_of(json_object_get(status, "cluster"), "job"));
+                  json_str(status, "id"), json_str(json_object_get(status, "cluster"), "job"));
     return err_hint(err, "its coordinator alone can %s it: `tidemark cluster resume`", verb);
 }
 
@@ -47,38 +36,39 @@ int job_cluster_admit(const struct conf *conf, const json_t *status, const char 
 /* A part that was killed, or failed and kept what it had, does its step again. */
 static bool can_execute(const json_t *status)
 {
-    bool touched = job_is_partial(status) || is(status, "step", "fenced");
-    if (is(status, "state", "prepared") || is(status, "state", "held"))
+    bool touched = job_is_partial(status) || json_is(status, "step", "fenced");
+    if (json_is(status, "state", "prepared") || json_is(status, "state", "held"))
         return true;
-    if (is(status, "state", "interrupted"))
+    if (json_is(status, "state", "interrupted"))
         return touched;
-    return is(status, "state", "failed") && !job_is_over(status);
+    return json_is(status, "state", "failed") && !job_is_over(status);
 }
 
 const char *job_cluster_goal(const json_t *status, const char *verb)
 {
-    bool up = is(status, "step", "verifying");
+    bool up = json_is(status, "step", "verifying");
     if (strcmp(verb, "execute") == 0)
         return can_execute(status) ? "execute" : NULL;
     if (strcmp(verb, "execute and verify") == 0)
         return can_execute(status) ? "all" : NULL;
     if (strcmp(verb, "verify") == 0)
-        return up && (is(status, "state", "executed") || can_execute(status)) ? "verify" : NULL;
+        return up && (json_is(status, "state", "executed") || can_execute(status)) ? "verify"
+                                                                                   : NULL;
     return NULL;
 }
 
 int job_cluster_check_until(const json_t *status, const json_t *call, struct err *err)
 {
     const char *until = json_string_value(json_object_get(call, "until"));
-    enum restore_step step = restore_step_from_name(text_of(status, "step"));
+    enum restore_step step = restore_step_from_name(json_str(status, "step"));
     enum restore_step last = restore_hold_step(until);
-    bool standby = is(json_object_get(status, "cluster"), "role", "standby");
+    bool standby = json_is(json_object_get(status, "cluster"), "role", "standby");
     bool recovers = last >= STEP_RECOVERING && step < STEP_VERIFYING;
     /* Killed between the last step and its hold: the same call again is fine. */
     bool again = last == STEP_RECOVERING && step == STEP_VERIFYING;
     if (until && step > last && !again)
         return err_set(err, ERR_REFUSED, "restore %s is past '%s' already: it is in step %s",
-                       text_of(status, "id"), until, text_of(status, "step"));
+                       json_str(status, "id"), until, json_str(status, "step"));
     if (!job_is_cluster_part(status) || !recovers)
         return 0;
     const json_t *fork = json_object_get(call, "fork");

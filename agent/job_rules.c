@@ -11,17 +11,6 @@
 enum { CREATED_MAX_S = 60 };   /* a job that was made but never started is forgotten after this */
 enum { RELEASE_AGAIN_S = 60 }; /* between two tries to give a node back */
 
-static const char *text_of(const json_t *status, const char *key)
-{
-    const char *text = json_string_value(json_object_get(status, key));
-    return text ? text : "";
-}
-
-static bool is(const json_t *status, const char *key, const char *value)
-{
-    return strcmp(text_of(status, key), value) == 0;
-}
-
 static bool is_running(const json_t *status)
 {
     return json_is_true(json_object_get(status, "running"));
@@ -30,19 +19,20 @@ static bool is_running(const json_t *status)
 /* One node's or, on a coordinator, the cluster's: they have the same steps and states. */
 static bool is_restore(const json_t *status)
 {
-    return is(status, "type", "restore") || is(status, "type", "cluster_restore");
+    return json_is(status, "type", "restore") || json_is(status, "type", "cluster_restore");
 }
 
 /* Its reservations on the nodes have to be given back, whatever its step. */
 static bool is_cluster(const json_t *status)
 {
-    return is(status, "type", "cluster_restore");
+    return json_is(status, "type", "cluster_restore");
 }
 
 /* It failed and could not give a node back. */
 static bool keeps_nodes(const json_t *status)
 {
-    return is(status, "state", "failed") && json_is_true(json_object_get(status, "not_released"));
+    return json_is(status, "state", "failed") &&
+           json_is_true(json_object_get(status, "not_released"));
 }
 
 static int start(const struct conf *conf, const char *id, const char *goal, const json_t *options,
@@ -57,13 +47,13 @@ static int start(const struct conf *conf, const char *id, const char *goal, cons
 static int wrong_state(const json_t *status, const char *id, const char *verb, struct err *err)
 {
     (void)err_set(err, ERR_REFUSED, "restore %s is %s: it cannot be asked to %s", id,
-                  text_of(status, "state"), verb);
-    if (is(status, "state", "prepared"))
+                  json_str(status, "state"), verb);
+    if (json_is(status, "state", "prepared"))
         return err_hint(err,
                         "it has touched nothing: make a new plan with `tidemark restore`, and "
                         "end this one with `tidemark cancel %s`",
                         id);
-    if (is(status, "state", "executed"))
+    if (json_is(status, "state", "executed"))
         return err_hint(err, "verify it");
     if (job_is_cluster_part(status) && !job_is_over(status))
         return err_hint(err,
@@ -83,14 +73,14 @@ static const char *goal_for(const json_t *status, const char *verb)
     if (job_is_cluster_part(status))
         return job_cluster_goal(status, verb);
     if (strcmp(verb, "execute") == 0)
-        return is(status, "state", "prepared") ? "execute" : NULL;
+        return json_is(status, "state", "prepared") ? "execute" : NULL;
     if (strcmp(verb, "execute and verify") == 0)
-        return is(status, "state", "prepared") ? "all" : NULL;
+        return json_is(status, "state", "prepared") ? "all" : NULL;
     if (strcmp(verb, "verify") == 0)
-        return is(status, "state", "executed") ? "verify" : NULL;
+        return json_is(status, "state", "executed") ? "verify" : NULL;
     if (job_is_partial(status))
         return "all";
-    return is(status, "state", "interrupted") || keeps_nodes(status) ? "abort" : NULL;
+    return json_is(status, "state", "interrupted") || keeps_nodes(status) ? "abort" : NULL;
 }
 
 /* What of the call the job itself has to know. */
@@ -113,7 +103,7 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
         return rc;
     if (!is_restore(status))
         return err_set(err, ERR_REFUSED, "job %s is a %s, not a restore", id,
-                       text_of(status, "type"));
+                       json_str(status, "type"));
     rc = job_cluster_admit(conf, status, verb, call, err);
     if (rc == 0 && is_running(status))
         rc = err_set(err, ERR_BUSY, "job %s is running", id);
@@ -143,7 +133,7 @@ int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err)
 /* --- cancelling --------------------------------------------------------------------------------*/
 static bool has_fence(const json_t *status)
 {
-    return is_restore(status) && is(status, "step", "fenced");
+    return is_restore(status) && json_is(status, "step", "fenced");
 }
 
 int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, bool *ret_done,
@@ -157,7 +147,7 @@ int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, 
     if (rc < 0)
         return rc;
     bool partial = job_is_partial(status), ended = job_is_over(status);
-    bool up = is(status, "step", "verifying"); /* the server runs, at its target */
+    bool up = json_is(status, "step", "verifying"); /* the server runs, at its target */
     *ret_done = false;
     if (is_running(status))
         return job_cancel(conf, id, err);
@@ -207,7 +197,7 @@ static void sweep_run(const struct conf *conf, const char *id, const char *goal)
 
 static void sweep_interrupted(const struct conf *conf, const json_t *status, bool resume)
 {
-    const char *id = text_of(status, "id");
+    const char *id = json_str(status, "id");
     bool touched = job_is_partial(status) || has_fence(status);
     if (job_is_cluster_part(status) && touched)
         return;
@@ -229,14 +219,14 @@ static void sweep_one(const struct conf *conf, const json_t *status, bool resume
 {
     if (is_running(status))
         return;
-    if (is(status, "state", "interrupted"))
+    if (json_is(status, "state", "interrupted"))
         sweep_interrupted(conf, status, resume);
     json_int_t ended_s = json_integer_value(json_object_get(status, "ended_s"));
     if (keeps_nodes(status) && time(NULL) - ended_s > RELEASE_AGAIN_S)
-        sweep_run(conf, text_of(status, "id"), "abort");
+        sweep_run(conf, json_str(status, "id"), "abort");
     json_int_t created_s = json_integer_value(json_object_get(status, "created_ms")) / 1000;
-    if (is(status, "state", "created") && time(NULL) - created_s > CREATED_MAX_S)
-        sweep_failed(conf, text_of(status, "id"), "cancelled", "never started");
+    if (json_is(status, "state", "created") && time(NULL) - created_s > CREATED_MAX_S)
+        sweep_failed(conf, json_str(status, "id"), "cancelled", "never started");
 }
 
 void job_sweep(const struct conf *conf, bool resume)
@@ -258,14 +248,14 @@ void job_sweep(const struct conf *conf, bool resume)
 /* --- health ------------------------------------------------------------------------------------*/
 static const char *restore_health(const json_t *status)
 {
-    const char *step = text_of(status, "step");
+    const char *step = json_str(status, "step");
     bool late = strcmp(step, "recovering") == 0 || strcmp(step, "verifying") == 0;
-    if (is(status, "state", "held")) /* it waits for the other nodes */
+    if (json_is(status, "state", "held")) /* it waits for the other nodes */
         return late ? "recovering" : "restoring";
-    if (is_running(status) || is(status, "state", "executed"))
+    if (is_running(status) || json_is(status, "state", "executed"))
         return late ? "recovering" : "restoring";
     /* The data is back but did not pass: recovery or verification said no. */
-    if (late && is(status, "state", "failed"))
+    if (late && json_is(status, "state", "failed"))
         return "failed";
     return "partial";
 }
@@ -289,16 +279,16 @@ void job_health(const struct conf *conf, struct health *ret)
         bool fenced = (has_fence(status) && !job_is_over(status)) || keeps_nodes(status);
         if (!is_restore(status))
             continue;
-        if (is(status, "step", "complete"))
+        if (json_is(status, "step", "complete"))
             return;
         if (!job_is_partial(status) && !given_up && !fenced)
             continue;
         ret->given_up = given_up;
         ret->status = given_up ? "partial" : restore_health(status);
-        (void)snprintf(ret->job, sizeof(ret->job), "%s", text_of(status, "id"));
-        (void)snprintf(ret->step, sizeof(ret->step), "%s", text_of(status, "step"));
+        (void)snprintf(ret->job, sizeof(ret->job), "%s", json_str(status, "id"));
+        (void)snprintf(ret->step, sizeof(ret->step), "%s", json_str(status, "step"));
         (void)snprintf(ret->cluster_job, sizeof(ret->cluster_job), "%s",
-                       text_of(json_object_get(status, "cluster"), "job"));
+                       json_str(json_object_get(status, "cluster"), "job"));
         return;
     }
 }

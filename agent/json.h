@@ -14,6 +14,18 @@ static inline void cleanup_json(json_t **json)
 }
 #define free_json __attribute__((cleanup(cleanup_json)))
 
+/* The string under key, "" when there is none or it is none; borrowed. */
+static inline const char *json_str(const json_t *obj, const char *key)
+{
+    const char *text = json_string_value(json_object_get(obj, key));
+    return text ? text : "";
+}
+
+static inline bool json_is(const json_t *obj, const char *key, const char *value)
+{
+    return strcmp(json_str(obj, key), value) == 0;
+}
+
 /* Parses len bytes; duplicate keys and trailing bytes are errors. code is what a bad text means to
  * the caller (ERR_USAGE for requests, ERR_CORRUPT for files). Returns a new reference. */
 int json_parse(const char *text, size_t len, enum err_code code, json_t **ret, struct err *err);

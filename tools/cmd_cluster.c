@@ -20,11 +20,6 @@ static const struct cmd_option options[] = {
     {NULL, 0, NULL, NULL},
 };
 
-static const char *text_of(const json_t *json, const char *key)
-{
-    return cmd_text(json, key);
-}
-
 /* --- bodies ------------------------------------------------------------------------------------*/
 static int add_map(json_t *body, const char *text, struct err *err)
 {
@@ -76,8 +71,8 @@ static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
         cmd_print_json(status);
     else
         (void)printf("snapshot %s of the cluster is complete: tag %s, read from %s\n",
-                     text_of(result, "snapshot"), cmd_option(cmd, "tag"),
-                     text_of(status, "source"));
+                     cmd_text(result, "snapshot"), cmd_option(cmd, "tag"),
+                     cmd_text(status, "source"));
     return 0;
 }
 
@@ -90,13 +85,13 @@ static void print_plan(struct cmd *cmd, const json_t *status)
     if (cmd->plan_shown || !plan || cmd->json)
         return;
     cmd->plan_shown = true;
-    (void)printf("restore cluster %s to %s, snapshot %s\n", text_of(plan, "cluster"),
-                 text_of(plan, "tag"), text_of(plan, "snapshot"));
+    (void)printf("restore cluster %s to %s, snapshot %s\n", cmd_text(plan, "cluster"),
+                 cmd_text(plan, "tag"), cmd_text(plan, "snapshot"));
     json_array_foreach(json_object_get(plan, "members"), i, item)
     {
-        bool moved = strcmp(text_of(item, "recorded"), text_of(item, "name")) != 0;
-        (void)printf("  %-8s %s%s%s%s\n", text_of(item, "role"), text_of(item, "name"),
-                     moved ? " (in the place of " : "", moved ? text_of(item, "recorded") : "",
+        bool moved = strcmp(cmd_text(item, "recorded"), cmd_text(item, "name")) != 0;
+        (void)printf("  %-8s %s%s%s%s\n", cmd_text(item, "role"), cmd_text(item, "name"),
+                     moved ? " (in the place of " : "", moved ? cmd_text(item, "recorded") : "",
                      moved ? ")" : "");
     }
     json_array_foreach(json_object_get(plan, "warnings"), i, item)
@@ -112,7 +107,7 @@ static int print_end(const struct cmd *cmd, const json_t *status)
         cmd_print_json(status);
     else
         (void)printf("cluster restore %s is complete: timeline %lld, %zu nodes\n",
-                     text_of(status, "id"),
+                     cmd_text(status, "id"),
                      (long long)json_integer_value(
                          json_object_get(json_object_get(status, "fork"), "timeline")),
                      json_object_size(json_object_get(status, "members")));
@@ -142,17 +137,17 @@ static int run_restore(struct cmd *cmd, struct client *client, struct err *err)
     rc = cmd_run_job(cmd, client, "/cluster/restores", body, &status, err);
     if (rc < 0)
         return rc;
-    if (strcmp(text_of(status, "state"), "prepared") != 0)
+    if (strcmp(cmd_text(status, "state"), "prepared") != 0)
         return print_end(cmd, status);
     if (!cmd_confirm(cmd, "The volumes of these nodes will be overwritten.")) {
         char path[64];
         struct err ignored;
-        (void)snprintf(path, sizeof(path), "/jobs/%s", text_of(status, "id"));
+        (void)snprintf(path, sizeof(path), "/jobs/%s", cmd_text(status, "id"));
         (void)client_call(client, "DELETE", path, NULL, &done, &ignored);
         return err_set(err, ERR_CANCELLED, "nothing was touched");
     }
     free_json json_t *both = json_pack("{s:b}", "verify", true);
-    rc = next_step(cmd, client, text_of(status, "id"), "execute", both, &done, err);
+    rc = next_step(cmd, client, cmd_text(status, "id"), "execute", both, &done, err);
     return rc < 0 ? rc : print_end(cmd, done);
 }
 
@@ -169,14 +164,15 @@ static int run_status(struct cmd *cmd, struct client *client, struct err *err)
         cmd_print_json(status);
         return 0;
     }
-    (void)printf("cluster %s: %s\n%-12s %-12s %-8s %8s  %-17s %s\n", text_of(status, "cluster"),
-                 text_of(status, "status"), "NODE", "STATUS", "ROLE", "TIMELINE", "LSN", "ADDRESS");
+    (void)printf("cluster %s: %s\n%-12s %-12s %-8s %8s  %-17s %s\n", cmd_text(status, "cluster"),
+                 cmd_text(status, "status"), "NODE", "STATUS", "ROLE", "TIMELINE", "LSN",
+                 "ADDRESS");
     json_array_foreach(json_object_get(status, "members"), i, member)
     {
-        (void)printf("%-12s %-12s %-8s %8lld  %-17s %s\n", text_of(member, "name"),
-                     text_of(member, "status"), cmd_text_or_dash(member, "role"),
+        (void)printf("%-12s %-12s %-8s %8lld  %-17s %s\n", cmd_text(member, "name"),
+                     cmd_text(member, "status"), cmd_text_or_dash(member, "role"),
                      (long long)json_integer_value(json_object_get(member, "timeline")),
-                     cmd_text_or_dash(member, "lsn"), text_of(member, "address"));
+                     cmd_text_or_dash(member, "lsn"), cmd_text(member, "address"));
     }
     return 0;
 }
@@ -207,8 +203,8 @@ static int find_unfinished(struct cmd *cmd, struct client *client, char ret[ID_T
     ret[0] = '\0';
     json_array_foreach(json_object_get(answer, "jobs"), i, job)
     {
-        if (strcmp(text_of(job, "type"), "cluster_restore") == 0 && !job_is_over(job))
-            (void)snprintf(ret, ID_TEXT_LEN, "%s", text_of(job, "id"));
+        if (strcmp(cmd_text(job, "type"), "cluster_restore") == 0 && !job_is_over(job))
+            (void)snprintf(ret, ID_TEXT_LEN, "%s", cmd_text(job, "id"));
     }
     return ret[0] ? 0 : err_set(err, ERR_MISSING, "there is no cluster restore to give up");
 }
@@ -249,14 +245,14 @@ static int run_abort(struct cmd *cmd, struct client *client, struct err *err)
         return rc;
     const json_t *error = json_object_get(status, "error");
     if (!job_is_over(status)) {
-        enum err_code code = err_code_from_name(text_of(error, "code"));
-        (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", text_of(error, "text"));
-        return err_hint(err, "%s", text_of(error, "hint"));
+        enum err_code code = err_code_from_name(cmd_text(error, "code"));
+        (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", cmd_text(error, "text"));
+        return err_hint(err, "%s", cmd_text(error, "hint"));
     }
     if (cmd->json)
         cmd_print_json(status);
     else
-        (void)printf("cluster restore %s: %s\n", id, text_of(error, "text"));
+        (void)printf("cluster restore %s: %s\n", id, cmd_text(error, "text"));
     return 0;
 }
 

@@ -98,8 +98,7 @@ void cmd_add_option(const struct cmd *cmd, const char *name, const char *key, js
 
 const char *cmd_text(const json_t *json, const char *key)
 {
-    const char *text = json_string_value(json_object_get(json, key));
-    return text ? text : "";
+    return json_str(json, key);
 }
 
 const char *cmd_text_or_dash(const json_t *json, const char *key)
