@@ -110,11 +110,14 @@ static void log_call(const struct door *door, struct MHD_Connection *connection,
 
 static enum MHD_Result send_answer(struct MHD_Connection *connection, const struct api_call *call)
 {
-    char *text = json_text(call->answer);
+    char *text = json_text(call->answer), *line; /* a line, for people with curl */
+    if (asprintf(&line, "%s\n", text) < 0)
+        abort();
+    free(text);
     struct MHD_Response *response =
-        MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
+        MHD_create_response_from_buffer(strlen(line), line, MHD_RESPMEM_MUST_FREE);
     if (!response) {
-        free(text);
+        free(line);
         return MHD_NO;
     }
     (void)MHD_add_response_header(response, "Content-Type",

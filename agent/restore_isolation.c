@@ -266,11 +266,12 @@ static int check_setting(struct restore *restore, const char *name, struct err *
 
 int restore_check_written_paths(struct restore *restore, struct err *err)
 {
+    /* The last one is not checked: the start will ask for it. */
     static const char *const names[] = {"external_pid_file", "log_directory",
-                                        "stats_temp_directory", NULL};
+                                        "stats_temp_directory", "unix_socket_directories", NULL};
     int rc = 0;
     restore_read_settings(restore, names);
-    for (size_t i = 0; rc == 0 && names[i]; i++)
+    for (size_t i = 0; rc == 0 && i < 3; i++)
         rc = check_setting(restore, names[i], err);
     return rc;
 }
