@@ -43,19 +43,19 @@ CFLAGS_ALL += -DTIDEMARK_VERSION='"$(VERSION)"'
 
 IO_MAINS    := io/guardian.c
 AGENT_MAINS := agent/main.c
-IO_SRC      := $(filter-out $(IO_MAINS),$(wildcard io/*.c))
+IO_SRC      := $(filter-out $(IO_MAINS) %.bpf.c,$(wildcard io/*.c))
 AGENT_SRC   := $(filter-out $(AGENT_MAINS),$(wildcard agent/*.c))
 # tools/cmd_*.c are the verbs of `tidemark`; every other tools/*.c is a program of its own.
 CMD_SRC     := $(wildcard tools/cmd_*.c)
 
 LIBS := -luring -lblkid -llz4 -lxxhash -lcrypto -lcurl -lpq -linih -lmicrohttpd -lgnutls \
-        -ljansson
+        -ljansson -lbpf
 
 PROGRAMS := tidemark-guardian tidemark-agent tidemark-coordinator tidemark tidemark-wal tidemark-wal-worker tidemark-inspect
 
 # Messages are cut on purpose where they are too long (-Wno-format-truncation above).
 
-IO_OBJ    := $(IO_SRC:%.c=$(B)/%.o)
+IO_OBJ    := $(IO_SRC:%.c=$(B)/%.o) $(B)/io/marks_object.o
 AGENT_OBJ := $(AGENT_SRC:%.c=$(B)/%.o)
 CMD_OBJ   := $(CMD_SRC:%.c=$(B)/%.o)
 ARCHIVES  := $(B)/libcmd.a $(B)/libagent.a $(B)/libio.a
@@ -83,6 +83,15 @@ help:
 $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+
+# The program for the kernel is the same in every variant. -g makes the BTF that libbpf needs.
+build/bpf/%.bpf.o: io/%.bpf.c
+	@mkdir -p $(@D)
+	clang -std=gnu17 -O2 -g -target bpf -mcpu=v3 -I. -idirafter /usr/include/$$(uname -m)-linux-gnu \
+	    -Wall $(if $(DEV),-Werror) -MMD -MP -c -o $@ $<
+$(B)/io/marks_object.o: io/marks_object.S build/bpf/marks.bpf.o
+	@mkdir -p $(@D)
+	$(CC) -c -o $@ $<
 
 $(B)/agent/pg_child.o: CFLAGS_ALL += -isystem $(PGINC)
 
@@ -231,7 +240,7 @@ install: all
 clean:
 	rm -rf build
 
--include $(shell [ -d $(B) ] && find $(B) -name '*.d')
+-include $(shell [ -d $(B) ] && find $(B) build/bpf -name '*.d' 2>/dev/null)
 
 .PHONY: all objects help deps deps-check deps-ceph deps-swift deps-stores demo demo-cluster check campaign \
 	unit test-tools fuzz fuzz-programs fuzz-replay fuzz-smoke bench generated clean install

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "agent/log.h"
+#include "io/device_sysfs.h"
 
 static const char *volume_name(const struct capture *capture, size_t index)
 {
@@ -19,22 +20,11 @@ static const char *volume_name(const struct capture *capture, size_t index)
 /* --- opening and closing ------------------------------------------------------------------------
  */
 
-/* Field 7 of /sys/block/X/stat: sectors written (Documentation/block/stat.rst). */
+/* 0 where the kernel does not count. */
 static uint64_t written_sectors(const struct device *device)
 {
-    char path[64], text[256];
-    (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/stat", device->identity.major,
-                   device->identity.minor);
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t len = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
-    if (len < 0)
-        return 0;
-    text[len] = '\0';
-    char *at = text;
-    uint64_t value = 0;
-    for (int i = 0; i < 7; i++)
-        value = strtoull(at, &at, 10);
-    return value;
+    struct sysfs_counters counters;
+    return sysfs_counters(&device->identity, &counters) ? counters.written_sectors : 0;
 }
 
 static void release(struct capture *capture)

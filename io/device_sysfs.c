@@ -71,6 +71,45 @@ uint32_t sysfs_request_max(const struct device_identity *identity)
     return (uint32_t)max;
 }
 
+bool sysfs_place(const struct device_identity *identity, uint32_t *ret_major, uint32_t *ret_minor,
+                 uint64_t *ret_offset)
+{
+    char text[64];
+    unsigned dev_major = identity->major, dev_minor = identity->minor;
+    uint64_t first_sector = 0;
+    if (sysfs_read(dev_major, dev_minor, false, "partition", text, sizeof(text))) {
+        if (!sysfs_read(dev_major, dev_minor, false, "start", text, sizeof(text)))
+            return false;
+        first_sector = strtoull(text, NULL, 10); /* of 512 bytes, whatever the device's are */
+        if (!sysfs_read(dev_major, dev_minor, false, "../dev", text, sizeof(text)) ||
+            sscanf(text, "%u:%u", &dev_major, &dev_minor) != 2)
+            return false;
+    }
+    *ret_major = dev_major;
+    *ret_minor = dev_minor;
+    return mul_u64(first_sector, 512, ret_offset);
+}
+
+/* Documentation/block/stat.rst, from 1: 7 sectors written, 14 sectors discarded. */
+bool sysfs_counters(const struct device_identity *identity, struct sysfs_counters *ret)
+{
+    enum { WRITTEN = 7, DISCARDED = 14 };
+    char text[256], inflight[64];
+    uint64_t fields[DISCARDED + 1] = {0};
+    if (!sysfs_read(identity->major, identity->minor, false, "inflight", inflight,
+                    sizeof(inflight)) ||
+        !sysfs_read(identity->major, identity->minor, false, "stat", text, sizeof(text)))
+        return false;
+    char *at = text;
+    for (int i = 1; i <= DISCARDED; i++)
+        fields[i] = strtoull(at, &at, 10);
+    (void)strtoull(inflight, &at, 10); /* reads; then writes */
+    *ret = (struct sysfs_counters){.written_sectors = fields[WRITTEN],
+                                   .discarded_sectors = fields[DISCARDED],
+                                   .writes_in_flight = strtoull(at, NULL, 10)};
+    return true;
+}
+
 bool sysfs_has_holders(const struct device_identity *identity)
 {
     char path[64];

@@ -9,6 +9,21 @@
 void sysfs_hardware_ids(struct device_identity *identity);
 /* Largest request in bytes: queue/max_sectors_kb, at the most 1 MiB. */
 uint32_t sysfs_request_max(const struct device_identity *identity);
+/* The whole disk that the device is, or is a partition of, and where it begins there, bytes. False
+ * when sysfs does not say. */
+bool sysfs_place(const struct device_identity *identity, uint32_t *ret_major, uint32_t *ret_minor,
+                 uint64_t *ret_offset);
+
+/* The kernel's own accounting of the device. A write is counted before its issuer hears of its end.
+ */
+struct sysfs_counters {
+    uint64_t written_sectors, discarded_sectors; /* of 512 bytes; discards apart */
+    uint64_t writes_in_flight;                   /* discards included */
+};
+/* False when sysfs does not say. Only a write shows whether the kernel counts: queue/iostats = 0
+ * stops it for request-based drivers, and means nothing for others (zram). */
+bool sysfs_counters(const struct device_identity *identity, struct sysfs_counters *ret);
+
 /* True when dm, md or the like are built on it. */
 bool sysfs_has_holders(const struct device_identity *identity);
 

@@ -22,7 +22,7 @@ WRAPPERS = {
     r"openssl/.*": ("io/crypt.c",),
     r"xxh.*\.h": ("io/hash.c",),
     r"blkid/.*": ("io/device.c",),
-    r"bpf/.*": ("io/marks.c",),
+    r"bpf/.*": ("io/marks.c", "io/marks.bpf.c"),
     r"(libpq-fe|postgresql/.*|pg_config.*)\.h": ("agent/pg_child.c",),
     r"ini\.h": ("agent/conf.c",),
     r"microhttpd\.h": ("agent/api.c",),
@@ -239,7 +239,8 @@ def clang_tidy(sources, shallow=False):
     os.makedirs("build/tidy", exist_ok=True)
     common = read(".clang-tidy") + read("tests/lib/analyzer.h") + repr(tidy_flags())
     # Unit tests are repetitive by nature; ASan, UBSan and their own assertions watch them.
-    chosen = [f for f in sources if f.endswith(".c") and not f.startswith("tests/")]
+    chosen = [f for f in sources if f.endswith(".c")
+              and not f.startswith("tests/") and not f.endswith(".bpf.c")]
     with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("TIDEMARK_JOBS") or 2)) as pool:
         for problems in pool.map(lambda path: clang_tidy_file(path, common, analyzer), chosen):
             yield from problems
