@@ -137,7 +137,7 @@ FUZZ        := $(patsubst tests/fuzz/%.c,$(B)/%,$(FUZZ_SRC))
 FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # What the parsers reach, a quarter of the sources: clang with its sanitizers needs 2 s a file. When
 # a parser begins to use another file, linking fails and that file is added here.
-FUZZ_PARTS := address api_request cluster_lock conf conf_print conf_table conf_value job_cluster \
+FUZZ_PARTS := address api_request cluster_copy cluster_lock conf conf_print conf_table conf_value job_cluster \
         job_control job_rules job_start json log nearest pg_control pg_names pg_pid_file pg_server \
         process program record record_check \
         restore_load restore_request restore_time snapshot_ids wal wal_command wal_history \

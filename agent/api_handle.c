@@ -4,10 +4,10 @@
 #include <string.h>
 
 #include "agent/api.h"
+#include "agent/api_cluster.h"
 #include "agent/api_node.h"
 #include "agent/api_request.h"
 #include "agent/catalog.h"
-#include "agent/cluster.h"
 #include "agent/job_rules.h"
 #include "agent/repository.h"
 
@@ -17,7 +17,7 @@ struct route {
     const char *method;
     const char *pattern; /* '*' stands for one component */
     int (*handle)(struct api *api, struct api_call *call, const char *arg, struct err *err);
-    bool locks; /* holds api->mutex; post_job() does so by itself */
+    bool locks; /* holds api->mutex; some do so by themselves, where they do not wait */
 };
 
 /* --- answers -----------------------------------------------------------------------------------*/
@@ -233,13 +233,6 @@ static int check_tag_free(struct api *api, const json_t *request, struct err *er
     return rc;
 }
 
-static int check_coordinator(struct api *api, const json_t *request, struct err *err)
-{
-    struct cluster cluster;
-    (void)request;
-    return cluster_members(api->conf, &cluster, err);
-}
-
 static int post_snapshot(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
     (void)arg;
@@ -256,26 +249,14 @@ static int post_cluster_snapshot(struct api *api, struct api_call *call, const c
                                  struct err *err)
 {
     (void)arg;
-    return post_job(api, call, "cluster_snapshot", NULL, check_coordinator, err);
+    return post_job(api, call, "cluster_snapshot", NULL, api_check_coordinator, err);
 }
 
 static int post_cluster_restore(struct api *api, struct api_call *call, const char *arg,
                                 struct err *err)
 {
     (void)arg;
-    return post_job(api, call, "cluster_restore", "prepare", check_coordinator, err);
-}
-
-static int get_cluster(struct api *api, struct api_call *call, const char *arg, struct err *err)
-{
-    struct cluster cluster;
-    (void)arg;
-    int rc = cluster_members(api->conf, &cluster, err);
-    if (rc < 0)
-        return rc;
-    call->status = 200;
-    call->answer = cluster_status(&cluster);
-    return 0;
+    return post_job(api, call, "cluster_restore", "prepare", api_check_coordinator, err);
 }
 
 static int post_verification(struct api *api, struct api_call *call, const char *arg,
@@ -311,7 +292,12 @@ static int post_verify(struct api *api, struct api_call *call, const char *id, s
 
 static int post_resume(struct api *api, struct api_call *call, const char *id, struct err *err)
 {
-    return continue_restore(api, call, id, "resume", err);
+    if (api_is_elsewhere(api, id))
+        return api_take_over(api, call, id, "all", err);
+    (void)pthread_mutex_lock(&api->mutex);
+    int rc = continue_restore(api, call, id, "resume", err);
+    (void)pthread_mutex_unlock(&api->mutex);
+    return rc;
 }
 
 static int get_jobs(struct api *api, struct api_call *call, const char *arg, struct err *err)
@@ -340,7 +326,11 @@ static int get_job(struct api *api, struct api_call *call, const char *id, struc
 static int delete_job(struct api *api, struct api_call *call, const char *id, struct err *err)
 {
     bool ended;
+    if (api_is_elsewhere(api, id))
+        return api_take_over(api, call, id, "abort", err);
+    (void)pthread_mutex_lock(&api->mutex);
     int rc = job_request_cancel(api->conf, id, call->epoch, &ended, err);
+    (void)pthread_mutex_unlock(&api->mutex);
     return rc < 0 ? rc : answer_job(call, ended ? 200 : 202, id);
 }
 
@@ -402,19 +392,20 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
 static const struct route routes[] = {
     {"GET", "health", api_get_health, false},
     {"GET", "node", api_get_node, false},
+    {"POST", "node/claim", api_post_claim, true},
     {"GET", "version", api_get_version, false},
     {"GET", "jobs", get_jobs, false},
     {"GET", "jobs/*", get_job, false},
-    {"DELETE", "jobs/*", delete_job, true},
+    {"DELETE", "jobs/*", delete_job, false},
     {"GET", "snapshots", get_snapshots, false},
     {"POST", "snapshots", post_snapshot, false},
     {"GET", "snapshots/*", get_snapshot, false},
     {"POST", "restores", post_restore, false},
     {"POST", "restores/*/execute", post_execute, true},
     {"POST", "restores/*/verify", post_verify, true},
-    {"POST", "restores/*/resume", post_resume, true},
+    {"POST", "restores/*/resume", post_resume, false},
     {"POST", "verifications", post_verification, false},
-    {"GET", "cluster", get_cluster, false},
+    {"GET", "cluster", api_get_cluster, false},
     {"POST", "cluster/snapshots", post_cluster_snapshot, false},
     {"POST", "cluster/restores", post_cluster_restore, false},
 };

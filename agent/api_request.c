@@ -95,6 +95,12 @@ static const struct field cluster_fields[] = {
     {"epoch", FIELD_EPOCH, true, NULL},
     {"role", FIELD_WORD, true, role_words},
 };
+static const struct field claim_fields[] = {
+    {"job", FIELD_TEXT, true, NULL},
+    {"epoch", FIELD_EPOCH, true, NULL},
+    {"token", FIELD_TEXT, true, NULL},
+    {"coordinator", FIELD_TEXT, true, NULL},
+};
 static const struct field fork_fields[] = {
     {"timeline", FIELD_NUMBER, true, NULL},
     {"lsn", FIELD_TEXT, true, NULL},
@@ -120,6 +126,7 @@ static const struct {
     {"verify", verify_fields, ARRAY_LEN(verify_fields)},
     {"cluster_snapshot", cluster_snapshot_fields, ARRAY_LEN(cluster_snapshot_fields)},
     {"cluster_restore", cluster_restore_fields, ARRAY_LEN(cluster_restore_fields)},
+    {"claim", claim_fields, ARRAY_LEN(claim_fields)},
     {"empty", NULL, 0},
 };
 

@@ -10,15 +10,19 @@
  *     fence      every server is stopped and kept stopped
  *     pull       blocks, the same snapshot on every node; no node waits for another's copy
  *     recover    the new primary to the target, promoted and archived, its slots; then every
- * standby that has its blocks follows it verify     one history, standbys streaming; amcheck on the
- * primary; settings of normal life
- */
+ *                standby that has its blocks follows it
+ *     verify     one history, standbys streaming; amcheck on the primary; settings of normal life
+ *
+ * Copies of the journal go to the repository (cluster_archive.h): another coordinator can take the
+ * restore over. The one before old data goes has to arrive; of the others the log says when they do
+ * not. */
 #ifndef TIDEMARK_AGENT_CLUSTER_H
 #define TIDEMARK_AGENT_CLUSTER_H
 
 #include <pthread.h>
 
 #include "agent/client.h"
+#include "agent/cluster_lock.h"
 #include "agent/job.h"
 #include "agent/record.h"
 
@@ -57,7 +61,7 @@ void cluster_call_all(const struct cluster *cluster, const char *method, const c
  * "unreachable". Never fails. */
 json_t *cluster_status(const struct cluster *cluster);
 
-/* --- cluster_restore.c, cluster_plan.c, cluster_drive.c --- */
+/* --- cluster_restore.c, cluster_plan.c, cluster_drive.c, cluster_claim.c --- */
 
 /* How far a node has come, by its agent's word. */
 enum cluster_level {
@@ -92,6 +96,10 @@ struct cluster_restore {
     struct job *job;
     struct cluster cluster;
     uint64_t epoch;
+    char token[ID_TEXT_LEN];                       /* of our epoch, see cluster_lock.h */
+    char coordinator[CLUSTER_COORDINATOR_MAX + 1]; /* what agents and copies call us */
+    bool taking; /* the epoch is new, and not every agent knows it yet: journal["taking"] */
+    bool lost;   /* another coordinator has the job: nothing is ours to change any more */
     struct record record;
     bool record_read;
     struct drive drives[CLUSTER_MEMBERS_MAX];
@@ -99,8 +107,9 @@ struct cluster_restore {
     /* Of what follows, drive.level and the journal. */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool stop;    /* a node failed, or somebody cancelled: nobody begins another wave */
-    json_t *fork; /* {"timeline", "lsn", "parent"} once the new primary is promoted */
+    pthread_mutex_t copying; /* before mutex: one copy of the journal after the other */
+    bool stop;               /* a node failed, or somebody cancelled: nobody begins another wave */
+    json_t *fork;            /* {"timeline", "lsn", "parent"} once the new primary is promoted */
 };
 
 /* Finds the snapshot, gives every member its part, describes it in journal["plan"]. */
@@ -113,6 +122,21 @@ int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct 
 int cluster_release(struct cluster_restore *all, struct err *err);
 /* Writes journal["members"] and the step, durably. Under all->mutex. */
 int cluster_journal(struct cluster_restore *all, struct err *err);
-const char *cluster_level_name(enum cluster_level level);
+const char *cluster_level_name(enum cluster_level level); /* cluster_copy.c */
+
+/* Who we are: fills coordinator and token. */
+int cluster_identify(struct cluster_restore *all, struct err *err);
+/* Makes sure, at every agent that has a part of the job, that we have it; when it is being taken
+ * over at all of them. ERR_REFUSED with all->lost when another coordinator has it. */
+int cluster_claim(struct cluster_restore *all, struct err *err);
+/* After something failed: whether that is why. err is only then written. */
+bool cluster_is_lost(struct cluster_restore *all, struct err *err);
+
+/* --- cluster_adopt.c --- */
+/* For a job that this coordinator does not have, or lost: makes it here from its newest copy in the
+ * repository, with the next epoch, and starts it with this goal ("all", "abort"). job may be the
+ * first digits of its id; ret_id: all of it. mutex (may be NULL) is held while jobs are changed. */
+int cluster_adopt(const struct conf *conf, const char *job, const char *goal,
+                  pthread_mutex_t *mutex, char ret_id[ID_TEXT_LEN], struct err *err);
 
 #endif

@@ -3,6 +3,7 @@
  * journal says about it is only a memory: a coordinator that was killed goes on from the agents'
  * answers. */
 #include "agent/cluster.h"
+#include "agent/cluster_archive.h"
 #include "agent/log.h"
 #include "agent/clock.h"
 #include "agent/restore.h"
@@ -14,18 +15,16 @@ enum {
     SILENT_MAX_MS = 60000, /* an agent that restarts, or a host that does */
 };
 
-static const char *const level_names[LEVEL_COUNT] = {
-    [LEVEL_NONE] = "none",           [LEVEL_RESERVED] = "reserved",
-    [LEVEL_FENCED] = "fenced",       [LEVEL_CONFIGURED] = "configured",
-    [LEVEL_RECOVERED] = "recovered", [LEVEL_COMPLETE] = "complete",
-};
-
-const char *cluster_level_name(enum cluster_level level)
-{
-    return level_names[level];
-}
-
 /* --- barriers --------------------------------------------------------------------------------- */
+
+static bool have_reached(const struct cluster_restore *all, enum cluster_level level,
+                         bool primary_only)
+{
+    for (size_t i = 0; i < all->count; i++)
+        if (all->drives[i].level < level && (all->drives[i].primary || !primary_only))
+            return false;
+    return true;
+}
 
 static void reach(struct drive *drive, enum cluster_level level)
 {
@@ -37,10 +36,14 @@ static void reach(struct drive *drive, enum cluster_level level)
     if (cluster_journal(all, &err) < 0)
         log_warn("cluster restore: journal not written: %s", err.text);
     log_info("cluster restore: job=%s node=%s level=%s", all->job->id, drive->member->name,
-             level_names[level]);
+             cluster_level_name(level));
+    /* Before the pull and at the end there is a copy anyhow. */
+    bool copy = have_reached(all, level, false) && level != LEVEL_FENCED && level < LEVEL_COMPLETE;
     (void)pthread_cond_broadcast(&all->changed);
     (void)pthread_mutex_unlock(&all->mutex);
-    (void)snprintf(point, sizeof(point), "cluster-%s", level_names[level]);
+    if (copy)
+        cluster_archive_note(all, "running", false);
+    (void)snprintf(point, sizeof(point), "cluster-%s", cluster_level_name(level));
     restore_test_stop(point);
 }
 
@@ -50,15 +53,6 @@ static void stop_all(struct cluster_restore *all)
     all->stop = true;
     (void)pthread_cond_broadcast(&all->changed);
     (void)pthread_mutex_unlock(&all->mutex);
-}
-
-static bool have_reached(const struct cluster_restore *all, enum cluster_level level,
-                         bool primary_only)
-{
-    for (size_t i = 0; i < all->count; i++)
-        if (all->drives[i].level < level && (all->drives[i].primary || !primary_only))
-            return false;
-    return true;
 }
 
 /* ERR_CANCELLED when another node failed meanwhile: this one is not at fault. */
@@ -137,7 +131,7 @@ static enum cluster_level level_of(const json_t *status)
     if (json_is(status, "state", "cancelled") || json_is_true(json_object_get(status, "given_up")))
         return LEVEL_NONE;
     for (unsigned i = LEVEL_FENCED; i <= LEVEL_RECOVERED; i++)
-        if (json_is(status, "held_at", level_names[i]))
+        if (json_is(status, "held_at", cluster_level_name((enum cluster_level)i)))
             return (enum cluster_level)i;
     return job_is_partial(status) || json_is(status, "step", "fenced") ? LEVEL_RESERVED
                                                                        : LEVEL_NONE;
@@ -286,7 +280,7 @@ static json_t *slots(const struct cluster_restore *all)
 
 static int execute(struct drive *drive, enum cluster_level until, json_t **ret, struct err *err)
 {
-    free_json json_t *body = json_pack("{s:s}", "until", level_names[until]);
+    free_json json_t *body = json_pack("{s:s}", "until", cluster_level_name(until));
     if (!drive->primary && until == LEVEL_RECOVERED)
         (void)json_object_set(body, "fork", drive->all->fork);
     if (drive->primary && until == LEVEL_RECOVERED)

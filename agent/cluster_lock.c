@@ -13,10 +13,12 @@
 
 static int copy_id(const json_t *json, const char *key, char ret[ID_TEXT_LEN], struct err *err)
 {
-    const char *text;
+    const char *text = "";
     uint8_t id[ID_LEN];
-    int rc = json_get_string(json, key, ERR_CORRUPT, &text, err);
-    if (rc < 0)
+    bool optional = strcmp(key, "job") != 0;
+    int rc = optional ? json_opt_string(json, key, ERR_CORRUPT, &text, err)
+                      : json_get_string(json, key, ERR_CORRUPT, &text, err);
+    if (rc < 0 || (optional && !text[0]))
         return rc;
     if (!id_from_text(text, id))
         return err_set(err, ERR_CORRUPT, "'%.64s' in cluster.json is not an id", text);
@@ -27,10 +29,14 @@ static int copy_id(const json_t *json, const char *key, char ret[ID_TEXT_LEN], s
 int cluster_lock_parse(const json_t *json, struct cluster_lock *ret, struct err *err)
 {
     struct cluster_lock lock = {0};
-    const char *state = "";
+    const char *state = "", *coordinator = "";
     int rc = copy_id(json, "job", lock.job, err);
     if (rc == 0)
         rc = copy_id(json, "restore", lock.restore, err);
+    if (rc == 0)
+        rc = copy_id(json, "token", lock.token, err);
+    if (rc == 0)
+        rc = json_opt_string(json, "coordinator", ERR_CORRUPT, &coordinator, err);
     if (rc == 0)
         rc = json_get_u64(json, "epoch", ERR_CORRUPT, &lock.epoch, err);
     if (rc == 0)
@@ -38,6 +44,9 @@ int cluster_lock_parse(const json_t *json, struct cluster_lock *ret, struct err 
     if (rc < 0)
         return rc;
     lock.held = strcmp(state, "held") == 0;
+    if (strlen(coordinator) > CLUSTER_COORDINATOR_MAX || (lock.held && !lock.restore[0]))
+        return err_set(err, ERR_CORRUPT, "cluster.json has no restore, or a long coordinator");
+    (void)snprintf(lock.coordinator, sizeof(lock.coordinator), "%s", coordinator);
     if (lock.epoch == 0 || (!lock.held && strcmp(state, "released") != 0))
         return err_set(err, ERR_CORRUPT, "cluster.json has state '%.32s' and epoch %" PRIu64, state,
                        lock.epoch);
@@ -47,8 +56,14 @@ int cluster_lock_parse(const json_t *json, struct cluster_lock *ret, struct err 
 
 json_t *cluster_lock_json(const struct cluster_lock *lock)
 {
-    return json_pack("{s:s, s:I, s:s, s:s}", "job", lock->job, "epoch", (json_int_t)lock->epoch,
-                     "state", lock->held ? "held" : "released", "restore", lock->restore);
+    json_t *json =
+        json_pack("{s:s, s:I, s:s, s:s}", "job", lock->job, "epoch", (json_int_t)lock->epoch,
+                  "state", lock->held ? "held" : "released", "restore", lock->restore);
+    if (lock->coordinator[0])
+        (void)json_object_set_new(json, "coordinator", json_string(lock->coordinator));
+    if (lock->token[0])
+        (void)json_object_set_new(json, "token", json_string(lock->token));
+    return json;
 }
 
 static void path_of(const struct conf *conf, const char *name, char *ret, size_t size)
@@ -105,6 +120,14 @@ static int enter(const struct conf *conf, int *ret_fd, struct err *err)
     return 0;
 }
 
+/* The caller closes *ret_fd, and holds the lock until then. */
+static int enter_and_read(const struct conf *conf, int *ret_fd, struct cluster_lock *ret,
+                          struct err *err)
+{
+    int rc = enter(conf, ret_fd, err);
+    return rc < 0 ? rc : cluster_lock_read(conf, ret, err);
+}
+
 /* --- who may ---------------------------------------------------------------------------------- */
 
 static int reserved(const struct cluster_lock *have, struct err *err)
@@ -125,8 +148,8 @@ static int stale(const struct cluster_lock *have, uint64_t epoch, struct err *er
                   "epoch %" PRIu64
                   " of cluster restore %s is over: this node has seen epoch %" PRIu64,
                   epoch, have->job, have->epoch);
-    return err_hint(err, "another coordinator has taken it over; `tidemark cluster status` there "
-                         "says how it goes");
+    return err_hint(err, "%s has taken it over; `tidemark cluster status` there says how it goes",
+                    have->coordinator[0] ? have->coordinator : "another coordinator");
 }
 
 /* Whether the restore that holds it has done more than plan. */
@@ -163,13 +186,71 @@ int cluster_lock_check(const struct conf *conf, const struct cluster_lock *want,
 
 int cluster_lock_reserve(const struct conf *conf, const struct cluster_lock *want, struct err *err)
 {
+    struct cluster_lock have;
     close_fd int fd = -1;
-    int rc = enter(conf, &fd, err);
+    int rc = enter_and_read(conf, &fd, &have, err);
     if (rc == 0)
-        rc = cluster_lock_check(conf, want, err);
+        rc = decide(conf, &have, want, err);
+    if (rc < 0)
+        return rc;
     struct cluster_lock lock = *want;
     lock.held = true;
-    return rc < 0 ? rc : save(conf, &lock, err);
+    if (strcmp(have.job, want->job) == 0 && have.epoch == want->epoch) { /* claimed before */
+        memcpy(lock.coordinator, have.coordinator, sizeof(lock.coordinator));
+        memcpy(lock.token, have.token, sizeof(lock.token));
+    }
+    return save(conf, &lock, err);
+}
+
+/* --- epochs ----------------------------------------------------------------------------------- */
+
+/* Whether this node ever had a part of the cluster job. */
+static bool knows_part(const struct conf *conf, const char *job)
+{
+    free_json json_t *jobs = NULL;
+    struct err ignored;
+    if (job_list(conf, &jobs, &ignored) < 0)
+        return true;
+    for (size_t i = 0; i < json_array_size(jobs); i++)
+        if (json_is(json_object_get(json_array_get(jobs, i), "cluster"), "job", job))
+            return true;
+    return false;
+}
+
+static enum cluster_claim judge(const struct conf *conf, const struct cluster_lock *have,
+                                const struct cluster_lock *want)
+{
+    if (strcmp(have->job, want->job) == 0) {
+        bool mine = want->epoch == have->epoch &&
+                    (!have->token[0] || strcmp(have->token, want->token) == 0);
+        return mine || want->epoch > have->epoch ? CLAIM_GRANTED : CLAIM_LOST;
+    }
+    /* Its part ended and a later cluster job came: to begin anew here would be to go back. */
+    if (knows_part(conf, want->job))
+        return CLAIM_LOST;
+    return have->held ? CLAIM_BUSY : CLAIM_GRANTED;
+}
+
+int cluster_lock_claim(const struct conf *conf, const struct cluster_lock *want,
+                       enum cluster_claim *ret, struct cluster_lock *ret_now, struct err *err)
+{
+    struct cluster_lock have, lock = *want;
+    close_fd int fd = -1;
+    int rc = enter_and_read(conf, &fd, &have, err);
+    if (rc < 0)
+        return rc;
+    *ret = judge(conf, &have, want);
+    *ret_now = have;
+    if (*ret != CLAIM_GRANTED)
+        return 0;
+    lock.held = false;
+    lock.restore[0] = '\0';
+    if (strcmp(have.job, want->job) == 0) {
+        lock.held = have.held;
+        memcpy(lock.restore, have.restore, sizeof(lock.restore));
+    }
+    *ret_now = lock;
+    return save(conf, &lock, err);
 }
 
 int cluster_lock_renew(const struct conf *conf, const char *restore, uint64_t epoch,
@@ -177,22 +258,22 @@ int cluster_lock_renew(const struct conf *conf, const char *restore, uint64_t ep
 {
     struct cluster_lock have;
     close_fd int fd = -1;
-    int rc = enter(conf, &fd, err);
-    if (rc == 0)
-        rc = cluster_lock_read(conf, &have, err);
+    int rc = enter_and_read(conf, &fd, &have, err);
     if (rc < 0)
         return rc;
-    if (!have.held || strcmp(have.restore, restore) != 0) {
+    bool same = strcmp(have.restore, restore) == 0;
+    if (same && epoch < have.epoch) /* also when it has ended meanwhile */
+        return stale(&have, epoch, err);
+    if (!have.held || !same) {
         (void)err_set(err, ERR_REFUSED, "restore %s does not hold the reservation of this node",
                       restore);
         return err_hint(err, "it has ended, or another coordinator has planned anew: %s",
                         have.held ? have.restore : "nothing holds the node");
     }
-    if (epoch < have.epoch)
-        return stale(&have, epoch, err);
     if (epoch == have.epoch)
         return 0;
     have.epoch = epoch;
+    have.coordinator[0] = have.token[0] = '\0';
     return save(conf, &have, err);
 }
 
@@ -200,9 +281,7 @@ int cluster_lock_release(const struct conf *conf, const char *restore, struct er
 {
     struct cluster_lock have;
     close_fd int fd = -1;
-    int rc = enter(conf, &fd, err);
-    if (rc == 0)
-        rc = cluster_lock_read(conf, &have, err);
+    int rc = enter_and_read(conf, &fd, &have, err);
     if (rc < 0 || !have.job[0] || strcmp(have.restore, restore) != 0)
         return rc;
     have.held = false;

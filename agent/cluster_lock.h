@@ -4,6 +4,7 @@
  *
  * The epoch grows by one whenever a coordinator takes the cluster job over: whoever still calls
  * with a lower one is refused. A reservation that was released stays in the file, for that reason.
+ * With an epoch comes who has it, and a random token that tells two apart which chose the same one.
  *
  * It is held until its restore is over (job_is_over()) or it is released, so that a process that
  * died between the two does not block the node. Any process of this node may call; each call is
@@ -15,11 +16,15 @@
 #include "agent/json.h"
 #include "io/repo.h"
 
+enum { CLUSTER_COORDINATOR_MAX = 160 };
+
 struct cluster_lock {
     char job[ID_TEXT_LEN];     /* the cluster job; "" = there never was one */
     char restore[ID_TEXT_LEN]; /* the job here */
     uint64_t epoch;            /* ≥ 1 */
     bool held;
+    char coordinator[CLUSTER_COORDINATOR_MAX + 1]; /* "NAME on HOST"; "" = not known */
+    char token[ID_TEXT_LEN];                       /* of the epoch; "" = it has none yet */
 };
 
 /* The bytes of cluster.json, checked. Pure. ERR_CORRUPT. */
@@ -37,6 +42,17 @@ int cluster_lock_check(const struct conf *conf, const struct cluster_lock *want,
 /* cluster_lock_check(), then the reservation is durable. A higher epoch of the same cluster job
  * takes it from a restore that has touched nothing yet. */
 int cluster_lock_reserve(const struct conf *conf, const struct cluster_lock *want, struct err *err);
+
+enum cluster_claim {
+    CLAIM_GRANTED, /* the epoch is the caller's, durably */
+    CLAIM_LOST,    /* another coordinator has this job, or it is over here */
+    CLAIM_BUSY,    /* another cluster job holds the node */
+};
+/* want has job, epoch, token and coordinator: takes an epoch of that job, or says again that it has
+ * it. Nothing is reserved by it, and what is reserved stays so. *ret_now: what the file says then;
+ * its restore is the part of this job, or "" when there is none. */
+int cluster_lock_claim(const struct conf *conf, const struct cluster_lock *want,
+                       enum cluster_claim *ret, struct cluster_lock *ret_now, struct err *err);
 
 /* A call about a restore that holds the reservation, with the epoch of the caller: ERR_REFUSED when
  * that is over or the restore does not hold it; a higher epoch is written durably. */

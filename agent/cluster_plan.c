@@ -198,10 +198,12 @@ static json_t *plan_json(const struct cluster_restore *all, json_t *warnings)
                                "role", drive->primary ? "primary" : "standby", "primary_conninfo",
                                drive->conninfo, "primary_slot", drive->slot));
     }
-    return json_pack("{s:O, s:s, s:s, s:I, s:o, s:O}", "snapshot",
+    char system_id[24];
+    (void)snprintf(system_id, sizeof(system_id), "%llu", (unsigned long long)record->system_id);
+    return json_pack("{s:O, s:s, s:s, s:I, s:s, s:o, s:O}", "snapshot",
                      json_object_get(all->job->journal, "snapshot"), "tag", record->tag, "cluster",
-                     record->cluster, "captured_s", (json_int_t)record->captured_s, "members",
-                     members, "warnings", warnings);
+                     record->cluster, "captured_s", (json_int_t)record->captured_s, "system_id",
+                     system_id, "members", members, "warnings", warnings);
 }
 
 int cluster_plan(struct cluster_restore *all, struct err *err)
@@ -262,6 +264,18 @@ static int load_drive(struct cluster_restore *all, const json_t *member, struct 
     return 0;
 }
 
+/* A journal that came from another coordinator does not say it; where a standby is reserved already
+ * nobody needs it any more. */
+static int load_conninfo(struct cluster_restore *all, struct drive *drive, struct err *err)
+{
+    struct err why;
+    if (drive->primary || drive->conninfo[0] || find_conninfo(all, drive, &why) == 0 ||
+        drive->job[0])
+        return 0;
+    *err = why;
+    return -(int)err->code;
+}
+
 int cluster_load(struct cluster_restore *all, struct err *err)
 {
     const json_t *members = json_object_get(json_object_get(all->job->journal, "plan"), "members");
@@ -271,6 +285,8 @@ int cluster_load(struct cluster_restore *all, struct err *err)
     int rc = read_record(all, err);
     for (i = 0; rc == 0 && i < count; i++)
         rc = load_drive(all, json_array_get(members, i), err);
+    for (i = 0; rc == 0 && i < count; i++)
+        rc = load_conninfo(all, &all->drives[i], err);
     all->fork = json_incref(json_object_get(all->job->journal, "fork"));
     return rc;
 }

@@ -1,7 +1,7 @@
 /* The restore of a cluster: its goals, its journal, what a failure leaves. See cluster.h. */
 #include "agent/cluster.h"
-#include "agent/log.h"
-#include "agent/repository.h"
+#include "agent/cluster_archive.h"
+#include "agent/restore.h"
 
 #include <stdio.h>
 
@@ -73,6 +73,9 @@ static int release(struct cluster_restore *all, struct err *err)
 static int after_failure(struct cluster_restore *all, struct err *err)
 {
     struct err ignored;
+    /* What is being taken over stays as it is: the next try finds it so. */
+    if (cluster_is_lost(all, err) || all->taking)
+        return -(int)err->code;
     if (!was_touched(all)) {
         if (release(all, &ignored) < 0)
             return err_hint(
@@ -95,19 +98,44 @@ static int prepare(struct cluster_restore *all, struct err *err)
         rc = json_object_get(all->job->journal, "plan") ? cluster_load(all, err)
                                                         : cluster_plan(all, err);
     if (rc == 0)
+        rc = cluster_claim(all, err);
+    if (rc == 0)
+        cluster_archive_note(all, "running", false);
+    if (rc == 0)
         rc = cluster_drive(all, LEVEL_RESERVED, err);
     return rc < 0 ? after_failure(all, err) : 0;
 }
 
-/* All are fenced before the journal says that data may be lost, and it says so before any is. */
+/* The journal says that old data may be gone before any is, in the repository first: what is lost
+ * with this host's disk then is no more than this host. */
+static int touch(struct cluster_restore *all, struct err *err)
+{
+    json_t *journal = all->job->journal;
+    (void)json_object_set_new(journal, "step", json_string("pulling"));
+    (void)json_object_set_new(journal, "touched", json_true());
+    restore_test_stop("cluster-touching");
+    int rc = cluster_archive_write(all, "running", false, err);
+    restore_test_stop("cluster-copied");
+    if (rc < 0) {
+        (void)err_prefix(err, "nothing was touched: before old data goes the journal has to be in "
+                              "the repository, and could not be copied there");
+        (void)err_hint(err, "make the repository reachable, then begin anew");
+    }
+    if (rc == 0)
+        rc = job_journal(all->job, NULL, "pulling", err);
+    if (rc < 0) {
+        (void)json_object_set_new(journal, "step", json_string("fenced"));
+        (void)json_object_del(journal, "touched");
+    }
+    return rc;
+}
+
+/* All are fenced before. */
 static int execute(struct cluster_restore *all, enum cluster_level until, struct err *err)
 {
     int rc = cluster_drive(all, LEVEL_FENCED, err);
-    if (rc == 0 && !was_touched(all)) {
-        (void)json_object_set_new(all->job->journal, "step", json_string("pulling"));
-        (void)json_object_set_new(all->job->journal, "touched", json_true());
-        rc = job_journal(all->job, NULL, "pulling", err);
-    }
+    if (rc == 0 && !was_touched(all))
+        rc = touch(all, err);
     if (rc == 0)
         rc = cluster_drive(all, until, err);
     return rc < 0 ? after_failure(all, err) : 0;
@@ -116,8 +144,14 @@ static int execute(struct cluster_restore *all, enum cluster_level until, struct
 static int run_abort(struct cluster_restore *all, struct err *err)
 {
     int rc = cluster_load(all, err);
+    if (rc == 0 && all->taking)
+        rc = cluster_claim(all, err);
+    if (cluster_is_lost(all, err) || (rc < 0 && all->taking))
+        return -(int)err->code;
     if (rc == 0)
         rc = release(all, err);
+    if (cluster_is_lost(all, err)) /* meanwhile */
+        return -(int)err->code;
     if (rc < 0)
         return err_hint(err, "try again with `tidemark cluster abort %s`", all->job->id);
     if (!was_touched(all))
@@ -148,6 +182,48 @@ static int run_goal(struct cluster_restore *all, struct err *err)
     return 0;
 }
 
+/* The state that job_close() will write, for the last copy of this run. */
+static const char *end_state(struct cluster_restore *all, int rc)
+{
+    const char *state = json_str(all->job->journal, "state");
+    if (rc < 0)
+        return rc == -ERR_CANCELLED ? "cancelled" : "failed";
+    return strcmp(state, "running") == 0 ? "complete" : state;
+}
+
+static void tell_end(struct cluster_restore *all, int rc)
+{
+    if (!json_object_get(all->job->journal, "plan"))
+        return;
+    const char *state = end_state(all, rc);
+    free_json json_t *ended = json_copy(all->job->journal);
+    (void)json_object_set_new(ended, "state", json_string(state));
+    cluster_archive_note(all, state, job_is_over(ended));
+}
+
+/* job_close() makes it the state "taken_over": nobody is told that a restore has failed which
+ * another coordinator goes on with. */
+static void note_lost(struct cluster_restore *all)
+{
+    json_t *journal = all->job->journal;
+    (void)json_object_del(journal, "not_released");
+    (void)json_object_set_new(journal, "taken_over", json_true());
+}
+
+static int run(struct cluster_restore *all, struct err *err)
+{
+    int rc = cluster_members(&all->job->conf, &all->cluster, err);
+    if (rc == 0)
+        rc = cluster_identify(all, err);
+    if (rc == 0)
+        rc = run_goal(all, err);
+    if (all->lost)
+        note_lost(all);
+    else if (!all->taking)
+        tell_end(all, rc);
+    return rc;
+}
+
 int cluster_restore_run(struct job *job, struct err *err)
 {
     static struct cluster_restore all; /* large; one a process */
@@ -155,15 +231,16 @@ int cluster_restore_run(struct job *job, struct err *err)
     all.job = job;
     json_int_t epoch = json_integer_value(json_object_get(job->journal, "epoch"));
     all.epoch = epoch > 0 ? (uint64_t)epoch : 1;
+    all.taking = json_is_true(json_object_get(job->journal, "taking"));
+    (void)pthread_mutex_init(&all.copying, NULL);
     (void)pthread_mutex_init(&all.mutex, NULL);
     (void)pthread_cond_init(&all.changed, NULL);
-    int rc = cluster_members(&job->conf, &all.cluster, err);
-    if (rc == 0)
-        rc = run_goal(&all, err);
+    int rc = run(&all, err);
     json_decref(all.fork);
     if (all.record_read)
         record_release(&all.record);
     (void)pthread_cond_destroy(&all.changed);
     (void)pthread_mutex_destroy(&all.mutex);
+    (void)pthread_mutex_destroy(&all.copying);
     return rc;
 }

@@ -372,7 +372,9 @@ void job_close(struct job *job, int rc, const struct err *err)
     if (rc == 0 && state && strcmp(state, "running") == 0)
         state = "complete";
     if (rc < 0) {
-        state = rc == -ERR_CANCELLED ? "cancelled" : "failed";
+        state = json_is_true(json_object_get(job->journal, "taken_over")) ? "taken_over"
+                : rc == -ERR_CANCELLED                                    ? "cancelled"
+                                                                          : "failed";
         (void)json_object_set_new(job->journal, "error", error_to_json(err));
     }
     if (state && job_state_is_final(state))

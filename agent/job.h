@@ -20,7 +20,8 @@
  * "error":{code,text,hint}|null, "result":{…}, …fields of the verb}. state is "created" (not
  * started yet), "running", "complete", "failed", "cancelled", "prepared" and "executed" (a restore
  * between its goals), "held" (a part of a cluster restore at "held_at": "fenced", "configured" or
- * "recovered"), "interrupted" (derived: the journal says running, but nothing runs).
+ * "recovered"), "interrupted" (derived: the journal says running, but nothing runs), "taken_over"
+ * (a cluster restore that another coordinator has: nothing more comes of it here).
  *
  * A job of type snapshot or restore holds the node's lock (node_lock.h) while its process lives,
  * taken by job_open(): verbs do not take it themselves. */
@@ -85,7 +86,10 @@ void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX]);
  * jobs beyond the newest JOBS_ENDED_MAX, and what was never made whole. */
 int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TEXT_LEN],
                struct err *err);
-/* Removes a job that never started. */
+/* The same with an id that is given, ERR_DEVICE when it is there; more: fields for its journal. */
+int job_create_as(const struct conf *conf, const char *id, const json_t *request,
+                  const json_t *more, struct err *err);
+/* Removes a job that never started, or is not needed any more; not one that runs. */
 void job_discard(const struct conf *conf, const char *id);
 /* How far the next run goes: see goal.json. options: more of its fields, borrowed, may be NULL.
  * ERR_BUSY while it runs. */
@@ -131,7 +135,7 @@ bool job_is_cluster_part(const json_t *status);
 bool job_is_over(const json_t *status);
 /* What goal.json says; ERR_CORRUPT when that is no goal: "all" for "abort" would be a disaster. */
 int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err);
-/* True for "complete", "failed" and "cancelled". */
+/* True for "complete", "failed", "cancelled" and "taken_over". */
 bool job_state_is_final(const char *state);
 
 /* --- the verbs, each in its own file ------------------------------------------------------------

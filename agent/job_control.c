@@ -24,7 +24,7 @@ void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX])
 bool job_state_is_final(const char *state)
 {
     return strcmp(state, "complete") == 0 || strcmp(state, "failed") == 0 ||
-           strcmp(state, "cancelled") == 0;
+           strcmp(state, "cancelled") == 0 || strcmp(state, "taken_over") == 0;
 }
 
 /* --- the lock ----------------------------------------------------------------------------------*/
@@ -137,7 +137,7 @@ static uint64_t now_ms(void)
 }
 
 static int fill_directory(const char *dir, const char *id, const struct conf *conf,
-                          const json_t *request, struct err *err)
+                          const json_t *request, const json_t *more, struct err *err)
 {
     free_json json_t *journal = json_pack("{s:s, s:O, s:s, s:s, s:I, s:n}", "id", id, "type",
                                           json_object_get(request, "type"), "state", "created",
@@ -146,6 +146,8 @@ static int fill_directory(const char *dir, const char *id, const struct conf *co
         return err_set(err, ERR_INTERNAL, "request without a type");
     if (json_object_get(request, "cluster"))
         (void)json_object_set(journal, "cluster", json_object_get(request, "cluster"));
+    if (more)
+        (void)json_object_update(journal, (json_t *)(uintptr_t)more);
     int rc = write_conf(dir, conf, err);
     if (rc == 0)
         rc = save_in(dir, "request.json", request, err);
@@ -215,28 +217,36 @@ static void prune(const struct conf *conf)
     }
 }
 
+int job_create_as(const struct conf *conf, const char *id, const json_t *request,
+                  const json_t *more, struct err *err)
+{
+    char dir[JOB_DIR_MAX];
+    int rc = make_directories(conf, err);
+    if (rc < 0)
+        return rc;
+    prune(conf);
+    job_dir(conf, id, dir);
+    if (mkdir(dir, 0700) < 0)
+        return err_sys(err, ERR_DEVICE, "create '%s'", dir);
+    rc = fill_directory(dir, id, conf, request, more, err);
+    if (rc < 0)
+        remove_directory(dir);
+    return rc;
+}
+
 int job_create(const struct conf *conf, const json_t *request, char ret_id[ID_TEXT_LEN],
                struct err *err)
 {
     uint8_t id[ID_LEN];
-    char text[ID_TEXT_LEN], dir[JOB_DIR_MAX];
-    int rc = make_directories(conf, err);
-    if (rc == 0)
-        rc = id_random(id, err);
+    char text[ID_TEXT_LEN];
+    int rc = id_random(id, err);
     if (rc < 0)
         return rc;
-    prune(conf);
     id_to_text(id, text);
-    job_dir(conf, text, dir);
-    if (mkdir(dir, 0700) < 0)
-        return err_sys(err, ERR_DEVICE, "create '%s'", dir);
-    rc = fill_directory(dir, text, conf, request, err);
-    if (rc < 0) {
-        remove_directory(dir);
-        return rc;
-    }
-    (void)snprintf(ret_id, ID_TEXT_LEN, "%s", text);
-    return 0;
+    rc = job_create_as(conf, text, request, NULL, err);
+    if (rc == 0)
+        (void)snprintf(ret_id, ID_TEXT_LEN, "%s", text);
+    return rc;
 }
 
 int job_set_goal(const struct conf *conf, const char *id, const char *goal, const json_t *options,
@@ -260,7 +270,7 @@ bool job_is_partial(const json_t *status)
                                         "recovering", "verifying", NULL};
     const char *step = json_string_value(json_object_get(status, "step"));
     const char *state = json_string_value(json_object_get(status, "state"));
-    if (!step || !state || strcmp(state, "complete") == 0 ||
+    if (!step || !state || strcmp(state, "complete") == 0 || strcmp(state, "taken_over") == 0 ||
         json_is_true(json_object_get(status, "given_up")))
         return false;
     for (size_t i = 0; steps[i]; i++)

@@ -23,6 +23,8 @@ bool notify_wanted(const struct conf *conf, const json_t *journal)
         return false;
     if (!state || !job_state_is_final(state) || json_is_true(json_object_get(journal, "dry_run")))
         return false;
+    if (strcmp(state, "taken_over") == 0) /* its end is for the other coordinator to tell */
+        return false;
     return conf->notify_on == NOTIFY_ALWAYS || strcmp(state, "complete") != 0;
 }
 

@@ -152,6 +152,25 @@ static int run_restore(struct cmd *cmd, struct client *client, struct err *err)
 }
 
 /* --- what is there -----------------------------------------------------------------------------*/
+/* Of any coordinator, as the repository has it. */
+static void print_restores(const json_t *status)
+{
+    size_t i;
+    json_t *restore;
+    json_array_foreach(json_object_get(status, "restores"), i, restore)
+    {
+        char written[32];
+        cmd_format_time(json_integer_value(json_object_get(restore, "written_s")), written);
+        (void)printf("restore %s to %s: %s, in step %s, epoch %lld, by %s at %s\n",
+                     cmd_text(restore, "id"), cmd_text(json_object_get(restore, "plan"), "tag"),
+                     cmd_text(restore, "state"), cmd_text(restore, "step"),
+                     (long long)json_integer_value(json_object_get(restore, "epoch")),
+                     cmd_text(restore, "coordinator"), written);
+    }
+    if (json_object_get(status, "restores_error"))
+        (void)printf("restores under way are not known: %s\n", cmd_text(status, "restores_error"));
+}
+
 static int run_status(struct cmd *cmd, struct client *client, struct err *err)
 {
     free_json json_t *status = NULL;
@@ -174,14 +193,40 @@ static int run_status(struct cmd *cmd, struct client *client, struct err *err)
                      (long long)json_integer_value(json_object_get(member, "timeline")),
                      cmd_text_or_dash(member, "lsn"), cmd_text(member, "address"));
     }
+    print_restores(status);
     return 0;
+}
+
+/* A job that this coordinator has, or the text as it is: another's may begin so. */
+static int find_job(const struct cmd *cmd, struct client *client, char ret[ID_TEXT_LEN],
+                    struct err *err)
+{
+    const char *given = cmd->arg_count == 2 ? cmd->args[1] : NULL;
+    free_json json_t *status = NULL;
+    struct err ignored;
+    int rc = cmd_find_job(client, given, ret, err);
+    if (rc != -ERR_MISSING)
+        return rc;
+    if (given) {
+        (void)snprintf(ret, ID_TEXT_LEN, "%s", given);
+        return 0;
+    }
+    if (client_call(client, "GET", "/cluster", NULL, &status, &ignored) < 0)
+        return rc;
+    const json_t *other = json_array_get(json_object_get(status, "restores"), 0);
+    return other ? err_hint(err,
+                            "coordinator %s had cluster restore %s: if that is lost, take it over "
+                            "with `tidemark cluster resume %s`",
+                            cmd_text(other, "coordinator"), cmd_text(other, "id"),
+                            cmd_text(other, "id"))
+                 : rc;
 }
 
 static int run_resume(struct cmd *cmd, struct client *client, struct err *err)
 {
     char id[ID_TEXT_LEN];
     free_json json_t *status = NULL;
-    int rc = cmd_find_job(client, cmd->arg_count == 2 ? cmd->args[1] : NULL, id, err);
+    int rc = find_job(cmd, client, id, err);
     if (rc == 0)
         rc = next_step(cmd, client, id, "resume", NULL, &status, err);
     return rc < 0 ? rc : print_end(cmd, status);
@@ -196,7 +241,7 @@ static int find_unfinished(struct cmd *cmd, struct client *client, char ret[ID_T
     size_t i;
     json_t *job;
     if (cmd->arg_count == 2)
-        return cmd_find_job(client, cmd->args[1], ret, err);
+        return find_job(cmd, client, ret, err);
     int rc = client_call(client, "GET", "/jobs", NULL, &answer, err);
     if (rc < 0)
         return rc;
@@ -209,13 +254,17 @@ static int find_unfinished(struct cmd *cmd, struct client *client, char ret[ID_T
     return ret[0] ? 0 : err_set(err, ERR_MISSING, "there is no cluster restore to give up");
 }
 
-/* Asks once, and waits until the job runs no more; *ret: its status. */
-static int cancel_once(struct client *client, const char *id, json_t **ret, struct err *err)
+/* Asks once, and waits until the job runs no more; *ret: its status. id: completed by the answer.
+ */
+static int cancel_once(struct client *client, char id[ID_TEXT_LEN], json_t **ret, struct err *err)
 {
     char path[64];
     free_json json_t *answer = NULL;
     (void)snprintf(path, sizeof(path), "/jobs/%s", id);
     int rc = client_call(client, "DELETE", path, NULL, &answer, err);
+    if (rc == 0 && cmd_text(answer, "id")[0])
+        (void)snprintf(id, ID_TEXT_LEN, "%s", cmd_text(answer, "id"));
+    (void)snprintf(path, sizeof(path), "/jobs/%s", id);
     while (rc == 0) {
         free_json json_t *status = NULL;
         rc = client_call(client, "GET", path, NULL, &status, err);
@@ -244,7 +293,7 @@ static int run_abort(struct cmd *cmd, struct client *client, struct err *err)
     if (rc < 0)
         return rc;
     const json_t *error = json_object_get(status, "error");
-    if (!job_is_over(status)) {
+    if (!job_is_over(status) || json_is(status, "state", "taken_over")) {
         enum err_code code = err_code_from_name(cmd_text(error, "code"));
         (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "%s", cmd_text(error, "text"));
         return err_hint(err, "%s", cmd_text(error, "hint"));
@@ -291,7 +340,8 @@ const struct cmd_verb verb_cluster = {
              "  tidemark cluster restore TAG|ID|latest    prints the plan and asks\n"
              "  tidemark cluster status\n"
              "  tidemark cluster resume [JOB]             goes on with one that stopped\n"
-             "  tidemark cluster abort [JOB]              gives one up\n",
+             "  tidemark cluster abort [JOB]              gives one up\n"
+             "JOB may be another coordinator's, which is taken over: status shows it.\n",
     .config = "/etc/tidemark/coordinator.conf",
     .run = run,
 };

@@ -14,65 +14,14 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 from tm import *  # noqa: E402, F403
 from certificates import Authority  # noqa: E402
+from cluster_checks import (ROWS, Watch, as_before, at_once, newest, restored,  # noqa: E402
+                            stopped_below)
 from cluster_lib import Cluster, Coordinator  # noqa: E402
 from s3 import free_ports  # noqa: E402
 import tm  # noqa: E402
 
-ROWS = "select count(*), coalesce(sum(hashtext(pad)::bigint), 0) from orders"
 UNTOUCHED = ("asked", "reserved", "fenced")  # asked: dies before the agent's answer is noted
 LEVELS = ("asked", "reserved", "fenced", "configured", "recovered", "complete")
-
-
-class Watch(threading.Thread):
-    """Asks every server all the time whether it accepts writes."""
-
-    def __init__(self, cluster):
-        super().__init__(daemon=True)
-        self.cluster, self.ended, self.most, self.asked = cluster, threading.Event(), 0, 0
-
-    def count(self):
-        answers = [m.server.psql("select pg_is_in_recovery()", check=False).stdout.strip()
-                   for m in self.cluster.members]
-        return answers.count("f")
-
-    def run(self):
-        while not self.ended.wait(0.2):
-            self.most = max(self.most, self.count())
-            self.asked += 1
-
-    def end(self):
-        self.ended.set()
-        self.join()
-        ok(self.most == 1 and self.asked > 10,
-           f"never two primaries: at most {self.most} in {self.asked} looks")
-
-
-def newest(coordinator, state, what):
-    """Its newest job has come to rest in this state; the journal."""
-    def rests():
-        journal = coordinator.journal()
-        return None if journal["running"] else journal
-    journal = poll(rests, 120, f"{what}: the coordinator's job")
-    if not is_(journal["state"], state, f"{what}: {state}"):
-        tm.diag(journal.get("error"))
-        coordinator.diagnose()
-    return journal
-
-
-def as_before(cluster, timeline, what):
-    """All was given back."""
-    is_([m.health() for m in cluster.members], ["ok"] * len(cluster.members), f"{what}: nodes ok")
-    cluster.wait_attached(timeline)
-    is_(cluster.primary.server.timeline(), timeline, f"{what}: the old servers run again")
-
-
-def restored(cluster, coordinator, timeline, rows, what):
-    cluster.wait_attached(timeline)
-    cluster.wait_replayed()
-    for member in cluster.members:
-        is_((member.server.psql(ROWS), member.health()), (rows, "ok"),
-            f"{what}: {member.name} has the tag's rows")
-    is_(coordinator.status()["status"], "ok", f"{what}: the cluster is well")
 
 
 def killed_at(cluster, coordinator, rows, level, wait=False):
@@ -116,14 +65,6 @@ def missed_promotion(cluster, coordinator, rows):
     coordinator.restart()
     newest(coordinator, "complete", "missed promotion")
     restored(cluster, coordinator, timeline + 1, rows, "missed promotion")
-
-
-def stopped_below(state_dir):
-    for pid in processes_below(state_dir):
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            if file.read().rpartition(")")[2].split()[0] == "T":
-                return pid
-    return None
 
 
 def node_dies(cluster, coordinator, rows):
@@ -207,15 +148,8 @@ def abort_without_a_node(cluster, coordinator):
 
 def two_at_once(box, cluster, coordinator, rows):
     other = Coordinator(box, cluster, "coordinator2").start()
-    timeline, results = cluster.primary.server.timeline(), {}
-
-    def restore(who):
-        results[who] = who.cli("restore", "t1", "--yes")
-    threads = [threading.Thread(target=restore, args=(who,)) for who in (coordinator, other)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    timeline = cluster.primary.server.timeline()
+    results = at_once((coordinator, other), "restore", "t1", "--yes")
     is_(sorted(done.status for done in results.values()), [0, tm.EXIT["busy"]],
         "of two coordinators one wins, the other is busy")
     winner = min(results, key=lambda who: results[who].status)

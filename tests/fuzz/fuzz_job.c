@@ -1,6 +1,8 @@
 /* The JSON of a job's directory: goal.json, the plan, the fork and the step of a restore's
- * journal.json, volumes.json beside them, and cluster.json, the reservation of the node. A plan
- * that is accepted is written and read again as the same plan. */
+ * journal.json, volumes.json beside them, cluster.json, the reservation of the node, and the copy
+ * of a cluster restore's journal in the repository. A plan that is accepted is written and read
+ * again as the same plan, a copy likewise. */
+#include "agent/cluster_copy.h"
 #include "agent/cluster_lock.h"
 #include "agent/restore.h"
 #include "agent/snapshot.h"
@@ -44,6 +46,25 @@ static void check_lock(const json_t *json)
     FUZZ_CHECK(lock.epoch > 0 && cluster_lock_parse(written, &again, &err) == 0);
     FUZZ_CHECK(strcmp(lock.job, again.job) == 0 && strcmp(lock.restore, again.restore) == 0);
     FUZZ_CHECK(lock.epoch == again.epoch && lock.held == again.held);
+}
+
+static void check_copy(const json_t *json)
+{
+    struct err err;
+    struct cluster_copy_id id = {.epoch = 1, .number = 1, .writer = "0123abcd"};
+    free_json json_t *copy = NULL, *again = NULL;
+    json_int_t epoch = json_integer_value(json_object_get(json, "epoch"));
+    if (epoch > 0 && epoch <= UINT32_MAX)
+        id.epoch = (uint32_t)epoch;
+    if (json_is_true(json_object_get(json, "over")))
+        id.number = CLUSTER_COPY_OVER;
+    (void)snprintf(id.job, sizeof(id.job), "%.32s", json_str(json, "id"));
+    if (!fuzz_good(cluster_copy_check(json, "main", &id, &copy, &err), &err))
+        return;
+    FUZZ_CHECK(json_array_size(json_object_get(json_object_get(copy, "plan"), "members")) > 0);
+    (void)json_object_set_new(copy, "format", json_integer(1));
+    (void)json_object_del(json_object_get(copy, "request"), "type");
+    FUZZ_CHECK(cluster_copy_check(copy, "main", &id, &again, &err) == 0);
 }
 
 static void check_fork(const json_t *json)
@@ -107,6 +128,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     check_goal(json);
     check_ids(json);
     check_lock(json);
+    check_copy(json);
     check_fork(json);
     check_plan(json);
     check_step(json);

@@ -98,6 +98,58 @@ static void set_journal(const char *id, const char *state, const char *step, con
         abort();
 }
 
+/* An epoch that one coordinator has, and what another hears. */
+static enum cluster_claim claim(const char *job, uint64_t epoch, const char *token,
+                                struct cluster_lock *ret_now)
+{
+    struct cluster_lock want = lock_of(job, epoch, "");
+    enum cluster_claim ret = CLAIM_BUSY;
+    (void)snprintf(want.token, sizeof(want.token), "%s", token);
+    (void)snprintf(want.coordinator, sizeof(want.coordinator), "ops%c on host", token[0]);
+    is_good(cluster_lock_claim(&conf, &want, &ret, ret_now, &err), &err, "claim epoch %d of %c",
+            (int)epoch, job[0]);
+    return ret;
+}
+
+static void test_claim(void)
+{
+    static const char first[] = "11111111111111111111111111111111";
+    static const char second[] = "22222222222222222222222222222222";
+    static const char job_d[] = "dddddddddddddddddddddddddddddddd";
+    static const char job_c[] = "cccccccccccccccccccccccccccccccc";
+    char restore[ID_TEXT_LEN], other[ID_TEXT_LEN];
+    struct cluster_lock now;
+    make_restore("held", "fenced", restore);
+    make_restore("created", NULL, other);
+    is_good(cluster_lock_read(&conf, &now, &err), &err, "read");
+    is_good(cluster_lock_release(&conf, now.restore, &err), &err, "released");
+    is_good(reserve(job_d, 1, restore), &err, "reserved by a coordinator that claimed nothing");
+    ok(claim(job_d, 1, first, &now) == CLAIM_GRANTED && now.held, "it says so, and still holds it");
+    is_str(now.restore, restore, "and hears of its part");
+    ok(claim(job_d, 1, first, &now) == CLAIM_GRANTED, "as often as it likes");
+    ok(claim(job_d, 1, second, &now) == CLAIM_LOST, "another is not let in with the same epoch");
+    is_str(now.coordinator, "ops1 on host", "and hears by whom");
+    ok(claim(job_d, 2, second, &now) == CLAIM_GRANTED && now.held, "a higher one takes it over");
+    ok(claim(job_d, 1, first, &now) == CLAIM_LOST, "from the first");
+    ok(claim(job_d, 2, first, &now) == CLAIM_LOST, "which is also too late with that epoch");
+    is_err(cluster_lock_renew(&conf, restore, 1, &err), &err, ERR_REFUSED, "has seen epoch 2",
+           "its calls are over");
+    ok(strstr(err.hint, "ops2 on host") != NULL, "the hint says who has it");
+    ok(claim(job_c, 9, first, &now) == CLAIM_BUSY, "another job cannot have a node that is held");
+    set_journal(restore, "complete", "complete", "recovered");
+    is_err(cluster_lock_renew(&conf, restore, 1, &err), &err, ERR_REFUSED, "has seen epoch 2",
+           "the same when the part has ended");
+    ok(claim(job_c, 9, first, &now) == CLAIM_GRANTED && !now.held && !now.restore[0],
+       "another job may begin then; nothing is reserved");
+    is_err(reserve(job_c, 8, other), &err, ERR_REFUSED, "is over", "below that epoch nothing is");
+    is_good(reserve(job_c, 9, other), &err, "with it it is");
+    is_good(cluster_lock_read(&conf, &now, &err), &err, "read");
+    is_str(now.token, first, "the reservation keeps whose it is");
+    set_journal(other, "complete", "complete", "recovered");
+    make_restore("complete", "complete", restore);
+    ok(claim(job_a, 7, first, &now) == CLAIM_LOST, "a job that was here before does not come back");
+}
+
 /* Held as long as something of its restore is left to do or to take back. */
 static void test_alive(void)
 {
@@ -183,6 +235,7 @@ int main(void)
     test_renew();
     test_alive();
     test_parse();
+    test_claim();
     test_damaged();
     (void)snprintf(command, sizeof(command), "rm -rf %s", base);
     return system(command) != 0 || done();

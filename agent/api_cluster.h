@@ -1,0 +1,20 @@
+/* The routes about clusters of agent/api_handle.c. Any thread. */
+#ifndef TIDEMARK_AGENT_API_CLUSTER_H
+#define TIDEMARK_AGENT_API_CLUSTER_H
+
+#include "agent/api.h"
+
+/* On a coordinator. */
+int api_check_coordinator(struct api *api, const json_t *request, struct err *err);
+int api_get_cluster(struct api *api, struct api_call *call, const char *arg, struct err *err);
+/* Whether `resume` and `abort` of this job mean to take it over: a coordinator does not have it, or
+ * lost it to another. */
+bool api_is_elsewhere(struct api *api, const char *id);
+/* Not with api->mutex held. */
+int api_take_over(struct api *api, struct api_call *call, const char *id, const char *goal,
+                  struct err *err);
+
+/* On a node. */
+int api_post_claim(struct api *api, struct api_call *call, const char *arg, struct err *err);
+
+#endif
