@@ -44,6 +44,9 @@ void wal_command_usage(FILE *to)
         "  --get-timeout=TIME        how long get retries a failing repository (10min)\n"
         "  --on-error=fatal|retry    get after that time: exit 126, or 1 for a standby\n"
         "  --timeline-limit=TLI:LSN  get: nothing of this timeline beyond LSN (may be repeated)\n"
+        "  --timeline-limit=latest   get: of each timeline nothing beyond the fork where the "
+        "newest\n"
+        "                            in the repository left it: for standbys that follow it\n"
         "  --last-timeline=TLI       get: nothing of later timelines, nor their history files\n"
         "  --segment-size=BYTES      size of WAL segments for --timeline-limit (16777216)\n"
         "  --history-only            get: history files only\n"
@@ -109,6 +112,8 @@ static bool own_option(struct wal_command *command, const char *key, const char 
         command->last_timeline = (uint32_t)size;
         return true;
     }
+    if (strcmp(key, "--timeline-limit") == 0 && strcmp(value, "latest") == 0)
+        return command->limit_latest = true;
     if (strcmp(key, "--timeline-limit") == 0)
         return command->limit_count < WAL_LIMITS_MAX &&
                parse_limit(value, &command->limits[command->limit_count++]);

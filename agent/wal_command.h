@@ -31,6 +31,7 @@ struct wal_command {
     uint32_t segment_size;  /* bytes; for --timeline-limit */
     struct wal_limit limits[WAL_LIMITS_MAX];
     size_t limit_count;
+    bool limit_latest; /* of no timeline what lies beyond its place in the newest one's history */
 };
 
 /* ERR_USAGE, ERR_CONFIG. With --repository and without --config no configuration file is read: a
@@ -42,7 +43,8 @@ int wal_command_parse(int argc, char **argv, struct wal_command *ret, struct err
  * and restore_command, or else in data_directory. ERR_CONFIG. */
 int wal_command_system_id(const struct wal_command *command, uint64_t *ret, struct err *err);
 
-/* True when the options say that this file is not to be served, whether it exists or not. */
+/* True when the options say that this file is not to be served, whether it exists or not; what
+ * limit_latest says only the archive knows. */
 bool wal_command_withholds(const struct wal_command *command, const char *name);
 
 /* Directory of all spools: [wal] spool or --spool when given; otherwise tidemark-spool beside the

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #include "agent/log.h"
+#include "agent/pg_names.h"
 #include "agent/repository_access.h"
 #include "agent/wal_launch.h"
 #include "agent/wal_report.h"
@@ -270,6 +271,36 @@ static int fetch_segment(const struct wal_connection *connection, const struct w
     return rc;
 }
 
+/* --timeline-limit=latest: the newest timeline as PostgreSQL finds it for recovery_target_timeline
+ * = 'latest' (findNewestTimeLine() in timeline.c), one number after the other. An old timeline's
+ * segment with the fork, and later ones, hold commits that the new one does not have: a standby
+ * that gets them, because the new timeline's own segment is not archived yet, has replayed past the
+ * fork and can never follow it. It gets the rest from its primary. ERR_MISSING: withheld. */
+static int check_latest(const struct wal_connection *connection, const struct wal_command *command,
+                        struct err *err)
+{
+    static struct wal_history history; /* 16 KiB */
+    uint32_t timeline = 0, newest;
+    uint64_t number = 0;
+    if (!command->limit_latest ||
+        !pg_segment_parse(command->name, command->segment_size, &timeline, &number))
+        return 0;
+    for (newest = timeline; newest < UINT32_MAX; newest++) {
+        int rc = wal_history_read(&connection->archive, newest + 1, &history, err);
+        if (rc == -ERR_MISSING)
+            break;
+        if (rc < 0)
+            return rc;
+    }
+    err_clear(err);
+    for (size_t i = 0; newest > timeline && i < history.count; i++)
+        if (history.entries[i].parent == timeline &&
+            (number + 1) * command->segment_size > history.entries[i].switch_lsn)
+            return err_set(err, ERR_MISSING, "withheld: timeline %u has left timeline %u in it",
+                           newest, timeline);
+    return 0;
+}
+
 /* One try, with a store opened anew: a repository that was unmounted and is back is another
  * directory. */
 static int try_get(const struct wal_command *command, struct patience *patience, int argc,
@@ -282,8 +313,10 @@ static int try_get(const struct wal_command *command, struct patience *patience,
         return rc;
     (void)wal_name_parse(command->name, &kind, NULL);
     if (kind == WAL_SEGMENT)
+        rc = check_latest(&connection, command, err);
+    if (rc == 0 && kind == WAL_SEGMENT)
         rc = fetch_segment(&connection, command, argc, argv, err);
-    else
+    else if (rc == 0)
         rc = wal_get(&connection.archive, command->name, command->path, false, err);
     wal_disconnect(&connection);
     return rc;

@@ -11,7 +11,8 @@
 #include "agent/wal_spool.h"
 
 /* True when the segment is delivered. Without --repository-id nobody knows here which repository
- * is the right one; tidemark.repo would have to be read, and that is the worker's business. */
+ * is the right one; tidemark.repo would have to be read, and that is the worker's business, as are
+ * the history files. */
 static bool deliver_from_spool(const struct wal_command *command, int argc, char **argv)
 {
     char base[CONF_PATH_MAX + 1];
@@ -20,7 +21,7 @@ static bool deliver_from_spool(const struct wal_command *command, int argc, char
     struct err ignored;
     uint64_t system_id;
     uint32_t size;
-    if (!command->has_repository_id || command->conf.wal_prefetch == 0 ||
+    if (!command->has_repository_id || command->limit_latest || command->conf.wal_prefetch == 0 ||
         !wal_name_parse(command->name, &kind, NULL) || kind != WAL_SEGMENT ||
         wal_command_withholds(command, command->name) ||
         wal_command_system_id(command, &system_id, &ignored) < 0 ||

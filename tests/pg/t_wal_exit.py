@@ -150,6 +150,12 @@ def test_withheld(archive, data):
     is_status(get(name_of(1), **{"last-timeline": 1}), 0, "segments too")
     is_status(get("00000002" + name_of(1)[8:], **{"last-timeline": 1}), 1, "a later one's are not")
     is_status(get(name_of(1), **{"last-timeline": 0}), 126, "there is no timeline 0")
+    latest = {"timeline-limit": "latest", "segment-size": SEGMENT}
+    is_status(get(name_of(1), **latest), 1, "latest: timeline 2 left timeline 1 before it")
+    is_status(get("00000002.history", **latest), 0, "latest: history files have no limit")
+    data.write("pg_wal/00000003.history", b"1\t0/200000\tno reason\n")
+    is_status(archive.run("push", "pg_wal/00000003.history", cwd=data.path), 0, "a newer timeline")
+    is_status(get(name_of(1), **latest), 0, "latest: the newest timeline's fork counts")
     path = os.path.join(data.path, "pg_wal/RECOVERYXLOG")
     done = subprocess.run([archive.wal, "get", name_of(1), path, "--history-only",
                            *archive.options().split()], check=False, cwd=data.path,
