@@ -323,6 +323,16 @@ static int check_tls(const struct conf *conf, const char *name, struct err *err)
     return 0;
 }
 
+static int check_patroni(const struct conf *conf, const char *name, struct err *err)
+{
+    if (conf->patroni_socket[0] && conf->manager != MANAGER_PATRONI)
+        return err_set(err, ERR_CONFIG, "%s: [patroni] socket needs [postgresql] manager = patroni",
+                       name);
+    if (conf->patroni_socket[0] && strcmp(conf->patroni_socket, conf->socket) == 0)
+        return err_set(err, ERR_CONFIG, "%s: [patroni] socket is the control socket", name);
+    return 0;
+}
+
 static int check_whole(const struct conf *conf, const char *name, struct err *err)
 {
     for (size_t i = 0; i < conf->volume_count; i++) {
@@ -337,7 +347,8 @@ static int check_whole(const struct conf *conf, const char *name, struct err *er
                 "%s: [volume %s] provider = command needs snapshot_command and drop_command", name,
                 volume->name);
     }
-    return check_tls(conf, name, err);
+    int rc = check_patroni(conf, name, err);
+    return rc < 0 ? rc : check_tls(conf, name, err);
 }
 
 static int parse_into(const char *name, const char *text, size_t len, struct conf *conf,

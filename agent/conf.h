@@ -15,7 +15,7 @@ enum { CONF_VOLUMES_MAX = 16, CONF_NAME_MAX = 63, CONF_PATH_MAX = 1023 };
 
 enum conf_provider { PROVIDER_FREEZE, PROVIDER_COMMAND, PROVIDER_OFFLINE };
 enum conf_freeze_by { FREEZE_BY_AGENT, FREEZE_BY_SCRIPT };
-enum conf_manager { MANAGER_PG_CTL, MANAGER_SYSTEMD, MANAGER_COMMAND };
+enum conf_manager { MANAGER_PG_CTL, MANAGER_SYSTEMD, MANAGER_COMMAND, MANAGER_PATRONI };
 enum conf_resume { RESUME_AUTO, RESUME_WAIT };
 enum conf_notify_on { NOTIFY_ALWAYS, NOTIFY_FAILURE };
 
@@ -64,10 +64,12 @@ struct conf {
     char bin_directory[CONF_PATH_MAX + 1];
     char os_user[CONF_NAME_MAX + 1];
     enum conf_manager manager;
-    char manager_arg[CONF_PATH_MAX + 1]; /* unit name, or command prefix */
+    char manager_arg[CONF_PATH_MAX + 1]; /* unit name (patroni: may be empty), or command prefix */
     char log_file[CONF_PATH_MAX + 1];    /* manager = pg_ctl: -l FILE; default in state_dir */
     bool checkpoint_fast;
     unsigned start_timeout_s;
+    /* [patroni] */
+    char patroni_socket[108]; /* empty: Patroni may ask for nothing */
     /* [wal] */
     char wal_spool[CONF_PATH_MAX + 1]; /* default <data_directory>/pg_wal/tidemark-spool */
     unsigned wal_prefetch;             /* segments ahead; 0 = off */

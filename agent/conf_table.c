@@ -8,8 +8,9 @@ static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
 static const char *const notify_on_words[] = {"always", "failure", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
-const char *const option_sections[] = {"tidemark",    "tls",    "repository", "postgresql", "wal",
-                                       "coordinator", "notify", "volume",     NULL};
+const char *const option_sections[] = {"tidemark", "tls", "repository",  "postgresql",
+                                       "patroni",  "wal", "coordinator", "notify",
+                                       "volume",   NULL};
 
 #define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
 #define VOLUME_FIELD(name)                                                                         \
@@ -107,8 +108,10 @@ const struct option option_table[] = {
     {"postgresql", "os_user", OPTION_TEXT, FIELD(os_user), "postgres", 0, 0, NULL, "user name",
      "The server's own user: every PostgreSQL program runs under it.", NULL},
     {"postgresql", "manager", OPTION_MANAGER, FIELD(manager), "pg_ctl", 0, 0, NULL,
-     "pg_ctl | systemd:UNIT | command:COMMAND",
-     "Who starts and stops the server. COMMAND is called with start or stop appended.", NULL},
+     "pg_ctl | systemd:UNIT | command:COMMAND | patroni[:UNIT]",
+     "Who starts and stops the server. COMMAND is called with start or stop appended. patroni: a "
+     "restore is refused while Patroni runs; with its unit, the restore keeps it from starting.",
+     NULL},
     {"postgresql", "log_file", OPTION_PATH, FIELD(log_file), "", 0, 0, NULL, "path",
      "Server log of manager = pg_ctl. Default: postgresql.log in state_dir.", NULL},
     {"postgresql", "checkpoint", OPTION_WORD, FIELD(checkpoint_fast), "fast", 0, 0,
@@ -116,6 +119,13 @@ const struct option option_table[] = {
     {"postgresql", "start_timeout", OPTION_TIME_S, FIELD(start_timeout_s), "10min", 5, 86400, NULL,
      "time (5s … 24h)", "How long starting and stopping may take without any sign of progress.",
      NULL},
+
+    {"patroni", "socket", OPTION_PATH, FIELD(patroni_socket), "", 0, 0, NULL,
+     "path, at most 107 bytes",
+     "With manager = patroni: a second socket, mode 0600 and os_user's, on which `tidemark "
+     "patroni-restore` may ask for this node's volumes to be restored while its data directory is "
+     "empty, and for nothing else. Default: Patroni may not.",
+     "/run/tidemark/patroni.sock"},
 
     {"wal", "spool", OPTION_PATH, FIELD(wal_spool), "", 0, 0, NULL, "path",
      "Where tidemark-wal keeps prefetched segments; must be on pg_wal's file system. Default: "

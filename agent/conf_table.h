@@ -16,7 +16,7 @@ enum option_type {
     OPTION_TIME_MS, /* a number with ms, s, min, h; stored in milliseconds */
     OPTION_TIME_S,  /* the same, stored in seconds */
     OPTION_WORD,    /* one of words; stored as its index */
-    OPTION_MANAGER, /* pg_ctl | systemd:UNIT | command:COMMAND: two fields */
+    OPTION_MANAGER, /* pg_ctl | systemd:UNIT | command:COMMAND | patroni[:UNIT]: two fields */
 };
 
 struct option {

@@ -144,13 +144,21 @@ static int store_word(const struct option *option, char *field, const char *text
     return bad_value(option, text, err);
 }
 
+static void set_manager(struct conf *conf, enum conf_manager manager, const char *arg)
+{
+    conf->manager = manager;
+    (void)snprintf(conf->manager_arg, sizeof(conf->manager_arg), "%s", arg);
+}
+
+/* The word alone is pg_ctl or patroni; every other manager has an argument. */
 static int store_manager(struct conf *conf, const char *text, struct err *err)
 {
-    static const char *const prefixes[] = {
-        [MANAGER_SYSTEMD] = "systemd:", [MANAGER_COMMAND] = "command:"};
-    if (strcmp(text, "pg_ctl") == 0) {
-        conf->manager = MANAGER_PG_CTL;
-        conf->manager_arg[0] = '\0';
+    static const char *const prefixes[] = {[MANAGER_SYSTEMD] = "systemd:",
+                                           [MANAGER_COMMAND] = "command:",
+                                           [MANAGER_PATRONI] = "patroni:"};
+    bool pg_ctl = strcmp(text, "pg_ctl") == 0;
+    if (pg_ctl || strcmp(text, "patroni") == 0) {
+        set_manager(conf, pg_ctl ? MANAGER_PG_CTL : MANAGER_PATRONI, "");
         return 0;
     }
     for (size_t i = 0; i < ARRAY_LEN(prefixes); i++) {
@@ -160,12 +168,13 @@ static int store_manager(struct conf *conf, const char *text, struct err *err)
         text += len + strspn(text + len, " ");
         if (!*text)
             return err_set(err, ERR_CONFIG, "nothing follows '%s'", prefixes[i]);
-        conf->manager = (enum conf_manager)i;
-        (void)snprintf(conf->manager_arg, sizeof(conf->manager_arg), "%s", text);
+        set_manager(conf, (enum conf_manager)i, text);
         return 0;
     }
     return err_set(err, ERR_CONFIG,
-                   "'%.80s' is not valid, expected: pg_ctl | systemd:UNIT | command:COMMAND", text);
+                   "'%.80s' is not valid, expected: pg_ctl | systemd:UNIT | command:COMMAND | "
+                   "patroni[:UNIT]",
+                   text);
 }
 
 static int store_nonempty(const struct option *option, void *base, const char *text,
@@ -239,10 +248,12 @@ static void format_size(uint64_t value, char *text, size_t size)
 
 static void format_manager(const struct conf *conf, char *text, size_t size)
 {
-    const char *prefix = conf->manager == MANAGER_SYSTEMD   ? "systemd:"
-                         : conf->manager == MANAGER_COMMAND ? "command:"
-                                                            : "pg_ctl";
-    (void)snprintf(text, size, "%s%s", prefix, conf->manager_arg);
+    static const char *const words[] = {[MANAGER_PG_CTL] = "pg_ctl",
+                                        [MANAGER_SYSTEMD] = "systemd",
+                                        [MANAGER_COMMAND] = "command",
+                                        [MANAGER_PATRONI] = "patroni"};
+    (void)snprintf(text, size, "%s%s%s", words[conf->manager], conf->manager_arg[0] ? ":" : "",
+                   conf->manager_arg);
 }
 
 void option_format(const struct option *option, const void *base, char *text, size_t size)

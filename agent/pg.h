@@ -55,7 +55,10 @@ int pg_server_stop(const struct conf *conf, struct err *err);
  * NULL-ended, may be NULL; ERR_CONFIG with managers that cannot pass them. A server that is there
  * already: ERR_BUSY. */
 int pg_server_start(const struct conf *conf, const char *const *extra, struct err *err);
-/* Where the server's messages go with manager = pg_ctl. */
+/* manager = pg_ctl, and patroni: nothing is started or stopped while Patroni itself runs, so it is
+ * us who do. */
+bool pg_uses_pg_ctl(const struct conf *conf);
+/* Where the server's messages go then. */
 void pg_server_log(const struct conf *conf, char path[CONF_PATH_MAX + 1]);
 
 /* Runs a program of bin_directory (argv[0] is its name) as os_user with LC_ALL=C; output is

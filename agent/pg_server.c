@@ -169,6 +169,7 @@ static int run_stop(const struct conf *conf, struct err *err)
     int status;
     switch (conf->manager) {
     case MANAGER_PG_CTL:
+    case MANAGER_PATRONI:
         return pg_run(conf, argv, NULL, err);
     case MANAGER_SYSTEMD:
         return run_systemctl(conf, "stop", "--no-block", &status, err);
@@ -176,6 +177,11 @@ static int run_stop(const struct conf *conf, struct err *err)
         return run_command(conf, "stop", err);
     }
     return err_set(err, ERR_INTERNAL, "unknown manager %d", (int)conf->manager);
+}
+
+bool pg_uses_pg_ctl(const struct conf *conf)
+{
+    return conf->manager == MANAGER_PG_CTL || conf->manager == MANAGER_PATRONI;
 }
 
 int pg_server_stop(const struct conf *conf, struct err *err)
@@ -191,7 +197,7 @@ int pg_server_stop(const struct conf *conf, struct err *err)
     if (rc < 0) {
         struct err ignored;
         bool gone = pg_server_state(conf, &state, NULL, &ignored) == 0 && state == PG_STOPPED;
-        return gone && conf->manager == MANAGER_PG_CTL ? 0 : err_prefix(err, "stop PostgreSQL");
+        return gone && pg_uses_pg_ctl(conf) ? 0 : err_prefix(err, "stop PostgreSQL");
     }
     rc = wait_for_state(conf, true, conf->start_timeout_s, err);
     if (rc != -ERR_BUSY)
@@ -359,10 +365,11 @@ int pg_server_start(const struct conf *conf, const char *const *extra, struct er
     if (state != PG_STOPPED)
         return err_set(err, ERR_BUSY, "PostgreSQL runs already in '%s' (pid %d)",
                        conf->data_directory, pid);
-    if (extra && extra[0] && conf->manager != MANAGER_PG_CTL)
+    if (extra && extra[0] && !pg_uses_pg_ctl(conf))
         return err_set(err, ERR_CONFIG, "start options need manager = pg_ctl");
     switch (conf->manager) {
     case MANAGER_PG_CTL:
+    case MANAGER_PATRONI:
         return start_by_pg_ctl(conf, extra, err);
     case MANAGER_SYSTEMD:
         return start_by_systemd(conf, err);

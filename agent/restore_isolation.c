@@ -43,7 +43,7 @@ static bool config_outside(const struct restore *restore, char *ret, size_t size
 const char *const *restore_start_options(const struct restore *restore, struct start_options *ret)
 {
     char path[CONF_PATH_MAX + 1];
-    if (restore->conf.manager != MANAGER_PG_CTL || !config_outside(restore, path, sizeof(path)))
+    if (!pg_uses_pg_ctl(&restore->conf) || !config_outside(restore, path, sizeof(path)))
         return NULL;
     (void)snprintf(ret->text[0], sizeof(ret->text[0]), "config_file=%s", path);
     (void)snprintf(ret->text[1], sizeof(ret->text[1]), "data_directory=%s",

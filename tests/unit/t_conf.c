@@ -55,6 +55,23 @@ static void test_values(void)
     ok(!conf_volume_by_name(&conf, "x"), "not found by name");
 }
 
+static void is_refused(const char *text, const char *message)
+{
+    int rc = parse(text);
+    ok(rc == -ERR_CONFIG, "refused: %s", message);
+    is_str(err.text, message, "with this text");
+}
+
+static void test_patroni(void)
+{
+    is_refused("[postgresql]\nmanager = patroni:\n",
+               "t.conf:2: manager: nothing follows 'patroni:'");
+    is_refused("[patroni]\nsocket = /p\n",
+               "t.conf: [patroni] socket needs [postgresql] manager = patroni");
+    is_refused("[tidemark]\nsocket = /p\n[postgresql]\nmanager = patroni\n[patroni]\nsocket = /p\n",
+               "t.conf: [patroni] socket is the control socket");
+}
+
 static void test_refusals(void)
 {
     static const struct {
@@ -111,7 +128,7 @@ static void test_refusals(void)
         {"[postgresql]\nmanager = systemd:\n", "t.conf:2: manager: nothing follows 'systemd:'"},
         {"[postgresql]\nmanager = upstart\n",
          "t.conf:2: manager: 'upstart' is not valid, expected: pg_ctl | systemd:UNIT | "
-         "command:COMMAND"},
+         "command:COMMAND | patroni[:UNIT]"},
         {"[volume a]\nprovider = freeze\n", "t.conf: [volume a] has neither mount nor device"},
         {"[volume a]\nmount = /a\nprovider = command\n",
          "t.conf: [volume a] provider = command needs snapshot_command and drop_command"},
@@ -119,9 +136,7 @@ static void test_refusals(void)
          "t.conf:2: cluster: the value contains a control character"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
-        int rc = parse(cases[i].text);
-        ok(rc == -ERR_CONFIG, "refused: %s", cases[i].message);
-        is_str(err.text, cases[i].message, "with this text");
+        is_refused(cases[i].text, cases[i].message);
     }
     is_err(conf_parse("t.conf", "[tidemark]\nlanes = 1\0 2\n", 24, &conf, &err), &err, ERR_CONFIG,
            "t.conf:2: line contains a NUL byte", "NUL byte");
@@ -176,6 +191,18 @@ static void test_round_trip(void)
     is_good(parse(first), &err, "what conf_write() writes is read back");
     ok(memcmp(before, &conf, sizeof(conf)) == 0, "to the same values");
     free(before);
+    static const char *const managers[] = {"pg_ctl", "systemd:a b", "patroni", "patroni:u.service"};
+    for (size_t i = 0; i < ARRAY_LEN(managers); i++) {
+        is_good(conf_set(&conf, "postgresql.manager", managers[i], &err), &err, "%s", managers[i]);
+        free_mem char *text = written(&conf);
+        is_good(parse(text), &err, "is written");
+        ok(conf.manager == (i == 0   ? MANAGER_PG_CTL
+                            : i == 1 ? MANAGER_SYSTEMD
+                                     : MANAGER_PATRONI),
+           "and read back");
+        is_str(conf.manager_arg, strchr(managers[i], ':') ? strchr(managers[i], ':') + 1 : "",
+               "with its argument");
+    }
 }
 
 static void test_set(void)
@@ -260,6 +287,7 @@ int main(void)
     test_defaults();
     test_values();
     test_refusals();
+    test_patroni();
     test_long_lines();
     test_round_trip();
     test_set();
