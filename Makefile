@@ -174,13 +174,13 @@ deps:
 deps-check:
 	@tools/install-deps --check || tools/install-deps
 
-# What tests on object stores need; they are skipped, aloud, where it cannot be had.
+# What tests on object stores and with Patroni need; they are skipped, aloud, where it cannot be had.
 deps-ceph:
 	@tools/install-deps --ceph
 deps-swift:
 	@tools/install-deps --swift
 deps-stores:
-	@tools/install-deps --optional --ceph --swift
+	@tools/install-deps --optional --ceph --swift --patroni
 
 demo: deps $(if $(filter s3,$(STORE)),deps-ceph) $(if $(filter swift,$(STORE)),deps-swift)
 	@$(MAKE) --no-print-directory -j$$(nproc) all
@@ -233,7 +233,8 @@ install: all
 	install -m 644 conf/man/tidemark.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5
 	install -m 644 conf/man/tidemark-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 755 $(wildcard conf/capture/*) $(DESTDIR)$(PREFIX)/share/tidemark/capture
-	install -m 644 conf/openapi.yaml conf/tidemark.conf $(DESTDIR)$(PREFIX)/share/tidemark
+	install -m 644 conf/openapi.yaml conf/tidemark.conf conf/patroni.yml.example \
+	    $(DESTDIR)$(PREFIX)/share/tidemark
 	[ -e $(DESTDIR)$(SYSCONFDIR)/tidemark/tidemark.conf ] || \
 	    install -m 644 conf/tidemark.conf $(DESTDIR)$(SYSCONFDIR)/tidemark/tidemark.conf
 

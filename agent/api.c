@@ -12,6 +12,7 @@
 #include <time.h>
 
 #include "agent/address.h"
+#include "agent/api_patroni.h"
 #include "agent/api_request.h"
 #include "agent/api_socket.h"
 #include "agent/job.h"
@@ -30,13 +31,14 @@ enum {
 struct door {
     struct api_server *server;
     struct MHD_Daemon *daemon;
-    struct tls *tls; /* NULL: the control socket */
+    struct tls *tls; /* NULL: a socket */
+    bool is_patroni;
+    char path[sizeof(((struct conf *)0)->socket)]; /* of a socket, to remove it */
 };
 
 struct api_server {
     struct api *api;
-    struct door socket_door, tcp_door;
-    char socket[sizeof(((struct conf *)0)->socket)];
+    struct door socket_door, patroni_door, tcp_door;
     _Atomic bool stopping;
 };
 
@@ -52,7 +54,7 @@ struct peer {
     char text[TLS_SUBJECT_MAX + TLS_SERIAL_MAX + ADDRESS_TEXT_MAX + 64]; /* for the log */
 };
 
-static void local_peer(struct MHD_Connection *connection, struct peer *ret)
+static struct ucred credentials_of(struct MHD_Connection *connection)
 {
     const union MHD_ConnectionInfo *info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -60,6 +62,12 @@ static void local_peer(struct MHD_Connection *connection, struct peer *ret)
     socklen_t len = sizeof(cred);
     if (info)
         (void)getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &cred, &len);
+    return cred;
+}
+
+static void local_peer(struct MHD_Connection *connection, struct peer *ret)
+{
+    struct ucred cred = credentials_of(connection);
     struct passwd entry, *found = NULL;
     char buf[1024], user[64] = "";
     if (getpwuid_r(cred.uid, &entry, buf, sizeof(buf), &found) == 0 && found)
@@ -249,15 +257,22 @@ static void refuse_long(struct api_call *call)
     refuse(call, 413, "the body is longer than 64 KiB", "");
 }
 
-/* The handshake let nobody in without a certificate of the CA; what it may do is asked here. */
+/* The handshake let nobody in without a certificate of the CA, and the socket's mode nobody but its
+ * users; what they may do is asked here. */
 static bool may_ask(const struct door *door, struct MHD_Connection *connection,
                     struct api_call *call)
 {
     struct err err;
-    if (!door->tls || tls_session_check(session_of(connection), TLS_ROLE_COORDINATOR, &err) == 0)
-        return true;
-    api_problem(call, &err);
-    return false;
+    int rc = 0;
+    if (door->tls)
+        rc = tls_session_check(session_of(connection), TLS_ROLE_COORDINATOR, &err);
+    else
+        call->caller = credentials_of(connection).pid;
+    if (rc == 0 && door->is_patroni)
+        rc = api_patroni_admit(door->server->api, call, &err);
+    if (rc < 0)
+        api_problem(call, &err);
+    return rc == 0;
 }
 
 /* 0: no such argument. False when it is there and is no epoch. */
@@ -410,17 +425,28 @@ static int open_door(struct door *door, struct api_server *server, int fd, struc
     return err_set(err, ERR_INTERNAL, "the HTTP server did not start");
 }
 
-static int open_socket(struct api_server *server, struct err *err)
+static int open_socket(struct api_server *server, struct door *door, const char *path,
+                       const char *user, struct err *err)
 {
     int fd = -1;
-    int rc = api_listen_unix(server->api->conf->socket, &fd, err);
+    int rc = api_listen_unix(path, user, &fd, err);
     if (rc < 0)
         return rc;
-    rc = open_door(&server->socket_door, server, fd, err);
+    rc = open_door(door, server, fd, err);
     if (rc < 0)
-        (void)unlink(server->api->conf->socket);
+        (void)unlink(path);
     else
-        (void)snprintf(server->socket, sizeof(server->socket), "%s", server->api->conf->socket);
+        (void)snprintf(door->path, sizeof(door->path), "%s", path);
+    return rc;
+}
+
+static int open_sockets(struct api_server *server, struct err *err)
+{
+    const struct conf *conf = server->api->conf;
+    int rc = open_socket(server, &server->socket_door, conf->socket, NULL, err);
+    server->patroni_door.is_patroni = true;
+    if (rc == 0 && conf->patroni_socket[0])
+        rc = open_socket(server, &server->patroni_door, conf->patroni_socket, conf->os_user, err);
     return rc;
 }
 
@@ -460,7 +486,7 @@ int api_serve(struct api *api, struct api_server **ret, struct err *err)
     server->api = api;
     int rc = open_tcp(server, err); /* first: it is the one that configuration can break */
     if (rc == 0)
-        rc = open_socket(server, err);
+        rc = open_sockets(server, err);
     if (rc < 0) {
         api_server_stop(server);
         return rc;
@@ -474,9 +500,10 @@ void api_server_stop(struct api_server *server)
     if (!server)
         return;
     atomic_store(&server->stopping, true);
-    if (server->socket[0])
-        (void)unlink(server->socket);
-    struct door *doors[] = {&server->socket_door, &server->tcp_door};
+    struct door *doors[] = {&server->socket_door, &server->patroni_door, &server->tcp_door};
+    for (size_t i = 0; i < ARRAY_LEN(doors); i++)
+        if (doors[i]->path[0])
+            (void)unlink(doors[i]->path);
     for (size_t i = 0; i < ARRAY_LEN(doors); i++)
         if (doors[i]->daemon)
             MHD_stop_daemon(doors[i]->daemon); /* joins the threads, closes the listener */

@@ -30,6 +30,7 @@ struct api_call {
     const char *idempotency_key; /* NULL = none */
     bool follow;                 /* ?follow=1 */
     uint64_t epoch;              /* ?epoch=N of DELETE: a coordinator asks; 0 = a person */
+    int caller;                  /* pid of who asks on this host; 0 = not known */
     /* out */
     unsigned status;             /* HTTP */
     json_t *answer;              /* new reference; a problem document when status ≥ 400 */
@@ -51,9 +52,10 @@ void api_problem_status(struct api_call *call, unsigned status, const struct err
 /* --- the control socket and the TCP port ---------------------------------------------------- */
 struct api_server;
 
-/* Opens the control socket (see api_listen_unix()) and, when [tls] listen is set, the TCP port:
- * who asks there shows a certificate with role coordinator. Starts their threads. ERR_BUSY when
- * somebody else has one of them; ERR_CONFIG and ERR_AUTH for the files of [tls]. */
+/* Opens the control socket (see api_listen_unix()) and, when [patroni] socket is set, that one
+ * (api_patroni.h) and, when [tls] listen is set, the TCP port: who asks there shows a certificate
+ * with role coordinator. Starts their threads. ERR_BUSY when somebody else has one of them;
+ * ERR_CONFIG and ERR_AUTH for the files of [tls]. */
 int api_serve(struct api *api, struct api_server **ret, struct err *err);
 /* Ends streams, waits for requests in work, closes both. Jobs go on. NULL is fine. */
 void api_server_stop(struct api_server *server);

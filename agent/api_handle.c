@@ -6,6 +6,7 @@
 #include "agent/api.h"
 #include "agent/api_cluster.h"
 #include "agent/api_node.h"
+#include "agent/api_patroni.h"
 #include "agent/api_request.h"
 #include "agent/catalog.h"
 #include "agent/job_rules.h"
@@ -165,8 +166,9 @@ static int launch(struct api *api, struct api_call *call, const json_t *request,
     job_dir(api->conf, id, dir);
     if (call->idempotency_key)
         rc = save_key(api, call, request, id, err);
+    free_json json_t *options = json_pack("{s:i}", "caller", call->caller);
     if (rc == 0 && goal)
-        rc = job_set_goal(api->conf, id, goal, NULL, err);
+        rc = job_set_goal(api->conf, id, goal, options, err);
     if (rc == 0)
         rc = job_start(dir, &pid, err);
     if (rc < 0) {
@@ -242,7 +244,7 @@ static int post_snapshot(struct api *api, struct api_call *call, const char *arg
 static int post_restore(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
     (void)arg;
-    return post_job(api, call, "restore", "prepare", NULL, err);
+    return post_job(api, call, "restore", "prepare", api_check_handover, err);
 }
 
 static int post_cluster_snapshot(struct api *api, struct api_call *call, const char *arg,

@@ -18,6 +18,7 @@ enum field_type {
     FIELD_TARGET,
     FIELD_CLUSTER,
     FIELD_FORK,
+    FIELD_HANDOVER,
     FIELD_SLOTS,
     FIELD_LIST,
 };
@@ -40,6 +41,7 @@ static const char *const target_words[] = {"tag", "snapshot", "name",   "time",
                                            "lsn", "xid",      "latest", NULL};
 
 static const char *const role_words[] = {"primary", "standby", NULL};
+static const char *const handover_words[] = {"primary", "replica", NULL};
 static const char *const until_words[] = {"fenced", "configured", "recovered", NULL};
 
 static const struct field snapshot_fields[] = {
@@ -83,6 +85,7 @@ static const struct field restore_fields[] = {
     {"cluster", FIELD_CLUSTER, false, NULL},
     {"primary_conninfo", FIELD_TEXT, false, NULL},
     {"primary_slot", FIELD_TEXT, false, NULL},
+    {"handover", FIELD_HANDOVER, false, NULL},
 };
 static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
 static const struct field target_fields[] = {
@@ -105,6 +108,13 @@ static const struct field fork_fields[] = {
     {"timeline", FIELD_NUMBER, true, NULL},
     {"lsn", FIELD_TEXT, true, NULL},
     {"parent", FIELD_NUMBER, true, NULL},
+};
+
+static const struct field handover_fields[] = {
+    {"role", FIELD_WORD, true, handover_words},
+    {"data_directory", FIELD_TEXT, true, NULL},
+    {"system_id", FIELD_TEXT, false, NULL},
+    {"timeline", FIELD_NUMBER, false, NULL},
 };
 
 static const struct field execute_fields[] = {
@@ -264,6 +274,9 @@ static int check_field(const struct field *field, const json_t *value, struct er
     case FIELD_FORK:
         rc = check_fields(value, fork_fields, ARRAY_LEN(fork_fields), err);
         return rc < 0 ? err_prefix(err, "fork") : 0;
+    case FIELD_HANDOVER:
+        rc = check_fields(value, handover_fields, ARRAY_LEN(handover_fields), err);
+        return rc < 0 ? err_prefix(err, "handover") : 0;
     case FIELD_SLOTS:
         return check_slots(value, err);
     case FIELD_LIST:

@@ -11,6 +11,7 @@
 
 #include "agent/address.h"
 #include "agent/log.h"
+#include "agent/process.h"
 
 static int make_parent(const char *path, struct err *err)
 {
@@ -56,7 +57,18 @@ static int give_to_group(const char *path, struct err *err)
     return 0;
 }
 
-int api_listen_unix(const char *path, int *ret_fd, struct err *err)
+static int give_to_user(const char *path, const char *user, struct err *err)
+{
+    uid_t uid;
+    gid_t gid;
+    char home[256];
+    int rc = process_user(user, &uid, &gid, home, err);
+    if (rc == 0 && (chown(path, uid, gid) < 0 || chmod(path, 0600) < 0))
+        rc = err_sys(err, ERR_DEVICE, "give '%s' to user %s", path, user);
+    return rc;
+}
+
+int api_listen_unix(const char *path, const char *user, int *ret_fd, struct err *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", path);
@@ -73,7 +85,7 @@ int api_listen_unix(const char *path, int *ret_fd, struct err *err)
     (void)umask(old);
     if (rc < 0)
         return err_sys(err, ERR_DEVICE, "bind '%s'", path);
-    rc = give_to_group(path, err);
+    rc = user ? give_to_user(path, user, err) : give_to_group(path, err);
     if (rc == 0 && listen(fd, API_CONNECTIONS_MAX) < 0)
         rc = err_sys(err, ERR_DEVICE, "listen on '%s'", path);
     if (rc < 0)

@@ -129,6 +129,8 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
 bool job_is_partial(const json_t *status);
 /* True for a restore that is one node's part of a cluster restore: the journal's "cluster". */
 bool job_is_cluster_part(const json_t *status);
+/* True for a restore that leaves the server stopped for Patroni: the journal's "handover". */
+bool job_is_handover(const json_t *status);
 /* True when nothing of the job is left to go on with or to take back. A part of a cluster restore
  * that fails after its hold at "fenced" keeps its fence: the other nodes may be past it; a cluster
  * restore that could not give a node back keeps that ("not_released"). */

@@ -144,8 +144,10 @@ static int fill_directory(const char *dir, const char *id, const struct conf *co
                                           "phase", "", "created_ms", (json_int_t)now_ms(), "error");
     if (!journal)
         return err_set(err, ERR_INTERNAL, "request without a type");
-    if (json_object_get(request, "cluster"))
-        (void)json_object_set(journal, "cluster", json_object_get(request, "cluster"));
+    static const char *const parts[] = {"cluster", "handover"};
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        if (json_object_get(request, parts[i]))
+            (void)json_object_set(journal, parts[i], json_object_get(request, parts[i]));
     if (more)
         (void)json_object_update(journal, (json_t *)(uintptr_t)more);
     int rc = write_conf(dir, conf, err);
@@ -282,6 +284,11 @@ bool job_is_partial(const json_t *status)
 bool job_is_cluster_part(const json_t *status)
 {
     return json_is_object(json_object_get(status, "cluster"));
+}
+
+bool job_is_handover(const json_t *status)
+{
+    return json_is_object(json_object_get(status, "handover"));
 }
 
 bool job_is_over(const json_t *status)

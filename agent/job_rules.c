@@ -205,8 +205,8 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
         sweep_failed(conf, id, "failed",
                      "interrupted: the job's process was killed or the host "
                      "went down");
-    else if (job_is_partial(status) && resume)
-        sweep_run(conf, id, "all");
+    else if (job_is_partial(status) && resume && !job_is_handover(status))
+        sweep_run(conf, id, "all"); /* of a handover: Patroni has gone on, and calls again */
     else if (job_is_partial(status))
         return; /* reported by health until somebody resumes it */
     else if (has_fence(status) || is_cluster(status))

@@ -126,6 +126,22 @@ static int explain_part(const struct restore *restore, struct err *err)
     return -(int)err->code;
 }
 
+/* Patroni goes on with its next method, or gives up; what it finds is an empty data directory. */
+static int explain_handover(struct restore *restore, struct err *err)
+{
+    struct err cause = *err;
+    restore_close_devices(restore);
+    if (restore_unmount(restore, err) < 0)
+        log_warn("the unfinished volumes stay mounted: %s", err->text);
+    *err = cause;
+    size_t len = strlen(err->hint);
+    (void)snprintf(err->hint + len, sizeof(err->hint) - len,
+                   "%sthe volumes are not finished and not mounted: Patroni's next call begins "
+                   "anew, and `tidemark restore --resume %s` goes on without it",
+                   len ? "; " : "", restore->job->id);
+    return -(int)err->code;
+}
+
 /* Before `marked` everything goes back. Cancelled after it: the volume is neither old nor new,
  * which has a status of its own. */
 static int explain(struct restore *restore, struct err *err)
@@ -148,6 +164,8 @@ static int explain(struct restore *restore, struct err *err)
                       restore_step_name(step));
     if (restore->request.cluster_job)
         return explain_part(restore, err);
+    if (restore_is_handover(restore))
+        return explain_handover(restore, err);
     bool same = err->code == ERR_POSTGRES && step == STEP_RECOVERING;
     size_t len = strlen(err->hint);
     (void)snprintf(err->hint + len, sizeof(err->hint) - len,
@@ -316,8 +334,10 @@ static int run_goal(struct restore *restore, struct err *err)
         int rc = run_execute(restore, step, err);
         if (rc == 0 && restore->hold >= STEP_RECOVERING)
             rc = restore_enter(restore, STEP_VERIFYING, err);
-        if (rc == 0 && restore->hold != STEP_COMPLETE)
+        if (rc == 0 && restore->hold != STEP_COMPLETE && !restore_is_handover(restore))
             restore_cluster_hold(restore);
+        if (rc == 0 && restore_is_handover(restore))
+            return restore_handover_finish(restore, err);
         if (rc < 0 || restore->hold != STEP_COMPLETE)
             return rc;
     } else {
@@ -344,6 +364,8 @@ static int open_restore(struct restore *restore, struct err *err)
     int rc = restore_request_parse(job->request, &restore->request, err);
     if (rc == 0)
         rc = restore_cluster_load(restore, err);
+    if (rc == 0)
+        rc = restore_handover_watch(restore, err);
     if (rc < 0)
         return rc;
     return repository_open(&restore->conf, &job->progress.cancel, &restore->store, &restore->repo,

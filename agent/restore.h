@@ -17,6 +17,8 @@
  * follows its primary). Once it was held at `fenced` nothing but a cancel lifts its fence, because
  * other nodes may be past it; and nobody but the coordinator goes on (job_cluster.c). A standby
  * takes the same way as a primary to `configured`; restore_standby.c says what is different then.
+ *
+ * A handover, which Patroni asks for, is complete at `configured`; restore_handover.c.
  */
 #ifndef TIDEMARK_AGENT_RESTORE_H
 #define TIDEMARK_AGENT_RESTORE_H
@@ -76,6 +78,11 @@ struct restore_request {
     bool standby;
     const char *primary_conninfo; /* of a standby; may hold a password: never in plan or journal */
     const char *primary_slot;     /* "" = none */
+    /* For Patroni, which starts the server itself: restore_handover.c. NULL when it is not. */
+    const char *handover_directory; /* where the caller wants the data directory */
+    bool replica;
+    uint64_t leader_system; /* of a replica's leader; 0 = not known */
+    uint32_t leader_timeline;
 };
 
 /* Where the restored cluster left its old timeline: what a standby must not replay past. */
@@ -239,6 +246,8 @@ int restore_check_system(struct restore *restore, bool running, struct err *err)
 int restore_fence(struct restore *restore, struct err *err);
 /* Mounts again what was mounted, removes the fence, starts the server if it ran. */
 int restore_fence_lift(struct restore *restore, struct err *err);
+/* Unmounts the volumes: what a failed handover leaves must look as empty as it is. */
+int restore_unmount(struct restore *restore, struct err *err);
 /* The gate that keeps the server stopped over a reboot: file and, for systemd, a drop-in. */
 int restore_gate_close(struct restore *restore, struct err *err);
 int restore_gate_open(struct restore *restore, struct err *err);
@@ -266,7 +275,7 @@ int restore_mount(struct restore *restore, struct err *err);
 int restore_configure(struct restore *restore, struct err *err);
 /* Removes what must not survive a block copy. */
 int restore_clean(struct restore *restore, struct err *err);
-/* Comments out recovery settings and appends ours; or removes ours again. Pure. */
+/* Comments out recovery settings and appends ours (NULL: none); or removes ours again. Pure. */
 char *settings_with_recovery(const char *text, const char *block);
 char *settings_without_block(const char *text);
 /* The block for this target, malloc'ed text. */
@@ -291,7 +300,7 @@ int restore_replace_settings(struct restore *restore, const char *extra, struct 
  * restore_command without limits. Malloc'ed. */
 int restore_standby_lines(const struct restore *restore, bool with_command, char **ret,
                           struct err *err);
-/* "recovery.signal", or "standby.signal". */
+/* "recovery.signal", or "standby.signal" for what must not become a primary by itself. */
 const char *restore_signal_file(const struct restore *restore);
 
 /* --- restore_cluster.c: one node's part of a cluster restore --- */
@@ -316,6 +325,23 @@ int restore_standby_attached(const struct restore *restore, struct pg_session *s
                              struct err *err);
 /* Attached: settings without limits, so that it follows whoever is primary next. */
 int restore_standby_finish(struct restore *restore, struct pg_session *session, struct err *err);
+
+/* --- restore_handover.c: Patroni asks for the volumes and starts the server --- */
+bool restore_is_handover(const struct restore *restore);
+/* The job is cancelled when the process that asked for it is gone (goal.json names it). */
+int restore_handover_watch(struct restore *restore, struct err *err);
+/* What Patroni asks for is possible here, and there is nothing in the way. Read-only. */
+int restore_handover_check(struct restore *restore, struct err *err);
+/* Before the unmount: still nothing in the way? */
+int restore_handover_check_empty(const struct restore *restore, struct err *err);
+/* The volumes are unmounted: nobody shall fill the directories below them by mistake. */
+int restore_handover_shut(const struct restore *restore, struct err *err);
+/* The last step of the job. */
+int restore_handover_finish(struct restore *restore, struct err *err);
+
+/* --- restore_patroni.c --- */
+/* ERR_REFUSED, with the way out, while a Patroni runs that is in charge of the data directory. */
+int restore_check_patroni(const struct restore *restore, struct err *err);
 
 /* --- restore_host.c: a restore with nothing but the repository --- */
 /* False: no configuration here says where the server is. */

@@ -161,6 +161,9 @@ int restore_clean(struct restore *restore, struct err *err)
         "backup_label",   "backup_label.old", "tablespace_map", "tablespace_map.old",
         "promote",        "current_logfiles", "recovery.conf",  "fallback_promote",
     };
+    /* Patroni's cache of its cluster's settings: in a cluster that it makes anew, of another one.
+     */
+    static const char dynamic[] = "patroni.dynamic.json";
     close_fd int fd = open(restore->data_directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_sys(err, ERR_CORRUPT, "open the restored data directory '%s'",
@@ -169,6 +172,8 @@ int restore_clean(struct restore *restore, struct err *err)
     for (size_t i = 0; rc == 0 && i < ARRAY_LEN(files); i++)
         if (unlinkat(fd, files[i], 0) < 0 && errno != ENOENT)
             rc = err_sys(err, ERR_DEVICE, "remove '%s/%s'", restore->data_directory, files[i]);
+    if (rc == 0 && restore_is_handover(restore) && unlinkat(fd, dynamic, 0) < 0 && errno != ENOENT)
+        rc = err_sys(err, ERR_DEVICE, "remove '%s/%s'", restore->data_directory, dynamic);
     for (size_t i = 0; rc == 0 && path_emptied[i]; i++)
         rc = empty_below(restore->data_directory, path_emptied[i], false, err);
     if (rc == 0)

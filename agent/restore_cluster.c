@@ -12,7 +12,7 @@ int restore_cluster_load(struct restore *restore, struct err *err)
 {
     const json_t *call = restore->job->goal_file;
     json_t *journal = restore->job->journal;
-    restore->hold = STEP_COMPLETE;
+    restore->hold = restore_is_handover(restore) ? STEP_CONFIGURED : STEP_COMPLETE;
     if (!restore->request.cluster_job)
         return 0;
     json_t *cluster = json_object_get(journal, "cluster");

@@ -204,7 +204,8 @@ static int write_below(const struct restore *restore, const char *name, const ch
 
 const char *restore_signal_file(const struct restore *restore)
 {
-    return restore->request.standby ? "standby.signal" : "recovery.signal";
+    bool follows = restore->request.standby || restore->request.replica;
+    return follows ? "standby.signal" : "recovery.signal";
 }
 
 static int write_recovery_files(struct restore *restore, struct err *err)

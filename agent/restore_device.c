@@ -234,6 +234,9 @@ int restore_inspect_device(struct restore *restore, struct restore_volume *volum
         rc = check_use(restore, volume, err);
     if (rc == 0)
         rc = check_mount_point(restore, volume, err);
+    /* Mounted at its place in the configuration, with an empty data directory: Patroni's by right,
+     * whoever made its filesystem. */
+    volume->named |= restore_is_handover(restore) && volume->was_mounted;
     if (rc == 0)
         rc = check_content(volume, err);
     if (rc == 0)

@@ -58,6 +58,13 @@ static int reload_systemd(struct err *err)
     return rc;
 }
 
+/* The unit that starts the server: its own, or Patroni's. */
+static bool has_unit(const struct restore *restore)
+{
+    return restore->conf.manager == MANAGER_SYSTEMD ||
+           (restore->conf.manager == MANAGER_PATRONI && restore->conf.manager_arg[0]);
+}
+
 static int close_systemd(const struct restore *restore, const char *fence, struct err *err)
 {
     char dir[CONF_PATH_MAX + 64], path[CONF_PATH_MAX + 128], text[CONF_PATH_MAX + 256];
@@ -86,7 +93,7 @@ int restore_gate_close(struct restore *restore, struct err *err)
     int rc = write_text(path, text, err);
     if (rc == 0)
         rc = sync_directory(restore->conf.state_dir, err);
-    if (rc == 0 && restore->conf.manager == MANAGER_SYSTEMD)
+    if (rc == 0 && has_unit(restore))
         rc = close_systemd(restore, path, err);
     return rc;
 }
@@ -94,7 +101,7 @@ int restore_gate_close(struct restore *restore, struct err *err)
 int restore_gate_open(struct restore *restore, struct err *err)
 {
     char path[CONF_PATH_MAX + 128];
-    if (restore->conf.manager == MANAGER_SYSTEMD) {
+    if (has_unit(restore)) {
         char dir[CONF_PATH_MAX + 64];
         dropin_directory(restore, dir, sizeof(dir));
         (void)snprintf(path, sizeof(path), "%s/%s", dir, dropin_name);
@@ -227,14 +234,31 @@ static int unmount_all(struct restore *restore, bool only_ours, struct err *err)
     return 0;
 }
 
+int restore_unmount(struct restore *restore, struct err *err)
+{
+    return unmount_all(restore, false, err);
+}
+
+/* No gate for a handover: whom it would stop is the Patroni that asks, and asks again after a
+ * restart. What keeps the server from starting is that its volume is not mounted. */
+static int close_gate(struct restore *restore, struct err *err)
+{
+    return restore_is_handover(restore) ? 0 : restore_gate_close(restore, err);
+}
+
 int restore_fence(struct restore *restore, struct err *err)
 {
-    int rc = restore->past_mark ? 0 : restore_save_config(restore, err);
+    bool handover = restore_is_handover(restore);
+    int rc = handover ? 0 : restore_check_patroni(restore, err);
+    if (rc == 0 && handover && !restore->past_mark)
+        rc = restore_handover_check_empty(restore, err);
+    if (rc == 0 && !restore->past_mark)
+        rc = restore_save_config(restore, err);
     if (rc == 0)
         rc = pg_server_stop(&restore->conf, err);
     restore_test_stop("fenced-stopped");
     if (rc == 0)
-        rc = restore_gate_close(restore, err);
+        rc = close_gate(restore, err);
     restore_test_stop("fenced-closed");
     if (rc == 0 && !restore->old_gone)
         rc = save_wal(restore, err);
@@ -243,6 +267,8 @@ int restore_fence(struct restore *restore, struct err *err)
     restore_test_stop("fenced-pushed");
     if (rc == 0)
         rc = unmount_all(restore, false, err);
+    if (rc == 0 && handover)
+        rc = restore_handover_shut(restore, err);
     if (rc == 0)
         rc = restore_open_devices(restore, err);
     return rc;

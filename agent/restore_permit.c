@@ -23,10 +23,11 @@ void restore_permit_path(const struct restore *restore, char *ret, size_t size)
                    restore->job->id);
 }
 
-/* A server that waits at its target for a person, or was shut down there, is that person's. */
+/* A server that waits at its target for a person, or was shut down there, is that person's; one
+ * that was handed over is Patroni's, which starts it as often as it likes. */
 bool restore_permit_wanted(const struct restore *restore)
 {
-    return restore->request.action == ACTION_PROMOTE;
+    return restore->request.action == ACTION_PROMOTE && !restore_is_handover(restore);
 }
 
 int restore_permit_grant(const struct restore *restore, struct err *err)

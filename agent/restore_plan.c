@@ -28,7 +28,7 @@ static int find_record(struct restore *restore, json_t *warnings, struct err *er
         what = planned;
     size_t damaged = 0;
     bool empty_host = conf->data_directory[0] == '\0';
-    bool any_node = empty_host || restore->request.cluster_job;
+    bool any_node = empty_host || restore->request.cluster_job || restore_is_handover(restore);
     int rc = catalog_find(restore->store, &restore->repo, empty_host ? NULL : conf->cluster,
                           any_node ? NULL : conf->node, what, &restore->record, &damaged, err);
     if (rc < 0)
@@ -162,6 +162,8 @@ int restore_plan(struct restore *restore, struct err *err)
         rc = restore_choose_volumes(restore, err);
     if (rc == 0)
         rc = restore_complete_conf(restore, err);
+    if (rc == 0)
+        rc = restore_handover_check(restore, err);
     if (rc == 0)
         rc = restore_read_manifests(restore, err);
     if (rc == 0)

@@ -225,6 +225,40 @@ static int parse_cluster(const json_t *body, struct restore_request *ret, struct
     return parse_standby(body, ret, err);
 }
 
+/* --- handover --------------------------------------------------------------------------------- */
+
+static int parse_handover(const json_t *body, struct restore_request *ret, struct err *err)
+{
+    static const char *const roles[] = {"primary", "replica", NULL};
+    const json_t *handover = json_object_get(body, "handover");
+    const char *system = NULL;
+    uint64_t timeline = 0;
+    unsigned role = 0;
+    if (!handover)
+        return 0;
+    int rc = json_get_string(handover, "data_directory", ERR_USAGE, &ret->handover_directory, err);
+    if (rc == 0)
+        rc = parse_word(handover, "role", roles, &role, err);
+    if (rc == 0)
+        rc = json_opt_string(handover, "system_id", ERR_USAGE, &system, err);
+    if (rc == 0)
+        rc = json_opt_u64(handover, "timeline", ERR_USAGE, &timeline, err);
+    if (rc < 0)
+        return rc;
+    ret->replica = role == 1;
+    ret->leader_system = system ? strtoull(system, NULL, 10) : 0;
+    ret->leader_timeline = timeline <= UINT32_MAX ? (uint32_t)timeline : 0;
+    if ((system && ret->leader_system == 0) || (timeline && ret->leader_timeline == 0))
+        return err_set(err, ERR_USAGE, "handover: the leader's system_id or timeline is not one");
+    if (ret->cluster_job || ret->overwrite || ret->devices || ret->action != ACTION_PROMOTE)
+        return err_set(err, ERR_USAGE,
+                       "a handover promotes, on the volumes that are configured: no cluster, "
+                       "overwrite, devices or action");
+    if (ret->replica && (ret->target_given || ret->target_timeline))
+        return err_set(err, ERR_USAGE, "a replica follows its leader: no target");
+    return 0;
+}
+
 /* --- all of it -------------------------------------------------------------------------------- */
 
 int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err)
@@ -245,6 +279,7 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
                                         "cluster",
                                         "primary_conninfo",
                                         "primary_slot",
+                                        "handover",
                                         NULL};
     struct restore_request request = {.target = TARGET_TAG, .target_value = ""};
     uint64_t timeline = 0;
@@ -273,6 +308,8 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
     if (timeline > UINT32_MAX)
         return err_set(err, ERR_USAGE, "target_timeline is out of range");
     request.target_timeline = (uint32_t)timeline;
-    *ret = request;
-    return 0;
+    rc = parse_handover(body, &request, err);
+    if (rc == 0)
+        *ret = request;
+    return rc;
 }

@@ -166,12 +166,17 @@ int restore_check_server(struct restore *restore, json_t *warnings, struct err *
     if (rc < 0)
         return rc;
     restore->server_was_running = state != PG_STOPPED;
+    rc = restore_is_handover(restore) ? 0 : restore_check_patroni(restore, err);
+    if (rc < 0)
+        return rc;
     rc = restore_check_system(restore, restore->server_was_running, err);
     if (rc == 0)
         rc = check_settings(restore, err);
     if (rc == 0)
         rc = check_wal_access(restore, err);
-    if (rc == 0 && restore->conf.manager != MANAGER_SYSTEMD)
+    bool has_unit = restore->conf.manager == MANAGER_SYSTEMD ||
+                    (restore->conf.manager == MANAGER_PATRONI && restore->conf.manager_arg[0]);
+    if (rc == 0 && !has_unit && !restore_is_handover(restore))
         restore_warn(warnings, "without manager = systemd nothing but the missing pg_control keeps "
                                "the server from being started while it is restored");
     return rc;

@@ -98,7 +98,10 @@ static void copy_lines(struct text *to, const char *text, bool comment)
 char *settings_with_recovery(const char *text, const char *block)
 {
     struct text to = {0};
+    text_string(&to, "");
     copy_lines(&to, text, true);
+    if (!block)
+        return to.bytes;
     text_string(&to, block_begin);
     text_string(&to, "\n");
     text_string(&to, block);
@@ -359,8 +362,10 @@ int restore_settings_block(const struct restore *restore, char **ret, struct err
         add_setting(&to, "recovery_end_command", "");
         add_primary(restore, &to);
         add_setting(&to, "recovery_min_apply_delay", "0");
-        /* Every block was flushed by us; opening each file to fsync it takes seconds. */
-        add_setting(&to, "recovery_init_sync_method", "syncfs");
+        /* Every block was flushed by us; opening each file to fsync it takes seconds. Patroni
+         * removes all other lines of the block again, but not this one. */
+        if (!restore_is_handover(restore))
+            add_setting(&to, "recovery_init_sync_method", "syncfs");
         add_permit(restore, &to);
         add_targets(restore, &to);
         *ret = to.bytes;
@@ -407,7 +412,7 @@ int restore_write_settings(struct restore *restore, struct err *err)
     int rc = read_automatic(restore, path, sizeof(path), &text, err);
     if (rc == -ERR_MISSING)
         rc = 0;
-    if (rc == 0)
+    if (rc == 0 && !restore->request.replica) /* Patroni writes a replica's settings */
         rc = restore_settings_block(restore, &block, err);
     if (rc != 0)
         return rc;

@@ -1,4 +1,5 @@
-/* The request of `tidemark restore` from its command line; only cmd_restore*.c use it. */
+/* The request of `tidemark restore` from its command line; only cmd_restore*.c and cmd_patroni.c
+ * use it. */
 #ifndef TIDEMARK_TOOLS_CMD_RESTORE_H
 #define TIDEMARK_TOOLS_CMD_RESTORE_H
 
@@ -8,6 +9,9 @@ extern const struct cmd_option restore_options[];
 
 /* Fills body, the object of POST /restores. ERR_USAGE. */
 int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err);
+
+/* One option with a value of its own form (target…, overwrite, device) into body. ERR_USAGE. */
+int restore_take_option(json_t *body, const char *name, const char *value, struct err *err);
 
 /* The plan in the journal of a prepared restore, to stdout. */
 void restore_print_plan(const json_t *plan);

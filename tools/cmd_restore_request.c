@@ -77,7 +77,7 @@ static int take_timeline(json_t *body, const char *text, struct err *err)
     return 0;
 }
 
-static int take_option(json_t *body, const char *name, const char *value, struct err *err)
+int restore_take_option(json_t *body, const char *name, const char *value, struct err *err)
 {
     if (strcmp(name, "target") == 0)
         return take_target(body, value, err);
@@ -102,7 +102,7 @@ int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err)
     (void)json_object_set_new(body, "snapshot", json_string(cmd->args[0]));
     int rc = cmd_check_name("snapshot", cmd->args[0], err);
     for (size_t i = 0; rc == 0 && i < cmd->given_count; i++)
-        rc = take_option(body, cmd->given[i].name, cmd->given[i].value, err);
+        rc = restore_take_option(body, cmd->given[i].name, cmd->given[i].value, err);
     cmd_add_option(cmd, "action", "action", body);
     cmd_add_option(cmd, "verify", "verify", body);
     cmd_add_option(cmd, "reindex", "reindex", body);

@@ -7,7 +7,7 @@
 
 static const struct cmd_verb *const verbs[] = {
     &verb_init,    &verb_check,  &verb_snapshot, &verb_list,   &verb_show,    &verb_verify,
-    &verb_restore, &verb_status, &verb_jobs,     &verb_cancel, &verb_cluster,
+    &verb_restore, &verb_status, &verb_jobs,     &verb_cancel, &verb_cluster, &verb_patroni,
 };
 
 static void print_usage(FILE *to)
