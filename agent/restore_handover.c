@@ -17,9 +17,11 @@
 #include "agent/clock.h"
 #include "agent/log.h"
 #include "agent/pg.h"
+#include "agent/process.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -88,6 +90,19 @@ int restore_handover_watch(struct restore *restore, struct err *err)
 
 /* --- is it possible here ---------------------------------------------------------------------- */
 
+/* With the server's user's rights: it may have put a link there, to a place of root's. */
+static int open_theirs(const struct restore *restore, const char *path, DIR **ret, struct err *err)
+{
+    int rc = process_fs_user(restore->conf.os_user, err);
+    if (rc < 0)
+        return rc;
+    *ret = opendir(path);
+    if (!*ret && errno != ENOENT)
+        rc = err_sys(err, ERR_REFUSED, "look into '%s'", path);
+    process_fs_root();
+    return rc;
+}
+
 /* As Patroni looks at it: hidden files and lost+found do not count. */
 int restore_handover_check_empty(const struct restore *restore, struct err *err)
 {
@@ -100,9 +115,10 @@ int restore_handover_check_empty(const struct restore *restore, struct err *err)
         return rc;
     if (state != PG_STOPPED)
         return err_set(err, ERR_REFUSED, "PostgreSQL runs in '%s' (pid %d)", path, pid);
-    DIR *dir = opendir(path);
-    if (!dir)
-        return errno == ENOENT ? 0 : err_sys(err, ERR_DEVICE, "look into '%s'", path);
+    DIR *dir = NULL;
+    rc = open_theirs(restore, path, &dir, err);
+    if (rc < 0 || !dir)
+        return rc;
     for (struct dirent *entry; !found[0] && (entry = readdir(dir));)
         if (entry->d_name[0] != '.' && strcmp(entry->d_name, "lost+found") != 0)
             (void)snprintf(found, sizeof(found), "%s", entry->d_name);
@@ -209,17 +225,35 @@ int restore_handover_check(struct restore *restore, struct err *err)
 
 /* --- steps ------------------------------------------------------------------------------------ */
 
+/* Only what is that user's own: nothing else is reached through a link. */
+static int take_directory(const char *path, uid_t from, struct err *err)
+{
+    struct stat st;
+    close_fd int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT ? 0 : err_sys(err, ERR_DEVICE, "open the mount point '%s'", path);
+    if (fstat(fd, &st) == 0 && st.st_uid != from)
+        return 0;
+    if (fchown(fd, 0, 0) < 0 || fchmod(fd, 0755) < 0)
+        return err_sys(err, ERR_DEVICE, "change the owner of the mount point '%s'", path);
+    log_info("the directory below the mount point is root's now: path=%s", path);
+    return 0;
+}
+
 int restore_handover_shut(const struct restore *restore, struct err *err)
 {
     struct mount_entry entry;
-    for (size_t i = 0; i < restore->volume_count; i++) {
+    char home[256];
+    uid_t uid;
+    gid_t gid;
+    int rc = process_user(restore->conf.os_user, &uid, &gid, home, err);
+    for (size_t i = 0; rc == 0 && i < restore->volume_count; i++) {
         const char *path = restore->volumes[i].mount_point;
         if (restore_find_mount(path, &entry))
             return err_set(err, ERR_BUSY, "'%s' is mounted on '%s' again", entry.source, path);
-        if ((chown(path, 0, 0) < 0 || chmod(path, 0755) < 0) && errno != ENOENT)
-            return err_sys(err, ERR_DEVICE, "change the owner of the mount point '%s'", path);
+        rc = take_directory(path, uid, err);
     }
-    return 0;
+    return rc;
 }
 
 /* State and step in one write: what is complete must not look interrupted. */

@@ -53,6 +53,7 @@ class PatroniMember(Member):
         self.patroni_socket = box.join(f"db{number}-patroni.sock")
         super().__init__(box, f"db{number}", repository, size, {
             "postgresql": {"manager": "patroni"}, "patroni": {"socket": self.patroni_socket}})
+        self._give_mount_point_away()
         self.host, self.rest = f"127.0.0.{number}", free_port()
         self.yml = box.join(f"{self.name}.yml")
         self.patroni_log = os.path.join(box.mkdir("log", 0o777), f"patroni-{self.name}.log")
@@ -60,6 +61,13 @@ class PatroniMember(Member):
         tm.on_fail(lambda: tm.diag(f"{self.name}: patroni:\n{tm.tail(self.patroni_log, 25)}"))
         box.before_clean.append(self.kill_patroni)
         self._configure(etcd)
+
+    def _give_mount_point_away(self):
+        """The directory below is the server's user's, as when the package made it."""
+        volume = self.volumes[0]
+        self.box.umount(volume.mount)
+        shutil.chown(volume.mount, "postgres", "postgres")
+        self.box.mount(volume.device, volume.mount)
 
     def command(self, text):
         """Of the example: its programs are ours, with the node's configuration."""
@@ -108,7 +116,7 @@ class PatroniMember(Member):
     def ctl(self, *args, answers=""):
         return subprocess.run([PYTHON, "/usr/bin/patronictl", "-c", self.yml, *args],
                               input=answers, stdout=subprocess.PIPE, text=True,
-                              stderr=subprocess.STDOUT, check=False, timeout=120)
+                              stderr=subprocess.STDOUT, check=False, timeout=300)
 
     def run_as_server(self, *args):
         """`tidemark ARGS` as the server's own user."""
@@ -142,7 +150,7 @@ class PatroniMember(Member):
         return jobs[-1] if jobs else {}
 
 
-def wait_running(members, timeout_s=120):
+def wait_running(members, timeout_s=300):
     """Until one leads and all run; the leader."""
     def all_run():
         for member in members:
