@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "agent/cluster_gate.h"
 #include "agent/job_rules.h"
 #include "agent/node_report.h"
 
@@ -26,11 +27,19 @@ int api_get_health(struct api *api, struct api_call *call, const char *arg, stru
     struct health health;
     (void)arg;
     (void)err;
+    struct err why;
     job_health(api->conf, &health);
+    bool left_out = strcmp(health.status, "ok") == 0 && cluster_gate_check(api->conf, &why) < 0;
+    if (left_out)
+        health.status = "diverged";
     call->status = strcmp(health.status, "ok") == 0 ? 200 : 503;
     call->answer = json_pack("{s:s, s:s, s:s, s:s, s:b}", "status", health.status, "cluster",
                              api->conf->cluster, "node", api->conf->node, "version",
                              TIDEMARK_VERSION, "stale_configuration", is_conf_stale(api));
+    if (left_out) {
+        (void)json_object_set_new(call->answer, "cause", json_string(why.text));
+        (void)json_object_set_new(call->answer, "hint", json_string(why.hint));
+    }
     if (health.job[0]) {
         (void)json_object_set_new(call->answer, "job", json_string(health.job));
         (void)json_object_set_new(call->answer, "step", json_string(health.step));

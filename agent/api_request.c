@@ -58,7 +58,8 @@ static const struct field cluster_snapshot_fields[] = {
     {"source", FIELD_TEXT, false, NULL},
 };
 static const struct field cluster_restore_fields[] = {
-    {"snapshot", FIELD_TEXT, true, NULL},
+    {"snapshot", FIELD_TEXT, false, NULL},
+    {"rejoin", FIELD_TEXT, false, NULL},
     {"target", FIELD_TARGET, false, NULL},
     {"target_timeline", FIELD_NUMBER, false, NULL},
     {"primary", FIELD_TEXT, false, NULL},
@@ -324,6 +325,22 @@ static int check_dry_run(const json_t *obj, struct err *err)
     return 0;
 }
 
+/* One node is brought back to what the last restore made of the cluster: nothing is chosen anew. */
+static int check_rejoin(const json_t *obj, struct err *err)
+{
+    static const char *const alone[] = {"snapshot", "target", "target_timeline",
+                                        "primary",  "map",    "without"};
+    if (!json_object_get(obj, "rejoin"))
+        return json_object_get(obj, "snapshot")
+                   ? 0
+                   : err_set(err, ERR_USAGE, "field 'snapshot' is missing");
+    for (size_t i = 0; i < ARRAY_LEN(alone); i++)
+        if (json_object_get(obj, alone[i]))
+            return err_set(err, ERR_USAGE, "fields 'rejoin' and '%s' contradict each other",
+                           alone[i]);
+    return 0;
+}
+
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret, struct err *err)
 {
     if (len > API_BODY_MAX)
@@ -341,6 +358,8 @@ int api_request_parse(const char *type, const char *body, size_t len, json_t **r
         rc = check_tag(obj, err);
     if (rc == 0)
         rc = check_dry_run(obj, err);
+    if (rc == 0 && strcmp(type, "cluster_restore") == 0)
+        rc = check_rejoin(obj, err);
     if (rc < 0)
         return rc;
     (void)json_object_set_new(obj, "type", json_string(type));

@@ -99,6 +99,7 @@ struct cluster_restore {
     char token[ID_TEXT_LEN];                       /* of our epoch, see cluster_lock.h */
     char coordinator[CLUSTER_COORDINATOR_MAX + 1]; /* what agents and copies call us */
     bool taking; /* the epoch is new, and not every agent knows it yet: journal["taking"] */
+    bool alone;  /* one node rejoins: no other coordinator has to know */
     bool lost;   /* another coordinator has the job: nothing is ours to change any more */
     struct record record;
     bool record_read;
@@ -114,6 +115,11 @@ struct cluster_restore {
 
 /* Finds the snapshot, gives every member its part, describes it in journal["plan"]. */
 int cluster_plan(struct cluster_restore *all, struct err *err);
+/* The same for one node that becomes a standby of the cluster again (cluster_rejoin.c), and the
+ * part of it that reads the record. */
+int cluster_rejoin_plan(struct cluster_restore *all, struct err *err);
+int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member *primary,
+                        struct err *err);
 /* Fills the drives from the journal. */
 int cluster_load(struct cluster_restore *all, struct err *err);
 /* Drives every node to level, at most; returns the first error when one failed. */

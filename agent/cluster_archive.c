@@ -64,6 +64,8 @@ static int write_copy(struct cluster_restore *all, const struct conf *conf, cons
     struct repo repo;
     struct cluster_copy_id id;
     free_json json_t *copy = NULL;
+    if (all->alone)
+        return 0;
     (void)pthread_mutex_lock(&all->copying);
     int rc = repository_open(conf, &all->job->progress.cancel, &store, &repo, err);
     if (rc == 0) {

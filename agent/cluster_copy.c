@@ -272,7 +272,7 @@ static int take_request(const json_t *json, json_t *to, struct err *err)
 {
     const json_t *from = json_object_get(json, "request");
     json_t *request = NULL;
-    if (!json_is_object(from))
+    if (!json_is_object(from) || json_object_get(from, "rejoin"))
         return err_set(err, ERR_CORRUPT, "missing or wrong 'request'");
     free_mem char *text = json_text(from);
     int rc = api_request_parse("cluster_restore", text, strlen(text), &request, err);

@@ -39,6 +39,7 @@ static void reach(struct drive *drive, enum cluster_level level)
              cluster_level_name(level));
     /* Before the pull and at the end there is a copy anyhow. */
     bool copy = have_reached(all, level, false) && level != LEVEL_FENCED && level < LEVEL_COMPLETE;
+    copy |= drive->primary && level == LEVEL_RECOVERED; /* nodes that are left out look for that */
     (void)pthread_cond_broadcast(&all->changed);
     (void)pthread_mutex_unlock(&all->mutex);
     if (copy)

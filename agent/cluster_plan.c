@@ -141,43 +141,52 @@ static const struct drive *primary_of(const struct cluster_restore *all)
     return NULL;
 }
 
-static const json_t *recorded_node(const struct cluster_restore *all, const struct drive *drive)
+static const json_t *recorded_node(const struct cluster_restore *all, const char *name)
 {
     size_t i;
     json_t *node;
     json_array_foreach(json_object_get(all->record.topology, "members"), i, node)
     {
-        if (strcmp(json_str(node, "name"), drive->recorded) == 0)
+        if (strcmp(json_str(node, "name"), name) == 0)
             return node;
     }
     return NULL;
 }
 
-/* What was recorded leads to the host of the recorded primary. */
-static int find_conninfo(struct cluster_restore *all, struct drive *drive, struct err *err)
+/* What was recorded leads to the host of the recorded primary. primary_node: whose place the
+ * primary has. */
+static int conninfo_to(struct cluster_restore *all, const struct cluster_member *primary,
+                       const char *primary_node, struct drive *drive, struct err *err)
 {
-    const struct drive *primary = primary_of(all);
     const char *template = all->job->conf.coordinator_primary_conninfo;
-    if (!primary) /* choose_primary() found one */
-        return err_set(err, ERR_INTERNAL, "no primary");
-    const json_t *node = recorded_node(all, drive), *to = recorded_node(all, primary);
+    const json_t *node = recorded_node(all, drive->recorded);
+    const json_t *to = recorded_node(all, primary_node);
     const char *recorded = json_str(node, "primary_conninfo");
     char host[CLUSTER_ADDRESS_MAX + 1];
-    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(node, "primary_slot"));
-    host_of(primary->member, host, sizeof(host));
+    host_of(primary, host, sizeof(host));
     if (template[0])
         return fill_template(template, host, drive->member->name, drive->conninfo,
                              sizeof(drive->conninfo), err);
-    bool same = strcmp(primary->recorded, primary->member->name) == 0 &&
-                strcmp(json_str(to, "role"), "primary") == 0;
+    bool same =
+        strcmp(primary_node, primary->name) == 0 && strcmp(json_str(to, "role"), "primary") == 0;
     if (same && recorded[0]) {
         (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s", recorded);
         return 0;
     }
     (void)err_set(err, ERR_REFUSED, "how standby %s reaches primary %s is not known",
-                  drive->member->name, primary->member->name);
+                  drive->member->name, primary->name);
     return err_hint(err, "set [coordinator] primary_conninfo, as host=%%h user=… "
                          "application_name=%%n");
+}
+
+static int find_conninfo(struct cluster_restore *all, struct drive *drive, struct err *err)
+{
+    const struct drive *primary = primary_of(all);
+    const json_t *node = recorded_node(all, drive->recorded);
+    if (!primary) /* choose_primary() found one */
+        return err_set(err, ERR_INTERNAL, "no primary");
+    (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(node, "primary_slot"));
+    return conninfo_to(all, primary->member, primary->recorded, drive, err);
 }
 
 static int compare_drives(const void *a, const void *b)
@@ -240,6 +249,19 @@ int cluster_plan(struct cluster_restore *all, struct err *err)
     }
     (void)json_object_set_new(all->job->journal, "plan", plan_json(all, warnings));
     return 0;
+}
+
+/* Without a slot: the primary that runs has none for it, and the archive has all its WAL. */
+int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member *primary,
+                        struct err *err)
+{
+    free_json json_t *warnings = json_array();
+    int rc = read_record(all, err);
+    if (rc == 0)
+        rc = conninfo_to(all, primary, primary->name, &all->drives[0], err);
+    if (rc == 0)
+        (void)json_object_set_new(all->job->journal, "plan", plan_json(all, warnings));
+    return rc;
 }
 
 /* --- read back -------------------------------------------------------------------------------- */

@@ -96,6 +96,7 @@ static int prepare(struct cluster_restore *all, struct err *err)
     int rc = job_journal(all->job, NULL, "planning", err);
     if (rc == 0)
         rc = json_object_get(all->job->journal, "plan") ? cluster_load(all, err)
+             : all->alone                               ? cluster_rejoin_plan(all, err)
                                                         : cluster_plan(all, err);
     if (rc == 0)
         rc = cluster_claim(all, err);
@@ -232,6 +233,7 @@ int cluster_restore_run(struct job *job, struct err *err)
     json_int_t epoch = json_integer_value(json_object_get(job->journal, "epoch"));
     all.epoch = epoch > 0 ? (uint64_t)epoch : 1;
     all.taking = json_is_true(json_object_get(job->journal, "taking"));
+    all.alone = json_object_get(job->request, "rejoin") != NULL;
     (void)pthread_mutex_init(&all.copying, NULL);
     (void)pthread_mutex_init(&all.mutex, NULL);
     (void)pthread_cond_init(&all.changed, NULL);

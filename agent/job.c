@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "agent/cluster_gate.h"
 #include "agent/cluster_lock.h"
 #include "agent/log.h"
 #include "agent/node_lock.h"
@@ -362,6 +363,8 @@ static void release_cluster(const struct job *job)
     if (job_is_cluster_part(job->journal) && job_is_over(job->journal) &&
         cluster_lock_release(&job->conf, job->id, &err) < 0)
         log_err(&err);
+    if (job_is_cluster_part(job->journal) && json_is(job->journal, "state", "complete"))
+        cluster_gate_open(&job->conf);
 }
 
 void job_close(struct job *job, int rc, const struct err *err)

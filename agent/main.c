@@ -16,6 +16,7 @@
 #include "agent/api.h"
 #include "agent/capture.h"
 #include "agent/cluster.h"
+#include "agent/cluster_gate.h"
 #include "agent/job_rules.h"
 #include "agent/log.h"
 #include "agent/notify.h"
@@ -131,6 +132,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
 {
     struct api api;
     struct api_server *server = NULL;
+    struct cluster_gate_watch gate;
     const char *given = getenv("NOTIFY_SOCKET");
     free_mem char *notify = given ? strdup(given) : NULL;
     (void)unsetenv("NOTIFY_SOCKET"); /* not for jobs, and no thread runs yet */
@@ -145,6 +147,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
              conf->socket, conf->tls_listen[0] ? conf->tls_listen : "-", conf->state_dir,
              conf->cluster, conf->node, TIDEMARK_VERSION);
     tell_systemd(notify, "READY=1");
+    cluster_gate_start(&gate, conf);
     struct pollfd wait = {.fd = signal_fd, .events = POLLIN};
     for (bool stop = false; !stop;) {
         (void)poll(&wait, 1, SWEEP_MS);
@@ -154,6 +157,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     }
     log_info("agent stops; jobs go on");
     tell_systemd(notify, "STOPPING=1");
+    cluster_gate_stop(&gate);
     api_server_stop(server);
     return 0;
 }

@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "agent/cluster_gate.h"
 #include "agent/cluster_lock.h"
 #include "agent/conninfo.h"
 #include "agent/job_rules.h"
@@ -167,7 +168,12 @@ static void add_agent(const struct conf *conf, json_t *report)
     struct health health;
     struct err err;
     job_health(conf, &health);
-    json_t *object = json_pack("{s:s}", "status", health.status);
+    bool left_out = strcmp(health.status, "ok") == 0 && cluster_gate_check(conf, &err) < 0;
+    json_t *object = json_pack("{s:s}", "status", left_out ? "diverged" : health.status);
+    if (left_out) {
+        (void)json_object_set_new(object, "cause", json_string(err.text));
+        (void)json_object_set_new(object, "hint", json_string(err.hint));
+    }
     if (health.job[0]) {
         (void)json_object_set_new(object, "job", json_string(health.job));
         (void)json_object_set_new(object, "step", json_string(health.step));

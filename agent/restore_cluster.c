@@ -1,6 +1,7 @@
 /* One node's part of a cluster restore: what its coordinator's call adds to a run, the holds, and
  * the slots of the new primary. The rest of a part is an ordinary restore; see restore.h. */
 #include "agent/restore.h"
+#include "agent/cluster_gate.h"
 #include "agent/log.h"
 #include "agent/pg.h"
 
@@ -30,7 +31,7 @@ int restore_cluster_check(const struct restore *restore, struct err *err)
 {
     char number[24];
     if (!restore->request.cluster_job)
-        return 0;
+        return cluster_gate_check(&restore->conf, err);
     (void)snprintf(number, sizeof(number), "%llu", (unsigned long long)restore->record.system_id);
     json_object_set_new(restore->job->journal, "system_id", json_string(number));
     if (restore->record.archived)

@@ -5,6 +5,7 @@
  * has is pushed, the volumes are unmounted, the devices are opened exclusively. Every failure up to
  * here is answered by restore_fence_lift(). */
 #include "agent/restore.h"
+#include "agent/cluster_gate.h"
 #include "agent/log.h"
 #include "agent/pg.h"
 #include "agent/process.h"
@@ -295,6 +296,18 @@ static int mount_back(struct restore *restore, struct err *err)
     return 0;
 }
 
+/* The cluster went on without it: as a primary it would be a second one. */
+static bool stays_down(const struct restore *restore)
+{
+    char path[CONF_PATH_MAX + 32];
+    struct err err;
+    (void)snprintf(path, sizeof(path), "%s/standby.signal", restore->data_directory);
+    if (access(path, F_OK) == 0 || cluster_gate_check(&restore->conf, &err) == 0)
+        return false;
+    log_warn("the fence is lifted, but the old server does not start again: %s", err.text);
+    return true;
+}
+
 int restore_fence_lift(struct restore *restore, struct err *err)
 {
     enum pg_state state;
@@ -306,7 +319,7 @@ int restore_fence_lift(struct restore *restore, struct err *err)
         rc = restore_gate_open(restore, err);
     if (rc == 0)
         rc = pg_server_state(&restore->conf, &state, NULL, err);
-    if (rc < 0 || !restore->server_was_running || state != PG_STOPPED)
+    if (rc < 0 || !restore->server_was_running || state != PG_STOPPED || stays_down(restore))
         return rc;
     struct start_options options;
     log_info("the fence is lifted, the old server starts again");

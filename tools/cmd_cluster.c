@@ -51,7 +51,6 @@ static int restore_body(const struct cmd *cmd, json_t *body, struct err *err)
     cmd_add_option(cmd, "primary", "primary", body);
     cmd_add_option(cmd, "verify", "verify", body);
     cmd_add_option(cmd, "reindex", "reindex", body);
-    cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
     return rc;
 }
 
@@ -122,19 +121,14 @@ static int next_step(struct cmd *cmd, struct client *client, const char *id, con
     return cmd_run_job(cmd, client, path, body, ret, err);
 }
 
-static int run_restore(struct cmd *cmd, struct client *client, struct err *err)
+static int restore(struct cmd *cmd, struct client *client, json_t *body, struct err *err)
 {
-    free_json json_t *body = json_object();
     free_json json_t *status = NULL, *done = NULL;
-    if (cmd->arg_count != 2)
-        return err_set(err, ERR_USAGE, "expected: tidemark cluster restore TAG|ID|latest");
-    int rc = restore_body(cmd, body, err);
-    if (rc < 0)
-        return rc;
     cmd->on_status = print_plan;
+    cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
     if (!cmd_asks(cmd))
         (void)json_object_set_new(body, "execute", json_true());
-    rc = cmd_run_job(cmd, client, "/cluster/restores", body, &status, err);
+    int rc = cmd_run_job(cmd, client, "/cluster/restores", body, &status, err);
     if (rc < 0)
         return rc;
     if (strcmp(cmd_text(status, "state"), "prepared") != 0)
@@ -149,6 +143,25 @@ static int run_restore(struct cmd *cmd, struct client *client, struct err *err)
     free_json json_t *both = json_pack("{s:b}", "verify", true);
     rc = next_step(cmd, client, cmd_text(status, "id"), "execute", both, &done, err);
     return rc < 0 ? rc : print_end(cmd, done);
+}
+
+static int run_restore(struct cmd *cmd, struct client *client, struct err *err)
+{
+    free_json json_t *body = json_object();
+    if (cmd->arg_count != 2)
+        return err_set(err, ERR_USAGE, "expected: tidemark cluster restore TAG|ID|latest");
+    int rc = restore_body(cmd, body, err);
+    return rc < 0 ? rc : restore(cmd, client, body, err);
+}
+
+/* One node that the last restore left out. */
+static int run_rejoin(struct cmd *cmd, struct client *client, struct err *err)
+{
+    if (cmd->arg_count != 2)
+        return err_set(err, ERR_USAGE, "expected: tidemark cluster rejoin NODE");
+    int rc = cmd_check_name("node", cmd->args[1], err);
+    free_json json_t *body = json_pack("{s:s}", "rejoin", cmd->args[1]);
+    return rc < 0 ? rc : restore(cmd, client, body, err);
 }
 
 /* --- what is there -----------------------------------------------------------------------------*/
@@ -316,6 +329,8 @@ static int run(struct cmd *cmd, struct err *err)
         rc = run_snapshot(cmd, client, err);
     else if (strcmp(verb, "restore") == 0)
         rc = run_restore(cmd, client, err);
+    else if (strcmp(verb, "rejoin") == 0)
+        rc = run_rejoin(cmd, client, err);
     else if (strcmp(verb, "status") == 0)
         rc = run_status(cmd, client, err);
     else if (strcmp(verb, "resume") == 0)
@@ -323,25 +338,27 @@ static int run(struct cmd *cmd, struct err *err)
     else if (strcmp(verb, "abort") == 0)
         rc = run_abort(cmd, client, err);
     else
-        rc = err_set(err, ERR_USAGE, "'%.40s' is not snapshot, restore, status, resume or abort",
-                     verb);
+        rc = err_set(err, ERR_USAGE,
+                     "'%.40s' is not snapshot, restore, rejoin, status, resume or abort", verb);
     client_close(client);
     return rc;
 }
 
 const struct cmd_verb verb_cluster = {
     .name = "cluster",
-    .args = "snapshot|restore|status|resume|abort [TAG|JOB]",
+    .args = "snapshot|restore|rejoin|status|resume|abort [TAG|NODE|JOB]",
     .args_min = 1,
     .args_max = 2,
     .summary = "Snapshots and restores of a primary with its standbys, through the coordinator.",
     .options = options,
-    .notes = "  tidemark cluster snapshot --tag TAG\n"
-             "  tidemark cluster restore TAG|ID|latest    prints the plan and asks\n"
-             "  tidemark cluster status\n"
-             "  tidemark cluster resume [JOB]             goes on with one that stopped\n"
-             "  tidemark cluster abort [JOB]              gives one up\n"
-             "JOB may be another coordinator's, which is taken over: status shows it.\n",
+    .notes =
+        "  tidemark cluster snapshot --tag TAG\n"
+        "  tidemark cluster restore TAG|ID|latest    prints the plan and asks\n"
+        "  tidemark cluster rejoin NODE              a node that was left out: a standby again\n"
+        "  tidemark cluster status\n"
+        "  tidemark cluster resume [JOB]             goes on with one that stopped\n"
+        "  tidemark cluster abort [JOB]              gives one up\n"
+        "JOB may be another coordinator's, which is taken over: status shows it.\n",
     .config = "/etc/tidemark/coordinator.conf",
     .run = run,
 };
