@@ -86,6 +86,7 @@ struct drive {
     char slot[64];                    /* of a standby: its physical slot there, "" = none */
     char job[ID_TEXT_LEN];            /* of its agent; "" = not reserved, or no answer came */
     bool asked;                       /* to reserve the node; under all->mutex */
+    bool followed;                    /* by the journal a standby on the new timeline already */
     enum cluster_level level;         /* under all->mutex */
     bool failed;
     struct err err;
@@ -120,8 +121,13 @@ int cluster_plan(struct cluster_restore *all, struct err *err);
 int cluster_rejoin_plan(struct cluster_restore *all, struct err *err);
 int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member *primary,
                         struct err *err);
-/* Fills the drives from the journal. */
+/* Fills the drives from the journal; cluster_load() reads the record, too. What gives the nodes
+ * back needs no repository. */
+int cluster_load_drives(struct cluster_restore *all, struct err *err);
 int cluster_load(struct cluster_restore *all, struct err *err);
+/* The primary will be promoted once more, to another timeline: ERR_REFUSED when a standby followed
+ * it to this one, where it would be left behind. */
+int cluster_forget_fork(struct cluster_restore *all, struct err *err);
 /* Drives every node to level, at most; returns the first error when one failed. */
 int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct err *err);
 /* Gives reservations and fences back, as far as nothing was touched. */

@@ -315,6 +315,10 @@ static int look(struct drive *drive, struct err *err)
     if (rc < 0)
         return rc;
     enum cluster_level level = level_of(status);
+    if (drive->primary && level < LEVEL_RECOVERED && drive->all->fork)
+        rc = cluster_forget_fork(drive->all, err); /* somebody gave the promoted server up */
+    if (rc < 0)
+        return rc;
     /* Before the level: nobody waits for a fork that is not there yet. */
     if (drive->primary && level >= LEVEL_RECOVERED && !drive->all->fork)
         rc = publish_fork(drive, status, err);
@@ -458,11 +462,11 @@ static int release_one(struct drive *drive, struct err *err)
         free_json json_t *answer = NULL;
         free_json json_t *status = NULL;
         rc = call(drive, "DELETE", path, NULL, &answer, err);
-        if (rc == -ERR_REFUSED || rc == -ERR_MISSING) /* it has ended by itself */
+        if (rc == -ERR_REFUSED) /* it has ended by itself, or is another coordinator's */
             return 0;
-        if (rc == 0)
+        if (rc == 0 || rc == -ERR_MISSING) /* no such job, or it ends at this moment */
             rc = wait_job(drive, false, &status, err);
-        if (rc == 0 && job_is_over(status))
+        if (rc == -ERR_MISSING || (rc == 0 && job_is_over(status)))
             return 0;
         if (rc == 0 && tries > 0)
             rc = take_error(drive, status, err);

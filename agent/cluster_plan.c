@@ -1,6 +1,7 @@
 /* Who becomes what: the snapshot's topology laid over the members of today. See cluster.h. */
 #include "agent/cluster.h"
 #include "agent/catalog.h"
+#include "agent/conninfo.h"
 #include "agent/repository.h"
 
 #include <stdio.h>
@@ -164,6 +165,13 @@ static int conninfo_to(struct cluster_restore *all, const struct cluster_member 
     const char *recorded = json_str(node, "primary_conninfo");
     char host[CLUSTER_ADDRESS_MAX + 1];
     host_of(primary, host, sizeof(host));
+    if (strstr(template, "%h") && !host[0]) {
+        (void)err_set(err, ERR_CONFIG,
+                      "[coordinator] primary_conninfo has %%h, but '%s' of member %s has no host",
+                      primary->address, primary->name);
+        return err_hint(err,
+                        "write the host in the place of %%h, or the member's https:// address");
+    }
     if (template[0])
         return fill_template(template, host, drive->member->name, drive->conninfo,
                              sizeof(drive->conninfo), err);
@@ -195,17 +203,20 @@ static int compare_drives(const void *a, const void *b)
     return strcmp(left->member->name, right->member->name);
 }
 
+/* The plan is shown, and kept: of primary_conninfo it says what is no secret. */
 static json_t *plan_json(const struct cluster_restore *all, json_t *warnings)
 {
     const struct record *record = &all->record;
+    char conninfo[CONF_PATH_MAX + 64]; /* a password leaves, blanks may come */
     json_t *members = json_array();
     for (size_t i = 0; i < all->count; i++) {
         const struct drive *drive = &all->drives[i];
+        (void)conninfo_public(drive->conninfo, conninfo, sizeof(conninfo));
         (void)json_array_append_new(
             members, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "name", drive->member->name,
                                "address", drive->member->address, "recorded", drive->recorded,
                                "role", drive->primary ? "primary" : "standby", "primary_conninfo",
-                               drive->conninfo, "primary_slot", drive->slot));
+                               conninfo, "primary_slot", drive->slot));
     }
     char system_id[24];
     (void)snprintf(system_id, sizeof(system_id), "%llu", (unsigned long long)record->system_id);
@@ -279,6 +290,8 @@ static int load_drive(struct cluster_restore *all, const json_t *member, struct 
     (void)snprintf(drive->recorded, sizeof(drive->recorded), "%.63s", json_str(member, "recorded"));
     (void)snprintf(drive->job, sizeof(drive->job), "%.32s", json_str(state, "job"));
     drive->asked = json_is_true(json_object_get(state, "asked"));
+    drive->followed = !drive->primary &&
+                      (json_is(state, "level", "recovered") || json_is(state, "level", "complete"));
     (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s",
                    json_str(member, "primary_conninfo"));
     (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(member, "primary_slot"));
@@ -286,29 +299,58 @@ static int load_drive(struct cluster_restore *all, const json_t *member, struct 
     return 0;
 }
 
-/* A journal that came from another coordinator does not say it; where a standby is reserved already
- * nobody needs it any more. */
+/* The journal does not say its password; where a standby is reserved already nobody needs it, and
+ * one that rejoins is alone here. */
 static int load_conninfo(struct cluster_restore *all, struct drive *drive, struct err *err)
 {
     struct err why;
-    if (drive->primary || drive->conninfo[0] || find_conninfo(all, drive, &why) == 0 ||
-        drive->job[0])
+    if (drive->primary || find_conninfo(all, drive, &why) == 0 || drive->job[0] ||
+        drive->conninfo[0])
         return 0;
     *err = why;
     return -(int)err->code;
 }
 
-int cluster_load(struct cluster_restore *all, struct err *err)
+int cluster_load_drives(struct cluster_restore *all, struct err *err)
 {
     const json_t *members = json_object_get(json_object_get(all->job->journal, "plan"), "members");
     size_t i, count = json_array_size(members);
+    int rc = 0;
     if (count == 0 || count > CLUSTER_MEMBERS_MAX)
         return err_set(err, ERR_CORRUPT, "the journal of job %s has no plan", all->job->id);
-    int rc = read_record(all, err);
     for (i = 0; rc == 0 && i < count; i++)
         rc = load_drive(all, json_array_get(members, i), err);
-    for (i = 0; rc == 0 && i < count; i++)
-        rc = load_conninfo(all, &all->drives[i], err);
     all->fork = json_incref(json_object_get(all->job->journal, "fork"));
     return rc;
+}
+
+/* The drives first: whatever fails then, they can be given back. */
+int cluster_load(struct cluster_restore *all, struct err *err)
+{
+    int rc = cluster_load_drives(all, err);
+    if (rc == 0)
+        rc = read_record(all, err);
+    for (size_t i = 0; rc == 0 && i < all->count; i++)
+        rc = load_conninfo(all, &all->drives[i], err);
+    return rc;
+}
+
+int cluster_forget_fork(struct cluster_restore *all, struct err *err)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        if (!all->drives[i].followed)
+            continue;
+        (void)err_set(err, ERR_REFUSED,
+                      "the primary's part was given up, and node %s has followed it already",
+                      all->drives[i].member->name);
+        return err_hint(err,
+                        "give all of them up with `tidemark cluster abort %s`, then restore "
+                        "anew",
+                        all->job->id);
+    }
+    (void)pthread_mutex_lock(&all->mutex);
+    json_decref(take_ptr(&all->fork));
+    (void)json_object_del(all->job->journal, "fork");
+    (void)pthread_mutex_unlock(&all->mutex);
+    return 0;
 }

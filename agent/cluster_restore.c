@@ -142,13 +142,54 @@ static int execute(struct cluster_restore *all, enum cluster_level until, struct
     return rc < 0 ? after_failure(all, err) : 0;
 }
 
+/* The server may be on its way to its target, or there. */
+static bool may_write(const json_t *status)
+{
+    enum restore_step step = restore_step_from_name(json_str(status, "step"));
+    bool asked = step == STEP_CONFIGURED && json_is_true(json_object_get(status, "running"));
+    return asked || step >= STEP_RECOVERING;
+}
+
+/* Who does not answer is not given back either; what has no part any more stays as it is. */
+static int check_release(const struct cluster_restore *all, struct err *err)
+{
+    const char *writer = NULL, *fenced = NULL;
+    for (size_t i = 0; i < all->count; i++) {
+        const struct drive *drive = &all->drives[i];
+        free_json json_t *status = NULL;
+        char path[64];
+        (void)snprintf(path, sizeof(path), "/jobs/%s", drive->job);
+        int rc = drive->job[0]
+                     ? cluster_call(&all->cluster, drive->member, "GET", path, NULL, &status, err)
+                     : 0;
+        if (rc < 0 && rc != -ERR_MISSING)
+            return rc;
+        if (drive->primary && may_write(status))
+            writer = drive->member->name;
+        if (json_is(status, "step", "fenced") && !job_is_over(status))
+            fenced = drive->member->name;
+    }
+    if (!writer || !fenced)
+        return 0;
+    (void)err_set(err, ERR_REFUSED,
+                  "node %s may accept writes already, and to give node %s back would start its old "
+                  "server beside it",
+                  writer, fenced);
+    return err_hint(err, "go on with `tidemark cluster resume %s`", all->job->id);
+}
+
 static int run_abort(struct cluster_restore *all, struct err *err)
 {
-    int rc = cluster_load(all, err);
+    /* What gives back needs no repository. */
+    int rc = all->taking ? cluster_load(all, err) : cluster_load_drives(all, err);
     if (rc == 0 && all->taking)
         rc = cluster_claim(all, err);
     if (cluster_is_lost(all, err) || (rc < 0 && all->taking))
         return -(int)err->code;
+    if (rc == 0 && was_touched(all))
+        rc = check_release(all, err);
+    if (rc == -ERR_REFUSED)
+        return rc;
     if (rc == 0)
         rc = release(all, err);
     if (cluster_is_lost(all, err)) /* meanwhile */

@@ -103,6 +103,15 @@ static const struct {
     {STEP_WRITTEN, step_write}, {STEP_CONFIGURED, step_configure}, {STEP_RECOVERING, step_recover},
 };
 
+/* A fence that could not be lifted, because the repository is away perhaps, is lifted later: the
+ * job is not over (job_is_over(), job_sweep()). Where a part was held it is not over anyhow. */
+static void note_fence(struct job *job)
+{
+    json_t *journal = job->journal;
+    if (json_is(journal, "step", "fenced") && !json_object_get(journal, "held_at"))
+        (void)json_object_set_new(journal, "not_released", json_true());
+}
+
 /* err stays what it is; that the old server does not run again is added to its hint. */
 static void lift_after_failure(struct restore *restore, struct err *err)
 {
@@ -110,6 +119,7 @@ static void lift_after_failure(struct restore *restore, struct err *err)
     if (restore_fence_lift(restore, err) < 0) {
         size_t len = strlen(cause.hint);
         log_error("the fence could not be lifted: %s", err->text);
+        note_fence(restore->job);
         (void)snprintf(cause.hint + len, sizeof(cause.hint) - len,
                        "%sthe old server is not running again: %.200s", len ? "; " : "", err->text);
     }
@@ -148,13 +158,16 @@ static int explain(struct restore *restore, struct err *err)
 {
     enum restore_step step =
         restore_step_from_name(json_string_value(json_object_get(restore->job->journal, "step")));
-    if (step < STEP_MARKED && err->code == ERR_CANCELLED)
-        (void)err_set(err, ERR_CANCELLED, "cancelled by request: nothing was touched");
-    if (step == STEP_FENCED && restore_keeps_fence(restore, err))
+    if (step == STEP_FENCED && restore_keeps_fence(restore)) {
+        if (err->code == ERR_CANCELLED)
+            (void)err_set(err, ERR_PARTIAL, "cancelled in the fence: nothing was touched");
         return err_hint(err,
                         "the fence stays, because other nodes may be past theirs: `tidemark "
                         "cluster resume` goes on, `tidemark cancel %s` starts the old server",
                         restore->job->id);
+    }
+    if (step < STEP_MARKED && err->code == ERR_CANCELLED)
+        (void)err_set(err, ERR_CANCELLED, "cancelled by request: nothing was touched");
     if (step == STEP_FENCED)
         lift_after_failure(restore, err);
     if (step < STEP_MARKED)
@@ -392,6 +405,8 @@ int restore_run(struct job *job, struct err *err)
     int rc = open_restore(&restore, err);
     if (rc == 0)
         rc = run_goal(&restore, err);
+    if (strcmp(job->goal, "abort") == 0 && rc != -ERR_CANCELLED)
+        note_fence(job);
     release_restore(&restore);
     return rc;
 }

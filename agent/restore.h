@@ -14,7 +14,7 @@
  *
  * A part of a cluster restore runs from hold to hold, as its coordinator says ("until"): state
  * "held" at `fenced`, `configured` or `recovered` (the server is at its target, or a standby
- * follows its primary). Once it was held at `fenced` nothing but a cancel lifts its fence, because
+ * follows its primary). Once it was held at `fenced` nothing but an abort lifts its fence, because
  * other nodes may be past it; and nobody but the coordinator goes on (job_cluster.c). A standby
  * takes the same way as a primary to `configured`; restore_standby.c says what is different then.
  *
@@ -150,8 +150,9 @@ struct restore {
     bool old_gone;  /* all volumes were marked once: nothing of the old data can be saved */
     bool astray;    /* restore_recover(): the server runs without having gone to the target */
     bool went_back; /* to `fenced`, because of that: once a run */
-    enum restore_step hold;   /* the last step of this run; STEP_COMPLETE = no hold */
-    struct restore_fork fork; /* of a standby, from its coordinator */
+    enum restore_step hold;     /* the last step of this run; STEP_COMPLETE = no hold */
+    struct restore_fork fork;   /* of a standby, from its coordinator */
+    struct wal_history history; /* of fork.timeline; empty before it is known */
     uint8_t job_id[ID_LEN];
     struct restore_setting settings[RESTORE_SETTINGS_MAX]; /* see restore_setting() */
     size_t setting_count;
@@ -310,8 +311,9 @@ int restore_cluster_load(struct restore *restore, struct err *err);
 int restore_cluster_check(const struct restore *restore, struct err *err);
 /* Ends the run at its hold. */
 void restore_cluster_hold(struct restore *restore);
-/* True when a failure in this state must leave the fence where it is. */
-bool restore_keeps_fence(const struct restore *restore, const struct err *err);
+/* True when a failure in this state must leave the fence where it is; a SIGTERM as well, because a
+ * host that shuts down sends one to everybody. Only the goal `abort` lifts it. */
+bool restore_keeps_fence(const struct restore *restore);
 /* Creates the physical slots that the call names, on the new primary. Idempotent. */
 struct pg_session;
 int restore_create_slots(struct restore *restore, struct pg_session *session, struct err *err);

@@ -61,10 +61,9 @@ void restore_cluster_hold(struct restore *restore)
     json_object_set_new(restore->job->journal, "state", json_string("held"));
 }
 
-bool restore_keeps_fence(const struct restore *restore, const struct err *err)
+bool restore_keeps_fence(const struct restore *restore)
 {
-    return restore->request.cluster_job && err->code != ERR_CANCELLED &&
-           json_object_get(restore->job->journal, "held_at");
+    return restore->request.cluster_job && json_object_get(restore->job->journal, "held_at");
 }
 
 /* --- slots ------------------------------------------------------------------------------------ */

@@ -115,6 +115,7 @@ int restore_gate_open(struct restore *restore, struct err *err)
     restore_state_path(restore, fence_name, path, sizeof(path));
     if (unlink(path) < 0 && errno != ENOENT)
         return err_sys(err, ERR_DEVICE, "remove '%s'", path);
+    (void)json_object_del(restore->job->journal, "not_released");
     return sync_directory(restore->conf.state_dir, err);
 }
 

@@ -48,7 +48,8 @@ int restore_check_system(struct restore *restore, bool running, struct err *err)
     }
     if (control.system_id == restore->record.system_id)
         return 0;
-    for (size_t i = 0; i < restore->volume_count; i++)
+    bool by_person = !restore->request.cluster_job; /* a coordinator names whatever is mounted */
+    for (size_t i = 0; by_person && i < restore->volume_count; i++)
         if (restore->volumes[i].holds_control && restore->volumes[i].named && !running)
             return 0;
     (void)err_set(err, ERR_REFUSED,

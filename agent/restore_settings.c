@@ -192,13 +192,19 @@ static void limit_to_tag(const struct restore *restore, struct text *to)
     add_segment_size(restore, to);
 }
 
-/* restore_standby.c says why. Until the coordinator knows the fork the server cannot be started;
- * what stands here then is only not less than that. */
+/* restore_standby.c says why; so it is with every fork on the way: where the archive does not answer
+ * for a segment of the child, the parent's would be replayed. Until the coordinator knows the last
+ * fork the server cannot be started; what stands here then is only not less than that. */
 static void limit_to_fork(const struct restore *restore, struct text *to)
 {
+    enum { ANCESTORS_MAX = 16 }; /* a standby is that many forks behind its snapshot, at most */
     const struct restore_fork *fork = &restore->fork;
+    const struct wal_history *history = &restore->history;
     char last[16];
     bool known = fork->timeline != 0;
+    size_t first = history->count > ANCESTORS_MAX ? history->count - ANCESTORS_MAX : 0;
+    for (size_t i = first; i + 1 < history->count; i++)
+        add_limit(to, history->entries[i].parent, history->entries[i].switch_lsn);
     if (known)
         add_limit(to, fork->parent, fork->lsn);
     else if (restore->target_lsn)

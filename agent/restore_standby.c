@@ -22,13 +22,13 @@ enum { RELOAD_POLL_MS = 100, RELOAD_TIMEOUT_MS = 30000, QUERY_TIMEOUT_S = 30 };
 
 static int check_history(struct restore *restore, struct err *err)
 {
-    static struct wal_history history; /* 16 KiB */
+    struct wal_history *history = &restore->history;
     const struct restore_fork *fork = &restore->fork;
-    int rc = wal_history_read(&restore->archive, fork->timeline, &history, err);
+    int rc = wal_history_read(&restore->archive, fork->timeline, history, err);
     if (rc < 0)
         return err_prefix(err, "the new timeline");
-    const struct wal_history_entry *last = &history.entries[history.count - 1];
-    if (history.count > 0 && last->parent == fork->parent && last->switch_lsn == fork->lsn)
+    const struct wal_history_entry *last = &history->entries[history->count - 1];
+    if (history->count > 0 && last->parent == fork->parent && last->switch_lsn == fork->lsn)
         return 0;
     return err_set(err, ERR_REFUSED,
                    "the archive's history of timeline %u does not say that it left timeline %u at "

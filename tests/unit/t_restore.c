@@ -172,6 +172,11 @@ static void test_standby(void)
     restore.fork = (struct restore_fork){.timeline = 5, .parent = 3, .lsn = 0x7000100};
     standby_block("--timeline-limit=3:0/7000100''", "with the fork");
     standby_block("--last-timeline=5''", "with the fork");
+    restore.history.entries[0] = (struct wal_history_entry){1, 0x3000028};
+    restore.history.entries[1] = (struct wal_history_entry){3, 0x7000100};
+    restore.history.count = 2;
+    standby_block("--timeline-limit=1:0/3000028''", "a fork before");
+    standby_block("--timeline-limit=3:0/7000100''", "a fork before");
     standby_block("--on-error=retry''", "an outage");
     standby_block("recovery_target_timeline = 'latest'\n", "no number is pinned");
     standby_block("recovery_target_name = ''\n", "no target");
