@@ -194,6 +194,18 @@ static int mount_all_old(struct restore *restore, struct err *err)
     return 0;
 }
 
+/* The loss was accepted, of what cannot be saved: a cluster's restore says so for all its nodes,
+ * and the WAL that one has lost another may still hold. */
+static int accept_loss(struct restore *restore, int rc, struct err *err)
+{
+    if (rc >= 0 || rc == -ERR_CANCELLED || !restore->request.discard_unarchived_wal)
+        return rc;
+    log_warn("WAL that was never archived is given up, as asked for: %s", err->text);
+    json_object_set_new(restore->job->journal, "wal_lost", json_string(err->text));
+    err_clear(err);
+    return 0;
+}
+
 /* Where the WAL is: the directory that pg_wal leads to, or the recorded place. */
 static int save_wal(struct restore *restore, struct err *err)
 {
@@ -201,8 +213,7 @@ static int save_wal(struct restore *restore, struct err *err)
     struct mount_entry entry;
     uint64_t pushed = 0;
     int rc = mount_all_old(restore, err);
-    if (rc < 0 || restore->request.discard_unarchived_wal || !volume ||
-        !restore_find_mount(volume->mount_point, &entry))
+    if (rc < 0 || !volume || !restore_find_mount(volume->mount_point, &entry))
         return rc;
     char directory[CONF_PATH_MAX + 16];
     (void)snprintf(directory, sizeof(directory), "%s/pg_wal", restore->data_directory);
@@ -210,7 +221,7 @@ static int save_wal(struct restore *restore, struct err *err)
         (void)snprintf(directory, sizeof(directory), "%s", restore->wal_directory);
     if (access(directory, F_OK) < 0 && errno == ENOENT)
         return 0; /* no server lives on this filesystem any more */
-    rc = restore_salvage(restore, directory, &pushed, err);
+    rc = accept_loss(restore, restore_salvage(restore, directory, &pushed, err), err);
     if (rc < 0 && rc != -ERR_CANCELLED)
         return refuse_unreadable(volume, err);
     json_object_set_new(restore->job->journal, "wal_pushed", json_integer((json_int_t)pushed));

@@ -192,9 +192,9 @@ static void limit_to_tag(const struct restore *restore, struct text *to)
     add_segment_size(restore, to);
 }
 
-/* restore_standby.c says why; so it is with every fork on the way: where the archive does not answer
- * for a segment of the child, the parent's would be replayed. Until the coordinator knows the last
- * fork the server cannot be started; what stands here then is only not less than that. */
+/* restore_standby.c says why; so it is with every fork on the way: where the archive does not
+ * answer for a segment of the child, the parent's would be replayed. Until the coordinator knows
+ * the last fork the server cannot be started; what stands here then is only not less than that. */
 static void limit_to_fork(const struct restore *restore, struct text *to)
 {
     enum { ANCESTORS_MAX = 16 }; /* a standby is that many forks behind its snapshot, at most */

@@ -220,6 +220,13 @@ def test_unarchived(case):
               "unarchived WAL: accepted when asked for")
     os.unlink(fake)
     case.story.check_tag("after all that")
+    server.psql("alter system set archive_command = 'false'")
+    server.reload()
+    segment = server.psql("create table late (); select pg_walfile_name(pg_current_wal_lsn())")
+    server.switch_wal()
+    is_status(node.cli("restore", "t1", "--yes", "--discard-unarchived-wal",
+                       "--server-config=image"), 0, "unarchived WAL that can be saved")
+    is_(len(glob.glob(f"{case.repository}/wal/main/*/*/{segment}")), 1, "is saved all the same")
 
 
 def main():
