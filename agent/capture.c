@@ -12,7 +12,7 @@
 #include "agent/log.h"
 #include "io/device_sysfs.h"
 
-static const char *volume_name(const struct capture *capture, size_t index)
+const char *capture_volume_name(const struct capture *capture, size_t index)
 {
     return capture->group->volumes[index].conf->name;
 }
@@ -38,6 +38,7 @@ static void release(struct capture *capture)
         extent_list_release(&volume->used);
         volume->used = (struct extent_list){0};
     }
+    capture_precopy_end(capture);
 }
 
 static int open_live(struct capture *capture, struct err *err)
@@ -46,7 +47,7 @@ static int open_live(struct capture *capture, struct err *err)
         int rc = device_open_read(capture->group->volumes[i].device.path, &capture->volumes[i].live,
                                   err);
         if (rc < 0)
-            return err_prefix(err, "volume %s", volume_name(capture, i));
+            return err_prefix(err, "volume %s", capture_volume_name(capture, i));
     }
     return 0;
 }
@@ -77,7 +78,7 @@ static bool same_mount(const struct volume *volume)
             mounted.st_dev == held.st_dev && mounted.st_ino == held.st_ino);
 }
 
-static bool unchanged(const struct capture *capture, bool compare_writes)
+bool capture_unchanged(const struct capture *capture, bool compare_writes)
 {
     bool same = true;
     for (size_t i = 0; i < capture->group->count; i++) {
@@ -93,7 +94,7 @@ static bool unchanged(const struct capture *capture, bool compare_writes)
             why = "it was written to";
         if (why == NULL)
             continue;
-        log_warn("volume=%s the capture is void: %s", volume_name(capture, i), why);
+        log_warn("volume=%s the capture is void: %s", capture_volume_name(capture, i), why);
         same = false;
     }
     return same;
@@ -109,7 +110,7 @@ static int hold_offline(struct capture *capture, size_t index, struct err *err)
         return 0;
     if (volume->mounted) {
         err_set(err, ERR_REFUSED, "volume %s: '%s' is mounted read-write on '%s'",
-                volume_name(capture, index), volume->device.path, volume->mount_point);
+                capture_volume_name(capture, index), volume->device.path, volume->mount_point);
         return err_hint(err, "provider = offline: stop the server and mount it read-only, or not "
                              "at all; else use freeze or command");
     }
@@ -119,7 +120,7 @@ static int hold_offline(struct capture *capture, size_t index, struct err *err)
     int fd = open(volume->device.path, O_RDONLY | O_EXCL | O_CLOEXEC);
     if (fd < 0) {
         err_sys(err, errno == EBUSY ? ERR_BUSY : ERR_DEVICE, "volume %s: open '%s' exclusively",
-                volume_name(capture, index), volume->device.path);
+                capture_volume_name(capture, index), volume->device.path);
         return err_hint(err, "another program or mount namespace uses it");
     }
     capture->volumes[index].hold_fd = fd;
@@ -141,14 +142,15 @@ static int begin_offline(struct capture *capture, struct capture_request *reques
 /* --- freezing
  * --------------------------------------------------------------------------------------- */
 
-static int arm(struct capture *capture, struct err *err)
+int capture_arm(struct capture *capture, struct err *err)
 {
     int fds[FREEZE_VOLUMES_MAX];
     static_assert((int)FREEZE_VOLUMES_MAX >= (int)CONF_VOLUMES_MAX, "a group can be frozen");
     for (size_t i = 0; i < capture->group->count; i++) {
         const struct volume *volume = &capture->group->volumes[i];
         if (!volume->mounted) {
-            err_set(err, ERR_REFUSED, "volume %s: it is not mounted", volume_name(capture, i));
+            err_set(err, ERR_REFUSED, "volume %s: it is not mounted",
+                    capture_volume_name(capture, i));
             return err_hint(err, "mount it, or use provider = offline for a stopped server");
         }
         fds[i] = volume->mount_fd;
@@ -161,13 +163,13 @@ static int arm(struct capture *capture, struct err *err)
 
 /* Written out before, the dirty pages do not prolong the freeze (measured: 25–60 ms instead of
  * 100–200). The freeze flushes by itself, so an error here would come up again there. */
-static int freeze_group(struct capture *capture, struct err *err)
+int capture_freeze(struct capture *capture, struct err *err)
 {
     for (size_t i = 0; i < capture->group->count; i++)
         (void)syncfs(capture->group->volumes[i].mount_fd);
     int rc = freeze_all(&capture->freeze, err);
     if (rc < 0)
-        return err_prefix(err, "volume %s", volume_name(capture, capture->freeze.failed));
+        return err_prefix(err, "volume %s", capture_volume_name(capture, capture->freeze.failed));
     capture->captured_s = time(NULL);
     return 0;
 }
@@ -176,7 +178,7 @@ static int freeze_group(struct capture *capture, struct err *err)
 static int thaw_group(struct capture *capture, bool *ret_expired, struct err *err)
 {
     int rc = freeze_thaw(&capture->freeze, ret_expired, err);
-    capture->stall_ns = capture->freeze.stall_ns;
+    capture->stall_ns = capture->stall_sum_ns = capture->freeze.stall_ns;
     freeze_disarm(&capture->freeze);
     capture->armed = false;
     return rc;
@@ -201,10 +203,18 @@ static int check_estimate(struct capture *capture, const struct capture_request 
 static int begin_freeze(struct capture *capture, struct capture_request *request, struct err *err)
 {
     int rc;
-    if ((rc = check_estimate(capture, request, err)) < 0 || (rc = arm(capture, err)) < 0 ||
-        (rc = freeze_group(capture, err)) < 0 || (rc = read_live(capture, err)) < 0)
+    if ((rc = check_estimate(capture, request, err)) < 0 || (rc = capture_arm(capture, err)) < 0 ||
+        (rc = capture_freeze(capture, err)) < 0 || (rc = read_live(capture, err)) < 0)
         return rc;
     return capture_take_maps(capture, request, err);
+}
+
+static int begin_precopy(struct capture *capture, struct capture_request *request, struct err *err)
+{
+    int rc = capture_arm(capture, err);
+    if (rc == 0)
+        rc = read_live(capture, err);
+    return rc < 0 ? rc : capture_precopy_begin(capture, request, err);
 }
 
 /* --- command
@@ -222,9 +232,9 @@ static int begin_command_frozen(struct capture *capture, struct capture_request 
                                 struct err *err)
 {
     unsigned deadline_ms = capture->conf->freeze_deadline_ms;
-    int rc = arm(capture, err);
+    int rc = capture_arm(capture, err);
     if (rc == 0)
-        rc = freeze_group(capture, err);
+        rc = capture_freeze(capture, err);
     if (rc < 0)
         return rc;
     struct err ignored;
@@ -305,7 +315,7 @@ static int choose_provider(struct capture *capture, struct err *err)
         if (group->volumes[i].conf->provider == capture->provider)
             continue;
         err_set(err, ERR_CONFIG, "volumes %s and %s have different providers",
-                volume_name(capture, 0), volume_name(capture, i));
+                capture_volume_name(capture, 0), capture_volume_name(capture, i));
         return err_hint(err, "all volumes of one server are captured at one instant, in one way");
     }
     return 0;
@@ -329,8 +339,10 @@ int capture_begin(const struct conf *conf, struct volume_group *group,
     *ret = (struct capture){.conf = conf, .group = group, .state_fd = -1};
     (void)snprintf(ret->job, sizeof(ret->job), "%s", request->job);
     for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
-        ret->volumes[i] = (struct capture_volume){
-            .device = {.fd = -1, .lock_fd = -1}, .live = {.fd = -1, .lock_fd = -1}, .hold_fd = -1};
+        ret->volumes[i] = (struct capture_volume){.device = {.fd = -1, .lock_fd = -1},
+                                                  .live = {.fd = -1, .lock_fd = -1},
+                                                  .hold_fd = -1,
+                                                  .changed_fd = -1};
     int rc = choose_provider(ret, err);
     if (rc == 0)
         rc = open_live(ret, err);
@@ -338,9 +350,11 @@ int capture_begin(const struct conf *conf, struct volume_group *group,
         rc = begin_offline(ret, request, err);
     else if (rc == 0 && ret->provider == PROVIDER_FREEZE)
         rc = begin_freeze(ret, request, err);
+    else if (rc == 0 && ret->provider == PROVIDER_PRECOPY)
+        rc = begin_precopy(ret, request, err);
     else if (rc == 0)
         rc = begin_command(ret, request, err);
-    if (ret->captured_s == 0)
+    if (ret->captured_s == 0) /* precopy: the last pass says it */
         ret->captured_s = time(NULL);
     if (rc == 0)
         return 0;
@@ -356,8 +370,11 @@ int capture_end(struct capture *capture, bool *ret_valid, struct err *err)
     bool expired = false;
     int rc = 0;
     /* Before the thaw: it writes the superblock. */
-    bool valid = unchanged(capture, capture->provider != PROVIDER_COMMAND);
-    if (capture->armed)
+    bool valid = capture_unchanged(capture, capture->provider == PROVIDER_FREEZE ||
+                                                capture->provider == PROVIDER_OFFLINE);
+    if (capture->provider == PROVIDER_PRECOPY)
+        freeze_disarm(&capture->freeze); /* nothing is frozen between passes */
+    else if (capture->armed)
         rc = thaw_group(capture, &expired, err);
     release(capture);
     capture_command_drop(capture);

@@ -5,6 +5,8 @@
  *     capture_begin(…)      all volumes at one instant; frozen only inside this call for
  *                           `command`, until capture_end() for `freeze`
  *     … push from capture->volumes[i].device …
+ *     capture_pass(…)       `precopy` only, until it says that it was the last: the instant is
+ *                           that of the last; push the changed extents after each
  *     capture_end(…)        thaw / drop the snapshot; *ret_valid false: the guardian thawed early,
  *                           or the device changed: discard everything
  * One thread. */
@@ -21,8 +23,14 @@ struct capture_file {
     unsigned flags;             /* out: enum fsmap_file_flag */
 };
 
+struct precopy;
+
 struct capture_volume {
-    struct device device;    /* what to read: the live device or the snapshot device */
+    struct device device; /* what to read: the live device or the snapshot device */
+    /* precopy: written since the barrier before the last one; and from where to read it: device,
+     * or a file in memory after the last pass. */
+    struct extent_list changed;
+    int changed_fd;
     struct extent_list used; /* normalised; everything else holds no file data */
     bool used_trusted;
     char snapshot_path[CONF_PATH_MAX + 1]; /* provider command: what snapshot_command printed */
@@ -41,12 +49,16 @@ struct capture {
     enum conf_provider provider; /* one for the whole group */
     char job[64];                /* unique name of this capture, part of the snapshots' names */
     int state_fd;                /* provider command: locked list of what must be dropped, or -1 */
-    uint64_t stall_ns;
+    uint64_t stall_ns;           /* the longest */
+    uint64_t stall_sum_ns;
     int64_t captured_s;
+    struct precopy *precopy;
 };
 
 struct capture_request {
-    const char *job; /* unique: a snapshot id */
+    const char *job;     /* unique: a snapshot id */
+    uint32_t chunk_size; /* of the repository; precopy marks chunks */
+    uint64_t memory_max; /* bytes that precopy may take for what is read while frozen */
     /* Measured or assumed rate of reading and storing, bytes/s: `freeze` is refused (ERR_REFUSED)
      * when used bytes / rate exceed freeze_deadline. 0 = unknown, not checked. */
     uint64_t estimate_bytes_per_s;
@@ -54,7 +66,8 @@ struct capture_request {
     size_t file_count;
     /* NULL, or: ret_wal[i] receives, not normalised, the extents on volume i of the segment files
      * in this directory (regular, one link, not shared, in a fixed place). CONF_VOLUMES_MAX lists.
-     * With freeze_by = script nothing is known of the instant and they stay empty. */
+     * Of precopy they are normalised and begin before the instant: what is written to them later
+     * is marked. With freeze_by = script nothing is known of the instant and they stay empty. */
     const char *wal_directory;
     struct extent_list *ret_wal;
 };
@@ -74,9 +87,21 @@ struct capture_request {
  * and thawed when the last has ended; = script (one volume only): no used-space map, and the files'
  * extents must be equal before and after (ERR_BUSY).
  *
+ * precopy: see capture_precopy.c. Nothing is frozen when it returns, and there is no instant yet:
+ * used is what must be pushed from the live device now, and the files' extents come from the last
+ * capture_pass(). ERR_REFUSED where writes cannot be watched.
+ *
  * On failure nothing is left frozen and what was made is dropped. */
 int capture_begin(const struct conf *conf, struct volume_group *group,
                   struct capture_request *request, struct capture *ret, struct err *err);
+
+/* precopy: freezes all volumes for a moment and says what was written since the time before, in
+ * changed: push it from changed_fd before the next call. *ret_last: what was left fitted into the
+ * freeze and has been read; changed_fd holds it; request->files are filled. After an error the
+ * capture is void: ERR_BUSY when too much is written for freeze_max, ERR_REFUSED when writes went
+ * unseen or the guardian thawed, ERR_DEVICE. */
+int capture_pass(struct capture *capture, struct capture_request *request, bool *ret_last,
+                 struct err *err);
 
 /* Always releases everything. *ret_valid false: the guardian thawed early, the device changed, or
  * it was written to while that was impossible by rights: discard what was read. A snapshot that

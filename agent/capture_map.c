@@ -55,9 +55,19 @@ static int take_used(struct capture *capture, size_t index, struct err *err)
     struct capture_volume *to = &capture->volumes[index];
     if (!volume->mounted || (capture->provider == PROVIDER_OFFLINE && !log_is_replayed(to)))
         return capture_use_all(to, err);
+    extent_list_release(&to->used);
+    to->used = (struct extent_list){0};
     int rc = fsmap_used(volume->mount_fd, to->live.fd, to->live.identity.size, &to->used,
                         &to->used_trusted, err);
     return rc < 0 ? err_prefix(err, "volume %s", volume->conf->name) : 0;
+}
+
+int capture_take_used(struct capture *capture, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
+        rc = take_used(capture, i, err);
+    return rc;
 }
 
 /* --- files --------------------------------------------------------------------------------------
@@ -113,8 +123,10 @@ static int take_segment(int dir_fd, const char *name, struct extent_list *wal, s
     return rc < 0 ? err_prefix(err, "WAL segment '%s'", name) : 0;
 }
 
-static int take_wal(struct capture *capture, struct capture_request *request, struct err *err)
+int capture_take_wal(struct capture *capture, struct capture_request *request, struct err *err)
 {
+    if (request->wal_directory == NULL)
+        return 0;
     int index = volume_group_find_path(capture->group, request->wal_directory);
     if (index < 0)
         return 0;
@@ -131,14 +143,10 @@ static int take_wal(struct capture *capture, struct capture_request *request, st
 
 int capture_take_maps(struct capture *capture, struct capture_request *request, struct err *err)
 {
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
-        rc = take_used(capture, i, err);
+    int rc = capture_take_used(capture, err);
     if (rc == 0)
         rc = capture_take_files(capture, request, err);
-    if (rc == 0 && request->wal_directory != NULL)
-        rc = take_wal(capture, request, err);
-    return rc;
+    return rc < 0 ? rc : capture_take_wal(capture, request, err);
 }
 
 /* --- estimate -----------------------------------------------------------------------------------

@@ -7,14 +7,37 @@
 /* capture_map.c: fills used and used_trusted of every volume, extents and flags of the request's
  * files, and ret_wal, from the mounted filesystems as they are now. */
 int capture_take_maps(struct capture *capture, struct capture_request *request, struct err *err);
-/* Only the files. */
+/* Only the files; only the used blocks; only the WAL, where the request wants it. */
 int capture_take_files(struct capture *capture, struct capture_request *request, struct err *err);
+int capture_take_used(struct capture *capture, struct err *err);
+int capture_take_wal(struct capture *capture, struct capture_request *request, struct err *err);
 /* Makes the whole device used. */
 int capture_use_all(struct capture_volume *volume, struct err *err);
 /* Bytes of files and metadata on all volumes, less the WAL that request leaves out. Live: a guess.
  */
 uint64_t capture_estimate_bytes(const struct capture *capture,
                                 const struct capture_request *request);
+
+/* capture.c: exec's the guardian; no freeze before. */
+int capture_arm(struct capture *capture, struct err *err);
+/* capture.c: writes out dirty pages, then freezes all volumes. */
+int capture_freeze(struct capture *capture, struct err *err);
+/* capture.c: the same devices and mounts as at the start; logs what is not. With compare_writes:
+ * not one sector written since they were opened for reading. */
+bool capture_unchanged(const struct capture *capture, bool compare_writes);
+const char *capture_volume_name(const struct capture *capture, size_t index);
+
+/* capture_precopy.c */
+int capture_precopy_begin(struct capture *capture, struct capture_request *request,
+                          struct err *err);
+void capture_precopy_end(struct capture *capture);
+
+/* capture_keep.c: for the exact compare of tests, which is on when the environment's
+ * TIDEMARK_TEST_PRECOPY_KEEP names a directory. extents: appends lines "kind offset length" to
+ * VOLUME.extents there; device: copies the frozen device to VOLUME.img. */
+int capture_keep_extents(const struct capture *capture, size_t index, const char *kind,
+                         const struct extent_list *list, struct err *err);
+int capture_keep_devices(const struct capture *capture, struct err *err);
 
 /* capture_command.c: the scripts. begin writes the list of what to drop; make runs snapshot_command
  * of every volume within timeout_ms; open opens what they printed; drop runs drop_command for all

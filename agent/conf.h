@@ -13,7 +13,7 @@
 
 enum { CONF_VOLUMES_MAX = 16, CONF_NAME_MAX = 63, CONF_PATH_MAX = 1023 };
 
-enum conf_provider { PROVIDER_FREEZE, PROVIDER_COMMAND, PROVIDER_OFFLINE };
+enum conf_provider { PROVIDER_FREEZE, PROVIDER_COMMAND, PROVIDER_OFFLINE, PROVIDER_PRECOPY };
 enum conf_freeze_by { FREEZE_BY_AGENT, FREEZE_BY_SCRIPT };
 enum conf_manager { MANAGER_PG_CTL, MANAGER_SYSTEMD, MANAGER_COMMAND, MANAGER_PATRONI };
 enum conf_resume { RESUME_AUTO, RESUME_WAIT };
@@ -40,6 +40,7 @@ struct conf {
     unsigned lanes;      /* 0 = min(cores, 8) */
     uint64_t rate_limit; /* bytes a second; 0 = none */
     unsigned freeze_deadline_ms;
+    unsigned freeze_max_ms; /* provider = precopy */
     enum conf_resume resume;
     /* [tls] */
     char tls_listen[64]; /* ADDRESS:PORT; empty = no TCP */

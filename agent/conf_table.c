@@ -2,7 +2,7 @@
  * from this table, so that they cannot disagree. */
 #include "agent/conf_table.h"
 
-static const char *const provider_words[] = {"freeze", "command", "offline", NULL};
+static const char *const provider_words[] = {"freeze", "command", "offline", "precopy", NULL};
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
@@ -38,6 +38,12 @@ const struct option option_table[] = {
     {"tidemark", "freeze_deadline", OPTION_TIME_MS, FIELD(freeze_deadline_ms), "5s", 100, 60000,
      NULL, "time (100ms … 60s)",
      "A frozen file system is thawed after this time whatever happens; the snapshot is then void.",
+     NULL},
+    {"tidemark", "freeze_max", OPTION_TIME_MS, FIELD(freeze_max_ms), "250ms", 20, 10000, NULL,
+     "time (20ms … 10s)",
+     "provider = precopy: how long writes may stand still at a time, as far as the copy has a say; "
+     "a snapshot that would need longer ends as busy. What the file system itself needs to write "
+     "out its own cache comes on top.",
      NULL},
     {"tidemark", "resume", OPTION_WORD, FIELD(resume), "auto", 0, 0, resume_words, "auto | wait",
      "What the agent does at its start with a restore that was interrupted after the device was "
@@ -181,9 +187,10 @@ const struct option option_table[] = {
     {"volume", "device", OPTION_PATH, VOLUME_FIELD(device), "", 0, 0, NULL, "path",
      "Its block device. Default: what is mounted there.", "/dev/disk/by-id/…"},
     {"volume", "provider", OPTION_WORD, VOLUME_FIELD(provider), "freeze", 0, 0, provider_words,
-     "freeze | command | offline",
+     "freeze | command | offline | precopy",
      "How one instant is captured: freeze the file system while copying (small volumes), ask "
-     "snapshot_command for a snapshot device, or copy a volume that nobody writes.",
+     "snapshot_command for a snapshot device, copy a volume that nobody writes, or copy while it "
+     "is written and again what has changed, the last of it under a short freeze (needs eBPF).",
      NULL},
     {"volume", "freeze_by", OPTION_WORD, VOLUME_FIELD(freeze_by), "agent", 0, 0, freeze_by_words,
      "agent | script",

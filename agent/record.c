@@ -254,10 +254,21 @@ static json_t *pg_to_json(const struct record *record, bool contents)
     return pg;
 }
 
+static json_t *precopy_to_json(const struct record *record)
+{
+    json_t *passes = json_array();
+    for (size_t i = 0; i < record->pass_count; i++)
+        json_array_append_new(passes, json_integer((json_int_t)record->passes[i]));
+    return json_pack("{s:o,s:I}", "passes", passes, "freeze_sum_ns",
+                     (json_int_t)record->freeze_sum_ns);
+}
+
 static json_t *to_json(const struct record *record, bool contents)
 {
     json_t *json = json_pack("{s:i}", "format", RECORD_FORMAT);
     fields_to_json(top_fields, ARRAY_LEN(top_fields), record, json);
+    if (record->pass_count > 0)
+        json_object_set_new(json, "precopy", precopy_to_json(record));
     json_object_set_new(json, "postgresql", pg_to_json(record, contents));
     json_object_set_new(json, "topology",
                         record->topology ? json_deep_copy(record->topology) : json_object());
@@ -527,6 +538,23 @@ static int volumes_from_json(const json_t *json, struct record *ret, struct err 
     return 0;
 }
 
+static int precopy_from_json(const json_t *json, struct record *ret, struct err *err)
+{
+    const json_t *precopy = json_object_get(json, "precopy");
+    const json_t *passes = json_object_get(precopy, "passes");
+    if (!precopy)
+        return 0;
+    ret->pass_count = json_array_size(passes);
+    if (ret->pass_count < 1 || ret->pass_count > RECORD_PASSES_MAX ||
+        !uint_from_json(json_object_get(precopy, "freeze_sum_ns"), sizeof(uint64_t),
+                        &ret->freeze_sum_ns))
+        return wrong("precopy", err);
+    for (size_t i = 0; i < ret->pass_count; i++)
+        if (!uint_from_json(json_array_get(passes, i), sizeof(uint64_t), &ret->passes[i]))
+            return wrong("precopy.passes", err);
+    return 0;
+}
+
 static int from_json(const json_t *json, struct record *ret, struct err *err)
 {
     const json_t *format = json_object_get(json, "format");
@@ -536,6 +564,8 @@ static int from_json(const json_t *json, struct record *ret, struct err *err)
         return err_set(err, ERR_REFUSED, "snapshot record: format %lld is newer than this program",
                        (long long)json_integer_value(format));
     int rc = fields_from_json(top_fields, ARRAY_LEN(top_fields), json, ret, err);
+    if (rc == 0)
+        rc = precopy_from_json(json, ret, err);
     if (rc == 0)
         rc = pg_from_json(json_object_get(json, "postgresql"), ret, err);
     if (rc == 0)

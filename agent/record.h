@@ -12,6 +12,7 @@ enum {
     RECORD_VOLUMES_MAX = 16,
     RECORD_TAG_MAX = 30,
     RECORD_EXTENTS_MAX = 16,
+    RECORD_PASSES_MAX = 64,
     RECORD_CONFIG_FILES_MAX = 256,
     RECORD_TABLESPACES_MAX = 4096,
     RECORD_LABEL_MAX = 1 << 20, /* bytes of backup_label, of tablespace_map */
@@ -87,7 +88,13 @@ struct record {
     json_t *topology; /* object, DESIGN §7; only this node for now */
     struct record_volume volumes[RECORD_VOLUMES_MAX];
     size_t volume_count;
-    uint64_t freeze_ns; /* stall that the capture caused; 0 for offline and script freezes */
+    /* Longest stall that the capture caused; 0 for offline and script freezes. */
+    uint64_t freeze_ns;
+    /* Provider precopy: the sum of all stalls; bytes that had changed at each barrier, in order, of
+     * all volumes. pass_count is 0 for other providers. */
+    uint64_t freeze_sum_ns;
+    uint64_t passes[RECORD_PASSES_MAX];
+    size_t pass_count;
 };
 
 /* The settings that must not be lower where WAL is replayed than where it was written: a restored

@@ -6,6 +6,9 @@
  * pg_backup_stop → restore point, WAL switch → seal → wait for WAL start … tag → pg_control cut →
  * same server, same parent → record → table caches
  *
+ * A live copy (provider precopy) does the bulk of it before pg_backup_start, so that the WAL that
+ * belongs to the snapshot stays short; the checkpoint's writes are among what is copied again.
+ *
  * A crash anywhere before the record leaves objects that no record names, and a working table. The
  * server leaves backup mode when the session's connection closes, and the guardian thaws. */
 #include "agent/snapshot.h"
@@ -109,7 +112,11 @@ static int open_volumes(struct snapshot *snapshot, struct err *err)
         return err_set(err, ERR_CONFIG, "provider offline is for all volumes of a server or none");
     snapshot->offline = offline != 0;
     int rc = snapshot->offline ? snapshot_offline_mount(snapshot, err) : 0;
-    return rc < 0 ? rc : volume_group_open(conf, &snapshot->group, err);
+    if (rc == 0)
+        rc = volume_group_open(conf, &snapshot->group, err);
+    if (rc == 0) /* capture_begin() wants one provider for all */
+        snapshot->live = snapshot->group.volumes[0].conf->provider == PROVIDER_PRECOPY;
+    return rc;
 }
 
 /* --- record, result --------------------------------------------------------------------------- */
@@ -123,6 +130,8 @@ static const char *provider_name(enum conf_provider provider)
         return "command";
     case PROVIDER_OFFLINE:
         return "offline";
+    case PROVIDER_PRECOPY:
+        return "precopy";
     }
     abort();
 }
@@ -227,10 +236,12 @@ static int prepare(struct snapshot *snapshot, struct err *err)
 static int take(struct snapshot *snapshot, struct err *err)
 {
     int rc = 0;
-    if (!snapshot->offline)
+    if (snapshot->live)
+        rc = snapshot_copy_live(snapshot, err);
+    if (rc == 0 && !snapshot->offline)
         rc = snapshot_pg_start_backup(snapshot, err);
     if (rc == 0)
-        rc = snapshot_capture(snapshot, err);
+        rc = snapshot->live ? snapshot_copy_rest(snapshot, err) : snapshot_capture(snapshot, err);
     if (rc == 0 && !snapshot->offline)
         rc = snapshot_pg_stop_backup(snapshot, err);
     if (rc == 0)

@@ -62,7 +62,8 @@ struct snapshot {
     struct wal_archive archive;
     struct capture capture;
     bool capturing;
-    uint64_t copy_ms;                         /* of all volumes */
+    bool live;        /* provider precopy: copied before, during and after pg_backup_start */
+    uint64_t copy_ms; /* of all volumes */
     struct extent_list wal[CONF_VOLUMES_MAX]; /* extents of WAL segments that are left out */
 };
 
@@ -112,6 +113,10 @@ int snapshot_wait_wal(struct snapshot *snapshot, struct err *err);
 
 /* snapshot_copy.c */
 int snapshot_capture(struct snapshot *snapshot, struct err *err);
+/* The same in two halves, for a live copy: pass 0 without PostgreSQL; then, in backup mode, what
+ * has changed, again and again, and the instant. */
+int snapshot_copy_live(struct snapshot *snapshot, struct err *err);
+int snapshot_copy_rest(struct snapshot *snapshot, struct err *err);
 int snapshot_seal(struct snapshot *snapshot, struct err *err);
 int snapshot_cut_control(struct snapshot *snapshot, struct err *err);
 void snapshot_copy_release(struct snapshot *snapshot);

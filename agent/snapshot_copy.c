@@ -19,8 +19,9 @@
  * segment names only), a segment with a second link or a shared extent (its blocks may be somebody
  * else's data), and every chunk that a segment shares with anything else (push reads chunks that
  * touch what remains). The extents are those of the instant itself, so this is done only where we
- * hold the freeze: with freeze_by = script a segment could have been removed, and its blocks given
- * to a table, between our look and the script's freeze. */
+ * hold the freeze, or where whatever is written to these blocks later is marked (precopy): with
+ * freeze_by = script a segment could have been removed, and its blocks given to a table, between
+ * our look and the script's freeze. */
 #include "agent/snapshot.h"
 
 #include <inttypes.h>
@@ -36,7 +37,7 @@
 /* What is read, digested, compressed and stored a second at the least: used until a snapshot has
  * measured it. */
 static const uint64_t ASSUMED_RATE = 200 * MIB;
-enum { RATE_AGE_MAX_S = 3600 };
+enum { RATE_AGE_MAX_S = 3600, CONTROL_PATH_MAX = 1024 + 32 };
 
 /* --- rate ------------------------------------------------------------------------------------- */
 
@@ -81,6 +82,12 @@ static void save_rate(const struct snapshot *snapshot)
     (void)json_save(path, json, false, &ignored);
 }
 
+/* What a live copy may take of memory_max for its last pass, which is read while frozen. */
+static uint64_t frozen_memory(const struct snapshot *snapshot)
+{
+    return snapshot->live ? min_u64(snapshot->conf->memory_max / 4, 256 * MIB) : 0;
+}
+
 /* --- capture ---------------------------------------------------------------------------------- */
 
 /* See the head of this file. */
@@ -90,7 +97,7 @@ static bool may_leave_wal_out(const struct snapshot *snapshot)
     if (snapshot->record.wal_in_image || index < 0)
         return false;
     const struct conf_volume *volume = snapshot->group.volumes[index].conf;
-    return volume->provider == PROVIDER_FREEZE ||
+    return volume->provider == PROVIDER_FREEZE || volume->provider == PROVIDER_PRECOPY ||
            (volume->provider == PROVIDER_COMMAND && volume->freeze_by == FREEZE_BY_AGENT);
 }
 
@@ -142,7 +149,7 @@ static void begin_push(struct snapshot *snapshot, size_t index)
         .work = &volume->work,
         .parent = volume->incremental ? &volume->parent_table : NULL,
         .options = {.lane_count = conf->lanes,
-                    .memory_max = conf->memory_max,
+                    .memory_max = conf->memory_max - frozen_memory(snapshot),
                     .rate_limit = conf->rate_limit},
         .progress = &snapshot->job->progress,
     };
@@ -150,60 +157,97 @@ static void begin_push(struct snapshot *snapshot, size_t index)
 
 /* One volume after the other: each takes all lanes and all memory. The counters of progress go on
  * through all of them; the difference belongs to the volume. */
-static int push_volume(struct snapshot *snapshot, size_t index, struct err *err)
+static int push_volume(struct snapshot *snapshot, size_t index, int fd,
+                       const struct extent_list *extents, struct err *err)
 {
     struct snapshot_volume *volume = &snapshot->volumes[index];
     struct io_progress *progress = &snapshot->job->progress;
     uint64_t read = progress->bytes_done, stored = progress->bytes_stored;
     uint64_t chunks_stored = progress->chunks_stored, chunks_same = progress->chunks_same;
-    begin_push(snapshot, index);
-    int rc = push_run(&volume->push, volume->used.items, volume->used.count, err);
+    volume->push.fd = fd;
+    int rc = push_run(&volume->push, extents->items, extents->count, err);
     if (rc < 0)
         return err_prefix(err, "volume '%s'", snapshot->group.volumes[index].conf->name);
-    log_info("snapshot=%s volume=%s memory: %s", snapshot->id_text,
-             snapshot->group.volumes[index].conf->name, volume->push.memory_sum);
-    volume->bytes_read = progress->bytes_done - read;
-    volume->bytes_stored = progress->bytes_stored - stored;
-    volume->chunks_stored = progress->chunks_stored - chunks_stored;
-    volume->chunks_same = progress->chunks_same - chunks_same;
+    volume->bytes_read += progress->bytes_done - read;
+    volume->bytes_stored += progress->bytes_stored - stored;
+    volume->chunks_stored += progress->chunks_stored - chunks_stored;
+    volume->chunks_same += progress->chunks_same - chunks_same;
     return 0;
 }
 
+/* All that is used. */
 static int push_volumes(struct snapshot *snapshot, struct err *err)
 {
     uint64_t start_ns = monotonic_ns();
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
         rc = choose_extents(snapshot, i, err);
-    for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++)
-        rc = push_volume(snapshot, i, err);
+    for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++) {
+        struct snapshot_volume *volume = &snapshot->volumes[i];
+        begin_push(snapshot, i);
+        rc = push_volume(snapshot, i, volume->push.fd, &volume->used, err);
+        if (rc == 0)
+            log_info("snapshot=%s volume=%s memory: %s", snapshot->id_text,
+                     snapshot->group.volumes[i].conf->name, volume->push.memory_sum);
+    }
     snapshot->copy_ms = (monotonic_ns() - start_ns) / 1000000;
+    return rc;
+}
+
+/* What has changed since the pass before. */
+static int push_changed(struct snapshot *snapshot, uint64_t *ret_bytes, struct err *err)
+{
+    uint64_t start_ns = monotonic_ns();
+    int rc = 0;
+    *ret_bytes = 0;
+    for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++) {
+        const struct capture_volume *from = &snapshot->capture.volumes[i];
+        rc = push_volume(snapshot, i, from->changed_fd, &from->changed, err);
+        *ret_bytes += extent_list_bytes(&from->changed);
+    }
+    snapshot->copy_ms += (monotonic_ns() - start_ns) / 1000000;
+    return rc;
+}
+
+/* control and its path are the caller's: the request points to them. */
+static struct capture_request make_request(struct snapshot *snapshot, struct capture_file *control,
+                                           char path[CONTROL_PATH_MAX])
+{
+    struct record *record = &snapshot->record;
+    (void)snprintf(path, CONTROL_PATH_MAX, "%s/global/pg_control", record->data_directory);
+    *control = (struct capture_file){.path = path};
+    bool leave_out = may_leave_wal_out(snapshot);
+    return (struct capture_request){.job = snapshot->id_text,
+                                    .chunk_size = snapshot->repo.chunk_size,
+                                    .memory_max = frozen_memory(snapshot),
+                                    .estimate_bytes_per_s = expected_rate(snapshot),
+                                    .files = control,
+                                    .file_count = 1,
+                                    .wal_directory = leave_out ? record->wal_directory : NULL,
+                                    .ret_wal = snapshot->wal};
+}
+
+/* The instant is there: what the record says of it. */
+static int keep_instant(struct snapshot *snapshot, struct capture_file *control, struct err *err)
+{
+    struct record *record = &snapshot->record;
+    record->captured_s = snapshot->capture.captured_s;
+    int rc = keep_control_extents(snapshot, control, err);
+    extent_list_release(&control->extents);
     return rc;
 }
 
 static int begin_capture(struct snapshot *snapshot, struct err *err)
 {
-    struct record *record = &snapshot->record;
-    char control_path[sizeof(record->data_directory) + 32];
-    (void)snprintf(control_path, sizeof(control_path), "%s/global/pg_control",
-                   record->data_directory);
-    struct capture_file control = {.path = control_path};
-    bool leave_out = may_leave_wal_out(snapshot);
-    struct capture_request request = {.job = snapshot->id_text,
-                                      .estimate_bytes_per_s = expected_rate(snapshot),
-                                      .files = &control,
-                                      .file_count = 1,
-                                      .wal_directory = leave_out ? record->wal_directory : NULL,
-                                      .ret_wal = snapshot->wal};
+    char path[CONTROL_PATH_MAX];
+    struct capture_file control;
+    struct capture_request request = make_request(snapshot, &control, path);
     int rc = capture_begin(snapshot->conf, &snapshot->group, &request, &snapshot->capture, err);
     if (rc < 0)
         return rc;
     snapshot->capturing = true;
-    record->wal_in_image = !leave_out;
-    record->captured_s = snapshot->capture.captured_s;
-    rc = keep_control_extents(snapshot, &control, err);
-    extent_list_release(&control.extents);
-    return rc;
+    snapshot->record.wal_in_image = request.wal_directory == NULL;
+    return snapshot->live ? 0 : keep_instant(snapshot, &control, err);
 }
 
 static int end_capture(struct snapshot *snapshot, struct err *err)
@@ -211,6 +255,7 @@ static int end_capture(struct snapshot *snapshot, struct err *err)
     bool valid = false;
     snapshot->capturing = false;
     int rc = capture_end(&snapshot->capture, &valid, err);
+    snapshot->record.freeze_ns = snapshot->capture.stall_ns;
     if (rc < 0 || valid)
         return rc;
     (void)err_set(err, ERR_REFUSED,
@@ -229,11 +274,42 @@ int snapshot_capture(struct snapshot *snapshot, struct err *err)
         rc = push_volumes(snapshot, err);
     if (rc == 0)
         rc = end_capture(snapshot, err);
-    if (rc < 0)
-        return rc;
-    snapshot->record.freeze_ns = snapshot->capture.stall_ns;
-    save_rate(snapshot);
-    return 0;
+    if (rc == 0)
+        save_rate(snapshot);
+    return rc;
+}
+
+int snapshot_copy_live(struct snapshot *snapshot, struct err *err)
+{
+    int rc = snapshot_phase(snapshot, "copying", err);
+    if (rc == 0)
+        rc = begin_capture(snapshot, err);
+    return rc < 0 ? rc : push_volumes(snapshot, err);
+}
+
+int snapshot_copy_rest(struct snapshot *snapshot, struct err *err)
+{
+    char path[CONTROL_PATH_MAX];
+    struct capture_file control;
+    struct capture_request request = make_request(snapshot, &control, path);
+    struct record *record = &snapshot->record;
+    bool last = false;
+    int rc = snapshot_phase(snapshot, "copying changes", err);
+    while (rc == 0 && !last) {
+        rc = job_check_cancel(snapshot->job, err);
+        if (rc == 0)
+            rc = capture_pass(&snapshot->capture, &request, &last, err);
+        if (rc == 0 && last)
+            rc = keep_instant(snapshot, &control, err);
+        if (rc == 0)
+            rc = push_changed(snapshot, &record->passes[record->pass_count++], err);
+    }
+    if (rc == 0)
+        rc = end_capture(snapshot, err);
+    record->freeze_sum_ns = snapshot->capture.stall_sum_ns;
+    if (rc == 0)
+        save_rate(snapshot);
+    return rc;
 }
 
 /* --- after the capture ------------------------------------------------------------------------ */

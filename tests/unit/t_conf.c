@@ -20,6 +20,7 @@ static void test_defaults(void)
     is_str(conf.cluster, "main", "default cluster");
     is_u64(conf.memory_max, 512 * MIB, "default memory_max");
     is_u64(conf.freeze_deadline_ms, 5000, "default freeze_deadline");
+    is_u64(conf.freeze_max_ms, 250, "default freeze_max");
     is_u64(conf.chunk_size, 32768, "default chunk_size");
     ok(conf.checkpoint_fast, "default checkpoint = fast");
     is_u64(conf.wal_get_timeout_s, 600, "default get_timeout");
@@ -29,18 +30,20 @@ static void test_defaults(void)
 
 static void test_values(void)
 {
-    is_good(parse("# comment\n; comment\n\n[tidemark]\r\ncluster=prod\nmemory_max =1 GiB\n"
-                  "rate_limit = 200MiB\nfreeze_deadline = 1500ms\nresume = wait\n"
-                  "[postgresql]\nmanager = systemd:postgresql@15-main\ncheckpoint = spread\n"
-                  "connection = host=/tmp/x port=5433\n"
-                  "[volume pgdata]\nmount = /srv/pg\nprovider = offline\n"
-                  "[volume wal]\nmount = /srv/wal\ndevice = /dev/loop0\nprovider = command\n"
-                  "snapshot_command = /bin/a b\ndrop_command = /bin/c\nfreeze_by = script"),
-            &err, "a whole file");
+    is_good(
+        parse("# comment\n; comment\n\n[tidemark]\r\ncluster=prod\nmemory_max =1 GiB\n"
+              "rate_limit = 200MiB\nfreeze_deadline = 1500ms\nfreeze_max = 80ms\nresume = wait\n"
+              "[postgresql]\nmanager = systemd:postgresql@15-main\ncheckpoint = spread\n"
+              "connection = host=/tmp/x port=5433\n"
+              "[volume pgdata]\nmount = /srv/pg\nprovider = offline\n"
+              "[volume wal]\nmount = /srv/wal\ndevice = /dev/loop0\nprovider = command\n"
+              "snapshot_command = /bin/a b\ndrop_command = /bin/c\nfreeze_by = script"),
+        &err, "a whole file");
     is_str(conf.cluster, "prod", "cluster");
     is_u64(conf.memory_max, GIB, "memory_max");
     is_u64(conf.rate_limit, 200 * MIB, "rate_limit");
     is_u64(conf.freeze_deadline_ms, 1500, "freeze_deadline");
+    is_u64(conf.freeze_max_ms, 80, "freeze_max");
     ok(conf.resume == RESUME_WAIT, "resume");
     ok(conf.manager == MANAGER_SYSTEMD, "manager");
     is_str(conf.manager_arg, "postgresql@15-main", "manager_arg");

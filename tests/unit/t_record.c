@@ -57,6 +57,17 @@ static void test_later(void)
     is_good(record_from_json(with, again, &err), &err, "a record with stopped_us");
     ok(again->stopped_us == record.stopped_us, "and its value");
     record_release(again);
+    ok(!json_object_get(with, "precopy"), "of other providers there are no passes");
+    record.pass_count = 2;
+    record.passes[0] = 1 << 20;
+    record.passes[1] = 0;
+    record.freeze_sum_ns = 77;
+    free_json json_t *live = record_to_json(&record);
+    is_good(record_from_json(live, again, &err), &err, "a record of provider precopy");
+    ok(again->pass_count == 2 && again->passes[0] == 1 << 20 && again->passes[1] == 0 &&
+           again->freeze_sum_ns == 77,
+       "and its passes");
+    record_release(again);
     record_release(&record);
     free(again);
 }
@@ -144,6 +155,10 @@ static const struct {
     {"", "committed_s", "1", "times"},
     {"", "wal_in_image", "1", "'wal_in_image'"},
     {"", "topology", "[]", "'topology'"},
+    {"", "precopy", "[]", "'precopy'"},
+    {"", "precopy", "{\"passes\":[],\"freeze_sum_ns\":1}", "'precopy'"},
+    {"", "precopy", "{\"passes\":[1]}", "'precopy'"},
+    {"", "precopy", "{\"passes\":[1,-1],\"freeze_sum_ns\":1}", "'precopy.passes'"},
     {"", "volumes", "[]", "no volumes"},
     {"", "volumes", "[1]", "'volumes'"},
     {"", "volumes", "{}", "'volumes'"},

@@ -1,0 +1,372 @@
+/* Provider precopy: copies a volume while it is written, then what was written meanwhile, and so on
+ * until the rest fits into a short freeze (DESIGN §4, the barrier protocol):
+ *
+ *   attach → B0: freeze; M := ∅; U0 := used blocks; thaw → pass 0: read U0, never clearing M
+ *   → Bk: freeze; Hk := M; M := ∅; thaw → pass k: read Hk         until bytes(M) fit the budget
+ *   → F:  freeze; read M into memory; nothing may have been marked; thaw
+ *
+ * The image is the last bytes read of every chunk. Why it is that of the instant F:
+ *   - A freeze returns when every earlier write of the filesystem has completed, and none is queued
+ *     until the thaw. M is cleared only then. So let r be the last read of a chunk, and w a write
+ * to it. If w was queued before the barrier that r follows, it was complete there: r saw it. If
+ *     later, it set the chunk's bit, a later barrier took it, and the chunk was read again: r was
+ * not the last.
+ *   - A chunk that was never read was free in U0 and never marked since. No file had data in it,
+ * and none has gained any; what is allocated later without a write reads as zeros by the
+ *     filesystem's own books. U0 may therefore be of B0 or of any time after it, and no other map
+ * is ever looked at. A mark beats the map; so it does with WAL segments that are left out.
+ *   - That every write is marked is not believed but compared: at each barrier the kernel's own
+ *     counters of the device (/sys/class/block/X/stat) must show no sector more than the marks
+ *     have seen. Discards go on while frozen and are counted apart: they hit free blocks only.
+ *
+ * Each barrier is a try at F: when M turns out too large, or the time is over before all of it is
+ * read, it was a barrier like the others and costs one more pass. */
+#include "agent/capture_precopy.h"
+
+#include <inttypes.h>
+#include <time.h>
+
+#include "agent/log.h"
+#include "io/clock.h"
+
+enum {
+    PASSES_MAX = 12,     /* then it is busy: each of them has stopped the writers */
+    BASE_TRIES = 5,      /* of a B0 at which no discard is on its way */
+    SAMPLE_CHUNKS = 256, /* read to learn the device's rate */
+};
+
+static uint64_t freeze_max_ns(const struct capture *capture)
+{
+    const struct conf *conf = capture->conf;
+    return min_u64(conf->freeze_max_ms, conf->freeze_deadline_ms) * UINT64_C(1000000);
+}
+
+void capture_precopy_end(struct capture *capture)
+{
+    struct precopy *precopy = capture->precopy;
+    if (precopy == NULL)
+        return;
+    for (size_t i = 0; i < capture->group->count; i++) {
+        extent_list_release(&capture->volumes[i].changed);
+        capture->volumes[i].changed = (struct extent_list){0};
+        cleanup_close(&precopy->memory_fds[i]);
+        marks_close(precopy->marks[i]);
+    }
+    gather_close(precopy->gather);
+    free(precopy);
+    capture->precopy = NULL;
+}
+
+/* --- budget ----------------------------------------------------------------------------------- */
+
+static struct gather_source source_of(const struct capture *capture, size_t index,
+                                      const struct extent_list *extents)
+{
+    const struct device *device = &capture->volumes[index].live;
+    return (struct gather_source){
+        .fd = device->fd, .request_max = device->identity.request_max, .extents = extents};
+}
+
+/* `count` chunks, evenly spread over what is used. */
+static int sample(const struct capture *capture, size_t index, unsigned count,
+                  struct extent_list *ret, struct err *err)
+{
+    const struct capture_volume *volume = &capture->volumes[index];
+    uint64_t chunk_size = capture->precopy->chunk_size, size = volume->live.identity.size;
+    uint64_t step = max_u64(extent_list_bytes(&volume->used) / count, chunk_size);
+    uint64_t next = 0, passed = 0; /* bytes of used */
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < volume->used.count; i++) {
+        const struct extent *extent = &volume->used.items[i];
+        for (; rc == 0 && next < passed + extent->len; next += step) {
+            uint64_t at = align_down(extent->offset + (next - passed), chunk_size);
+            rc = extent_list_add(ret, at, min_u64(chunk_size, size - at), err);
+        }
+        passed += extent->len;
+    }
+    return rc;
+}
+
+/* How fast are scattered chunks read now, with the load that there is? */
+static int measure_rate(struct capture *capture, struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    size_t count = capture->group->count;
+    struct extent_list samples[CONF_VOLUMES_MAX] = {0};
+    struct gather_source sources[CONF_VOLUMES_MAX];
+    struct gather *gather = NULL;
+    bool complete = false;
+    uint64_t bytes = 0, start_ns = 0;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < count; i++) {
+        rc = sample(capture, i, (unsigned)(SAMPLE_CHUNKS / count), &samples[i], err);
+        sources[i] = source_of(capture, i, &samples[i]);
+        bytes += extent_list_bytes(&samples[i]);
+    }
+    if (rc == 0)
+        rc = gather_open(bytes, &gather, err);
+    if (rc == 0) {
+        start_ns = monotonic_ns();
+        rc = gather_read(gather, sources, count, UINT64_MAX, &complete, err);
+    }
+    if (rc == 0)
+        precopy->rate = bytes * 1000000 / max_u64(1, (monotonic_ns() - start_ns) / 1000);
+    gather_close(gather);
+    for (size_t i = 0; i < count; i++)
+        extent_list_release(&samples[i]);
+    return rc;
+}
+
+/* Half of freeze_max is for reading; the other half for the freeze itself. */
+static int take_budget(struct capture *capture, const struct capture_request *request,
+                       struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    int rc = measure_rate(capture, err);
+    if (rc < 0)
+        return rc;
+    uint64_t max = (uint64_t)((double)precopy->rate * (double)freeze_max_ns(capture) / 2e9);
+    precopy->budget = max_u64(min_u64(max, request->memory_max), precopy->chunk_size);
+    rc = gather_open(precopy->budget, &precopy->gather, err);
+    if (rc == 0)
+        log_info("precopy: memory: %" PRIu64 " KiB for what is read while frozen (%" PRIu64
+                 " MiB/s × half of freeze_max, at most %" PRIu64 " MiB)",
+                 precopy->budget / KIB, precopy->rate / MIB, request->memory_max / MIB);
+    return rc;
+}
+
+/* --- barriers --------------------------------------------------------------------------------- */
+
+static int thaw(struct capture *capture, struct err *err)
+{
+    bool expired = false;
+    int rc = freeze_thaw(&capture->freeze, &expired, err);
+    uint64_t stall_ns = capture->freeze.stall_ns;
+    capture->stall_ns = max_u64(capture->stall_ns, stall_ns);
+    capture->stall_sum_ns += stall_ns;
+    if (rc < 0 || !expired)
+        return rc;
+    err_set(err, ERR_REFUSED, "the guardian thawed after %u ms: the snapshot is void",
+            capture->conf->freeze_deadline_ms);
+    return err_hint(err, "raise freeze_deadline, or find out what delays the host");
+}
+
+/* Freezes, runs what is to be done, thaws. */
+static int with_freeze(struct capture *capture, struct capture_request *request,
+                       int (*run)(struct capture *capture, struct capture_request *request,
+                                  bool *ret, struct err *err),
+                       bool *ret, struct err *err)
+{
+    struct err ignored;
+    int rc = capture_freeze(capture, err);
+    if (rc < 0)
+        return rc;
+    rc = run(capture, request, ret, err);
+    int thaw_rc = thaw(capture, rc == 0 ? err : &ignored);
+    return rc < 0 ? rc : thaw_rc;
+}
+
+/* Discards that were queued before B0 and end after it would be counted by the kernel alone. */
+static int read_base(struct capture *capture, bool *ret_quiet, struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    uint64_t until_ns = capture->freeze.frozen_at_ns + freeze_max_ns(capture) / 2;
+    for (size_t i = 0; i < capture->group->count;) {
+        int rc = capture_watch_counters(capture, i, &precopy->seen[i], &precopy->counted[i], err);
+        if (rc < 0)
+            return rc;
+        if (precopy->counted[i].writes_in_flight == 0)
+            i++;
+        else if (monotonic_ns() < until_ns)
+            (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        else
+            return 0;
+    }
+    *ret_quiet = true;
+    return 0;
+}
+
+static int drop_marks(struct capture *capture, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
+        struct extent_list dropped = {0};
+        rc = marks_take(capture->precopy->marks[i], &dropped, err);
+        extent_list_release(&dropped);
+    }
+    return rc;
+}
+
+static int base_and_map(struct capture *capture, struct capture_request *request, bool *ret_quiet,
+                        struct err *err)
+{
+    (void)request;
+    int rc = read_base(capture, ret_quiet, err);
+    if (rc == 0 && *ret_quiet)
+        rc = drop_marks(capture, err);
+    return rc < 0 || !*ret_quiet ? rc : capture_take_used(capture, err);
+}
+
+static int base_only(struct capture *capture, struct capture_request *request, bool *ret_quiet,
+                     struct err *err)
+{
+    (void)request;
+    int rc = read_base(capture, ret_quiet, err);
+    return rc < 0 || !*ret_quiet ? rc : drop_marks(capture, err);
+}
+
+/* B0 and U0. Under the freeze every check of the map is exact, and warm it takes a millisecond; a
+ * map that takes longer is one of the time right after. */
+static int first_barrier(struct capture *capture, struct capture_request *request, uint64_t map_ns,
+                         struct err *err)
+{
+    bool quiet = false, map_later = map_ns > freeze_max_ns(capture) / 4;
+    int rc = 0;
+    for (int i = 0; rc == 0 && !quiet && i < BASE_TRIES; i++)
+        rc = with_freeze(capture, request, map_later ? base_only : base_and_map, &quiet, err);
+    if (rc == 0 && !quiet)
+        rc = err_set(err, ERR_BUSY, "discards keep running while the volumes are frozen");
+    if (rc == 0 && map_later)
+        rc = capture_take_used(capture, err);
+    if (rc == 0)
+        rc = capture_take_wal(capture, request, err);
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
+        if (!capture->volumes[i].used_trusted)
+            log_warn("volume=%s its free space is not known for sure: all of it is read",
+                     capture_volume_name(capture, i));
+        rc = capture_keep_extents(capture, i, "used", &capture->volumes[i].used, err);
+        if (rc < 0 || request->wal_directory == NULL)
+            continue;
+        extent_list_normalise(&request->ret_wal[i]);
+        rc = capture_keep_extents(capture, i, "wal", &request->ret_wal[i], err);
+    }
+    return rc;
+}
+
+int capture_precopy_begin(struct capture *capture, struct capture_request *request, struct err *err)
+{
+    struct precopy *precopy = calloc(1, sizeof(*precopy));
+    if (precopy == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    capture->precopy = precopy;
+    precopy->chunk_size = request->chunk_size;
+    for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
+        precopy->memory_fds[i] = -1;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
+        rc = capture_watch_attach(capture, i, err);
+    uint64_t start_ns = monotonic_ns(), map_ns = 0;
+    if (rc == 0) { /* reads the bitmaps into the cache, and says how long a warm map may take */
+        rc = capture_take_used(capture, err);
+        map_ns = monotonic_ns() - start_ns;
+    }
+    if (rc == 0)
+        rc = take_budget(capture, request, err);
+    return rc < 0 ? rc : first_barrier(capture, request, map_ns, err);
+}
+
+/* --- passes ----------------------------------------------------------------------------------- */
+
+static int take_marks(struct capture *capture, uint64_t *ret_bytes, struct err *err)
+{
+    *ret_bytes = 0;
+    for (size_t i = 0; i < capture->group->count; i++) {
+        struct extent_list *changed = &capture->volumes[i].changed;
+        changed->count = 0;
+        int rc = marks_take(capture->precopy->marks[i], changed, err);
+        if (rc == 0)
+            rc = capture_keep_extents(capture, i, "changed", changed, err);
+        if (rc < 0)
+            return rc;
+        *ret_bytes += extent_list_bytes(changed);
+    }
+    return 0;
+}
+
+/* Reads what has changed while nothing changes. Not complete when the time is over. */
+static int read_frozen(struct capture *capture, struct capture_request *request, bool *ret_complete,
+                       struct err *err)
+{
+    struct gather_source sources[CONF_VOLUMES_MAX];
+    struct marks_counters before[CONF_VOLUMES_MAX], after;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
+        sources[i] = source_of(capture, i, &capture->volumes[i].changed);
+        rc = marks_counters(capture->precopy->marks[i], &before[i], err);
+    }
+    if (rc == 0)
+        rc = gather_read(capture->precopy->gather, sources, capture->group->count,
+                         capture->freeze.frozen_at_ns + freeze_max_ns(capture), ret_complete, err);
+    if (rc < 0 || !*ret_complete)
+        return rc;
+    rc = capture_take_files(capture, request, err);
+    if (rc == 0)
+        rc = capture_keep_devices(capture, err);
+    if (rc == 0)
+        rc = capture_watch_check(capture, err);
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
+        rc = marks_counters(capture->precopy->marks[i], &after, err);
+        if (rc == 0 && after.written_sectors != before[i].written_sectors)
+            rc = err_set(err, ERR_REFUSED, "volume %s was written to while it was frozen",
+                         capture_volume_name(capture, i));
+    }
+    return rc;
+}
+
+static int at_barrier(struct capture *capture, struct capture_request *request, bool *ret_last,
+                      struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    uint64_t bytes = 0;
+    int rc = capture_watch_check(capture, err);
+    if (rc == 0)
+        rc = take_marks(capture, &bytes, err);
+    if (rc < 0)
+        return rc;
+    uint64_t frozen_ns = monotonic_ns() - capture->freeze.frozen_at_ns;
+    log_debug("precopy: barrier=%u changed=%" PRIu64 " KiB freeze=%" PRIu64 " us", precopy->passes,
+              bytes / KIB, frozen_ns / 1000);
+    if (bytes > precopy->budget)
+        return 0;
+    return read_frozen(capture, request, ret_last, err);
+}
+
+/* Thawed: what was read moves into files in memory, which push reads like a device. */
+static int keep_in_memory(struct capture *capture, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
+        struct capture_volume *volume = &capture->volumes[i];
+        rc = gather_to_memory_file(capture->precopy->gather, i, volume->live.identity.size,
+                                   &capture->precopy->memory_fds[i], err);
+        volume->changed_fd = capture->precopy->memory_fds[i];
+    }
+    return rc;
+}
+
+int capture_pass(struct capture *capture, struct capture_request *request, bool *ret_last,
+                 struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    bool last = false;
+    if (precopy->passes == PASSES_MAX) {
+        err_set(
+            err, ERR_BUSY,
+            "after %u passes more than %" PRIu64 " KiB are still written between two of them, or "
+            "freezing alone takes longer than freeze_max (%u ms; the longest took %" PRIu64 " ms)",
+            precopy->passes, precopy->budget / KIB, capture->conf->freeze_max_ms,
+            capture->stall_ns / 1000000);
+        return err_hint(err,
+                        "raise freeze_max, memory_max or rate_limit, or take the snapshot when "
+                        "less is written");
+    }
+    precopy->passes++;
+    int rc = with_freeze(capture, request, at_barrier, &last, err);
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
+        capture->volumes[i].changed_fd = capture->volumes[i].device.fd;
+    if (rc == 0 && last)
+        rc = keep_in_memory(capture, err);
+    if (rc == 0)
+        *ret_last = last;
+    return rc;
+}

@@ -1,0 +1,35 @@
+/* Private to agent/capture_precopy.c and capture_watch.c. One thread. */
+#ifndef TIDEMARK_AGENT_CAPTURE_PRECOPY_H
+#define TIDEMARK_AGENT_CAPTURE_PRECOPY_H
+
+#include "agent/capture_parts.h"
+#include "io/device_sysfs.h"
+#include "io/gather.h"
+#include "io/marks.h"
+
+struct precopy {
+    uint32_t chunk_size;
+    struct marks *marks[CONF_VOLUMES_MAX];
+    /* Both at B0. */
+    struct marks_counters seen[CONF_VOLUMES_MAX];
+    struct sysfs_counters counted[CONF_VOLUMES_MAX];
+    struct gather *gather;
+    uint64_t budget; /* bytes that may be read while frozen */
+    uint64_t rate;   /* bytes a second, of scattered chunks */
+    unsigned passes;
+    int memory_fds[CONF_VOLUMES_MAX]; /* of the last pass */
+};
+
+/* Marks volume `index`, and tries whether a write is seen: by the marks, at its place, and by the
+ * kernel's counters. ERR_REFUSED when not. */
+int capture_watch_attach(struct capture *capture, size_t index, struct err *err);
+
+/* What the marks have seen and what the kernel has counted until now. */
+int capture_watch_counters(const struct capture *capture, size_t index, struct marks_counters *seen,
+                           struct sysfs_counters *counted, struct err *err);
+
+/* Under a freeze: the marks have seen every sector that the kernel counted since B0, and the
+ * volumes are the same. ERR_REFUSED when not: the capture is void. */
+int capture_watch_check(const struct capture *capture, struct err *err);
+
+#endif
