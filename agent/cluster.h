@@ -61,7 +61,7 @@ void cluster_call_all(const struct cluster *cluster, const char *method, const c
  * "unreachable". Never fails. */
 json_t *cluster_status(const struct cluster *cluster);
 
-/* --- cluster_restore.c, cluster_plan.c, cluster_drive.c, cluster_claim.c --- */
+/* --- cluster_restore.c, cluster_plan.c, cluster_drive.c, cluster_ask.c, cluster_claim.c --- */
 
 /* How far a node has come, by its agent's word. */
 enum cluster_level {
@@ -87,6 +87,8 @@ struct drive {
     char job[ID_TEXT_LEN];            /* of its agent; "" = not reserved, or no answer came */
     bool asked;                       /* to reserve the node; under all->mutex */
     bool followed;                    /* by the journal a standby on the new timeline already */
+    bool silent;                      /* its agent does not answer; under all->mutex */
+    bool waited;                      /* for it in vain; its own thread's */
     enum cluster_level level;         /* under all->mutex */
     bool failed;
     struct err err;
@@ -150,5 +152,31 @@ bool cluster_is_lost(struct cluster_restore *all, struct err *err);
  * first digits of its id; ret_id: all of it. mutex (may be NULL) is held while jobs are changed. */
 int cluster_adopt(const struct conf *conf, const char *job, const char *goal,
                   pthread_mutex_t *mutex, char ret_id[ID_TEXT_LEN], struct err *err);
+
+/* The thread of drive asks its agent, and waits while it is silent, no longer than [coordinator]
+ * agent_timeout: then ERR_DEVICE. For whom it waits is in journal["silent"]. */
+enum cluster_patience {
+    ASK_ONCE,
+    ASK_UNLESS_CANCELLED,
+    ASK_ALWAYS, /* what gives a node back is not cancelled */
+};
+/* A request that can be made twice; *ret: the answer (new reference). */
+int cluster_ask(struct drive *drive, enum cluster_patience patience, const char *method,
+                const char *path, const json_t *body, json_t **ret, struct err *err);
+/* Until the agent's job does not run; *ret: its status. */
+int cluster_ask_job(struct drive *drive, enum cluster_patience patience, json_t **ret,
+                    struct err *err);
+/* POST /restores/{job}/{verb}, and until its job has come to `wanted`, or failed; ret may be NULL.
+ */
+int cluster_ask_step(struct drive *drive, const char *verb, json_t *body, enum cluster_level wanted,
+                     json_t **ret, struct err *err);
+/* POST /restores; drive->job is what came of it. */
+int cluster_ask_reserve(struct drive *drive, const json_t *body, struct err *err);
+/* The reservation whose answer never came: fills drive->job when there is one. */
+int cluster_ask_for(struct drive *drive, enum cluster_patience patience, struct err *err);
+/* How far the node has come by the status of its agent's job. */
+enum cluster_level cluster_level_of(const json_t *status);
+/* What the agent's job failed with, as our own error. */
+int cluster_job_error(const struct drive *drive, const json_t *status, struct err *err);
 
 #endif

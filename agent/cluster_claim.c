@@ -5,13 +5,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
-#include "agent/clock.h"
 #include "agent/cluster.h"
 #include "agent/cluster_archive.h"
 #include "agent/log.h"
 #include "agent/restore.h"
-
-enum { POLL_MS = 200, SILENT_MAX_MS = 60000 };
 
 int cluster_identify(struct cluster_restore *all, struct err *err)
 {
@@ -67,29 +64,15 @@ static int judge(struct cluster_restore *all, struct drive *drive, const json_t 
                     who[0] ? "coordinator " : "another coordinator", who, all->job->id);
 }
 
-static int claim_one(struct cluster_restore *all, struct drive *drive, bool patient,
-                     struct err *err)
+static int claim_one(struct cluster_restore *all, struct drive *drive,
+                     enum cluster_patience patience, struct err *err)
 {
     free_json json_t *body =
         json_pack("{s:s, s:I, s:s, s:s}", "job", all->job->id, "epoch", (json_int_t)all->epoch,
                   "token", all->token, "coordinator", all->coordinator);
-    uint64_t since_ms = now_ms();
-    for (;;) {
-        free_json json_t *answer = NULL;
-        int rc =
-            cluster_call(&all->cluster, drive->member, "POST", "/node/claim", body, &answer, err);
-        if (rc == 0)
-            return judge(all, drive, answer, err);
-        bool silent = rc == -ERR_DEVICE || rc == -ERR_STORE;
-        if (!patient || !silent || now_ms() - since_ms > SILENT_MAX_MS)
-            return rc;
-        struct err cancelled;
-        if (job_check_cancel(all->job, &cancelled) < 0) {
-            *err = cancelled;
-            return -ERR_CANCELLED;
-        }
-        (void)usleep(POLL_MS * 1000);
-    }
+    free_json json_t *answer = NULL;
+    int rc = cluster_ask(drive, patience, "POST", "/node/claim", body, &answer, err);
+    return rc < 0 ? rc : judge(all, drive, answer, err);
 }
 
 static int claim_all(struct cluster_restore *all, struct err *err)
@@ -98,7 +81,7 @@ static int claim_all(struct cluster_restore *all, struct err *err)
         struct drive *drive = &all->drives[i];
         if (!drive->job[0] && !all->taking)
             continue;
-        int rc = claim_one(all, drive, true, err);
+        int rc = claim_one(all, drive, ASK_UNLESS_CANCELLED, err);
         if (rc < 0)
             return rc;
         restore_test_stop("cluster-claimed");
@@ -141,7 +124,8 @@ bool cluster_is_lost(struct cluster_restore *all, struct err *err)
 {
     struct err why;
     for (size_t i = 0; !all->lost && i < all->count; i++)
-        if (all->drives[i].job[0] && claim_one(all, &all->drives[i], false, &why) < 0 && all->lost)
+        if (all->drives[i].job[0] && claim_one(all, &all->drives[i], ASK_ONCE, &why) < 0 &&
+            all->lost)
             *err = why;
     return all->lost;
 }

@@ -10,11 +10,6 @@
 
 #include <stdio.h>
 
-enum {
-    POLL_MS = 200,
-    SILENT_MAX_MS = 60000, /* an agent that restarts, or a host that does */
-};
-
 /* --- barriers --------------------------------------------------------------------------------- */
 
 static bool have_reached(const struct cluster_restore *all, enum cluster_level level,
@@ -68,120 +63,6 @@ static int await(struct drive *drive, enum cluster_level level, bool primary_onl
     return stop ? err_set(err, ERR_CANCELLED, "another node failed") : 0;
 }
 
-/* --- one step on one node --------------------------------------------------------------------- */
-
-static int call(struct drive *drive, const char *method, const char *path, const json_t *body,
-                json_t **ret, struct err *err)
-{
-    return cluster_call(&drive->all->cluster, drive->member, method, path, body, ret, err);
-}
-
-static bool is_silence(int rc)
-{
-    return rc == -ERR_DEVICE || rc == -ERR_STORE;
-}
-
-/* Until the agent's job runs no more; *ret: its status. What gives a node back is not cancelled. */
-static int wait_job(struct drive *drive, bool cancellable, json_t **ret, struct err *err)
-{
-    struct job *job = drive->all->job;
-    char path[64];
-    uint64_t heard_ms = now_ms();
-    (void)snprintf(path, sizeof(path), "/jobs/%s", drive->job);
-    for (;;) {
-        free_json json_t *status = NULL;
-        int rc = call(drive, "GET", path, NULL, &status, err);
-        if (rc == 0)
-            heard_ms = now_ms();
-        if (rc == 0 && !json_is_true(json_object_get(status, "running"))) {
-            *ret = json_incref(status);
-            return 0;
-        }
-        if (rc < 0 && (!is_silence(rc) || now_ms() - heard_ms > SILENT_MAX_MS))
-            return rc;
-        rc = cancellable ? job_check_cancel(job, err) : 0;
-        if (rc < 0)
-            return rc;
-        (void)usleep(POLL_MS * 1000);
-    }
-}
-
-/* What the agent's job failed with, as our own error. */
-static int take_error(const struct drive *drive, const json_t *status, struct err *err)
-{
-    const json_t *error = json_object_get(status, "error");
-    enum err_code code = err_code_from_name(json_str(error, "code"));
-    if (!json_is_object(error))
-        return err_set(err, ERR_PARTIAL, "node %s: job %s is %s, in step %s", drive->member->name,
-                       drive->job, json_str(status, "state"), json_str(status, "step"));
-    (void)err_set(err, code == ERR_OK ? ERR_INTERNAL : code, "node %s: %s", drive->member->name,
-                  json_str(error, "text"));
-    return json_str(error, "hint")[0] ? err_hint(err, "%s", json_str(error, "hint"))
-                                      : -(int)err->code;
-}
-
-/* One that failed or was killed goes on from its last hold. */
-static enum cluster_level level_of(const json_t *status)
-{
-    if (json_is(status, "state", "prepared"))
-        return LEVEL_RESERVED;
-    if (json_is(status, "state", "executed"))
-        return LEVEL_RECOVERED;
-    if (json_is(status, "state", "complete"))
-        return LEVEL_COMPLETE;
-    if (json_is(status, "state", "cancelled") || json_is_true(json_object_get(status, "given_up")))
-        return LEVEL_NONE;
-    for (unsigned i = LEVEL_FENCED; i <= LEVEL_RECOVERED; i++)
-        if (json_is(status, "held_at", cluster_level_name((enum cluster_level)i)))
-            return (enum cluster_level)i;
-    return job_is_partial(status) || json_is(status, "step", "fenced") ? LEVEL_RESERVED
-                                                                       : LEVEL_NONE;
-}
-
-/* One try. *ret_lost: the agent is away, and whether it has heard is not known. */
-static int post_once(struct drive *drive, const char *path, const json_t *body,
-                     enum cluster_level wanted, json_t **ret, bool *ret_lost, struct err *err)
-{
-    free_json json_t *answer = NULL;
-    free_json json_t *status = NULL;
-    struct err why;
-    int asked = call(drive, "POST", path, body, &answer, &why);
-    *ret_lost = is_silence(asked);
-    if (asked < 0)
-        *err = why;
-    if (asked < 0 && !*ret_lost)
-        return asked;
-    int rc = wait_job(drive, true, &status, err);
-    if (rc < 0)
-        *ret_lost = false;
-    if (rc < 0)
-        return rc;
-    if (level_of(status) < wanted && asked < 0)
-        return asked;
-    if (level_of(status) < wanted)
-        return take_error(drive, status, err);
-    *ret_lost = false;
-    if (ret)
-        *ret = json_incref(status);
-    return 0;
-}
-
-static int post(struct drive *drive, const char *verb, json_t *body, enum cluster_level wanted,
-                json_t **ret, struct err *err)
-{
-    char path[96];
-    uint64_t since_ms = now_ms();
-    bool lost;
-    (void)snprintf(path, sizeof(path), "/restores/%s/%s", drive->job, verb);
-    (void)json_object_set_new(body, "epoch", json_integer((json_int_t)drive->all->epoch));
-    for (;;) {
-        int rc = post_once(drive, path, body, wanted, ret, &lost, err);
-        if (!lost || now_ms() - since_ms > SILENT_MAX_MS)
-            return rc;
-        (void)usleep(POLL_MS * 1000);
-    }
-}
-
 /* --- the waves -------------------------------------------------------------------------------- */
 
 static json_t *reservation(const struct drive *drive)
@@ -218,7 +99,7 @@ static int name_volumes(struct drive *drive, json_t *body, struct err *err)
     free_json json_t *node = NULL;
     size_t i;
     json_t *volume;
-    int rc = call(drive, "GET", "/node", NULL, &node, err);
+    int rc = cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET", "/node", NULL, &node, err);
     if (rc < 0)
         return rc;
     json_t *overwrite = json_object();
@@ -232,40 +113,17 @@ static int name_volumes(struct drive *drive, json_t *body, struct err *err)
     return 0;
 }
 
-/* Whoever dies before the answer has to look for what he asked for: look_for(). */
-static int note_asked(struct drive *drive, struct err *err)
-{
-    (void)pthread_mutex_lock(&drive->all->mutex);
-    drive->asked = true;
-    int rc = cluster_journal(drive->all, err);
-    (void)pthread_mutex_unlock(&drive->all->mutex);
-    return rc;
-}
-
 static int reserve(struct drive *drive, struct err *err)
 {
-    const char *id;
     free_json json_t *body = reservation(drive);
-    free_json json_t *answer = NULL;
     free_json json_t *status = NULL;
     int rc = name_volumes(drive, body, err);
     if (rc == 0)
-        rc = note_asked(drive, err);
+        rc = cluster_ask_reserve(drive, body, err);
     if (rc == 0)
-        rc = call(drive, "POST", "/restores", body, &answer, err);
-    restore_test_stop("cluster-asked");
-    if (rc == 0)
-        rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
-    if (rc < 0)
-        return rc;
-    (void)pthread_mutex_lock(&drive->all->mutex);
-    (void)snprintf(drive->job, sizeof(drive->job), "%.32s", id);
-    rc = cluster_journal(drive->all, err);
-    (void)pthread_mutex_unlock(&drive->all->mutex);
-    if (rc == 0)
-        rc = wait_job(drive, true, &status, err);
-    if (rc == 0 && level_of(status) < LEVEL_RESERVED)
-        rc = take_error(drive, status, err);
+        rc = cluster_ask_job(drive, ASK_UNLESS_CANCELLED, &status, err);
+    if (rc == 0 && cluster_level_of(status) < LEVEL_RESERVED)
+        rc = cluster_job_error(drive, status, err);
     return rc;
 }
 
@@ -286,7 +144,7 @@ static int execute(struct drive *drive, enum cluster_level until, json_t **ret, 
         (void)json_object_set(body, "fork", drive->all->fork);
     if (drive->primary && until == LEVEL_RECOVERED)
         (void)json_object_set_new(body, "slots", slots(drive->all));
-    return post(drive, "execute", body, until, ret, err);
+    return cluster_ask_step(drive, "execute", body, until, ret, err);
 }
 
 /* Where the new timeline begins, for the standbys. */
@@ -311,10 +169,10 @@ static int look(struct drive *drive, struct err *err)
     free_json json_t *status = NULL;
     if (!drive->job[0])
         return 0;
-    int rc = wait_job(drive, true, &status, err);
+    int rc = cluster_ask_job(drive, ASK_UNLESS_CANCELLED, &status, err);
     if (rc < 0)
         return rc;
-    enum cluster_level level = level_of(status);
+    enum cluster_level level = cluster_level_of(status);
     if (drive->primary && level < LEVEL_RECOVERED && drive->all->fork)
         rc = cluster_forget_fork(drive->all, err); /* somebody gave the promoted server up */
     if (rc < 0)
@@ -337,7 +195,7 @@ static int go_to(struct drive *drive, enum cluster_level level, struct err *err)
     if (level == LEVEL_RESERVED)
         rc = reserve(drive, err);
     else if (level == LEVEL_COMPLETE)
-        rc = post(drive, "verify", none, level, NULL, err);
+        rc = cluster_ask_step(drive, "verify", none, level, NULL, err);
     else
         rc = execute(drive, level, &status, err);
     if (rc == 0 && level == LEVEL_RECOVERED && drive->primary)
@@ -379,6 +237,9 @@ static void *drive_main(void *ctx)
     struct run *run = ctx;
     struct drive *drive = run->drive;
     int rc = look(drive, &drive->err);
+    /* Its server may have ended since: the same step again sees to that. */
+    if (rc == 0 && drive->level == LEVEL_RECOVERED && run->until == LEVEL_COMPLETE)
+        rc = go_to(drive, LEVEL_RECOVERED, &drive->err);
     while (rc == 0 && drive->level < run->until) {
         enum cluster_level next = (enum cluster_level)(drive->level + 1);
         rc = barrier(drive, next, &drive->err);
@@ -431,60 +292,50 @@ int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct 
 
 /* --- giving back ------------------------------------------------------------------------------ */
 
-/* The reservation whose answer never came. */
-static int look_for(struct drive *drive, struct err *err)
-{
-    free_json json_t *answer = NULL;
-    size_t i;
-    json_t *job;
-    if (drive->job[0] || !drive->asked)
-        return 0;
-    int rc = call(drive, "GET", "/jobs", NULL, &answer, err);
-    if (rc < 0)
-        return rc;
-    json_array_foreach(json_object_get(answer, "jobs"), i, job)
-    {
-        if (json_is(json_object_get(job, "cluster"), "job", drive->all->job->id) &&
-            !job_is_over(job))
-            (void)snprintf(drive->job, sizeof(drive->job), "%.32s", json_str(job, "id"));
-    }
-    return 0;
-}
-
 /* A job that runs is only stopped by the first request: what it keeps is given up by the second. */
-static int release_one(struct drive *drive, struct err *err)
+static int release_one(struct drive *drive, enum cluster_patience patience, struct err *err)
 {
     char path[96];
-    int rc = look_for(drive, err);
+    int rc = cluster_ask_for(drive, patience, err);
     (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu", drive->job,
                    (unsigned long long)drive->all->epoch);
     for (unsigned tries = 0; rc == 0 && drive->job[0] && tries < 2; tries++) {
         free_json json_t *answer = NULL;
         free_json json_t *status = NULL;
-        rc = call(drive, "DELETE", path, NULL, &answer, err);
+        rc = cluster_ask(drive, patience, "DELETE", path, NULL, &answer, err);
         if (rc == -ERR_REFUSED) /* it has ended by itself, or is another coordinator's */
             return 0;
         if (rc == 0 || rc == -ERR_MISSING) /* no such job, or it ends at this moment */
-            rc = wait_job(drive, false, &status, err);
+            rc = cluster_ask_job(drive, ASK_ALWAYS, &status, err);
         if (rc == -ERR_MISSING || (rc == 0 && job_is_over(status)))
             return 0;
         if (rc == 0 && tries > 0)
-            rc = take_error(drive, status, err);
+            rc = cluster_job_error(drive, status, err);
     }
     return rc;
 }
 
+/* All are asked before any is waited for, and one that was waited for in vain not once more. */
 int cluster_release(struct cluster_restore *all, struct err *err)
 {
-    int rc = 0;
+    int rcs[CLUSTER_MEMBERS_MAX], rc = 0;
+    bool waited[CLUSTER_MEMBERS_MAX];
+    struct err why;
     for (size_t i = all->count; i-- > 0;) {
-        struct err why;
-        int one = release_one(&all->drives[i], &why);
-        if (one < 0) {
-            log_warn("cluster restore: not given back: %s", why.text);
-            *err = why;
-            rc = one;
-        }
+        waited[i] = all->drives[i].waited;
+        rcs[i] = release_one(&all->drives[i], ASK_ONCE, &why);
+        if (rcs[i] < 0)
+            all->drives[i].err = why;
+    }
+    for (size_t i = all->count; i-- > 0;) {
+        struct drive *drive = &all->drives[i];
+        if (rcs[i] < 0 && drive->silent && !waited[i])
+            rcs[i] = release_one(drive, ASK_ALWAYS, &drive->err);
+        if (rcs[i] == 0)
+            continue;
+        log_warn("cluster restore: not given back: %s", drive->err.text);
+        *err = drive->err;
+        rc = rcs[i];
     }
     return rc;
 }

@@ -271,6 +271,7 @@ int cluster_restore_run(struct job *job, struct err *err)
     static struct cluster_restore all; /* large; one a process */
     memset(&all, 0, sizeof(all));
     all.job = job;
+    (void)json_object_del(job->journal, "silent");
     json_int_t epoch = json_integer_value(json_object_get(job->journal, "epoch"));
     all.epoch = epoch > 0 ? (uint64_t)epoch : 1;
     all.taking = json_is_true(json_object_get(job->journal, "taking"));

@@ -80,6 +80,7 @@ struct conf {
     /* [coordinator] */
     char coordinator_members[4096]; /* NAME=ADDRESS …, see cluster.h; empty: not a coordinator */
     char coordinator_primary_conninfo[CONF_PATH_MAX + 1]; /* %h: host of the primary, %n: standby */
+    unsigned coordinator_agent_timeout_s; /* how long a silent agent is waited for */
     /* [notify] */
     char notify_command[CONF_PATH_MAX + 1]; /* empty: none */
     char notify_webhook[CONF_PATH_MAX + 1]; /* empty: none; may hold a secret, never log it */

@@ -162,6 +162,12 @@ const struct option option_table[] = {
      "agent, %n the standby's name. Passwords belong into a passfile. Default: as recorded, which "
      "holds while the primary comes back on its own host.",
      "host=%h user=replicator application_name=%n"},
+    {"coordinator", "agent_timeout", OPTION_TIME_S, FIELD(coordinator_agent_timeout_s), "1min", 1,
+     86400, NULL, "time (1s … 24h)",
+     "How long a cluster restore waits for an agent that does not answer: because it restarts, its "
+     "host does, or the network is cut. Then the restore stops, its nodes keep what they have, and "
+     "`tidemark cluster resume` goes on.",
+     NULL},
 
     {"notify", "command", OPTION_TEXT, FIELD(notify_command), "", 0, 0, NULL, "command",
      "Run by /bin/sh, as root, when a job has ended: what happened comes as JSON on its stdin, and "

@@ -2,12 +2,16 @@
  * that is connected to, and what the peer's certificate must say. */
 #include "io/http_curl.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <strings.h>
 
 enum {
-    KEEPALIVE_S = 10,
-    STALL_S = 30, /* an agent repeats the line of a job that does not change every 10 s */
+    KEEPALIVE_S = 5,
+    KEEPALIVE_AGAIN_S = 5,
+    LOST_MS = 10000, /* nothing of what was sent is acknowledged: the network is cut */
+    STALL_S = 30,    /* an agent repeats the line of a job that does not change every 10 s */
 };
 
 static int copy(const char *from, char **to, struct err *err)
@@ -98,8 +102,12 @@ void http_mutual_close(struct http_peer *peer)
 static int on_socket(void *ctx, curl_socket_t socket, curlsocktype purpose)
 {
     struct http_peer *peer = ctx;
-    (void)socket, (void)purpose;
+    unsigned lost_ms = LOST_MS;
+    (void)purpose;
     peer->unchecked = true;
+    /* With the keep-alive probes this ends the wait for an answer, too (tcp(7)). An agent that is
+     * only slow acknowledges. What fails to be set is only waited for longer. */
+    (void)setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &lost_ms, sizeof(lost_ms));
     return CURL_SOCKOPT_OK;
 }
 
@@ -163,6 +171,7 @@ int http_mutual_begin(struct http *http, bool follows, struct err *err)
     curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT_MS, (long)http->server.connect_timeout_ms);
     curl_easy_setopt(curl, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(curl, CURLOPT_TCP_KEEPIDLE, (long)KEEPALIVE_S);
+    curl_easy_setopt(curl, CURLOPT_TCP_KEEPINTVL, (long)KEEPALIVE_AGAIN_S);
     curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
     curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, follows ? (long)STALL_S : 0L);
     if (http->server.addresses)

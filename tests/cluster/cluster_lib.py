@@ -38,6 +38,7 @@ class Member(Node):
         self.sections["volume pgdata"] = self.sections.pop("volume " + volume.name)
         self.write_conf()
         self.job = self.address = None
+        self.own_settings = {}  # of a standby: what it does not share with its primary
 
     def open_door(self, authority, host):
         """Its agent answers on https://host as well, with a certificate for its name."""
@@ -58,7 +59,8 @@ class Member(Node):
                                "-c", "fast", "-d", primary.server.conninfo.split(" dbname")[0])
         self.server.configure(port=self.server.port, archive_command=self.archive_command,
                               primary_conninfo=self.conninfo_to(primary),
-                              primary_slot_name=self.name, synchronous_standby_names="")
+                              primary_slot_name=self.name, synchronous_standby_names="",
+                              **self.own_settings)
         path = os.path.join(self.data, "standby.signal")
         with open(path, "w", encoding="ascii"):
             pass
@@ -116,8 +118,11 @@ class Cluster:
     def __init__(self, box, names=("db1", "db2", "db3"), size=352 << 20, options=None):
         self.box = box
         self.repository = make_repository(box)
-        self.members = [Member(box, name, self.repository, size, options) for name in names]
+        self.members = [self.make_member(name, size, options) for name in names]
         self.primary, self.standbys = self.members[0], self.members[1:]
+
+    def make_member(self, name, size, options):
+        return Member(self.box, name, self.repository, size, options)
 
     def start(self):
         self.primary.start()

@@ -14,8 +14,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 from tm import *  # noqa: E402, F403
 from certificates import Authority  # noqa: E402
-from cluster_checks import (ROWS, Watch, as_before, at_once, newest, restored,  # noqa: E402
-                            stopped_below)
+from cluster_checks import (Watch, as_before, at_once, newest, restored,  # noqa: E402
+                            stopped_below, tagged)
 from cluster_lib import Cluster, Coordinator  # noqa: E402
 from s3 import free_ports  # noqa: E402
 import tm  # noqa: E402
@@ -206,12 +206,9 @@ def main():
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
     names = ("db1", "db2", "db3") if tm.CAMPAIGN else ("db1", "db2")
     cluster = Cluster(box, names).start()
-    coordinator = Coordinator(box, cluster).start()
-    server = cluster.primary.server
-    server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"
-                " from generate_series(1, 5000) i")
-    rows = server.psql(ROWS)
-    is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot")
+    coordinator = Coordinator(box, cluster, options={
+        "coordinator": {"agent_timeout": "15s"}}).start()
+    rows = tagged(cluster, coordinator)
     watch = Watch(cluster)
     watch.start()
     for level in LEVELS:

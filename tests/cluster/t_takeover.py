@@ -16,8 +16,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 from tm import *  # noqa: E402, F403
 from certificates import Authority  # noqa: E402
-from cluster_checks import (ROWS, Watch, as_before, at_once, newest, restored,  # noqa: E402
-                            stopped_below)
+from cluster_checks import (Watch, as_before, at_once, newest, restored,  # noqa: E402
+                            stopped_below, tagged)
 from cluster_lib import (SECRET, Cluster, Coordinator, break_repository,  # noqa: E402
                          mend_repository)
 import tm  # noqa: E402
@@ -205,11 +205,7 @@ def main():
         notify={"on": "failure", "command": f"cat >$(mktemp {told}/XXXXXX)"}).start()
     second, third = [make(box, cluster, name, tls=authority.issue(name, "coordinator").options)
                      .start() for name in ("second", "third")]
-    server = cluster.primary.server
-    server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"
-                " from generate_series(1, 5000) i")
-    rows = server.psql(ROWS)
-    is_status(first.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot")
+    rows = tagged(cluster, first)
     watch = Watch(cluster)
     watch.start()
     for level in LEVELS if tm.CAMPAIGN else SHORT:
