@@ -109,16 +109,24 @@ bool server_log_has(struct restore *restore, const struct server_log *log, const
     return text && strstr(text, what);
 }
 
-/* The last few lines that are not noise, joined by " | ". */
+/* The last few lines that are not noise, joined by " | ": as many as fit, because the last says
+ * most. */
 static void last_lines(char *text, char *ret, size_t size)
 {
     char *lines[TAIL_LINES] = {NULL}, *state = NULL;
-    size_t count = 0, len = 0;
+    size_t count = 0, len = 0, room = 0;
     for (char *line = strtok_r(text, "\n", &state); line; line = strtok_r(NULL, "\n", &state))
         if (!is_noise(line))
             lines[count++ % TAIL_LINES] = line;
     ret[0] = '\0';
-    for (size_t i = count > TAIL_LINES ? count - TAIL_LINES : 0; i < count; i++) {
+    size_t first = count;
+    while (first > 0 && count - first < TAIL_LINES) {
+        room += strlen(lines[(first - 1) % TAIL_LINES]) + 3;
+        if (room > size && first < count)
+            break;
+        first--;
+    }
+    for (size_t i = first; i < count; i++) {
         len += (size_t)snprintf(ret + len, size - len, "%s%s", len ? " | " : "",
                                 lines[i % TAIL_LINES]);
         if (len >= size)

@@ -4,18 +4,7 @@
 #include "agent/log.h"
 #include "agent/repository.h"
 
-#include <signal.h>
 #include <stdio.h>
-
-void restore_test_stop(const char *point)
-{
-    const char *kill_at = getenv("TIDEMARK_TEST_STOP");
-    const char *pause_at = getenv("TIDEMARK_TEST_PAUSE");
-    if (kill_at && strcmp(kill_at, point) == 0)
-        (void)raise(SIGKILL);
-    if (pause_at && strcmp(pause_at, point) == 0)
-        (void)raise(SIGSTOP);
-}
 
 void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size)
 {
@@ -355,6 +344,8 @@ static int run_goal(struct restore *restore, struct err *err)
             return rc;
     } else {
         int rc = restore_load(restore, err);
+        if (rc == 0 && step == STEP_VERIFYING)
+            rc = restore_cluster_server(restore, err);
         if (rc == 0 && restore->hold != STEP_COMPLETE) /* it died on its way into the hold */
             restore_cluster_hold(restore);
         if (rc < 0 || restore->hold != STEP_COMPLETE)

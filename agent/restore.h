@@ -161,12 +161,14 @@ struct restore {
 /* --- restore.c --- */
 /* Writes step into the journal durably; then the test hook of the same name. */
 int restore_enter(struct restore *restore, enum restore_step step, struct err *err);
+/* Path of a file in state_dir. */
+void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size);
+
+/* --- restore_test.c --- */
 /* Test hook: the process kills itself when the environment's TIDEMARK_TEST_STOP names this point,
  * and stops (SIGSTOP) when TIDEMARK_TEST_PAUSE does. It stays compiled in, so that what is tested
  * is what is shipped. */
 void restore_test_stop(const char *point);
-/* Path of a file in state_dir. */
-void restore_state_path(const struct restore *restore, const char *name, char *ret, size_t size);
 
 /* --- restore_request.c --- */
 int restore_request_parse(const json_t *body, struct restore_request *ret, struct err *err);
@@ -311,6 +313,8 @@ int restore_cluster_load(struct restore *restore, struct err *err);
 int restore_cluster_check(const struct restore *restore, struct err *err);
 /* Ends the run at its hold. */
 void restore_cluster_hold(struct restore *restore);
+/* The server of a part that is at its target, started again when it has ended since. */
+int restore_cluster_server(struct restore *restore, struct err *err);
 /* True when a failure in this state must leave the fence where it is; a SIGTERM as well, because a
  * host that shuts down sends one to everybody. Only the goal `abort` lifts it. */
 bool restore_keeps_fence(const struct restore *restore);

@@ -1,13 +1,15 @@
 /* One node's part of a cluster restore: what its coordinator's call adds to a run, the holds, and
  * the slots of the new primary. The rest of a part is an ordinary restore; see restore.h. */
 #include "agent/restore.h"
+#include "agent/clock.h"
 #include "agent/cluster_gate.h"
 #include "agent/log.h"
 #include "agent/pg.h"
+#include "agent/pg_pid_file.h"
 
 #include <stdio.h>
 
-enum { SLOT_TIMEOUT_S = 60 };
+enum { SLOT_TIMEOUT_S = 60, POLL_MS = 100 };
 
 int restore_cluster_load(struct restore *restore, struct err *err)
 {
@@ -64,6 +66,53 @@ void restore_cluster_hold(struct restore *restore)
 bool restore_keeps_fence(const struct restore *restore)
 {
     return restore->request.cluster_job && json_object_get(restore->job->journal, "held_at");
+}
+
+/* --- the server at its target ----------------------------------------------------------------- */
+
+/* True when it takes connections, or has ended. */
+static bool has_settled(const struct restore *restore, enum pg_state *state)
+{
+    char path[CONF_PATH_MAX + 32];
+    struct pg_pid_file file;
+    struct err ignored;
+    (void)snprintf(path, sizeof(path), "%s/postmaster.pid", restore->data_directory);
+    if (pg_server_state(&restore->conf, state, NULL, &ignored) < 0)
+        return false;
+    return *state != PG_STARTING ||
+           (pg_pid_file_read(path, &file) == 0 && strcmp(file.status, "standby") == 0);
+}
+
+static int start_again(struct restore *restore, struct err *err)
+{
+    struct start_options options;
+    enum pg_state state = PG_STARTING;
+    log_warn("the restored server does not run, it is started again: job=%s", restore->job->id);
+    int rc = restore_mount(restore, err);
+    if (rc == 0)
+        rc = restore_gate_open(restore, err);
+    if (rc == 0)
+        rc = pg_server_start(&restore->conf, restore_start_options(restore, &options), err);
+    while (rc == 0 && !has_settled(restore, &state)) { /* crash recovery takes what it takes */
+        rc = job_check_cancel(restore->job, err);
+        pause_ms(POLL_MS);
+    }
+    if (rc == 0 && state == PG_STOPPED) {
+        (void)err_set(err, ERR_POSTGRES, "the restored server ended when it was started again");
+        rc = err_hint(err, "its log says why");
+    }
+    return rc;
+}
+
+/* It is a server like any other by now, with its own settings; a standby that has to follow it, or
+ * the verification, would wait for it in vain. */
+int restore_cluster_server(struct restore *restore, struct err *err)
+{
+    enum pg_state state;
+    if (!restore->request.cluster_job)
+        return 0;
+    int rc = pg_server_state(&restore->conf, &state, NULL, err);
+    return rc < 0 || state != PG_STOPPED ? rc : start_again(restore, err);
 }
 
 /* --- slots ------------------------------------------------------------------------------------ */
