@@ -260,6 +260,18 @@ static bool is_own_filesystem(const struct restore *restore, const struct restor
             json_is_true(json_object_get(restore->job->journal, "heads_written")));
 }
 
+/* In `pulling` every mark was there, durably. Where ours gave way to a filesystem or to the mark of
+ * another restore, somebody wanted that: it is his to say that it may go, with a new plan. */
+static bool is_taken(const struct restore *restore, const struct device_identity *now)
+{
+    const json_t *journal = restore->job->journal;
+    struct err ignored;
+    bool marks = json_is(journal, "step", "pulling") &&
+                 !json_is_true(json_object_get(journal, "heads_written"));
+    return marks && !restore_is_marked(now->path, restore->job_id, &ignored) &&
+           (now->has_signature || restore_is_marked(now->path, NULL, &ignored));
+}
+
 /* Between plan and write, or after a reboot, the same path may lead to another device. */
 int restore_recheck_device(struct restore *restore, struct restore_volume *volume, struct err *err)
 {
@@ -279,6 +291,15 @@ int restore_recheck_device(struct restore *restore, struct restore_volume *volum
         (void)err_set(err, ERR_REFUSED, "'%s' is not the device that was planned for volume '%s'",
                       volume->given, volume->name);
         return err_hint(err, "attach the right one at this path and resume, or plan again");
+    }
+    if (is_taken(restore, &now)) {
+        (void)err_set(err, ERR_REFUSED,
+                      "'%s' of volume '%s' has lost the mark of this restore: somebody wrote to it",
+                      volume->given, volume->name);
+        return err_hint(err,
+                        "attach the right device and resume, or give this restore up with "
+                        "`tidemark cancel %s` and restore anew",
+                        restore->job->id);
     }
     volume->identity = now;
     return 0;
