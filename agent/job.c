@@ -197,11 +197,11 @@ static int check_partial(const struct job *job, struct err *err)
         const char *id = json_string_value(json_object_get(other, "id"));
         if (!id || strcmp(id, job->id) == 0 || !job_is_partial(other))
             continue;
+        char command[JOB_COMMAND_MAX];
+        job_resume_command(other, command);
         (void)err_set(err, ERR_PARTIAL, "restore %s is not finished", id);
-        return err_hint(err,
-                        "finish it with `tidemark restore --resume %s`, or give it up with "
-                        "`tidemark cancel %s`",
-                        id, id);
+        return err_hint(err, "finish it with `%s`, or give it up with `tidemark cancel %s`",
+                        command, id);
     }
     return 0;
 }
@@ -271,12 +271,19 @@ static int open_files(struct job *job, struct err *err)
     return rc;
 }
 
+/* A cluster restore that failed and could not give a node back. */
+static bool keeps_nodes(const struct job *job)
+{
+    return json_is_true(json_object_get(job->journal, "not_released"));
+}
+
 static int begin(struct job *job, struct err *err)
 {
     if (!json_object_get(job->journal, "started_s"))
         set_u64(job->journal, "started_s", (uint64_t)time(NULL));
     (void)json_object_set_new(job->journal, "error", json_null());
-    (void)json_object_del(job->journal, "ended_s");
+    if (!keeps_nodes(job)) /* else it has ended already, and is tried again */
+        (void)json_object_del(job->journal, "ended_s");
     install_signals(job);
     int rc = job_journal(job, "running", NULL, err);
     return rc < 0 ? rc : start_writer(job, err);
@@ -335,6 +342,8 @@ int job_journal(struct job *job, const char *state, const char *phase, struct er
     if (state)
         (void)json_object_set_new(job->journal, "state", json_string(state));
     if (phase) {
+        if (!json_is(job->journal, "phase", phase))
+            set_u64(job->journal, "phase_s", (uint64_t)time(NULL));
         (void)json_object_set_new(job->journal, "phase", json_string(phase));
         (void)pthread_mutex_lock(&job->mutex);
         (void)snprintf(job->phase, sizeof(job->phase), "%s", phase);
@@ -381,8 +390,10 @@ void job_close(struct job *job, int rc, const struct err *err)
                                                                           : "failed";
         (void)json_object_set_new(job->journal, "error", error_to_json(err));
     }
+    /* Its end was told. It is tried every minute, which is no news before it succeeds. */
+    bool again = keeps_nodes(job) && json_object_get(job->journal, "ended_s");
     if (state && job_state_is_final(state))
-        set_u64(job->journal, "ended_s", (uint64_t)time(NULL));
+        set_u64(job->journal, again ? "tried_s" : "ended_s", (uint64_t)time(NULL));
     bool durable = job_journal(job, state, NULL, &failed) == 0;
     if (!durable)
         log_err(&failed); /* the state stays "running", which readers see as interrupted */
@@ -391,7 +402,7 @@ void job_close(struct job *job, int rc, const struct err *err)
     free_json json_t *request = json_incref(job->request);
     free_json json_t *journal = json_incref(job->journal);
     release(job);
-    if (durable) /* over for everybody: nobody waits for what is told of it */
+    if (durable && !again) /* over for everybody: nobody waits for what is told of it */
         notify_send(&job->conf, job->dir, request, journal);
 }
 

@@ -16,7 +16,7 @@
  *     log            stdout and stderr of the process
  *     key.json       the Idempotency-Key of the request, if it had one
  *
- * Journal: {"id","type","state","phase","created_ms","started_s","ended_s",
+ * Journal: {"id","type","state","phase","phase_s","created_ms","started_s","ended_s",
  * "error":{code,text,hint}|null, "result":{…}, …fields of the verb}. state is "created" (not
  * started yet), "running", "complete", "failed", "cancelled", "prepared" and "executed" (a restore
  * between its goals), "held" (a part of a cluster restore at "held_at": "fenced", "configured" or
@@ -62,7 +62,8 @@ struct job {
  * (SIGTERM and SIGINT set progress.cancel), starts the progress writer thread. On failure nothing
  * in the directory has changed. */
 int job_open(const char *dir, struct job *ret, struct err *err);
-/* Sets state (NULL = keep) and phase in the journal and makes it durable. Call before the step. */
+/* Sets state (NULL = keep) and phase in the journal, with the time of a new phase, and makes it
+ * durable. Call before the step. */
 int job_journal(struct job *job, const char *state, const char *phase, struct err *err);
 /* ERR_CANCELLED once somebody cancelled. */
 int job_check_cancel(const struct job *job, struct err *err);
@@ -131,6 +132,9 @@ bool job_is_partial(const json_t *status);
 bool job_is_cluster_part(const json_t *status);
 /* True for a restore that leaves the server stopped for Patroni: the journal's "handover". */
 bool job_is_handover(const json_t *status);
+/* The command that goes on with a restore, or with the whole of which it is a part. */
+enum { JOB_COMMAND_MAX = 80 };
+void job_resume_command(const json_t *status, char ret[JOB_COMMAND_MAX]);
 /* True when nothing of the job is left to go on with or to take back. A part of a cluster restore
  * that fails after its hold at "fenced" keeps its fence: the other nodes may be past it; a cluster
  * restore that could not give a node back keeps that ("not_released"). */

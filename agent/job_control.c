@@ -291,6 +291,15 @@ bool job_is_handover(const json_t *status)
     return json_is_object(json_object_get(status, "handover"));
 }
 
+void job_resume_command(const json_t *status, char ret[JOB_COMMAND_MAX])
+{
+    const char *whole = json_str(json_object_get(status, "cluster"), "job");
+    bool cluster = whole[0] || json_is(status, "type", "cluster_restore");
+    (void)snprintf(ret, JOB_COMMAND_MAX, "tidemark %s %s",
+                   cluster ? "cluster resume" : "restore --resume",
+                   whole[0] ? whole : json_str(status, "id"));
+}
+
 bool job_is_over(const json_t *status)
 {
     const char *state = json_string_value(json_object_get(status, "state"));

@@ -50,9 +50,9 @@ static int wrong_state(const json_t *status, const char *id, const char *verb, s
                   json_str(status, "state"), verb);
     if (json_is(status, "state", "prepared"))
         return err_hint(err,
-                        "it has touched nothing: make a new plan with `tidemark restore`, and "
+                        "it has touched nothing: make a new plan with `tidemark %s`, and "
                         "end this one with `tidemark cancel %s`",
-                        id);
+                        is_cluster(status) ? "cluster restore" : "restore", id);
     if (json_is(status, "state", "executed"))
         return err_hint(err, "verify it");
     if (job_is_cluster_part(status) && !job_is_over(status))
@@ -60,11 +60,13 @@ static int wrong_state(const json_t *status, const char *id, const char *verb, s
                         "it is one node's part of a cluster restore: `tidemark cluster resume` "
                         "goes on with all of them");
     if (json_is_true(json_object_get(status, "given_up")))
-        return err_hint(err, "it was given up: restore a snapshot onto its volumes with `tidemark "
-                             "restore TAG`");
-    if (job_is_partial(status))
-        return err_hint(err, "resume it with `tidemark restore --resume %s`", id);
-    return -(int)err->code;
+        return err_hint(err,
+                        "it was given up: restore a snapshot onto its volumes with `tidemark "
+                        "%s TAG`",
+                        is_cluster(status) ? "cluster restore" : "restore");
+    char command[JOB_COMMAND_MAX];
+    job_resume_command(status, command);
+    return job_is_partial(status) ? err_hint(err, "resume it with `%s`", command) : -(int)err->code;
 }
 
 /* Which goal the next run gets, NULL when the state does not allow the verb. */
@@ -221,8 +223,9 @@ static void sweep_one(const struct conf *conf, const json_t *status, bool resume
         return;
     if (json_is(status, "state", "interrupted"))
         sweep_interrupted(conf, status, resume);
-    json_int_t ended_s = json_integer_value(json_object_get(status, "ended_s"));
-    if (keeps_nodes(status) && time(NULL) - ended_s > RELEASE_AGAIN_S)
+    const char *last = json_object_get(status, "tried_s") ? "tried_s" : "ended_s";
+    json_int_t tried_s = json_integer_value(json_object_get(status, last));
+    if (keeps_nodes(status) && time(NULL) - tried_s > RELEASE_AGAIN_S)
         sweep_run(conf, json_str(status, "id"), "abort");
     json_int_t created_s = json_integer_value(json_object_get(status, "created_ms")) / 1000;
     if (json_is(status, "state", "created") && time(NULL) - created_s > CREATED_MAX_S)
@@ -246,13 +249,23 @@ void job_sweep(const struct conf *conf, bool resume)
 }
 
 /* --- health ------------------------------------------------------------------------------------*/
+static bool is_at_work(const json_t *status)
+{
+    return is_running(status) || json_is(status, "state", "held") ||
+           json_is(status, "state", "executed");
+}
+
+/* The step of a cluster restore says what may be lost, its phase which wave it is in. */
+static const char *step_of(const json_t *status)
+{
+    return json_str(status, is_cluster(status) && is_at_work(status) ? "phase" : "step");
+}
+
 static const char *restore_health(const json_t *status)
 {
-    const char *step = json_str(status, "step");
+    const char *step = step_of(status);
     bool late = strcmp(step, "recovering") == 0 || strcmp(step, "verifying") == 0;
-    if (json_is(status, "state", "held")) /* it waits for the other nodes */
-        return late ? "recovering" : "restoring";
-    if (is_running(status) || json_is(status, "state", "executed"))
+    if (is_at_work(status)) /* held: it waits for the other nodes */
         return late ? "recovering" : "restoring";
     /* The data is back but did not pass: recovery or verification said no. */
     if (late && json_is(status, "state", "failed"))
@@ -260,16 +273,70 @@ static const char *restore_health(const json_t *status)
     return "partial";
 }
 
+/* Of one that was killed its last sign of life. */
+static int64_t since_of(const json_t *status)
+{
+    static const char *const keys[] = {"ended_s", "phase_s", "started_s"};
+    const json_t *progress = json_object_get(status, "progress");
+    if (json_is(status, "state", "interrupted") && json_object_get(progress, "updated_s"))
+        return json_integer_value(json_object_get(progress, "updated_s"));
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        if (json_object_get(status, keys[i]))
+            return json_integer_value(json_object_get(status, keys[i]));
+    return 0;
+}
+
+/* The cause and what to do, as the job says it where it could say anything. */
+static void explain(const json_t *status, struct health *ret)
+{
+    const json_t *error = json_object_get(status, "error");
+    const char *what = is_cluster(status) ? "cluster restore" : "restore";
+    const char *text = json_str(error, "text");
+    char command[JOB_COMMAND_MAX];
+    if (ret->given_up) {
+        (void)err_set(&ret->why, ERR_PARTIAL,
+                      "%s %s was given up at step %s: the volumes hold neither the old nor the new "
+                      "data",
+                      what, ret->job, ret->step);
+        (void)err_hint(&ret->why,
+                       "restore any snapshot: `tidemark list` shows them, `tidemark %s TAG` makes "
+                       "the volumes usable again",
+                       what);
+    } else if (is_at_work(status)) {
+        (void)err_set(&ret->why, ERR_BUSY, "%s %s is at step %s%s%s", what, ret->job, ret->step,
+                      ret->cluster_job[0] ? ", as a part of cluster restore " : "",
+                      ret->cluster_job);
+    } else {
+        (void)err_set(&ret->why, ERR_PARTIAL, "%s %s stopped at step %s%s%s", what, ret->job,
+                      ret->step, text[0] ? ": " : "", text);
+        job_resume_command(status, command);
+        (void)(json_str(error, "hint")[0] ? err_hint(&ret->why, "%s", json_str(error, "hint"))
+                                          : err_hint(&ret->why, "`%s` goes on", command));
+    }
+}
+
+static void take_restore(const json_t *status, bool given_up, struct health *ret)
+{
+    ret->given_up = given_up;
+    ret->status = given_up ? "partial" : restore_health(status);
+    ret->since_s = since_of(status);
+    (void)snprintf(ret->job, sizeof(ret->job), "%s", json_str(status, "id"));
+    (void)snprintf(ret->step, sizeof(ret->step), "%s", step_of(status));
+    (void)snprintf(ret->cluster_job, sizeof(ret->cluster_job), "%s",
+                   json_str(json_object_get(status, "cluster"), "job"));
+    explain(status, ret);
+}
+
 /* The newest restore that touched the volumes decides; one that is given up stays partial until a
  * later restore is complete. */
 void job_health(const struct conf *conf, struct health *ret)
 {
     free_json json_t *jobs = NULL;
-    struct err err;
     memset(ret, 0, sizeof(*ret));
+    err_clear(&ret->why);
     ret->status = "failed";
-    if (job_list(conf, &jobs, &err) < 0) {
-        log_error("jobs not readable: err=\"%s\"", err.text);
+    if (job_list(conf, &jobs, &ret->why) < 0) {
+        log_error("jobs not readable: err=\"%s\"", ret->why.text);
         return;
     }
     ret->status = "ok";
@@ -279,16 +346,14 @@ void job_health(const struct conf *conf, struct health *ret)
         bool fenced = (has_fence(status) && !job_is_over(status)) || keeps_nodes(status);
         if (!is_restore(status))
             continue;
-        if (json_is(status, "step", "complete"))
+        if (json_is(status, "step", "complete")) {
+            (void)snprintf(ret->last, sizeof(ret->last), "%s", json_str(status, "id"));
+            ret->since_s = since_of(status);
             return;
-        if (!job_is_partial(status) && !given_up && !fenced)
-            continue;
-        ret->given_up = given_up;
-        ret->status = given_up ? "partial" : restore_health(status);
-        (void)snprintf(ret->job, sizeof(ret->job), "%s", json_str(status, "id"));
-        (void)snprintf(ret->step, sizeof(ret->step), "%s", json_str(status, "step"));
-        (void)snprintf(ret->cluster_job, sizeof(ret->cluster_job), "%s",
-                       json_str(json_object_get(status, "cluster"), "job"));
-        return;
+        }
+        if (job_is_partial(status) || given_up || fenced) {
+            take_restore(status, given_up, ret);
+            return;
+        }
     }
 }

@@ -38,11 +38,14 @@ int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, 
 void job_sweep(const struct conf *conf, bool resume);
 
 struct health {
-    const char *status;    /* "ok", "restoring", "partial", "recovering", "failed" */
+    const char *status;    /* "ok", "restoring", "partial", "recovering", "diverged", "failed" */
+    int64_t since_s;       /* Unix seconds; 0 = not known */
     char job[ID_TEXT_LEN]; /* the restore that says so; "" when ok */
     char step[32];
     bool given_up;                 /* it cannot be resumed: another restore has to be made */
     char cluster_job[ID_TEXT_LEN]; /* it is a part of this cluster restore; "" when it is none */
+    char last[ID_TEXT_LEN];        /* ok: the newest restore that is complete; "" = none */
+    struct err why;                /* text: the cause, hint: what to do; empty when ok */
 };
 /* Never fails: a state_dir that cannot be read is "failed". */
 void job_health(const struct conf *conf, struct health *ret);

@@ -126,5 +126,6 @@ json_t *notify_body(const struct conf *conf, const json_t *request, const json_t
     (void)json_object_set_new(body, "error", error ? json_incref(error) : json_null());
     add_times(body, journal);
     (void)json_object_set_new(body, "last_good_verification", last_good(jobs, journal));
+    (void)json_object_set_new(body, "last_good_drill", json_null()); /* there are none yet */
     return body;
 }
