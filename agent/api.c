@@ -13,6 +13,7 @@
 
 #include "agent/address.h"
 #include "agent/api_patroni.h"
+#include "agent/api_follow.h"
 #include "agent/api_request.h"
 #include "agent/api_socket.h"
 #include "agent/job.h"
@@ -24,8 +25,6 @@ enum {
     IDLE_TIMEOUT_S = 30,
     HEADER_MEMORY = 64 << 10,
     DISCARD_MAX = 1 << 20, /* of a body that is too long anyway */
-    FOLLOW_TICK_MS = 200,
-    FOLLOW_REPEAT_TICKS = 50, /* a line every 10 s even when nothing changes finds dead clients */
 };
 
 struct door {
@@ -118,8 +117,9 @@ static void log_call(const struct door *door, struct MHD_Connection *connection,
 
 static enum MHD_Result send_answer(struct MHD_Connection *connection, const struct api_call *call)
 {
-    char *text = json_text(call->answer), *line; /* a line, for people with curl */
-    if (asprintf(&line, "%s\n", text) < 0)
+    char *text = call->html ? call->html : json_text(call->answer), *line;
+    bool problem = call->status >= 400 && call->status != 503;
+    if (asprintf(&line, "%s\n", text) < 0) /* a line, for people with curl */
         abort();
     free(text);
     struct MHD_Response *response =
@@ -129,9 +129,13 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const stru
         return MHD_NO;
     }
     (void)MHD_add_response_header(response, "Content-Type",
-                                  call->status >= 400 && call->status != 503
-                                      ? "application/problem+json"
-                                      : "application/json");
+                                  call->html ? "text/html; charset=utf-8"
+                                  : problem  ? "application/problem+json"
+                                             : "application/json");
+    (void)MHD_add_response_header(response, "Cache-Control", "no-store");
+    (void)MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (call->html)
+        (void)MHD_add_response_header(response, "Content-Security-Policy", API_PAGE_POLICY);
     if (call->allow[0] && call->status == 405)
         (void)MHD_add_response_header(response, "Allow", call->allow);
     if (call->status == 413)
@@ -141,85 +145,23 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, const stru
     return rc;
 }
 
-/* --- follow=1: one status line whenever it changes, until the job no longer runs
- * ----------------*/
-struct follow {
-    struct api_server *server;
-    char id[ID_TEXT_LEN];
-    char *line; /* with its newline; what is left of it starts at sent */
-    size_t len, sent;
-    char *last;
-    bool ended;
-};
-
-static void take_line(struct follow *follow, char *text)
-{
-    free(follow->line);
-    free(follow->last);
-    follow->last = text;
-    follow->len = strlen(text) + 1;
-    follow->sent = 0;
-    follow->line = malloc(follow->len + 1);
-    if (!follow->line)
-        abort();
-    (void)snprintf(follow->line, follow->len + 1, "%s\n", text);
-}
-
-/* Blocks until there is a new line, or the job or the server ends. */
-static bool wait_line(struct follow *follow)
-{
-    for (unsigned ticks = 0; !atomic_load(&follow->server->stopping); ticks++) {
-        free_json json_t *status = NULL;
-        struct err err;
-        if (job_status(follow->server->api->conf, follow->id, &status, &err) < 0)
-            return false;
-        char *text = json_text(status);
-        follow->ended = !json_is_true(json_object_get(status, "running"));
-        if (follow->ended || !follow->last || strcmp(text, follow->last) != 0 ||
-            ticks >= FOLLOW_REPEAT_TICKS) {
-            take_line(follow, text);
-            return true;
-        }
-        free(text);
-        job_pause(follow->server->api->conf, follow->id, FOLLOW_TICK_MS);
-    }
-    return false;
-}
-
+/* --- follow=1 ----------------------------------------------------------------------------------*/
 static ssize_t follow_read(void *ctx, uint64_t pos, char *buf, size_t size)
 {
-    struct follow *follow = ctx;
     (void)pos;
-    if (follow->sent == follow->len) {
-        if (follow->ended || !wait_line(follow))
-            return MHD_CONTENT_READER_END_OF_STREAM;
-    }
-    size_t len = min_u64(size, follow->len - follow->sent);
-    memcpy(buf, follow->line + follow->sent, len);
-    follow->sent += len;
-    return (ssize_t)len;
-}
-
-static void follow_free(void *ctx)
-{
-    struct follow *follow = ctx;
-    free(follow->line);
-    free(follow->last);
-    free(follow);
+    size_t len = api_follow_read(ctx, buf, size);
+    return len > 0 ? (ssize_t)len : MHD_CONTENT_READER_END_OF_STREAM;
 }
 
 static enum MHD_Result send_follow(struct MHD_Connection *connection, struct api_server *server,
                                    const struct api_call *call)
 {
-    struct follow *follow = calloc(1, sizeof(*follow));
-    if (!follow)
-        return MHD_NO;
-    follow->server = server;
-    (void)snprintf(follow->id, sizeof(follow->id), "%s", call->follow_id);
+    struct api_follow *follow =
+        api_follow_new(server->api->conf, call->follow_id, &server->stopping);
     struct MHD_Response *response = MHD_create_response_from_callback(
-        MHD_SIZE_UNKNOWN, 16 << 10, follow_read, follow, follow_free);
+        MHD_SIZE_UNKNOWN, 16 << 10, follow_read, follow, api_follow_free);
     if (!response) {
-        follow_free(follow);
+        api_follow_free(follow);
         return MHD_NO;
     }
     (void)MHD_add_response_header(response, "Content-Type", "application/x-ndjson");
@@ -275,6 +217,13 @@ static bool may_ask(const struct door *door, struct MHD_Connection *connection,
     return rc == 0;
 }
 
+/* Browsers name the page that asks. Ours asks for nothing: it was somebody else's, in the browser
+ * of a person with a certificate. */
+static bool is_browsers(struct MHD_Connection *connection, const char *method)
+{
+    return strcmp(method, "GET") != 0 && header(connection, "Origin");
+}
+
 /* 0: no such argument. False when it is there and is no epoch. */
 static bool epoch_of(struct MHD_Connection *connection, uint64_t *ret)
 {
@@ -301,6 +250,8 @@ static enum MHD_Result answer(const struct door *door, struct MHD_Connection *co
         call.follow = false;
     else if (request->too_long)
         refuse_long(&call);
+    else if (is_browsers(connection, method))
+        refuse(&call, 403, "a page of another site asks for this", "");
     else if (!good)
         refuse(&call, 400, "argument 'epoch' is not a number from 1", "");
     else if (request->len > 0 && !body_is_json(connection))

@@ -34,6 +34,7 @@ struct api_call {
     /* out */
     unsigned status;             /* HTTP */
     json_t *answer;              /* new reference; a problem document when status ≥ 400 */
+    char *html;                  /* instead of it: a page, malloc'ed, the caller's */
     char allow[32];              /* for 405 */
     char job[ID_TEXT_LEN];       /* the job it was about, for the log; may be empty */
     char follow_id[ID_TEXT_LEN]; /* not empty: stream the status lines of this job instead */
@@ -48,6 +49,11 @@ void api_handle(struct api *api, struct api_call *call);
  * 409, … */
 void api_problem(struct api_call *call, const struct err *err);
 void api_problem_status(struct api_call *call, unsigned status, const struct err *err);
+
+/* Of html: it shows texts of many hosts, so it loads nothing, runs nothing and sends nothing. */
+#define API_PAGE_POLICY                                                                            \
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "         \
+    "frame-ancestors 'none'"
 
 /* --- the control socket and the TCP port ---------------------------------------------------- */
 struct api_server;

@@ -34,6 +34,20 @@ int api_get_cluster(struct api *api, struct api_call *call, const char *arg, str
     return 0;
 }
 
+int api_get_page(struct api *api, struct api_call *call, const char *arg, struct err *err)
+{
+    struct cluster cluster;
+    (void)arg;
+    if (!api->conf->coordinator_members[0])
+        return err_set(err, ERR_MISSING, "there is no page of one node");
+    int rc = cluster_members(api->conf, &cluster, err);
+    if (rc < 0)
+        return rc;
+    call->status = 200;
+    call->html = cluster_page(&cluster);
+    return 0;
+}
+
 bool api_is_elsewhere(struct api *api, const char *id)
 {
     free_json json_t *status = NULL;

@@ -7,6 +7,8 @@
 /* On a coordinator. */
 int api_check_coordinator(struct api *api, const json_t *request, struct err *err);
 int api_get_cluster(struct api *api, struct api_call *call, const char *arg, struct err *err);
+/* Its page for a browser. */
+int api_get_page(struct api *api, struct api_call *call, const char *arg, struct err *err);
 /* Whether `resume` and `abort` of this job mean to take it over: a coordinator does not have it, or
  * lost it to another. */
 bool api_is_elsewhere(struct api *api, const char *id);

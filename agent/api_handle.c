@@ -392,6 +392,7 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
 
 /* --- routing -----------------------------------------------------------------------------------*/
 static const struct route routes[] = {
+    {"GET", "", api_get_page, false},
     {"GET", "health", api_get_health, false},
     {"GET", "node", api_get_node, false},
     {"POST", "node/claim", api_post_claim, true},
@@ -486,5 +487,5 @@ void api_handle(struct api *api, struct api_call *call)
     if (rc < 0)
         api_problem(call, &err);
     assert(call->status >= 200);
-    assert(call->answer);
+    assert(call->answer || call->html);
 }

@@ -51,15 +51,28 @@ const struct cluster_member *cluster_member(const struct cluster *cluster, const
 int cluster_call(const struct cluster *cluster, const struct cluster_member *member,
                  const char *method, const char *path, const json_t *body, json_t **ret,
                  struct err *err);
-/* The same to all members at the same time; answers[i], which is NULL where errs[i] says why. */
+/* The same to all members at the same time, for at most CLUSTER_ANSWER_S: somebody waits for the
+ * whole. answers[i], which is NULL where errs[i] says why. */
+enum { CLUSTER_ANSWER_S = 15 };
 void cluster_call_all(const struct cluster *cluster, const char *method, const char *path,
                       json_t *answers[CLUSTER_MEMBERS_MAX], struct err errs[CLUSTER_MEMBERS_MAX]);
 
 /* --- cluster_status.c --- */
 /* What every agent says of its node (GET /node), and what follows for the cluster: {"status":
- * worst, "members": [{"name", "address", "status", …}]}; a member that does not answer is
- * "unreachable". Never fails. */
+ * worst, "members": [{"name", "address", "status", "cause", "hint", …}]}; a member that does not
+ * answer is "unreachable", one whose server is stopped "down". Never fails. */
 json_t *cluster_status(const struct cluster *cluster);
+/* Sets "diverged" (the reason), "cause" and "hint" in every member whose history is not the
+ * cluster's: that of its only primary. restored: the newest complete restore of the cluster, which
+ * decides between two; may be NULL. Pure. */
+void cluster_find_diverged(json_t *members, const json_t *restored);
+/* GET /health of a coordinator, see conf/openapi.yaml: the worst of its members and of its own
+ * restores. New reference. */
+json_t *cluster_health(const struct conf *conf);
+
+/* --- cluster_page.c --- */
+/* All of it as one page of HTML for a browser; malloc'ed. Loads nothing, runs nothing. */
+char *cluster_page(const struct cluster *cluster);
 
 /* --- cluster_restore.c, cluster_plan.c, cluster_drive.c, cluster_ask.c, cluster_claim.c --- */
 

@@ -34,12 +34,26 @@ static int find_source(const json_t *members, const char **ret, struct err *err)
     return err_hint(err, "start it; `tidemark cluster status` shows the nodes");
 }
 
+/* The topology is kept with the snapshot: what a node says of its health today is not. */
+static json_t *topology(const json_t *members)
+{
+    static const char *const passing[] = {"health", "status", "cause", "hint", "history"};
+    json_t *copy = json_deep_copy(members), *member;
+    size_t i;
+    json_array_foreach(copy, i, member)
+    {
+        for (size_t k = 0; k < ARRAY_LEN(passing); k++)
+            (void)json_object_del(member, passing[k]);
+    }
+    return copy;
+}
+
 static json_t *request_of(const json_t *job_request, const json_t *members)
 {
     json_t *body = json_object();
     json_t *full = json_object_get(job_request, "full");
     (void)json_object_set(body, "tag", json_object_get(job_request, "tag"));
-    (void)json_object_set(body, "members", (json_t *)(uintptr_t)members);
+    (void)json_object_set_new(body, "members", topology(members));
     if (full)
         (void)json_object_set(body, "full", full);
     return body;
@@ -115,6 +129,7 @@ int cluster_snapshot_run(struct job *job, struct err *err)
 {
     struct cluster cluster;
     int rc = cluster_members(&job->conf, &cluster, err);
+    (void)json_object_set(job->journal, "tag", json_object_get(job->request, "tag"));
     if (rc == 0)
         rc = job_journal(job, NULL, "asking the nodes", err);
     if (rc < 0)

@@ -75,23 +75,28 @@ class Agent:
         poll(answers, timeout_s, "tidemark-agent to answer")
         return self
 
-    def api(self, method, path, body=None, timeout_s=300):
-        """(status, decoded JSON or text)."""
+    def request(self, method, path, body=None, headers=None, timeout_s=300):
+        """(status, headers, text); body is sent as JSON."""
         connection = http.client.HTTPConnection("localhost", timeout=timeout_s)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(timeout_s)
         connection.sock.connect(self.socket)
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"})
+            connection.request(method, path, data, {"Content-Type": "application/json",
+                                                    **(headers or {})})
             answer = connection.getresponse()
-            text = answer.read().decode("utf-8", "replace")
+            return answer.status, answer.headers, answer.read().decode("utf-8", "replace")
         finally:
             connection.close()
+
+    def api(self, method, path, body=None, **options):
+        """(status, decoded JSON or text)."""
+        status, _, text = self.request(method, path, body, **options)
         try:
-            return answer.status, json.loads(text)
+            return status, json.loads(text)
         except ValueError:
-            return answer.status, text
+            return status, text
 
     def wait_job(self, job, timeout_s=300):
         """Until the job does not run any more; its journal."""
