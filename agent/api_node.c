@@ -4,8 +4,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "agent/cluster_gate.h"
-#include "agent/job_rules.h"
+#include "agent/cluster.h"
+#include "agent/health.h"
 #include "agent/node_report.h"
 
 struct timespec api_conf_changed(const struct conf *conf)
@@ -24,29 +24,16 @@ static bool is_conf_stale(const struct api *api)
 
 int api_get_health(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
-    struct health health;
+    const struct conf *conf = api->conf;
     (void)arg;
     (void)err;
-    struct err why;
-    job_health(api->conf, &health);
-    bool left_out = strcmp(health.status, "ok") == 0 && cluster_gate_check(api->conf, &why) < 0;
-    if (left_out)
-        health.status = "diverged";
-    call->status = strcmp(health.status, "ok") == 0 ? 200 : 503;
-    call->answer = json_pack("{s:s, s:s, s:s, s:s, s:b}", "status", health.status, "cluster",
-                             api->conf->cluster, "node", api->conf->node, "version",
-                             TIDEMARK_VERSION, "stale_configuration", is_conf_stale(api));
-    if (left_out) {
-        (void)json_object_set_new(call->answer, "cause", json_string(why.text));
-        (void)json_object_set_new(call->answer, "hint", json_string(why.hint));
-    }
-    if (health.job[0]) {
-        (void)json_object_set_new(call->answer, "job", json_string(health.job));
-        (void)json_object_set_new(call->answer, "step", json_string(health.step));
-        (void)json_object_set_new(call->answer, "given_up", json_boolean(health.given_up));
-        if (health.cluster_job[0])
-            (void)json_object_set_new(call->answer, "cluster_job", json_string(health.cluster_job));
-    }
+    call->answer = conf->coordinator_members[0] ? cluster_health(conf) : health_report(conf, NULL);
+    (void)json_object_set_new(call->answer, "cluster", json_string(conf->cluster));
+    (void)json_object_set_new(call->answer, "node", json_string(conf->node));
+    (void)json_object_set_new(call->answer, "version", json_string(TIDEMARK_VERSION));
+    (void)json_object_set_new(call->answer, "stale_configuration",
+                              json_boolean(is_conf_stale(api)));
+    call->status = json_is(call->answer, "status", "ok") ? 200 : 503;
     return 0;
 }
 

@@ -18,6 +18,7 @@ enum { CALL_TIMEOUT_S = 120, POLL_MS = 200 };
 struct client {
     const struct conf *conf; /* NULL: an agent by its address */
     struct http *http;       /* NULL: local */
+    unsigned timeout_s;
     struct api api;
 };
 
@@ -69,6 +70,7 @@ int client_open(const struct conf *conf, enum client_mode mode, struct client **
     if (!client)
         return err_set(err, ERR_INTERNAL, "out of memory");
     client->conf = conf;
+    client->timeout_s = CALL_TIMEOUT_S;
     api_init(&client->api, conf);
     if (there)
         rc = http_open_unix(conf->socket, &client->http, err);
@@ -112,6 +114,7 @@ int client_open_remote(const struct client_remote *remote, struct client **ret, 
     struct client *client = calloc(1, sizeof(*client));
     if (!client)
         return err_set(err, ERR_INTERNAL, "out of memory");
+    client->timeout_s = remote->timeout_s ? remote->timeout_s : CALL_TIMEOUT_S;
     int rc = is_socket ? http_open_unix(remote->address + 5, &client->http, err)
                        : open_tls(remote, &client->http, err);
     if (rc < 0) {
@@ -178,7 +181,7 @@ static int call_http(struct client *client, const char *method, const char *path
                                    .path = path,
                                    .body = text,
                                    .body_len = text ? strlen(text) : 0,
-                                   .timeout_s = CALL_TIMEOUT_S};
+                                   .timeout_s = client->timeout_s};
     struct http_response response = {0};
     json_t *answer = NULL;
     int rc = http_perform(client->http, &request, &response, err);

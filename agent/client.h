@@ -29,6 +29,7 @@ struct client_remote {
     const char *address;
     const char *node;
     struct tls_files tls;
+    unsigned timeout_s; /* of one client_call(); 0 = 120 */
 };
 int client_open_remote(const struct client_remote *remote, struct client **ret, struct err *err);
 

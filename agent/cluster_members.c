@@ -69,14 +69,15 @@ const struct cluster_member *cluster_member(const struct cluster *cluster, const
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-int cluster_call(const struct cluster *cluster, const struct cluster_member *member,
-                 const char *method, const char *path, const json_t *body, json_t **ret,
-                 struct err *err)
+static int call_within(const struct cluster *cluster, const struct cluster_member *member,
+                       unsigned timeout_s, const char *method, const char *path, const json_t *body,
+                       json_t **ret, struct err *err)
 {
     struct client *client = NULL;
     const struct conf *conf = cluster->conf;
     const struct client_remote remote = {.address = member->address,
                                          .node = member->name,
+                                         .timeout_s = timeout_s,
                                          .tls = {.certificate_file = conf->tls_certificate_file,
                                                  .key_file = conf->tls_key_file,
                                                  .ca_file = conf->tls_ca_file}};
@@ -85,6 +86,13 @@ int cluster_call(const struct cluster *cluster, const struct cluster_member *mem
         rc = client_call(client, method, path, body, ret, err);
     client_close(client);
     return rc < 0 ? err_prefix(err, "node %s", member->name) : 0;
+}
+
+int cluster_call(const struct cluster *cluster, const struct cluster_member *member,
+                 const char *method, const char *path, const json_t *body, json_t **ret,
+                 struct err *err)
+{
+    return call_within(cluster, member, 0, method, path, body, ret, err);
 }
 
 struct one_call {
@@ -100,8 +108,8 @@ struct one_call {
 static void *call_one(void *ctx)
 {
     struct one_call *call = ctx;
-    (void)cluster_call(call->cluster, call->member, call->method, call->path, NULL, call->answer,
-                       call->err);
+    (void)call_within(call->cluster, call->member, CLUSTER_ANSWER_S, call->method, call->path, NULL,
+                      call->answer, call->err);
     return NULL;
 }
 

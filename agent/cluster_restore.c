@@ -137,6 +137,8 @@ static int execute(struct cluster_restore *all, enum cluster_level until, struct
     int rc = cluster_drive(all, LEVEL_FENCED, err);
     if (rc == 0 && !was_touched(all))
         rc = touch(all, err);
+    else if (rc == 0) /* where the nodes are, of which a run that resumes has only heard now */
+        rc = cluster_journal(all, err);
     if (rc == 0)
         rc = cluster_drive(all, until, err);
     return rc < 0 ? after_failure(all, err) : 0;

@@ -17,6 +17,7 @@
 #include "agent/capture.h"
 #include "agent/cluster.h"
 #include "agent/cluster_gate.h"
+#include "agent/health.h"
 #include "agent/job_rules.h"
 #include "agent/log.h"
 #include "agent/notify.h"
@@ -148,6 +149,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
              conf->cluster, conf->node, TIDEMARK_VERSION);
     tell_systemd(notify, "READY=1");
     cluster_gate_start(&gate, conf);
+    health_log(conf);
     struct pollfd wait = {.fd = signal_fd, .events = POLLIN};
     for (bool stop = false; !stop;) {
         (void)poll(&wait, 1, SWEEP_MS);

@@ -9,5 +9,7 @@
 /* GET /node, see conf/openapi.yaml. Never fails: what cannot be known is null, and "error" says why
  * the server could not be asked. Opens a session of its own; any thread. New reference. */
 json_t *node_report(const struct conf *conf);
+/* Of that what the server alone says: role, server, timeline, history, … */
+json_t *node_server(const struct conf *conf);
 
 #endif

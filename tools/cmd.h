@@ -57,7 +57,8 @@ extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, ver
     verb_verify, verb_status, verb_jobs, verb_cancel, verb_check, verb_cluster, verb_patroni;
 
 /* --- cmd_status.c --- */
-/* 0 for a healthy node; ERR_BUSY while a restore is at work, ERR_PARTIAL when one has stopped. */
+/* 0 for a healthy node, else the cause: ERR_BUSY while a restore is at work, ERR_PARTIAL when one
+ * has stopped, ERR_POSTGRES for the server, ERR_REFUSED for its history. */
 int cmd_health_error(const json_t *health, struct err *err);
 
 /* --- cmd_options.c --- */

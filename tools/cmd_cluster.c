@@ -184,6 +184,19 @@ static void print_restores(const json_t *status)
         (void)printf("restores under way are not known: %s\n", cmd_text(status, "restores_error"));
 }
 
+static void print_cause(const json_t *member)
+{
+    if (!cmd_text(member, "cause")[0])
+        return;
+    (void)printf("\n%s: ", cmd_text(member, "name"));
+    cmd_print_text(cmd_text(member, "cause"), 0, stdout);
+    if (cmd_text(member, "hint")[0]) {
+        (void)fputs("\nhint: ", stdout);
+        cmd_print_text(cmd_text(member, "hint"), 0, stdout);
+    }
+    (void)putchar('\n');
+}
+
 static int run_status(struct cmd *cmd, struct client *client, struct err *err)
 {
     free_json json_t *status = NULL;
@@ -207,6 +220,10 @@ static int run_status(struct cmd *cmd, struct client *client, struct err *err)
                      cmd_text_or_dash(member, "lsn"), cmd_text(member, "address"));
     }
     print_restores(status);
+    json_array_foreach(json_object_get(status, "members"), i, member)
+    {
+        print_cause(member);
+    }
     return 0;
 }
 

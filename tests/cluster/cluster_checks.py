@@ -84,8 +84,8 @@ def newest(coordinator, state, what):
 
 def as_before(cluster, timeline, what):
     """All was given back."""
-    is_([m.health() for m in cluster.members], ["ok"] * len(cluster.members), f"{what}: nodes ok")
     cluster.wait_attached(timeline)
+    is_([m.health() for m in cluster.members], ["ok"] * len(cluster.members), f"{what}: nodes ok")
     is_(cluster.primary.server.timeline(), timeline, f"{what}: the old servers run again")
 
 

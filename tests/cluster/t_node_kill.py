@@ -15,6 +15,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "pg"))
 from tm import *  # noqa: E402, F403
 from t_restore import record_of  # noqa: E402
+from cluster_checks import stopped_below  # noqa: E402
 from cluster_lib import Cluster, break_repository, mend_repository  # noqa: E402
 import tm  # noqa: E402
 
@@ -68,13 +69,7 @@ def outage_while_replaying(cluster, member, fork):
     member.agent.start(TIDEMARK_TEST_PAUSE="recovering-started")
     is_(member.execute(until="recovered", fork=fork)[0], 202, f"{member.name}: execute")
 
-    def paused():
-        for pid in processes_below(member.state_dir):
-            with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-                if file.read().rpartition(")")[2].split()[0] == "T":
-                    return pid
-        return None
-    pid = poll(paused, 60, "the job to stop itself")
+    pid = poll(lambda: stopped_below(member.state_dir), 60, "the job to stop itself")
     path = break_repository(cluster.repository)
     since = time.monotonic()
     os.kill(pid, signal.SIGCONT)

@@ -1,5 +1,7 @@
-/* [coordinator] members: what can be one, and in which order they come. */
+/* [coordinator] members: what can be one, and in which order they come. Which of them has another
+ * history than the cluster. */
 #include "agent/cluster.h"
+#include "agent/history.h"
 
 #include "tests/tap.h"
 
@@ -59,8 +61,135 @@ static void test_many(void)
     is_err(parse(text), &err, ERR_CONFIG, "is not NAME=ADDRESS", "a name that is too long");
 }
 
+/* --- histories -------------------------------------------------------------------------------- */
+
+static json_t *parse_json(const char *text)
+{
+    json_t *json = NULL;
+    if (json_parse(text, strlen(text), ERR_USAGE, &json, &err) < 0)
+        printf("# %s: %s\n", text, err.text);
+    return json;
+}
+
+/* "timeline lsn left-at-lsn…": "3 0/9 0/2 0/5" has left 1 at 0/2 and 2 at 0/5; "?" = not known. */
+static json_t *node(const char *name, const char *role, const char *system_id, const char *way)
+{
+    char copy[128], *rest = NULL;
+    (void)snprintf(copy, sizeof(copy), "%s", way);
+    json_t *json = json_pack("{s:s, s:s, s:s, s:n}", "name", name, "role", role, "system_id",
+                             system_id, "history");
+    if (way[0] == '?')
+        return json;
+    const char *timeline = strtok_r(copy, " ", &rest), *lsn = strtok_r(NULL, " ", &rest);
+    json_t *history = json_array();
+    (void)json_object_set_new(json, "timeline", json_integer(strtol(timeline, NULL, 10)));
+    (void)json_object_set_new(json, "lsn", json_string(lsn));
+    json_int_t i = 1;
+    for (const char *at; (at = strtok_r(NULL, " ", &rest)); i++)
+        (void)json_array_append_new(history, json_pack("{s:I, s:s}", "timeline", i, "lsn", at));
+    (void)json_object_set_new(json, "history", history);
+    return json;
+}
+
+static void test_parted(void)
+{
+    static const struct {
+        const char *one, *other;
+        bool parted;
+    } rows[] = {
+        {"1 0/9", "1 0/4", false},             /* the one is behind */
+        {"2 0/9 0/5", "1 0/5", false},         /* it has not left timeline 1 yet */
+        {"2 0/9 0/5", "1 0/6", true},          /* it went past the fork */
+        {"2 0/9 0/5", "2 0/8 0/5", false},     /* the same fork */
+        {"2 0/9 0/5", "2 0/9 0/6", true},      /* the same number, another fork */
+        {"3 0/9 0/5 0/7", "2 0/7 0/5", false}, /* behind the second fork */
+        {"3 0/9 0/5 0/7", "2 0/8 0/5", true},  /* past it */
+        {"3 0/9 0/5 0/7", "1 0/4", false},     /* far behind */
+        {"3 0/9 0/5 0/7", "1 0/6", true},
+        {"3 0/9 0/5 0/7", "3 0/9 0/5 0/8", true},
+        {"?", "1 0/9", false}, /* nothing is known, nothing is said */
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        free_json json_t *one = node("a", "primary", "7", rows[i].one);
+        free_json json_t *other = node("b", "standby", "7", rows[i].other);
+        ok(history_have_parted(one, other) == rows[i].parted, "'%s' and '%s'", rows[i].one,
+           rows[i].other);
+        ok(history_have_parted(other, one) == rows[i].parted, "and the other way round");
+    }
+}
+
+static void test_fork(void)
+{
+    static const struct {
+        const char *way;
+        bool has, misses;
+    } rows[] = {
+        {"2 0/9 0/5", true, false},     {"3 0/9 0/5 0/7", true, false},
+        {"2 0/9 0/6", false, true},     {"1 0/9", false, true},
+        {"1 0/5", false, false}, /* it may still go there */
+        {"3 0/9 0/4 0/6", false, true}, {"?", false, false},
+    };
+    free_json json_t *fork = parse_json("{\"timeline\":2,\"lsn\":\"0/5\",\"parent\":1}");
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        free_json json_t *one = node("a", "primary", "7", rows[i].way);
+        ok(history_has_fork(one, fork) == rows[i].has, "'%s' has the fork", rows[i].way);
+        ok(history_misses_fork(one, fork) == rows[i].misses, "'%s' misses it", rows[i].way);
+    }
+}
+
+/* want: the names of those that have diverged. */
+static void test_diverged(void)
+{
+    static const struct {
+        const char *what, *want;
+        bool restored;           /* the last restore began timeline 2 at 0/5 */
+        const char *nodes[3][3]; /* role, system, way */
+    } rows[] = {
+        {"all is well", "", false, {{"primary", "7", "2 0/9 0/5"}, {"standby", "7", "2 0/8 0/5"}}},
+        {"a standby is past the fork",
+         "b",
+         false,
+         {{"primary", "7", "2 0/9 0/5"}, {"standby", "7", "1 0/8"}}},
+        {"two primaries, and nobody knows",
+         "ab",
+         false,
+         {{"primary", "7", "2 0/9 0/5"}, {"primary", "7", "1 0/8"}}},
+        {"the last restore knows",
+         "a",
+         true,
+         {{"primary", "7", "1 0/8"}, {"primary", "7", "2 0/9 0/5"}}},
+        {"a restore that nobody has any more says nothing",
+         "",
+         true,
+         {{"primary", "7", "3 0/9 0/2 0/4"}, {"standby", "7", "3 0/9 0/2 0/4"}}},
+        {"another system", "b", true, {{"primary", "7", "2 0/9 0/5"}, {"primary", "8", "1 0/3"}}},
+        {"standbys alone",
+         "a",
+         false,
+         {{"standby", "7", "1 0/8"}, {"standby", "7", "2 0/9 0/5"}, {"down", "7", "?"}}},
+    };
+    static const char *const names[] = {"a", "b", "c"};
+    free_json json_t *restored =
+        parse_json("{\"fork\":{\"timeline\":2,\"lsn\":\"0/5\",\"parent\":1}}");
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        free_json json_t *members = json_array();
+        char found[8] = "";
+        for (size_t k = 0; k < 3 && rows[i].nodes[k][0]; k++)
+            (void)json_array_append_new(members, node(names[k], rows[i].nodes[k][0],
+                                                      rows[i].nodes[k][1], rows[i].nodes[k][2]));
+        cluster_find_diverged(members, rows[i].restored ? restored : NULL);
+        for (size_t k = 0; k < json_array_size(members); k++)
+            if (json_object_get(json_array_get(members, k), "diverged"))
+                (void)strncat(found, names[k], 1);
+        is_str(found, rows[i].want, "%s", rows[i].what);
+    }
+}
+
 int main(void)
 {
+    test_parted();
+    test_fork();
+    test_diverged();
     test_good();
     test_bad();
     test_many();
