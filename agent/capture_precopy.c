@@ -157,13 +157,16 @@ static int with_freeze(struct capture *capture, struct capture_request *request,
                                   bool *ret, struct err *err),
                        bool *ret, struct err *err)
 {
-    struct err ignored;
+    struct err thaw_err;
     int rc = capture_freeze(capture, err);
     if (rc < 0)
         return rc;
     rc = run(capture, request, ret, err);
-    int thaw_rc = thaw(capture, rc == 0 ? err : &ignored);
-    return rc < 0 ? rc : thaw_rc;
+    int thaw_rc = thaw(capture, &thaw_err);
+    if (thaw_rc == 0)
+        return rc;
+    *err = thaw_err; /* the cause of what else went wrong meanwhile */
+    return thaw_rc;
 }
 
 /* Discards that were queued before B0 and end after it would be counted by the kernel alone. */

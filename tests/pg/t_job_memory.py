@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # check: build=release timeout=300
 """Peak memory of a job's process, as the kernel counts it (VmHWM): below memory_max + 64 MiB in
-snapshot, verification and restore, for a volume of 1 GiB and for a sparse one of 8 GiB alike."""
+snapshot, verification and restore, for a volume of 1 GiB and for a sparse one of 8 GiB alike; and
+for a live copy, with what its last pass keeps."""
 import os
 import re
 import sys
@@ -40,14 +41,19 @@ def measure(node, name, *args):
        f"{(MEMORY_MAX + 64 * MIB) // MIB}")
 
 
-def test_size(box, size, name):
+def test_size(box, size, name, provider="freeze"):
     volume = box.volume("pgdata" + name, size)
     node = Node(box, [volume], name=name, repository=make_repository(box, "repo" + name),
+                provider=provider,
                 options={"tidemark": {"memory_max": "128MiB", "freeze_deadline": "60s"}})
     node.start()
     node.server.pgbench_init(10)
+    load = node.server.pgbench() if provider == "precopy" else None
     for verb in (("snapshot", "--tag", "t"), ("verify", "t"), ("restore", "t", "--yes")):
         measure(node, f"{name}, {verb[0]}", *verb)
+        if load:
+            load.stop()
+            load = None
     node.server.stop()
     node.agent.stop()
 
@@ -57,6 +63,7 @@ def main():
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     test_size(box, GIB, "1g")
     test_size(box, 8 * GIB, "8g")
+    test_size(box, GIB, "live", "precopy")
 
 
 run(main)

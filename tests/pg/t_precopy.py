@@ -6,8 +6,10 @@ us; every chunk of the image must be the device's, or be one that was never copi
 Then the restored server starts, with every acknowledged commit and without a fault for amcheck.
 
 Negative controls show that the compare and the checks of the agent can fail: marks that are lost,
-writes that go unseen, a guardian that is killed, a device that keeps no statistics."""
+writes that go unseen, a guardian that is killed, an agent that is stopped while frozen, a device
+that keeps no statistics."""
 import os
+import signal
 import subprocess
 import sys
 
@@ -210,6 +212,27 @@ def test_guardian(story):
     story.ledger.wait(5)
 
 
+def test_stopped(story):
+    """The agent is stopped while everything is frozen: the guardian thaws, and what the agent does
+    later does not count."""
+    story.node.sections["tidemark"]["freeze_deadline"] = "1s"
+    story.node.write_conf()
+    story.agent()
+    running = snap.Running(story.node, "snapshot", "--tag", "stopped")
+    pid = running.pid()
+    kept = f"{story.kept}/{story.node.volumes[0].name}.img"
+    poll(lambda: os.path.exists(kept), 120, "the copy of the frozen device", 0.001)
+    os.kill(pid, signal.SIGSTOP)
+    story.ledger.wait(5)
+    ok(os.stat(kept).st_size < 512 * MIB, "the agent is stopped while frozen: commits go on")
+    os.kill(pid, signal.SIGCONT)
+    done = running.wait()
+    is_status(done, "refused", "and its snapshot is refused")
+    like(done.err, "the guardian thawed after 1000 ms", "with the reason")
+    story.node.sections["tidemark"]["freeze_deadline"] = "60s"
+    story.node.write_conf()
+
+
 def test_busy(story):
     """More is written between two barriers than a freeze may read."""
     writer = subprocess.Popen(
@@ -236,6 +259,7 @@ def main():
             test_lost_marks(story)
             test_unseen(story)
             test_no_statistics(story)
+            test_stopped(story)
             story.slow()
             test_guardian(story)
             test_busy(story)
@@ -249,4 +273,5 @@ def main():
         story.end()
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)
