@@ -180,7 +180,8 @@ deps-ceph:
 deps-swift:
 	@tools/install-deps --swift
 deps-stores:
-	@tools/install-deps --optional --ceph --swift --patroni
+	@tools/install-deps --optional --ceph --swift
+	@tools/install-deps --optional --patroni
 
 demo: deps $(if $(filter s3,$(STORE)),deps-ceph) $(if $(filter swift,$(STORE)),deps-swift)
 	@$(MAKE) --no-print-directory -j$$(nproc) all

@@ -128,6 +128,26 @@ def test_cancel(story, systemd, agent):
     lifted(story, systemd, "after a cancelled one")
 
 
+def test_patroni(story, systemd, agent):
+    """manager = patroni:UNIT, stopped as the refusal says: nobody starts the unit meanwhile. The
+    server is started by us; its unit is a person's to start."""
+    is_(systemd.ctl("stop", UNIT).status, 0, "patroni: its unit is stopped")
+    story.node.sections["postgresql"]["manager"] = f"patroni:{UNIT}"
+    story.node.write_conf()
+    agent.stop()
+    agent.start(TIDEMARK_TEST_STOP="pulling-ack")
+    isnt(story.node.cli("restore", "t1", "--yes").status, 0, "patroni: the job died")
+    ok(systemd.exists(DROPIN), "patroni: the drop-in is there")
+    isnt(systemd.ctl("start", UNIT).status, 0, "patroni: systemctl start is refused")
+    agent.stop()
+    agent.start()
+    done = story.node.cli("restore", "--resume", "--yes")
+    is_status(done, 0, "patroni: resumed") or tm.diag(job_log(story.node))
+    story.check_tag("patroni")
+    ok(not systemd.exists(DROPIN), "patroni: the drop-in is gone")
+    is_(systemd.state(), "inactive", "patroni: the unit was not started")
+
+
 def main():
     box = need_root() or Sandbox("restoresystemd")
     need_tools("unshare", "nsenter", "systemctl")
@@ -144,6 +164,7 @@ def main():
     test_resume(story, systemd, agent)
     test_cancel(story, systemd, agent)
     test_abort(story, systemd, agent)
+    test_patroni(story, systemd, agent)
 
 
 if __name__ == "__main__":
