@@ -68,6 +68,7 @@ static const struct field cluster_restore_fields[] = {
     {"map", FIELD_MAP, false, NULL},
     {"without", FIELD_MAP, false, NULL},
     {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
+    {"dry_run", FIELD_BOOL, false, NULL},
     {"execute", FIELD_BOOL, false, NULL},
 };
 static const struct field restore_fields[] = {
@@ -121,7 +122,7 @@ static const struct field handover_fields[] = {
 static const struct field execute_fields[] = {
     {"verify", FIELD_BOOL, false, NULL},       {"epoch", FIELD_EPOCH, false, NULL},
     {"until", FIELD_WORD, false, until_words}, {"fork", FIELD_FORK, false, NULL},
-    {"slots", FIELD_SLOTS, false, NULL},
+    {"slots", FIELD_SLOTS, false, NULL},       {"idle_slots", FIELD_SLOTS, false, NULL},
 };
 static const struct field verify_fields[] = {{"epoch", FIELD_EPOCH, false, NULL}};
 
@@ -232,15 +233,15 @@ static bool slot_name_valid(const json_t *value)
            strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_") == len;
 }
 
-static int check_slots(const json_t *value, struct err *err)
+static int check_slots(const char *name, const json_t *value, struct err *err)
 {
     if (!json_is_array(value) || json_array_size(value) > SLOTS_MAX)
-        return err_set(err, ERR_USAGE, "field 'slots' must be a list of at most %d names",
+        return err_set(err, ERR_USAGE, "field '%s' must be a list of at most %d names", name,
                        SLOTS_MAX);
     for (size_t i = 0; i < json_array_size(value); i++)
         if (!slot_name_valid(json_array_get(value, i)))
-            return err_set(err, ERR_USAGE, "entry %zu of field 'slots' is not the name of a slot",
-                           i);
+            return err_set(err, ERR_USAGE, "entry %zu of field '%s' is not the name of a slot", i,
+                           name);
     return 0;
 }
 
@@ -279,7 +280,7 @@ static int check_field(const struct field *field, const json_t *value, struct er
         rc = check_fields(value, handover_fields, ARRAY_LEN(handover_fields), err);
         return rc < 0 ? err_prefix(err, "handover") : 0;
     case FIELD_SLOTS:
-        return check_slots(value, err);
+        return check_slots(field->name, value, err);
     case FIELD_LIST:
         if (!json_is_array(value))
             return err_set(err, ERR_USAGE, "field '%s' must be an array", field->name);

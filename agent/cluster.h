@@ -11,7 +11,7 @@
  *     pull       blocks, the same snapshot on every node; no node waits for another's copy
  *     recover    the new primary to the target, promoted and archived, its slots; then every
  *                standby that has its blocks follows it
- *     verify     one history, standbys streaming; amcheck on the primary; settings of normal life
+ *     verify     one history, standbys streaming; amcheck on the primary; then the standbys
  *
  * Copies of the journal go to the repository (cluster_archive.h): another coordinator can take the
  * restore over. The one before old data goes has to arrive; of the others the log says when they do
@@ -74,7 +74,8 @@ json_t *cluster_health(const struct conf *conf);
 /* All of it as one page of HTML for a browser; malloc'ed. Loads nothing, runs nothing. */
 char *cluster_page(const struct cluster *cluster);
 
-/* --- cluster_restore.c, cluster_plan.c, cluster_drive.c, cluster_ask.c, cluster_claim.c --- */
+/* --- cluster_restore.c, cluster_plan.c, cluster_check.c, cluster_drive.c, cluster_ask.c,
+ * cluster_claim.c --- */
 
 /* How far a node has come, by its agent's word. */
 enum cluster_level {
@@ -102,6 +103,8 @@ struct drive {
     bool followed;                    /* by the journal a standby on the new timeline already */
     bool silent;                      /* its agent does not answer; under all->mutex */
     bool waited;                      /* for it in vain; its own thread's */
+    json_t *plan;                     /* its agent's; NULL before it is reserved */
+    json_t *verification;             /* what its agent found; under all->mutex */
     enum cluster_level level;         /* under all->mutex */
     bool failed;
     struct err err;
@@ -127,6 +130,7 @@ struct cluster_restore {
     pthread_mutex_t copying; /* before mutex: one copy of the journal after the other */
     bool stop;               /* a node failed, or somebody cancelled: nobody begins another wave */
     json_t *fork;            /* {"timeline", "lsn", "parent"} once the new primary is promoted */
+    json_t *history;         /* of the primary, while others are compared with it */
 };
 
 /* Finds the snapshot, gives every member its part, describes it in journal["plan"]. */
@@ -136,6 +140,11 @@ int cluster_plan(struct cluster_restore *all, struct err *err);
 int cluster_rejoin_plan(struct cluster_restore *all, struct err *err);
 int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member *primary,
                         struct err *err);
+/* All are reserved: what only becomes known from all nodes together, into
+ * journal["plan"]["warnings"] (which a plan that was not looked at does not have), or a refusal. */
+int cluster_check_plan(struct cluster_restore *all, struct err *err);
+/* All are recovered: one system, one history, every standby streams and is past the fork. */
+int cluster_check_history(struct cluster_restore *all, struct err *err);
 /* Fills the drives from the journal; cluster_load() reads the record, too. What gives the nodes
  * back needs no repository. */
 int cluster_load_drives(struct cluster_restore *all, struct err *err);
@@ -150,6 +159,9 @@ int cluster_release(struct cluster_restore *all, struct err *err);
 /* Writes journal["members"] and the step, durably. Under all->mutex. */
 int cluster_journal(struct cluster_restore *all, struct err *err);
 const char *cluster_level_name(enum cluster_level level); /* cluster_copy.c */
+
+/* It holds no node, so nobody can take one from it. */
+bool cluster_is_dry_run(const struct cluster_restore *all);
 
 /* Who we are: fills coordinator and token. */
 int cluster_identify(struct cluster_restore *all, struct err *err);
@@ -191,5 +203,11 @@ int cluster_ask_for(struct drive *drive, enum cluster_patience patience, struct 
 enum cluster_level cluster_level_of(const json_t *status);
 /* What the agent's job failed with, as our own error. */
 int cluster_job_error(const struct drive *drive, const json_t *status, struct err *err);
+/* --- cluster_slots.c: new references, from the record --- */
+/* For the plan: [{"name", "node", "type", "plugin", "database", "recreated"}]. */
+json_t *cluster_slots(const struct cluster_restore *all);
+/* Names for the new primary: slots of its standbys, and other physical ones. */
+json_t *cluster_used_slots(const struct cluster_restore *all);
+json_t *cluster_idle_slots(const struct cluster_restore *all);
 
 #endif

@@ -102,6 +102,8 @@ static struct conf *hasty(const struct conf *conf)
 void cluster_archive_note(struct cluster_restore *all, const char *state, bool over)
 {
     struct err err;
+    if (cluster_is_dry_run(all))
+        return; /* nobody has to go on with it */
     free_mem struct conf *conf = hasty(&all->job->conf);
     if (write_copy(all, conf, state, over, &err) < 0)
         log_warn("the journal is not copied to the repository, the restore goes on: another "

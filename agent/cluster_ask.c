@@ -95,6 +95,23 @@ int cluster_ask(struct drive *drive, enum cluster_patience patience, const char 
     }
 }
 
+/* What later steps and the journal need of it. */
+static void note_status(struct drive *drive, const json_t *status)
+{
+    json_t *plan = json_object_get(status, "plan");
+    json_t *verification = json_object_get(status, "verification");
+    (void)pthread_mutex_lock(&drive->all->mutex);
+    if (plan) {
+        json_decref(drive->plan);
+        drive->plan = json_incref(plan);
+    }
+    if (verification) {
+        json_decref(drive->verification);
+        drive->verification = json_incref(verification);
+    }
+    (void)pthread_mutex_unlock(&drive->all->mutex);
+}
+
 int cluster_ask_job(struct drive *drive, enum cluster_patience patience, json_t **ret,
                     struct err *err)
 {
@@ -106,6 +123,7 @@ int cluster_ask_job(struct drive *drive, enum cluster_patience patience, json_t 
         if (rc < 0)
             return rc;
         if (!json_is_true(json_object_get(status, "running"))) {
+            note_status(drive, status);
             *ret = json_incref(status);
             return 0;
         }
@@ -132,7 +150,8 @@ int cluster_job_error(const struct drive *drive, const json_t *status, struct er
 /* One that failed or was killed goes on from its last hold. */
 enum cluster_level cluster_level_of(const json_t *status)
 {
-    if (json_is(status, "state", "prepared"))
+    bool dry_run = json_is_true(json_object_get(status, "dry_run"));
+    if (json_is(status, "state", "prepared") || (dry_run && json_is(status, "state", "complete")))
         return LEVEL_RESERVED;
     if (json_is(status, "state", "executed"))
         return LEVEL_RECOVERED;

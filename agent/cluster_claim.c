@@ -123,6 +123,8 @@ int cluster_claim(struct cluster_restore *all, struct err *err)
 bool cluster_is_lost(struct cluster_restore *all, struct err *err)
 {
     struct err why;
+    if (cluster_is_dry_run(all))
+        return false;
     for (size_t i = 0; !all->lost && i < all->count; i++)
         if (all->drives[i].job[0] && claim_one(all, &all->drives[i], ASK_ONCE, &why) < 0 &&
             all->lost)

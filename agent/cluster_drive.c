@@ -5,7 +5,6 @@
 #include "agent/cluster.h"
 #include "agent/cluster_archive.h"
 #include "agent/log.h"
-#include "agent/clock.h"
 #include "agent/restore.h"
 
 #include <stdio.h>
@@ -70,7 +69,7 @@ static json_t *reservation(const struct drive *drive)
     const struct cluster_restore *all = drive->all;
     const json_t *request = all->job->request;
     static const char *const passed[] = {"target", "target_timeline", "discard_unarchived_wal",
-                                         NULL};
+                                         "dry_run", NULL};
     static const char *const of_primary[] = {"verify", "reindex", NULL};
     char snapshot[ID_TEXT_LEN];
     id_to_text(all->record.id, snapshot); /* the journal is the other threads' as well */
@@ -127,23 +126,15 @@ static int reserve(struct drive *drive, struct err *err)
     return rc;
 }
 
-/* The physical slots of all standbys, for the new primary. */
-static json_t *slots(const struct cluster_restore *all)
-{
-    json_t *array = json_array();
-    for (size_t i = 0; i < all->count; i++)
-        if (all->drives[i].slot[0] && !all->drives[i].primary)
-            (void)json_array_append_new(array, json_string(all->drives[i].slot));
-    return array;
-}
-
 static int execute(struct drive *drive, enum cluster_level until, json_t **ret, struct err *err)
 {
     free_json json_t *body = json_pack("{s:s}", "until", cluster_level_name(until));
     if (!drive->primary && until == LEVEL_RECOVERED)
         (void)json_object_set(body, "fork", drive->all->fork);
-    if (drive->primary && until == LEVEL_RECOVERED)
-        (void)json_object_set_new(body, "slots", slots(drive->all));
+    if (drive->primary && until == LEVEL_RECOVERED) {
+        (void)json_object_set_new(body, "slots", cluster_used_slots(drive->all));
+        (void)json_object_set_new(body, "idle_slots", cluster_idle_slots(drive->all));
+    }
     return cluster_ask_step(drive, "execute", body, until, ret, err);
 }
 
@@ -224,6 +215,9 @@ static int barrier(struct drive *drive, enum cluster_level next, struct err *err
     if (next == LEVEL_RECOVERED)
         return drive->primary ? await(drive, LEVEL_FENCED, false, err)
                               : await(drive, LEVEL_RECOVERED, true, err);
+    /* The primary's verdict first: until then the standbys are nobody else's. */
+    if (next == LEVEL_COMPLETE && !drive->primary)
+        return await(drive, LEVEL_COMPLETE, true, err);
     return await(drive, (enum cluster_level)(next - 1), false, err);
 }
 

@@ -6,13 +6,6 @@
 
 #include <stdio.h>
 
-static void warn(json_t *warnings, const char *what, const char *name)
-{
-    char text[256];
-    (void)snprintf(text, sizeof(text), "%s: %.80s", what, name);
-    (void)json_array_append_new(warnings, json_string(text));
-}
-
 /* "latest" must not move between plan and execution. */
 static int read_record(struct cluster_restore *all, struct err *err)
 {
@@ -203,8 +196,9 @@ static int compare_drives(const void *a, const void *b)
     return strcmp(left->member->name, right->member->name);
 }
 
-/* The plan is shown, and kept: of primary_conninfo it says what is no secret. */
-static json_t *plan_json(const struct cluster_restore *all, json_t *warnings)
+/* The plan is shown, and kept: of primary_conninfo it says what is no secret. Without
+ * "warnings": cluster_check_plan(). */
+static json_t *plan_json(const struct cluster_restore *all)
 {
     const struct record *record = &all->record;
     char conninfo[CONF_PATH_MAX + 64]; /* a password leaves, blanks may come */
@@ -220,15 +214,14 @@ static json_t *plan_json(const struct cluster_restore *all, json_t *warnings)
     }
     char system_id[24];
     (void)snprintf(system_id, sizeof(system_id), "%llu", (unsigned long long)record->system_id);
-    return json_pack("{s:O, s:s, s:s, s:I, s:s, s:o, s:O}", "snapshot",
+    return json_pack("{s:O, s:s, s:s, s:I, s:s, s:o, s:o}", "snapshot",
                      json_object_get(all->job->journal, "snapshot"), "tag", record->tag, "cluster",
                      record->cluster, "captured_s", (json_int_t)record->captured_s, "system_id",
-                     system_id, "members", members, "warnings", warnings);
+                     system_id, "members", members, "slots", cluster_slots(all));
 }
 
 int cluster_plan(struct cluster_restore *all, struct err *err)
 {
-    free_json json_t *warnings = json_array();
     int rc = read_record(all, err);
     if (rc < 0)
         return rc;
@@ -251,14 +244,7 @@ int cluster_plan(struct cluster_restore *all, struct err *err)
         rc = all->drives[i].primary ? 0 : find_conninfo(all, &all->drives[i], err);
     if (rc < 0)
         return rc;
-    for (i = 0; i < all->cluster.count; i++) {
-        bool taken = false;
-        for (size_t k = 0; k < all->count; k++)
-            taken |= all->drives[k].member == &all->cluster.members[i];
-        if (!taken)
-            warn(warnings, "this member is left as it is", all->cluster.members[i].name);
-    }
-    (void)json_object_set_new(all->job->journal, "plan", plan_json(all, warnings));
+    (void)json_object_set_new(all->job->journal, "plan", plan_json(all));
     return 0;
 }
 
@@ -266,12 +252,11 @@ int cluster_plan(struct cluster_restore *all, struct err *err)
 int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member *primary,
                         struct err *err)
 {
-    free_json json_t *warnings = json_array();
     int rc = read_record(all, err);
     if (rc == 0)
         rc = conninfo_to(all, primary, primary->name, &all->drives[0], err);
     if (rc == 0)
-        (void)json_object_set_new(all->job->journal, "plan", plan_json(all, warnings));
+        (void)json_object_set_new(all->job->journal, "plan", plan_json(all));
     return rc;
 }
 
@@ -292,6 +277,7 @@ static int load_drive(struct cluster_restore *all, const json_t *member, struct 
     drive->asked = json_is_true(json_object_get(state, "asked"));
     drive->followed = !drive->primary &&
                       (json_is(state, "level", "recovered") || json_is(state, "level", "complete"));
+    drive->verification = json_incref(json_object_get(state, "verification"));
     (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s",
                    json_str(member, "primary_conninfo"));
     (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(member, "primary_slot"));
@@ -327,11 +313,14 @@ int cluster_load_drives(struct cluster_restore *all, struct err *err)
 /* The drives first: whatever fails then, they can be given back. */
 int cluster_load(struct cluster_restore *all, struct err *err)
 {
+    json_t *plan = json_object_get(all->job->journal, "plan");
     int rc = cluster_load_drives(all, err);
     if (rc == 0)
         rc = read_record(all, err);
     for (size_t i = 0; rc == 0 && i < all->count; i++)
         rc = load_conninfo(all, &all->drives[i], err);
+    if (rc == 0 && !json_object_get(plan, "slots")) /* from another coordinator */
+        (void)json_object_set_new(plan, "slots", cluster_slots(all));
     return rc;
 }
 

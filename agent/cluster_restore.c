@@ -12,6 +12,11 @@ static bool was_touched(const struct cluster_restore *all)
     return json_is_true(json_object_get(all->job->journal, "touched"));
 }
 
+bool cluster_is_dry_run(const struct cluster_restore *all)
+{
+    return json_is_true(json_object_get(all->job->request, "dry_run"));
+}
+
 /* The wave, in the words of a restore's steps (job_is_partial()): the slowest node's. From
  * `pulling` on old data may be gone somewhere. */
 static const char *step_of(const struct cluster_restore *all)
@@ -30,19 +35,28 @@ static const char *step_of(const struct cluster_restore *all)
     return steps[least];
 }
 
-int cluster_journal(struct cluster_restore *all, struct err *err)
+/* What is known of the nodes; whoever writes the journal next writes it. */
+static void note_members(struct cluster_restore *all)
 {
     json_t *members = json_object();
     json_t *journal = all->job->journal;
     for (size_t i = 0; i < all->count; i++) {
         const struct drive *drive = &all->drives[i];
-        (void)json_object_set_new(members, drive->member->name,
-                                  json_pack("{s:s, s:s, s:s, s:b}", "role",
-                                            drive->primary ? "primary" : "standby", "job",
-                                            drive->job, "level", cluster_level_name(drive->level),
-                                            "asked", drive->asked));
+        (void)json_object_set_new(
+            members, drive->member->name,
+            json_pack("{s:s, s:s, s:s, s:b, s:O?}", "role", drive->primary ? "primary" : "standby",
+                      "job", drive->job, "level", cluster_level_name(drive->level), "asked",
+                      drive->asked, "verification", drive->verification));
+        if (drive->primary && drive->verification)
+            (void)json_object_set(journal, "verification", drive->verification);
     }
     (void)json_object_set_new(journal, "members", members);
+}
+
+int cluster_journal(struct cluster_restore *all, struct err *err)
+{
+    json_t *journal = all->job->journal;
+    note_members(all);
     (void)json_object_set_new(journal, "epoch", json_integer((json_int_t)all->epoch));
     const char *step = step_of(all);
     if (!was_touched(all))
@@ -84,10 +98,12 @@ static int after_failure(struct cluster_restore *all, struct err *err)
         return -(int)err->code;
     }
     size_t len = strlen(err->hint);
+    note_members(all); /* with what the verification found */
     if (err->code == ERR_CANCELLED)
         (void)err_set(err, ERR_PARTIAL, "cancelled: the nodes are not finished");
-    (void)snprintf(err->hint + len, sizeof(err->hint) - len,
-                   "%sgo on with `tidemark cluster resume %s`", len ? "; " : "", all->job->id);
+    if (!strstr(err->hint, "tidemark cluster resume"))
+        (void)snprintf(err->hint + len, sizeof(err->hint) - len,
+                       "%sgo on with `tidemark cluster resume %s`", len ? "; " : "", all->job->id);
     return -(int)err->code;
 }
 
@@ -104,6 +120,9 @@ static int prepare(struct cluster_restore *all, struct err *err)
         cluster_archive_note(all, "running", false);
     if (rc == 0)
         rc = cluster_drive(all, LEVEL_RESERVED, err);
+    bool checked = json_object_get(json_object_get(all->job->journal, "plan"), "warnings");
+    if (rc == 0 && !checked && !was_touched(all))
+        rc = cluster_check_plan(all, err);
     return rc < 0 ? after_failure(all, err) : 0;
 }
 
@@ -139,6 +158,10 @@ static int execute(struct cluster_restore *all, enum cluster_level until, struct
         rc = touch(all, err);
     else if (rc == 0) /* where the nodes are, of which a run that resumes has only heard now */
         rc = cluster_journal(all, err);
+    if (rc == 0)
+        rc = cluster_drive(all, LEVEL_RECOVERED, err);
+    if (rc == 0 && until == LEVEL_COMPLETE)
+        rc = cluster_check_history(all, err);
     if (rc == 0)
         rc = cluster_drive(all, until, err);
     return rc < 0 ? after_failure(all, err) : 0;
@@ -211,8 +234,11 @@ static int run_goal(struct cluster_restore *all, struct err *err)
     if (strcmp(goal, "abort") == 0)
         return run_abort(all, err);
     int rc = prepare(all, err);
-    if (rc == 0 && strcmp(goal, "prepare") == 0) {
-        end_as(all, "prepared");
+    bool dry_run = cluster_is_dry_run(all);
+    if (rc == 0 && dry_run) /* for lists: it is complete, but restored nothing */
+        (void)json_object_set_new(all->job->journal, "dry_run", json_true());
+    if (rc == 0 && (dry_run || strcmp(goal, "prepare") == 0)) {
+        end_as(all, dry_run ? "complete" : "prepared");
         return 0;
     }
     bool to_the_end = strcmp(goal, "execute") != 0;
@@ -283,6 +309,10 @@ int cluster_restore_run(struct job *job, struct err *err)
     (void)pthread_cond_init(&all.changed, NULL);
     int rc = run(&all, err);
     json_decref(all.fork);
+    for (size_t i = 0; i < all.count; i++) {
+        json_decref(all.drives[i].plan);
+        json_decref(all.drives[i].verification);
+    }
     if (all.record_read)
         record_release(&all.record);
     (void)pthread_cond_destroy(&all.changed);

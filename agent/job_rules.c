@@ -88,7 +88,7 @@ static const char *goal_for(const json_t *status, const char *verb)
 /* What of the call the job itself has to know. */
 static json_t *goal_options(const json_t *call)
 {
-    static const char *const keys[] = {"epoch", "until", "fork", "slots"};
+    static const char *const keys[] = {"epoch", "until", "fork", "slots", "idle_slots"};
     json_t *options = json_object();
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (json_object_get(call, keys[i]))

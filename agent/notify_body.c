@@ -5,6 +5,8 @@
 
 #include "agent/job.h"
 
+enum { INDEXES_MAX = 50 };
+
 static const char *text_of(const json_t *from, const char *key)
 {
     return json_string_value(json_object_get(from, key));
@@ -111,6 +113,26 @@ static json_t *last_good(const json_t *jobs, const json_t *journal)
                      "age_s", now_s > best_s ? now_s - best_s : 0);
 }
 
+/* What the restored server was found to be: indexes that were damaged, and whether they are
+ * rebuilt.
+ */
+static json_t *verification_json(const json_t *journal)
+{
+    const json_t *from = json_object_get(journal, "verification");
+    if (!from)
+        return json_null();
+    json_t *indexes = json_object_get(from, "indexes"), *first = json_array(), *index;
+    size_t i;
+    json_array_foreach(indexes, i, index)
+    {
+        if (i < INDEXES_MAX)
+            (void)json_array_append(first, index);
+    }
+    return json_pack("{s:s?, s:O?, s:I, s:o}", "level", text_of(from, "level"), "ok",
+                     json_object_get(from, "ok"), "index_count",
+                     (json_int_t)json_array_size(indexes), "indexes", first);
+}
+
 json_t *notify_body(const struct conf *conf, const json_t *request, const json_t *journal,
                     const json_t *jobs)
 {
@@ -125,6 +147,7 @@ json_t *notify_body(const struct conf *conf, const json_t *request, const json_t
     (void)json_object_set_new(body, "step", step ? json_string(step) : json_null());
     (void)json_object_set_new(body, "error", error ? json_incref(error) : json_null());
     add_times(body, journal);
+    (void)json_object_set_new(body, "verification", verification_json(journal));
     (void)json_object_set_new(body, "last_good_verification", last_good(jobs, journal));
     (void)json_object_set_new(body, "last_good_drill", json_null()); /* there are none yet */
     return body;

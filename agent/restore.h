@@ -241,6 +241,8 @@ int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t
 
 /* --- restore_server.c: the PostgreSQL of this host --- */
 int restore_check_server(struct restore *restore, json_t *warnings, struct err *err);
+/* What the server will have of the settings that replay depends on; new reference. */
+json_t *restore_replay_settings(struct restore *restore);
 /* What lies in the data directory belongs to the snapshot's cluster, or was named for overwriting.
  */
 int restore_check_system(struct restore *restore, bool running, struct err *err);
@@ -318,7 +320,8 @@ int restore_cluster_server(struct restore *restore, struct err *err);
 /* True when a failure in this state must leave the fence where it is; a SIGTERM as well, because a
  * host that shuts down sends one to everybody. Only the goal `abort` lifts it. */
 bool restore_keeps_fence(const struct restore *restore);
-/* Creates the physical slots that the call names, on the new primary. Idempotent. */
+/* Creates the physical slots that the call names, on the new primary: "slots" keep WAL from now on,
+ * "idle_slots" from their first use. Idempotent. */
 struct pg_session;
 int restore_create_slots(struct restore *restore, struct pg_session *session, struct err *err);
 

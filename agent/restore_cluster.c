@@ -131,33 +131,40 @@ static int slot_type(struct pg_session *session, const char *name, char *ret, si
     return rc;
 }
 
-/* WAL is kept from now on (immediately_reserve): the standby that will use it may start late. */
-static int create_slot(struct pg_session *session, const char *name, struct err *err)
+/* reserve: WAL is kept from now on, because the standby that will use it may start late. */
+static int create_slot(struct pg_session *session, const char *name, bool reserve, struct err *err)
 {
-    const char *params[] = {name, NULL};
+    const char *params[] = {name, reserve ? "true" : "false", NULL};
     char type[16];
     int rc = slot_type(session, name, type, sizeof(type), err);
     if (rc < 0 || strcmp(type, "physical") == 0)
         return rc;
     if (type[0])
         return err_set(err, ERR_REFUSED, "slot '%s' is there and is %s", name, type);
-    rc = pg_query(session, "select pg_create_physical_replication_slot($1, true)", params,
+    rc = pg_query(session, "select pg_create_physical_replication_slot($1, $2::boolean)", params,
                   SLOT_TIMEOUT_S, NULL, err);
     if (rc == 0)
         log_info("physical slot created: slot=%s", name);
     return rc < 0 ? err_prefix(err, "create slot '%s'", name) : 0;
 }
 
-int restore_create_slots(struct restore *restore, struct pg_session *session, struct err *err)
+static int create_listed(struct restore *restore, struct pg_session *session, const char *key,
+                         bool reserve, struct err *err)
 {
-    const json_t *slots = json_object_get(restore->job->goal_file, "slots");
+    json_t *slots = json_object_get(restore->job->goal_file, key);
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < json_array_size(slots); i++) {
         const char *name = json_string_value(json_array_get(slots, i));
-        rc = name ? create_slot(session, name, err)
+        rc = name ? create_slot(session, name, reserve, err)
                   : err_set(err, ERR_USAGE, "the name of a slot is not a text");
     }
     if (rc == 0 && slots)
-        json_object_set(restore->job->journal, "slots", (json_t *)(uintptr_t)slots);
+        (void)json_object_set(restore->job->journal, key, slots);
     return rc;
+}
+
+int restore_create_slots(struct restore *restore, struct pg_session *session, struct err *err)
+{
+    int rc = create_listed(restore, session, "slots", true, err);
+    return rc < 0 ? rc : create_listed(restore, session, "idle_slots", false, err);
 }

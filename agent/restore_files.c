@@ -15,7 +15,7 @@ int restore_read_file(const char *path, size_t len_max, char **ret, size_t *ret_
                       struct err *err)
 {
     struct stat st;
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO */
     if (fd < 0)
         return err_sys(err, errno == ENOENT ? ERR_MISSING : ERR_DEVICE, "open '%s'", path);
     if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || (uint64_t)st.st_size > len_max)

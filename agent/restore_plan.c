@@ -108,7 +108,8 @@ static void warn_losses(const struct restore *restore, json_t *warnings)
     if (restore->target == TARGET_NAME || restore->target == TARGET_XID)
         restore_warn(warnings, "whether the WAL holds this restore point or transaction is known "
                                "only when it is replayed, after the old data is gone");
-    restore_warn(warnings, "replication slots are not restored");
+    if (!restore->request.cluster_job) /* the plan of the whole names each */
+        restore_warn(warnings, "replication slots are not restored");
     restore_host_warn(restore, warnings);
     const char *names =
         json_string_value(json_object_get(restore->record.settings, "synchronous_standby_names"));
@@ -180,6 +181,7 @@ int restore_plan(struct restore *restore, struct err *err)
         return rc;
     warn_losses(restore, warnings);
     json_t *plan = restore_plan_json(restore, warnings);
+    (void)json_object_set_new(plan, "settings", restore_replay_settings(restore));
     rc = compare_with_earlier(json_object_get(restore->job->journal, "plan"), plan, err);
     if (rc < 0) {
         json_decref(plan);

@@ -70,13 +70,30 @@ static bool lower_than(const char *here, const json_t *recorded, char *ret_text,
     return sscanf(here, "%llu", &have) == 1 && have < want;
 }
 
+/* The files of this node win, and there are some. */
+static bool keeps_config(const struct restore *restore)
+{
+    char path[CONF_PATH_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/PG_VERSION", restore->data_directory);
+    return !restore->request.config_image && access(path, R_OK) == 0;
+}
+
+static int refuse_lower(const struct restore *restore, const char *list, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "%s", list);
+    return err_hint(err, restore->request.cluster_job
+                             ? "recovery would stop before its target: raise it in this node's "
+                               "configuration, which is kept"
+                             : "recovery would stop before its target: raise it, or restore with "
+                               "--server-config=image");
+}
+
 /* Replay pauses or ends when one of these is below what the primary had (FACTS). */
 static int check_settings(struct restore *restore, struct err *err)
 {
     const char *const *names = record_replay_settings;
-    char path[CONF_PATH_MAX + 32], want[32];
-    (void)snprintf(path, sizeof(path), "%s/PG_VERSION", restore->data_directory);
-    if (restore->request.config_image || access(path, R_OK) < 0)
+    char want[32], list[512] = "";
+    if (!keeps_config(restore))
         return 0;
     restore_read_settings(restore, names);
     int rc = restore_check_written_paths(restore, err); /* these files will be kept */
@@ -85,16 +102,28 @@ static int check_settings(struct restore *restore, struct err *err)
     for (size_t i = 0; names[i]; i++) {
         const char *here = restore_setting(restore, names[i]);
         const json_t *recorded = json_object_get(restore->record.settings, names[i]);
-        if (!here || !recorded || !lower_than(here, recorded, want, sizeof(want)))
-            continue;
-        (void)err_set(err, ERR_REFUSED, "%s = %s here is lower than the snapshot's %s", names[i],
-                      here, want);
-        return err_hint(err,
-                        "recovery would stop before its target: raise it to %s, or restore "
-                        "with --server-config=image",
-                        want);
+        size_t len = strlen(list);
+        if (here && recorded && lower_than(here, recorded, want, sizeof(want)))
+            (void)snprintf(list + len, sizeof(list) - len,
+                           "%s%s = %s here is lower than the snapshot's %s", len ? ", " : "",
+                           names[i], here, want);
     }
-    return 0;
+    return list[0] ? refuse_lower(restore, list, err) : 0;
+}
+
+json_t *restore_replay_settings(struct restore *restore)
+{
+    json_t *object = json_object();
+    bool keep = keeps_config(restore);
+    for (size_t i = 0; record_replay_settings[i]; i++) {
+        const char *name = record_replay_settings[i];
+        const char *here = keep ? restore_setting(restore, name) : NULL;
+        if (here)
+            (void)json_object_set_new(object, name, json_string(here));
+        else
+            (void)json_object_set(object, name, json_object_get(restore->record.settings, name));
+    }
+    return object;
 }
 
 /* --- the way to the WAL ----------------------------------------------------------------------- */

@@ -222,11 +222,18 @@ static int check_database(struct verify *verify, const char *dbname, bool full, 
 {
     for (int round = 0; round < 2; round++) {
         free_mem char *report = NULL;
+        long long before = 0, after = 0;
         int status = 0;
-        int rc = run_database(verify, dbname, full, &status, &report, err);
+        int rc = verify_count_failures(verify, &before, err);
+        if (rc == 0)
+            rc = run_database(verify, dbname, full, &status, &report, err);
         if (rc < 0 || status == 0)
             return rc;
-        rc = handle_report(verify, report, err);
+        rc = verify_count_failures(verify, &after, err);
+        if (rc == 0)
+            verify->amcheck_failures += after - before;
+        if (rc == 0)
+            rc = handle_report(verify, report, err);
         if (rc < 0)
             return rc;
     }

@@ -125,6 +125,14 @@ int volume_mount(const char *device, const char *mount_point, const char *fs_typ
     if (mount_patiently(device, mount_point, fs_type, flags, data) == 0)
         return 0;
     int saved = errno;
+    if (saved == EINVAL && strcmp(fs_type, "xfs") == 0 && !strstr(data, "nouuid")) {
+        /* A twin that is being mounted is in no table yet: nodes of one host, restored together. */
+        add_data(data, sizeof(data), "nouuid");
+        if (mount_patiently(device, mount_point, fs_type, flags, data) == 0)
+            return 0;
+        saved = errno;
+    }
+    errno = saved;
     err_sys(err, saved == EBUSY ? ERR_BUSY : ERR_DEVICE, "mount '%s' (%s) on '%s'", device, fs_type,
             mount_point);
     if (saved == EBUSY)

@@ -4,12 +4,13 @@
 #include <unistd.h>
 
 #include "agent/job.h"
-#include "tools/cmd.h"
+#include "tools/cmd_cluster.h"
 
 static const struct cmd_option options[] = {
     {"tag", 't', "TAG", "snapshot: its name"},
     {"full", 0, NULL, "snapshot: read and store everything again"},
     {"source", 0, "MEMBER", "snapshot: the node whose blocks are read (default: the primary)"},
+    {"dry-run", 0, NULL, "restore: print the plan and touch nothing"},
     {"primary", 0, "MEMBER", "restore: the node that becomes the primary (default: as recorded)"},
     {"map", 0, "NODE=MEMBER", "restore: the member that takes the place of a recorded node"},
     {"without-node", 0, "NODE", "restore: leave this recorded node out"},
@@ -76,27 +77,19 @@ static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
 }
 
 /* --- restore -----------------------------------------------------------------------------------*/
+/* Once the nodes have said what they think of it: then it has warnings. */
 static void print_plan(struct cmd *cmd, const json_t *status)
 {
     const json_t *plan = json_object_get(status, "plan");
-    size_t i;
-    json_t *item;
-    if (cmd->plan_shown || !plan || cmd->json)
+    bool dry_run = cmd_option(cmd, "dry-run");
+    if (cmd->plan_shown || !json_object_get(plan, "warnings") || (cmd->json && !dry_run))
         return;
     cmd->plan_shown = true;
-    (void)printf("restore cluster %s to %s, snapshot %s\n", cmd_text(plan, "cluster"),
-                 cmd_text(plan, "tag"), cmd_text(plan, "snapshot"));
-    json_array_foreach(json_object_get(plan, "members"), i, item)
-    {
-        bool moved = strcmp(cmd_text(item, "recorded"), cmd_text(item, "name")) != 0;
-        (void)printf("  %-8s %s%s%s%s\n", cmd_text(item, "role"), cmd_text(item, "name"),
-                     moved ? " (in the place of " : "", moved ? cmd_text(item, "recorded") : "",
-                     moved ? ")" : "");
+    if (cmd->json) {
+        cmd_print_json(plan);
+        return;
     }
-    json_array_foreach(json_object_get(plan, "warnings"), i, item)
-    {
-        (void)printf("  warning: %s\n", json_string_value(item));
-    }
+    cluster_print_plan(plan);
     (void)fflush(stdout);
 }
 
@@ -105,11 +98,7 @@ static int print_end(const struct cmd *cmd, const json_t *status)
     if (cmd->json)
         cmd_print_json(status);
     else
-        (void)printf("cluster restore %s is complete: timeline %lld, %zu nodes\n",
-                     cmd_text(status, "id"),
-                     (long long)json_integer_value(
-                         json_object_get(json_object_get(status, "fork"), "timeline")),
-                     json_object_size(json_object_get(status, "members")));
+        cluster_print_end(status);
     return 0;
 }
 
@@ -125,11 +114,13 @@ static int restore(struct cmd *cmd, struct client *client, json_t *body, struct 
 {
     free_json json_t *status = NULL, *done = NULL;
     cmd->on_status = print_plan;
+    bool dry_run = cmd_option(cmd, "dry-run");
+    cmd_add_option(cmd, "dry-run", "dry_run", body);
     cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
-    if (!cmd_asks(cmd))
+    if (!dry_run && !cmd_asks(cmd))
         (void)json_object_set_new(body, "execute", json_true());
     int rc = cmd_run_job(cmd, client, "/cluster/restores", body, &status, err);
-    if (rc < 0)
+    if (rc < 0 || dry_run)
         return rc;
     if (strcmp(cmd_text(status, "state"), "prepared") != 0)
         return print_end(cmd, status);

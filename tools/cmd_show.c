@@ -17,7 +17,11 @@ static void add_time(json_t *to, const char *key, const json_t *value, json_int_
 
 static void add_settings(json_t *to, const char *key, const json_t *settings)
 {
+    static const char names[] = "synchronous_standby_names";
     json_t *needed = json_object();
+    json_t *sync = json_object_get(settings, names);
+    if (sync)
+        (void)json_object_set(needed, names, sync);
     for (size_t i = 0; record_replay_settings[i]; i++) {
         json_t *value = json_object_get(settings, record_replay_settings[i]);
         if (value)
@@ -40,7 +44,7 @@ static void add_field(json_t *to, const char *key, const json_t *value)
 }
 
 /* A new reference: times as text, of the settings only those that a server which replays the WAL
- * must have. --json has all as it is. */
+ * must have, and for whom commits wait. --json has all as it is. */
 static json_t *for_people(const json_t *json)
 {
     const char *key;

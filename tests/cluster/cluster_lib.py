@@ -27,11 +27,11 @@ def diskseq_name(device):
 class Member(Node):
     """One node; its volume is called pgdata in the configuration of each."""
 
-    def __init__(self, box, name, repository, size, options):
-        volume = box.volume("pgdata-" + name, size)
+    def __init__(self, box, name, repository, size, options, fs="ext4", **more):
+        volume = box.volume("pgdata-" + name, size, fs)
         settings = {"hot_standby": "on", "max_wal_senders": 10, "max_replication_slots": 10,
                     "wal_keep_size": 0, "wal_receiver_status_interval": "1s",
-                    "wal_retrieve_retry_interval": "200ms"}
+                    "wal_retrieve_retry_interval": "200ms", **more}
         super().__init__(box, [volume], name=name, repository=repository, settings=settings,
                          options={"tidemark": {"freeze_deadline": "60s"},
                                   "wal": {"get_timeout": "2s"}, **(options or {})})
@@ -54,7 +54,9 @@ class Member(Node):
 
     def copy_from(self, primary):
         """A standby by pg_basebackup, with a slot of its own name."""
-        primary.server.psql(f"select pg_create_physical_replication_slot('{self.name}')")
+        primary.server.psql(f"select pg_create_physical_replication_slot('{self.name}') where not"
+                            f" exists (select from pg_replication_slots where slot_name ="
+                            f" '{self.name}')")
         primary.server.program("pg_basebackup", "-D", self.data, "-X", "stream", "-S", self.name,
                                "-c", "fast", "-d", primary.server.conninfo.split(" dbname")[0])
         self.server.configure(port=self.server.port, archive_command=self.archive_command,
@@ -113,16 +115,18 @@ class Member(Node):
 
 
 class Cluster:
-    """members[0] is the primary; the first standby is a synchronous one."""
+    """members[0] is the primary; the first standby is a synchronous one. more: settings of the
+    servers."""
 
-    def __init__(self, box, names=("db1", "db2", "db3"), size=352 << 20, options=None):
+    def __init__(self, box, names=("db1", "db2", "db3"), size=352 << 20, options=None,
+                 repository=None, fs="ext4", **more):
         self.box = box
-        self.repository = make_repository(box)
-        self.members = [self.make_member(name, size, options) for name in names]
+        self.repository = repository or make_repository(box)
+        self.members = [self.make_member(name, size, options, fs=fs, **more) for name in names]
         self.primary, self.standbys = self.members[0], self.members[1:]
 
-    def make_member(self, name, size, options):
-        return Member(self.box, name, self.repository, size, options)
+    def make_member(self, name, size, options, **more):
+        return Member(self.box, name, self.repository, size, options, **more)
 
     def start(self):
         self.primary.start()

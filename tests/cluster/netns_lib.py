@@ -151,7 +151,7 @@ class NetCluster(Cluster):
         self.net = net
         super().__init__(box, names, options=options)
 
-    def make_member(self, name, size, options):
+    def make_member(self, name, size, options, **more):
         return NetMember(self.box, name, self.repository, size, options, self.net)
 
 
