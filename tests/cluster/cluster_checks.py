@@ -8,7 +8,7 @@ from tm import is_, is_status, ok
 
 LATER = 1000000
 ROWS = "select count(*), coalesce(sum(hashtext(pad)::bigint), 0) from orders"
-STATES = ("ok", "restoring", "recovering", "partial", "failed")  # of a node, by GET /health
+STATES = ("ok", "restoring", "recovering", "partial", "diverged", "failed")  # by GET /health
 
 
 class Watch(threading.Thread):
