@@ -8,6 +8,7 @@
 #include "agent/log.h"
 #include "agent/repository.h"
 #include "io/format.h"
+#include "io/hash.h"
 
 enum { NOTE_TIMEOUT_S = 10, NAME_TRIES = 64 };
 
@@ -66,6 +67,8 @@ static int write_copy(struct cluster_restore *all, const struct conf *conf, cons
     free_json json_t *copy = NULL;
     if (all->alone)
         return 0;
+    if (!state)
+        state = strcmp(all->job->goal, "prepare") == 0 ? "prepared" : "running";
     (void)pthread_mutex_lock(&all->copying);
     int rc = repository_open(conf, &all->job->progress.cancel, &store, &repo, err);
     if (rc == 0) {
@@ -222,6 +225,31 @@ int cluster_archive_find(const struct conf *conf, const char *job, struct cluste
     return rc;
 }
 
+int cluster_archive_touched(const struct cluster_restore *all, bool *ret, struct err *err)
+{
+    const struct conf *conf = &all->job->conf;
+    __attribute__((cleanup(cleanup_ids))) struct ids ids = {.cluster = conf->cluster};
+    struct store *store;
+    struct repo repo;
+    bool touched = false;
+    int rc = repository_open(conf, &all->job->progress.cancel, &store, &repo, err);
+    if (rc < 0)
+        return rc;
+    rc = list_ids(store, &ids, err);
+    for (size_t i = 0; rc == 0 && !touched && i < ids.count; i++) {
+        free_json json_t *copy = NULL;
+        if (strcmp(ids.items[i].job, all->job->id) != 0)
+            continue;
+        rc = read_copy(store, &repo, conf->cluster, &ids.items[i], &copy, err);
+        touched = rc == -ERR_CORRUPT || json_is_true(json_object_get(copy, "touched"));
+        rc = touched ? 0 : rc;
+    }
+    store_close(store);
+    if (rc == 0)
+        *ret = touched;
+    return rc;
+}
+
 static int collect(struct store *store, const struct repo *repo, const struct ids *ids, bool over,
                    json_t *list, struct err *err)
 {
@@ -240,7 +268,23 @@ static int collect(struct store *store, const struct repo *repo, const struct id
     return rc;
 }
 
-int cluster_archive_list(const struct conf *conf, bool over, json_t **ret, struct err *err)
+/* Never 0. Names only come, none is written twice. */
+static uint64_t state_of(const struct ids *ids)
+{
+    uint8_t digest[FMT_DIGEST_LEN];
+    char name[STORE_NAME_MAX + 1];
+    uint64_t state = 0;
+    for (size_t i = 0; i < ids->count; i++) {
+        cluster_copy_name(name, ids->cluster, &ids->items[i]);
+        hash_xxh3_128(name, strlen(name), state, digest);
+        memcpy(&state, digest, sizeof(state));
+    }
+    return state | 1;
+}
+
+/* state: NULL = does not matter. */
+static int list_copies(const struct conf *conf, bool over, uint64_t *state, json_t **ret,
+                       struct err *err)
 {
     __attribute__((cleanup(cleanup_ids))) struct ids ids = {.cluster = conf->cluster};
     free_json json_t *list = json_array();
@@ -251,10 +295,25 @@ int cluster_archive_list(const struct conf *conf, bool over, json_t **ret, struc
     if (rc < 0)
         return rc;
     rc = list_ids(store, &ids, err);
-    if (rc == 0)
+    uint64_t now = rc == 0 ? state_of(&ids) : 0;
+    bool same = state && *state == now;
+    if (rc == 0 && !same)
         rc = collect(store, &repo, &ids, over, list, err);
     store_close(store);
-    if (rc == 0)
-        *ret = json_incref(list);
-    return rc;
+    if (rc < 0)
+        return rc;
+    *ret = same ? NULL : json_incref(list);
+    if (state)
+        *state = now;
+    return 0;
+}
+
+int cluster_archive_list(const struct conf *conf, bool over, json_t **ret, struct err *err)
+{
+    return list_copies(conf, over, NULL, ret, err);
+}
+
+int cluster_archive_watch(const struct conf *conf, uint64_t *state, json_t **ret, struct err *err)
+{
+    return list_copies(conf, true, state, ret, err);
 }

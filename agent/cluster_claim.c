@@ -47,6 +47,8 @@ static int judge(struct cluster_restore *all, struct drive *drive, const json_t 
                       drive->member->name, job);
         return err_hint(err, "finish that one first, or give it up with `tidemark cluster abort`");
     }
+    if (all->complete && !same)
+        return 0;
     all->lost = true;
     if (!same) {
         (void)err_set(err, ERR_REFUSED,
@@ -75,11 +77,17 @@ static int claim_one(struct cluster_restore *all, struct drive *drive,
     return rc < 0 ? rc : judge(all, drive, answer, err);
 }
 
+/* Its agent may have a part of ours, of which the answer never came. */
+static bool is_asked(const struct drive *drive)
+{
+    return drive->job[0] || drive->asked;
+}
+
 static int claim_all(struct cluster_restore *all, struct err *err)
 {
     for (size_t i = 0; i < all->count; i++) {
         struct drive *drive = &all->drives[i];
-        if (!drive->job[0] && !all->taking)
+        if (!is_asked(drive) && !all->taking)
             continue;
         int rc = claim_one(all, drive, ASK_UNLESS_CANCELLED, err);
         if (rc < 0)
@@ -89,15 +97,31 @@ static int claim_all(struct cluster_restore *all, struct err *err)
     return 0;
 }
 
+/* Whoever had it may have gone on while we began, but not without a copy that says so, and no
+ * longer, now that all agents know our epoch. */
+static int look_touched(struct cluster_restore *all, struct err *err)
+{
+    bool touched = false;
+    int rc = cluster_archive_touched(all, &touched, err);
+    if (rc == 0 && touched) {
+        (void)json_object_set_new(all->job->journal, "step", json_string("pulling"));
+        (void)json_object_set_new(all->job->journal, "touched", json_true());
+    }
+    return rc;
+}
+
 /* The copy comes first: no agent knows an epoch that the repository does not, so whoever comes next
  * chooses a higher one. */
 static int take_over(struct cluster_restore *all, struct err *err)
 {
     int rc = job_journal(all->job, NULL, "taking over", err);
     if (rc == 0)
-        rc = cluster_archive_write(all, "running", false, err);
+        rc = cluster_archive_write(all, NULL, false, err);
+    restore_test_stop("cluster-taking");
     if (rc == 0)
         rc = claim_all(all, err);
+    if (rc == 0)
+        rc = look_touched(all, err);
     if (rc < 0 && !all->lost)
         return err_hint(err,
                         "the takeover needs an answer of every node and the repository; try again "
@@ -126,7 +150,7 @@ bool cluster_is_lost(struct cluster_restore *all, struct err *err)
     if (cluster_is_dry_run(all))
         return false;
     for (size_t i = 0; !all->lost && i < all->count; i++)
-        if (all->drives[i].job[0] && claim_one(all, &all->drives[i], ASK_ONCE, &why) < 0 &&
+        if (is_asked(&all->drives[i]) && claim_one(all, &all->drives[i], ASK_ONCE, &why) < 0 &&
             all->lost)
             *err = why;
     return all->lost;

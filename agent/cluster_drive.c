@@ -37,7 +37,7 @@ static void reach(struct drive *drive, enum cluster_level level)
     (void)pthread_cond_broadcast(&all->changed);
     (void)pthread_mutex_unlock(&all->mutex);
     if (copy)
-        cluster_archive_note(all, "running", false);
+        cluster_archive_note(all, NULL, false);
     (void)snprintf(point, sizeof(point), "cluster-%s", cluster_level_name(level));
     restore_test_stop(point);
 }

@@ -187,13 +187,16 @@ void cluster_gate_open(const struct conf *conf)
         log_warn("%s", err.text);
 }
 
-int cluster_gate_look(const struct conf *conf, struct err *err)
+int cluster_gate_look(const struct conf *conf, uint64_t *state, struct err *err)
 {
     char path[CONF_PATH_MAX + 64];
     free_json json_t *copies = NULL;
     struct pg_control control;
     bool left_out;
-    int rc = cluster_archive_list(conf, true, &copies, err);
+    uint64_t now = *state;
+    int rc = cluster_archive_watch(conf, &now, &copies, err);
+    if (rc == 0 && json_array_size(copies) == 0)
+        *state = now;
     if (rc < 0 || json_array_size(copies) == 0)
         return rc;
     rc = pg_control_read(conf, conf->data_directory, &control, err);
@@ -202,6 +205,7 @@ int cluster_gate_look(const struct conf *conf, struct err *err)
     const json_t *copy = cluster_gate_choose(copies, conf->node, control.system_id, &left_out);
     if (!left_out) {
         cluster_gate_open(conf);
+        *state = now;
         return 0;
     }
     path_of(conf, path, sizeof(path));
@@ -210,6 +214,7 @@ int cluster_gate_look(const struct conf *conf, struct err *err)
                 : err_set(err, ERR_INTERNAL, "a journal without a plan");
     if (rc < 0)
         return rc;
+    *state = now;
     if (cluster_gate_check(conf, err) < 0)
         log_warn("this node has diverged: %s; %s", err->text, err->hint);
     return 0;
@@ -237,9 +242,10 @@ static void *watch_main(void *ctx)
 {
     struct cluster_gate_watch *watch = ctx;
     struct err err;
+    uint64_t state = 0;
     int rc;
     do {
-        rc = cluster_gate_look(watch->conf, &err);
+        rc = cluster_gate_look(watch->conf, &state, &err);
         if (rc < 0)
             log_debug("not known whether a cluster restore left this node out: %s", err.text);
     } while (!wait_for_stop(watch, rc < 0 ? LOOK_AGAIN_S : LOOK_S));

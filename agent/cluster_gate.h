@@ -32,8 +32,9 @@ void cluster_gate_read(const struct conf *conf, struct cluster_gate *ret);
 /* Negative and the cause with what to do (ERR_REFUSED) when it is closed, else 0. */
 int cluster_gate_check(const struct conf *conf, struct err *err);
 
-/* Looks into the repository, and writes or removes passed.json. */
-int cluster_gate_look(const struct conf *conf, struct err *err);
+/* Looks into the repository, and writes or removes passed.json. *state: as of
+ * cluster_archive_watch(). */
+int cluster_gate_look(const struct conf *conf, uint64_t *state, struct err *err);
 /* A restore made this node part of the cluster again. */
 void cluster_gate_open(const struct conf *conf);
 

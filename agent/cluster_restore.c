@@ -117,7 +117,7 @@ static int prepare(struct cluster_restore *all, struct err *err)
     if (rc == 0)
         rc = cluster_claim(all, err);
     if (rc == 0)
-        cluster_archive_note(all, "running", false);
+        cluster_archive_note(all, NULL, false);
     if (rc == 0)
         rc = cluster_drive(all, LEVEL_RESERVED, err);
     bool checked = json_object_get(json_object_get(all->job->journal, "plan"), "warnings");
@@ -134,7 +134,7 @@ static int touch(struct cluster_restore *all, struct err *err)
     (void)json_object_set_new(journal, "step", json_string("pulling"));
     (void)json_object_set_new(journal, "touched", json_true());
     restore_test_stop("cluster-touching");
-    int rc = cluster_archive_write(all, "running", false, err);
+    int rc = cluster_archive_write(all, NULL, false, err);
     restore_test_stop("cluster-copied");
     if (rc < 0) {
         (void)err_prefix(err, "nothing was touched: before old data goes the journal has to be in "
@@ -164,7 +164,10 @@ static int execute(struct cluster_restore *all, enum cluster_level until, struct
         rc = cluster_check_history(all, err);
     if (rc == 0)
         rc = cluster_drive(all, until, err);
-    return rc < 0 ? after_failure(all, err) : 0;
+    if (rc < 0)
+        return after_failure(all, err);
+    all->complete = until == LEVEL_COMPLETE;
+    return cluster_is_lost(all, err) ? -(int)err->code : 0; /* then another made it complete */
 }
 
 /* The server may be on its way to its target, or there. */

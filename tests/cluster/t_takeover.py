@@ -75,6 +75,9 @@ def taken_over(cluster, first, second, rows, level):
     timeline = cluster.primary.server.timeline()
     job = lost_at(cluster, first, level, [second])
     like(second.cli("status").out, f"restore {job} to t1: running.*by first on", f"{level}: status")
+    done = second.cli("resume")
+    is_status(done, "missing", f"{level}: it is not taken over without being named")
+    like(done.err, f"first on .*tidemark cluster resume {job}", f"{level}: but the hint names it")
     done = second.cli("resume", job[:8])
     if not is_status(done, 0, f"{level}: the second goes on to the end"):
         tm.diag(done.err)
@@ -155,6 +158,32 @@ def given_up(cluster, first, second, rows):
     restored(cluster, second, timeline + 1, rows, "after an abort by another")
 
 
+def goes_on_meanwhile(cluster, first, second, rows):
+    """The first goes on and overwrites nodes while the second, which has read that nothing is
+    touched, is about to give the restore up."""
+    timeline = cluster.primary.server.timeline()
+    pid, thread, _ = asleep_at(cluster, first, "touching")
+    job = first.journal()["id"]
+    second.restart(TIDEMARK_TEST_PAUSE="cluster-taking")
+    abort = threading.Thread(target=lambda: second.cli("abort", job))
+    abort.start()
+    taker = poll(lambda: stopped_below(second.state_dir), 60, "the second to stop itself")
+    os.kill(pid, signal.SIGCONT)
+    poll(lambda: cluster.primary.agent.api("GET", "/jobs")[1]["jobs"][-1].get("old_gone"), 60,
+         "the first to go on")
+    os.kill(taker, signal.SIGCONT)
+    for waiting in (thread, abort):
+        waiting.join()
+    second.restart()
+    like(newest(second, "cancelled", "meanwhile")["error"]["text"], "volumes are not usable",
+         "meanwhile: the second knows what the first did")
+    is_(first.journal()["state"], "taken_over", "meanwhile: the first lost it")
+    is_([m.health() for m in cluster.members], ["partial"] * len(cluster.members),
+        "meanwhile: all are partial")
+    is_status(second.cli("restore", "t1", "--yes"), 0, "meanwhile: another restore")
+    restored(cluster, second, timeline + 1, rows, "meanwhile")
+
+
 def stale_epoch(cluster):
     """What the first would do with a node's part, had it not asked before."""
     for member in cluster.members:
@@ -217,6 +246,7 @@ def main():
     if tm.CAMPAIGN:
         only_asleep(cluster, first, second, rows)
         taker_dies(cluster, first, second, third, rows)
+        goes_on_meanwhile(cluster, first, second, rows)
     watch.end()
     cluster.stop()
 
