@@ -6,6 +6,7 @@ whom; after agent_timeout it stops with every node in a named state, and `cluste
 Between: answers that are lost behind requests that were heard. At no time do two servers accept
 writes, and no standby gets onto a dead branch. All pairs in `make campaign`, a sample in `make
 check`."""
+import contextlib
 import os
 import signal
 import sys
@@ -39,13 +40,21 @@ def held_and_cut(cluster, coordinator, wave, whose):
     return held, victim
 
 
+def has_receiver(standby):
+    """Its server tries to reach the primary: pg_stat_wal_receiver shows nothing before it did."""
+    for pid in processes_below(standby.data):
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+            if b"walreceiver" in file.read():
+                return True
+    return False
+
+
 def is_noticed(cluster, coordinator, held, victim):
     """The coordinator says for whom it waits; or a standby tries to reach its primary, whom the
     coordinator asks nothing meanwhile."""
     def noticed():
         if victim is cluster.primary and held.wave == "attach":
-            return cluster.standbys[0].server.psql("select count(*) from pg_stat_wal_receiver",
-                                                   check=False).stdout.strip() == "1"
+            return has_receiver(cluster.standbys[0])
         return coordinator.journal().get("silent")
     return poll(noticed, 180, f"{held.wave}: the cut of {victim.link.name} to be noticed")
 
