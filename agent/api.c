@@ -224,6 +224,12 @@ static bool is_browsers(struct MHD_Connection *connection, const char *method)
     return strcmp(method, "GET") != 0 && header(connection, "Origin");
 }
 
+static bool has_flag(struct MHD_Connection *connection, const char *name)
+{
+    const char *text = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, name);
+    return text && strcmp(text, "1") == 0;
+}
+
 /* 0: no such argument. False when it is there and is no epoch. */
 static bool epoch_of(struct MHD_Connection *connection, uint64_t *ret)
 {
@@ -237,14 +243,16 @@ static enum MHD_Result answer(const struct door *door, struct MHD_Connection *co
                               const char *path, const char *method, struct request *request)
 {
     struct api_server *server = door->server;
-    const char *follow = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "follow");
     struct api_call call = {.method = method,
                             .path = path,
                             .body = request->body,
                             .body_len = request->len,
                             .idempotency_key = header(connection, "Idempotency-Key"),
-                            .follow = follow && strcmp(follow, "1") == 0};
-    bool good = epoch_of(connection, &call.epoch);
+                            .follow = has_flag(connection, "follow"),
+                            .asker = {.remote = door->tls != NULL}};
+    bool good = epoch_of(connection, &call.asker.epoch);
+    call.asker.force = has_flag(connection, "force");
+    call.asker.keep_fence = has_flag(connection, "keep_fence");
     bool refused = !may_ask(door, connection, &call);
     if (refused)
         call.follow = false;

@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include "agent/conf.h"
+#include "agent/job_rules.h"
 #include "agent/json.h"
 #include "io/repo.h"
 
@@ -29,7 +30,7 @@ struct api_call {
     size_t body_len;
     const char *idempotency_key; /* NULL = none */
     bool follow;                 /* ?follow=1 */
-    uint64_t epoch;              /* ?epoch=N of DELETE: a coordinator asks; 0 = a person */
+    struct job_asker asker;      /* ?epoch=N and ?force=1 of DELETE, and the door */
     int caller;                  /* pid of who asks on this host; 0 = not known */
     /* out */
     unsigned status;             /* HTTP */

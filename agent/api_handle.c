@@ -331,7 +331,7 @@ static int delete_job(struct api *api, struct api_call *call, const char *id, st
     if (api_is_elsewhere(api, id))
         return api_take_over(api, call, id, "abort", err);
     (void)pthread_mutex_lock(&api->mutex);
-    int rc = job_request_cancel(api->conf, id, call->epoch, &ended, err);
+    int rc = job_request_cancel(api->conf, id, &call->asker, &ended, err);
     (void)pthread_mutex_unlock(&api->mutex);
     return rc < 0 ? rc : answer_job(call, ended ? 200 : 202, id);
 }

@@ -42,6 +42,7 @@ int api_patroni_admit(const struct api *api, const struct api_call *call, struct
 
 int api_check_handover(struct api *api, const json_t *request, struct err *err)
 {
+    static const struct job_asker nobody = {.epoch = 0};
     free_json json_t *jobs = NULL;
     size_t i;
     json_t *job;
@@ -59,7 +60,7 @@ int api_check_handover(struct api *api, const json_t *request, struct err *err)
         bool left = job_is_handover(job) && job_is_partial(job) &&
                     !json_is_true(json_object_get(job, "running"));
         if (rc == 0 && left)
-            rc = job_request_cancel(api->conf, json_str(job, "id"), 0, &ended, err);
+            rc = job_request_cancel(api->conf, json_str(job, "id"), &nobody, &ended, err);
     }
     (void)pthread_mutex_unlock(&api->mutex);
     return rc;

@@ -198,8 +198,14 @@ static int call_local(struct client *client, const char *method, const char *pat
                       const json_t *body, json_t **ret, struct err *err)
 {
     free_mem char *text = body ? json_text(body) : NULL;
-    struct api_call call = {
-        .method = method, .path = path, .body = text, .body_len = text ? strlen(text) : 0};
+    char plain[256]; /* what has an argument here is short */
+    size_t len = strcspn(path, "?");
+    (void)snprintf(plain, sizeof(plain), "%.*s", (int)len, path);
+    struct api_call call = {.method = method,
+                            .path = path[len] ? plain : path,
+                            .body = text,
+                            .body_len = text ? strlen(text) : 0,
+                            .asker = {.force = strcmp(path + len, "?force=1") == 0}};
     api_handle(&client->api, &call);
     return take_answer(path, call.status, call.answer, ret, err);
 }

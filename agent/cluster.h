@@ -117,10 +117,11 @@ struct cluster_restore {
     uint64_t epoch;
     char token[ID_TEXT_LEN];                       /* of our epoch, see cluster_lock.h */
     char coordinator[CLUSTER_COORDINATOR_MAX + 1]; /* what agents and copies call us */
-    bool taking;   /* the epoch is new, and not every agent knows it yet: journal["taking"] */
-    bool complete; /* all nodes are: a restore that comes after ours takes nothing from us */
-    bool alone;    /* one node rejoins: no other coordinator has to know */
-    bool lost;     /* another coordinator has the job: nothing is ours to change any more */
+    bool taking;      /* the epoch is new, and not every agent knows it yet: journal["taking"] */
+    bool complete;    /* all nodes are: a restore that comes after ours takes nothing from us */
+    bool alone;       /* one node rejoins: no other coordinator has to know */
+    bool keep_fences; /* cluster_release(): what is fenced stays so, a new primary may write */
+    bool lost;        /* another coordinator has the job: nothing is ours to change any more */
     struct record record;
     bool record_read;
     struct drive drives[CLUSTER_MEMBERS_MAX];

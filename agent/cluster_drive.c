@@ -291,8 +291,9 @@ static int release_one(struct drive *drive, enum cluster_patience patience, stru
 {
     char path[96];
     int rc = cluster_ask_for(drive, patience, err);
-    (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu", drive->job,
-                   (unsigned long long)drive->all->epoch);
+    (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu%s", drive->job,
+                   (unsigned long long)drive->all->epoch,
+                   drive->all->keep_fences ? "&keep_fence=1" : "");
     for (unsigned tries = 0; rc == 0 && drive->job[0] && tries < 2; tries++) {
         free_json json_t *answer = NULL;
         free_json json_t *status = NULL;

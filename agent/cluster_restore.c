@@ -178,10 +178,13 @@ static bool may_write(const json_t *status)
     return asked || step >= STEP_RECOVERING;
 }
 
-/* Who does not answer is not given back either; what has no part any more stays as it is. */
-static int check_release(const struct cluster_restore *all, struct err *err)
+/* Who does not answer is not given back either; what has no part any more stays as it is. Beside a
+ * new primary no old server may start: the way on is to resume, and when that primary was given up,
+ * so that there is none, a fence stays when its node is given up. */
+static int check_release(struct cluster_restore *all, struct err *err)
 {
     const char *writer = NULL, *fenced = NULL;
+    bool given_up = false;
     for (size_t i = 0; i < all->count; i++) {
         const struct drive *drive = &all->drives[i];
         free_json json_t *status = NULL;
@@ -194,10 +197,12 @@ static int check_release(const struct cluster_restore *all, struct err *err)
             return rc;
         if (drive->primary && may_write(status))
             writer = drive->member->name;
+        given_up |= drive->primary && status && job_is_over(status);
         if (json_is(status, "step", "fenced") && !job_is_over(status))
             fenced = drive->member->name;
     }
-    if (!writer || !fenced)
+    all->keep_fences = writer && given_up;
+    if (!writer || !fenced || given_up)
         return 0;
     (void)err_set(err, ERR_REFUSED,
                   "node %s may accept writes already, and to give node %s back would start its old "

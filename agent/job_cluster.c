@@ -31,6 +31,27 @@ int job_cluster_admit(const struct conf *conf, const json_t *status, const char 
     return err_hint(err, "its coordinator alone can %s it: `tidemark cluster resume`", verb);
 }
 
+int job_cluster_admit_cancel(const struct conf *conf, const json_t *status,
+                             const struct job_asker *asker, struct err *err)
+{
+    const char *id = json_str(status, "id"), *step = json_str(status, "step");
+    bool planned = !step[0] || strcmp(step, "planned") == 0 || strcmp(step, "none") == 0;
+    if (!job_is_cluster_part(status))
+        return 0;
+    if (asker->epoch)
+        return cluster_lock_renew(conf, id, asker->epoch, err);
+    if (!asker->remote && (asker->force || planned || job_is_over(status)))
+        return 0;
+    (void)err_set(err, ERR_REFUSED,
+                  "restore %s is one node's part of cluster restore %s: other nodes may be past "
+                  "their fence",
+                  id, json_str(json_object_get(status, "cluster"), "job"));
+    return err_hint(err,
+                    "`tidemark cluster abort` on its coordinator ends all parts; `tidemark cancel "
+                    "%s` on this node, which asks first, ends this one (argument force=1)",
+                    id);
+}
+
 /* --- the state -------------------------------------------------------------------------------- */
 
 /* A part that was killed, or failed and kept what it had, does its step again. */

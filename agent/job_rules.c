@@ -1,12 +1,12 @@
 /* The rules of jobs, see job_rules.h. They read the journals afresh every time: a job started by
  * somebody else counts as much as our own. */
 #include "agent/job_rules.h"
-#include "agent/cluster_lock.h"
 
 #include <stdio.h>
 #include <time.h>
 
 #include "agent/log.h"
+#include "agent/restore.h"
 
 enum { CREATED_MAX_S = 60 };   /* a job that was made but never started is forgotten after this */
 enum { RELEASE_AGAIN_S = 60 }; /* between two tries to give a node back */
@@ -138,14 +138,14 @@ static bool has_fence(const json_t *status)
     return is_restore(status) && json_is(status, "step", "fenced");
 }
 
-int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, bool *ret_done,
-                       struct err *err)
+int job_request_cancel(const struct conf *conf, const char *id, const struct job_asker *asker,
+                       bool *ret_done, struct err *err)
 {
     free_json json_t *status = NULL;
     struct err why;
     int rc = job_status(conf, id, &status, err);
-    if (rc == 0 && epoch && job_is_cluster_part(status))
-        rc = cluster_lock_renew(conf, id, epoch, err);
+    if (rc == 0)
+        rc = job_cluster_admit_cancel(conf, status, asker, err);
     if (rc < 0)
         return rc;
     bool partial = job_is_partial(status), ended = job_is_over(status);
@@ -153,9 +153,12 @@ int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, 
     *ret_done = false;
     if (is_running(status))
         return job_cancel(conf, id, err);
-    if (!ended && (has_fence(status) || is_cluster(status))) {
+    /* At `recovering` a server may run, and go on to its promotion. */
+    if (!ended &&
+        (has_fence(status) || is_cluster(status) || json_is(status, "step", "recovering"))) {
         int pid;
-        return start(conf, id, "abort", NULL, &pid, err);
+        free_json json_t *options = json_pack("{s:b}", "keep_fence", asker->keep_fence);
+        return start(conf, id, "abort", options, &pid, err);
     }
     (void)err_set(&why, ERR_CANCELLED, "%s",
                   partial && up
@@ -201,6 +204,8 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
 {
     const char *id = json_str(status, "id");
     bool touched = job_is_partial(status) || has_fence(status);
+    if (job_is_cluster_part(status) && json_is(status, "step", "configured"))
+        restore_permit_forget(id); /* its hold would have: nobody starts the server meanwhile */
     if (job_is_cluster_part(status) && touched)
         return;
     if (!is_restore(status))

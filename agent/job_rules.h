@@ -6,6 +6,14 @@
 
 #include "agent/job.h"
 
+/* Who asks for an end. */
+struct job_asker {
+    uint64_t epoch;  /* of a coordinator; 0 = it has none, or a person asks */
+    bool remote;     /* through the TCP port, where the certificate of any coordinator is let in */
+    bool force;      /* a person who was told what it means for the other nodes */
+    bool keep_fence; /* what is fenced is given up as it is: its old server does not start */
+};
+
 /* Starts a new run of restore `id` for "execute", "verify" or "resume". call: the body of the
  * request, may be NULL. ERR_MISSING, ERR_BUSY,
  * ERR_REFUSED when the job's state does not allow it. resume of a restore that never reached
@@ -19,6 +27,10 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
  * ERR_USAGE, ERR_REFUSED. */
 int job_cluster_admit(const struct conf *conf, const json_t *status, const char *verb,
                       const json_t *call, struct err *err);
+/* The same for an end: who gives a part back may start a server beside the new primary. Without an
+ * epoch nobody may over TCP, and on the socket only a plan ends without `force`. */
+int job_cluster_admit_cancel(const struct conf *conf, const json_t *status,
+                             const struct job_asker *asker, struct err *err);
 /* The goal of the next run of a part, NULL when its state does not allow the verb. */
 const char *job_cluster_goal(const json_t *status, const char *verb);
 /* Whether the part may be asked to run until there. */
@@ -26,10 +38,9 @@ int job_cluster_check_until(const json_t *status, const json_t *call, struct err
 
 /* Cancels: a running job gets SIGTERM; one that only waits ends at once; a fenced restore runs once
  * more to lift its fence; an unfinished restore past `marked` is given up (its volumes stay marked
- * and unusable until another restore). epoch: of the coordinator that asks, 0 = a person, who
- * always may. *ret_done: it has ended already. */
-int job_request_cancel(const struct conf *conf, const char *id, uint64_t epoch, bool *ret_done,
-                       struct err *err);
+ * and unusable until another restore). *ret_done: it has ended already. */
+int job_request_cancel(const struct conf *conf, const char *id, const struct job_asker *asker,
+                       bool *ret_done, struct err *err);
 
 /* Ends what died: interrupted snapshots and verifications become failed, interrupted restores
  * before `marked` are cancelled (the fence is lifted). With resume, interrupted restores past

@@ -2,6 +2,7 @@
  * means, and what happens to the old server when it fails. See restore.h for the states. */
 #include "agent/restore.h"
 #include "agent/log.h"
+#include "agent/pg.h"
 #include "agent/repository.h"
 
 #include <stdio.h>
@@ -291,27 +292,67 @@ static int run_execute(struct restore *restore, enum restore_step step, struct e
     return rc < 0 ? rc : run_steps(restore, begin_at(step), err);
 }
 
-/* abort: before `marked` everything goes back; after it, the journal says that nobody will go on
- * and that the volumes hold nothing. */
+/* A server that was started would go on to its target and be promoted after the job is given up.
+ * Stopping it needs no repository when the configuration says where it is. */
+static int stop_recovery(struct restore *restore, int loaded, struct err *err)
+{
+    restore_permit_revoke(restore); /* nobody starts it again meanwhile */
+    if (loaded < 0 && !restore->conf.data_directory[0])
+        return loaded;
+    if (loaded < 0)
+        log_warn("the server is stopped as the configuration says: %s", err->text);
+    int rc = restore_gate_close(restore, err);
+    return rc < 0 ? rc : pg_server_stop(&restore->conf, err);
+}
+
+/* What is fenced goes back, or stays fenced when its old server would be a second primary. */
+static int give_fence_up(struct restore *restore, struct err *err)
+{
+    if (!json_is_true(json_object_get(restore->job->goal_file, "keep_fence")))
+        return restore_fence_lift(restore, err);
+    int rc = restore_fence_keep(restore, err);
+    if (rc == 0)
+        json_object_set_new(restore->job->journal, "given_up", json_true());
+    return rc;
+}
+
+static int tell_given_up(const struct restore *restore, enum restore_step step, struct err *err)
+{
+    bool kept = json_is_true(json_object_get(restore->job->journal, "given_up"));
+    if (step < STEP_MARKED && !kept)
+        return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
+    if (step < STEP_MARKED)
+        (void)err_set(err, ERR_CANCELLED,
+                      "given up in its fence: the old server stays down, because the cluster went "
+                      "on without it");
+    else
+        (void)err_set(err, ERR_CANCELLED, "given up in step %s: the volumes are not usable%s",
+                      restore_step_name(step),
+                      step == STEP_RECOVERING ? ", and the server is stopped" : "");
+    return err_hint(err, "restore a tag onto them");
+}
+
+/* abort: before `marked` everything goes back (or keeps its fence); after it, the journal says that
+ * nobody will go on and that the volumes hold nothing. */
 static int run_abort(struct restore *restore, enum restore_step step, struct err *err)
 {
+    bool touched = step >= STEP_MARKED && step < STEP_COMPLETE;
     int rc = 0;
     if (step == STEP_FENCED || step >= STEP_MARKED)
         rc = restore_load(restore, err);
     if (rc == 0 && step == STEP_FENCED)
-        rc = restore_fence_lift(restore, err);
-    if (rc == 0 && step >= STEP_MARKED && step < STEP_COMPLETE) {
+        rc = give_fence_up(restore, err);
+    if (step == STEP_RECOVERING)
+        rc = stop_recovery(restore, rc, err);
+    else if (rc == 0 && touched)
         rc = restore_gate_open(restore, err);
+    if (rc < 0)
+        return rc;
+    if (touched) {
         restore_permit_revoke(restore);
         json_object_set_new(restore->job->journal, "given_up", json_true());
     }
-    if (rc < 0)
-        return rc;
-    if (step < STEP_MARKED)
-        return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
-    (void)err_set(err, ERR_CANCELLED, "given up in step %s: the volumes are not usable",
-                  restore_step_name(step));
-    return err_hint(err, "restore a tag onto them");
+    return tell_given_up(restore, step, err);
 }
 
 static int run_goal(struct restore *restore, struct err *err)

@@ -251,6 +251,8 @@ int restore_check_system(struct restore *restore, bool running, struct err *err)
 int restore_fence(struct restore *restore, struct err *err);
 /* Mounts again what was mounted, removes the fence, starts the server if it ran. */
 int restore_fence_lift(struct restore *restore, struct err *err);
+/* Only mounts again: the fence stays. */
+int restore_fence_keep(struct restore *restore, struct err *err);
 /* Unmounts the volumes: what a failed handover leaves must look as empty as it is. */
 int restore_unmount(struct restore *restore, struct err *err);
 /* The gate that keeps the server stopped over a reboot: file and, for systemd, a drop-in. */
@@ -394,6 +396,7 @@ bool restore_permit_wanted(const struct restore *restore);
 int restore_permit_grant(const struct restore *restore, struct err *err);
 /* When nothing includes it any more, or nobody shall start the server. */
 void restore_permit_revoke(const struct restore *restore);
+void restore_permit_forget(const char *job);
 
 /* --- recover.c, recover_log.c --- */
 int restore_recover(struct restore *restore, struct err *err);

@@ -320,13 +320,18 @@ static bool stays_down(const struct restore *restore)
     return true;
 }
 
+/* The next restore finds the volumes as this one did. */
+int restore_fence_keep(struct restore *restore, struct err *err)
+{
+    restore_close_devices(restore);
+    int rc = unmount_all(restore, true, err);
+    return rc < 0 ? rc : mount_back(restore, err);
+}
+
 int restore_fence_lift(struct restore *restore, struct err *err)
 {
     enum pg_state state;
-    restore_close_devices(restore);
-    int rc = unmount_all(restore, true, err);
-    if (rc == 0)
-        rc = mount_back(restore, err);
+    int rc = restore_fence_keep(restore, err);
     if (rc == 0)
         rc = restore_gate_open(restore, err);
     if (rc == 0)

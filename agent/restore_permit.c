@@ -17,17 +17,21 @@
 /* Not below the agent's own directory, which systemd removes with the agent. */
 static const char permit_dir[] = "/run/tidemark-restore";
 
+static void path_for(const char *job, char *ret, size_t size)
+{
+    (void)snprintf(ret, size, "%s/not-complete.run-tidemark-restore--resume.%s", permit_dir, job);
+}
+
 void restore_permit_path(const struct restore *restore, char *ret, size_t size)
 {
-    (void)snprintf(ret, size, "%s/not-complete.run-tidemark-restore--resume.%s", permit_dir,
-                   restore->job->id);
+    path_for(restore->job->id, ret, size);
 }
 
 /* A server that waits at its target for a person, or was shut down there, is that person's; one
  * that was handed over is Patroni's, which starts it as often as it likes. */
 bool restore_permit_wanted(const struct restore *restore)
 {
-    return restore->request.action == ACTION_PROMOTE && !restore_is_handover(restore);
+    return restore->request.action == ACTION_PROMOTE && !restore->request.handover_directory;
 }
 
 int restore_permit_grant(const struct restore *restore, struct err *err)
@@ -48,8 +52,13 @@ int restore_permit_grant(const struct restore *restore, struct err *err)
 
 void restore_permit_revoke(const struct restore *restore)
 {
+    restore_permit_forget(restore->job->id);
+}
+
+void restore_permit_forget(const char *job)
+{
     char path[PERMIT_PATH_MAX];
-    restore_permit_path(restore, path, sizeof(path));
+    path_for(job, path, sizeof(path));
     (void)unlink(path);
     (void)rmdir(permit_dir); /* fails, rightly, while another restore has its permit there */
 }

@@ -1,8 +1,11 @@
 /* tidemark cancel: ends a job. */
 #include <stdio.h>
+#include <unistd.h>
 
 #include "agent/job.h"
 #include "tools/cmd.h"
+
+enum { POLL_US = 100000 };
 
 /* Giving up a half-done restore leaves a server that cannot start, and lifting the fence of one
  * node of a cluster starts a server that the others no longer know: worth a question. NULL: none.
@@ -32,6 +35,28 @@ static int confirm(const struct cmd *cmd, const json_t *status, struct err *err)
     return err_set(err, ERR_CANCELLED, "not cancelled");
 }
 
+/* What does not run is given up by a run of its own: it lifts the fence, or stops the server that
+ * recovers. Whoever restores next would find the node busy. */
+static int wait_given_up(struct client *client, const char *id, struct err *err)
+{
+    char path[64];
+    (void)snprintf(path, sizeof(path), "/jobs/%s", id);
+    for (;;) {
+        free_json json_t *status = NULL;
+        int rc = client_call(client, "GET", path, NULL, &status, err);
+        if (rc < 0 || job_is_over(status))
+            return rc;
+        const json_t *error = json_object_get(status, "error");
+        if (!json_is_true(json_object_get(status, "running"))) {
+            enum err_code code = err_code_from_name(cmd_text(error, "code"));
+            (void)err_set(err, code == ERR_OK ? ERR_PARTIAL : code, "not given up: %s",
+                          cmd_text(error, "text"));
+            return err_hint(err, "%s", cmd_text(error, "hint"));
+        }
+        (void)usleep(POLL_US);
+    }
+}
+
 static int cancel(const struct cmd *cmd, struct client *client, struct err *err)
 {
     char id[ID_TEXT_LEN], path[64];
@@ -43,8 +68,12 @@ static int cancel(const struct cmd *cmd, struct client *client, struct err *err)
     rc = client_call(client, "GET", path, NULL, &status, err);
     if (rc == 0)
         rc = confirm(cmd, status, err);
+    if (rc == 0 && job_is_cluster_part(status)) /* of that the question tells */
+        (void)snprintf(path, sizeof(path), "/jobs/%s?force=1", id);
     if (rc == 0)
         rc = client_call(client, "DELETE", path, NULL, &answer, err);
+    if (rc == 0 && !json_is_true(json_object_get(status, "running")))
+        rc = wait_given_up(client, id, err);
     if (rc == 0 && cmd->json)
         cmd_print_json(answer);
     else if (rc == 0)

@@ -89,7 +89,7 @@ def other_data(cluster, coordinator, member):
     member.server.start()
 
 
-def shutdown_in_fence(cluster, coordinator):
+def promoted_alone(cluster, coordinator):
     """db1 does its fence again while db2 is promoted already; then its host goes down."""
     old, new = cluster.members
     old.restart_agent(TIDEMARK_TEST_PAUSE="fenced-closed")
@@ -109,6 +109,12 @@ def shutdown_in_fence(cluster, coordinator):
     is_((status["state"], status["step"]), ("failed", "fenced"), "its part is still fenced")
     ok(not old.server.running(), "its old server does not run beside the new primary")
     old.restart_agent()
+
+
+def shutdown_in_fence(cluster, coordinator):
+    """The new primary can be finished: nobody is given back."""
+    old, new = cluster.members
+    promoted_alone(cluster, coordinator)
     done = coordinator.cli("abort")
     is_status(done, "refused", "abort is refused")
     like(done.err, "(?s)db2 may accept writes.*db1.*cluster resume", "and says why")
@@ -125,12 +131,49 @@ def promoted_and_given_up(cluster, coordinator):
     coordinator.agent.api("POST", f"/restores/{job}/execute", {})
     newest(coordinator, "executed", "execute")
     new = cluster.primary
-    is_(new.agent.api("DELETE", f"/jobs/{last_job(new)['id']}")[0], 200, "db2's part is given up")
+    part = f"/jobs/{last_job(new)['id']}"
+    status, answer = new.agent.api("DELETE", part)
+    is_((status, answer.get("code")), (409, "refused"), "a part does not end by the way")
+    is_(new.agent.api("DELETE", part + "?force=1")[0], 200, "db2's part is given up")
     coordinator.agent.api("POST", f"/restores/{job}/verify", {})
     journal = newest(coordinator, "failed", "verify")
     is_(journal["error"]["code"], "refused", "the rest is not finished without it")
     like(journal["error"]["text"], "given up, and node db1 has followed", "and says why")
     is_status(coordinator.cli("abort"), 0, "abort")
+    is_status(coordinator.cli("restore", "t1", "--yes", "--primary=db2"), 0, "and restore anew")
+    cluster.wait_attached(new.server.timeline())
+
+
+def left_in_fence(cluster, coordinator):
+    """The promoted server was given up and another node is fenced: one command ends it, and no
+    second server accepts writes."""
+    old, new = cluster.members
+    promoted_alone(cluster, coordinator)
+    is_(new.agent.api("DELETE", f"/jobs/{last_job(new)['id']}?force=1")[0], 200, "db2 is given up")
+    is_status(coordinator.cli("abort"), 0, "abort")
+    status = last_job(old)
+    is_((status["state"], status["step"], status.get("given_up")), ("cancelled", "fenced", True),
+        "db1 is given up in its fence")
+    ok(not old.server.running(), "its old server stays down")
+    is_(old.health(), "partial", "health says so")
+    is_(writers(cluster), ["db2"], "one server accepts writes")
+    is_status(coordinator.cli("restore", "t1", "--yes", "--primary=db2"), 0, "and restore anew")
+    cluster.wait_attached(new.server.timeline())
+
+
+def given_up_on_its_way(cluster, coordinator):
+    """The job dies when it has started the server: given up, that is not promoted after all."""
+    old, new = cluster.members
+    new.restart_agent(TIDEMARK_TEST_STOP="recovering-started")
+    is_status(coordinator.cli("restore", "t1", "--yes", "--primary=db2"), "partial",
+              "db2's job dies")
+    new.restart_agent()
+    is_(last_job(new)["step"], "recovering", "while its server recovers")
+    is_status(coordinator.cli("abort"), 0, "abort")
+    is_(last_job(new)["state"], "cancelled", "it is given up")
+    ok(not new.server.running(), "and its server is stopped")
+    is_([m.health() for m in cluster.members], ["partial"] * 2, "health says so")
+    isnt(new.server.start(check=False).returncode, 0, "nobody starts it")
     is_status(coordinator.cli("restore", "t1", "--yes", "--primary=db2"), 0, "and restore anew")
     cluster.wait_attached(new.server.timeline())
 
@@ -150,6 +193,8 @@ def main():
     other_data(cluster, coordinator, new)
     shutdown_in_fence(cluster, coordinator)
     promoted_and_given_up(cluster, coordinator)
+    left_in_fence(cluster, coordinator)
+    given_up_on_its_way(cluster, coordinator)
     cluster.stop()
 
 

@@ -13,6 +13,7 @@
 
 static struct conf conf;
 static struct err err;
+static const struct job_asker person;
 static char base[64];
 
 /* --- the verbs ---------------------------------------------------------------------------------*/
@@ -223,9 +224,10 @@ static void test_cancel_and_busy(void)
     is_u64(json_array_size(list), 4, "of all jobs");
     is_str(json_string_value(json_object_get(json_array_get(list, 3), "id")), verification,
            "oldest first");
-    is_good(job_request_cancel(&conf, id, 0, &ended, &err), &err, "cancel");
+    is_good(job_request_cancel(&conf, id, &person, &ended, &err), &err, "cancel");
     ok(!ended, "is asked for");
-    is_good(job_request_cancel(&conf, verification, 0, &ended, &err), &err, "cancel the other");
+    is_good(job_request_cancel(&conf, verification, &person, &ended, &err), &err,
+            "cancel the other");
     wait_ended(id);
     wait_ended(verification);
     is_str(state_of(id), "cancelled", "cancelled");
@@ -311,7 +313,8 @@ static void test_restore_steps(void)
     pid = start(other);
     wait_phase(other, "pulling");
     kill_hard(pid);
-    is_good(job_request_cancel(&conf, other, 0, &ended, &err), &err, "give up a half restore");
+    is_good(job_request_cancel(&conf, other, &person, &ended, &err), &err,
+            "give up a half restore");
     ok(ended, "ends at once");
     is_str(state_of(other), "cancelled", "cancelled");
     is_str(health(), "partial", "health stays partial until another restore");

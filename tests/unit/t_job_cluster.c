@@ -94,8 +94,32 @@ static void test_strangers(void)
            "part of cluster restore", "a part needs one");
 }
 
+static int end(const char *state, const char *step, struct job_asker asker)
+{
+    static const struct conf conf;
+    free_json json_t *part = status_of(state, step, NULL, "primary");
+    return job_cluster_admit_cancel(&conf, part, &asker, &err);
+}
+
+static void test_ends(void)
+{
+    const struct job_asker person = {0}, sure = {.force = true};
+    is_good(end("prepared", "planned", person), &err, "a plan ends for anybody here");
+    is_err(end("held", "fenced", person), &err, ERR_REFUSED, "may be past their fence",
+           "a fence does not");
+    is_err(end("failed", "pulling", person), &err, ERR_REFUSED, "may be past their fence",
+           "nor what was touched");
+    is_good(end("held", "fenced", sure), &err, "who was told may");
+    is_good(end("cancelled", "fenced", person), &err, "what is over stays so");
+    is_err(end("held", "fenced", (struct job_asker){.remote = true, .force = true}), &err,
+           ERR_REFUSED, "may be past their fence", "from elsewhere nobody without an epoch");
+    is_err(end("prepared", "planned", (struct job_asker){.remote = true}), &err, ERR_REFUSED,
+           "may be past their fence", "not even a plan");
+}
+
 int main(void)
 {
+    test_ends();
     test_goals();
     test_until();
     test_strangers();
