@@ -211,6 +211,7 @@ static int save_wal(struct restore *restore, struct err *err)
 {
     struct restore_volume *volume = wal_volume(restore);
     struct mount_entry entry;
+    json_t *journal = restore->job->journal;
     uint64_t pushed = 0;
     int rc = mount_all_old(restore, err);
     if (rc < 0 || !volume || !restore_find_mount(volume->mount_point, &entry))
@@ -220,11 +221,13 @@ static int save_wal(struct restore *restore, struct err *err)
     if (access(directory, F_OK) < 0) /* the data volume is gone, or pg_wal was elsewhere */
         (void)snprintf(directory, sizeof(directory), "%s", restore->wal_directory);
     if (access(directory, F_OK) < 0 && errno == ENOENT)
-        return 0; /* no server lives on this filesystem any more */
+        return 0;                               /* no server lives on this filesystem any more */
+    (void)json_object_del(journal, "wal_lost"); /* what an earlier run could not, this one may */
     rc = accept_loss(restore, restore_salvage(restore, directory, &pushed, err), err);
     if (rc < 0 && rc != -ERR_CANCELLED)
         return refuse_unreadable(volume, err);
-    json_object_set_new(restore->job->journal, "wal_pushed", json_integer((json_int_t)pushed));
+    pushed += (uint64_t)json_integer_value(json_object_get(journal, "wal_pushed"));
+    json_object_set_new(journal, "wal_pushed", json_integer((json_int_t)pushed));
     return rc;
 }
 

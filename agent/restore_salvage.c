@@ -34,7 +34,26 @@ struct salvage {
     size_t count, capacity;
     uint64_t pushed;
     bool standby; /* the old server was one: its primary has the same WAL, or more of it */
+    /* With --discard-unarchived-wal one that cannot be saved keeps no other from it. */
+    size_t lost_count;
+    char lost[256];   /* the names, as many as fit */
+    struct err first; /* why the first of them */
 };
+
+static int lose(struct salvage *salvage, const char *name, int rc, struct err *err)
+{
+    size_t len = strlen(salvage->lost);
+    if (rc >= 0 || rc == -ERR_CANCELLED || !salvage->restore->request.discard_unarchived_wal)
+        return rc;
+    log_warn("WAL cannot be saved: name=%s err=\"%s\"", name, err->text);
+    if (salvage->lost_count++ == 0)
+        salvage->first = *err;
+    if (len + strlen(name) + sizeof(", ") < sizeof(salvage->lost))
+        (void)snprintf(salvage->lost + len, sizeof(salvage->lost) - len, "%s%s", len ? ", " : "",
+                       name);
+    err_clear(err);
+    return 0;
+}
 
 static bool is_real(const struct salvage *salvage, const struct segment *segment, struct err *err)
 {
@@ -170,7 +189,7 @@ static int read_directory(struct salvage *salvage, struct err *err)
     int rc = 0;
     for (struct dirent *entry; rc == 0 && (entry = readdir(dir));)
         if (entry->d_name[0] != '.')
-            rc = each_name(salvage, entry->d_name, err);
+            rc = lose(salvage, entry->d_name, each_name(salvage, entry->d_name, err), err);
     (void)closedir(dir);
     return rc;
 }
@@ -198,11 +217,14 @@ int restore_salvage(struct restore *restore, const char *directory, uint64_t *re
     if (rc == 0 && salvage.count > 0)
         qsort(salvage.segments, salvage.count, sizeof(*salvage.segments), compare_segments);
     for (size_t i = 0; rc == 0 && i < salvage.count; i++) {
-        rc = salvage_segment(&salvage, i, err);
+        rc = lose(&salvage, salvage.segments[i].name, salvage_segment(&salvage, i, err), err);
         if (rc == 0)
             rc = job_check_cancel(restore->job, err);
     }
     free(salvage.segments);
     *ret_pushed = salvage.pushed;
-    return rc;
+    if (rc < 0 || salvage.lost_count == 0)
+        return rc;
+    return err_set(err, salvage.first.code, "%zu of the old WAL's files cannot be saved (%s): %s",
+                   salvage.lost_count, salvage.lost, salvage.first.text);
 }

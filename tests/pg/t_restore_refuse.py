@@ -12,7 +12,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from tm import *  # noqa: E402, F403
-from t_restore import Story, record_of  # noqa: E402
+from t_restore import Story, journal_of, record_of  # noqa: E402
 import tm  # noqa: E402
 
 
@@ -202,6 +202,8 @@ def test_unarchived(case):
     server.reload()
     segment = server.psql("create table late (); select pg_walfile_name(pg_current_wal_lsn())")
     server.switch_wal()
+    later = server.psql("create table later (); select pg_walfile_name(pg_current_wal_lsn())")
+    server.switch_wal()
     good = sorted(glob.glob(f"{case.repository}/wal/main/*/00000001/" + "0" * 7 + "1*"))[-1]
     fake = os.path.join(os.path.dirname(good), segment)
     if os.path.exists(fake):
@@ -218,6 +220,10 @@ def test_unarchived(case):
     is_status(node.cli("restore", "t1", "--yes", "--discard-unarchived-wal",
                        "--server-config=image"), 0,
               "unarchived WAL: accepted when asked for")
+    like(journal_of(node)["wal_lost"], rf"^1 of .* cannot be saved \({segment}\)",
+         "unarchived WAL: what is lost is named")
+    is_(len(glob.glob(f"{case.repository}/wal/main/*/*/{later}")), 1,
+        "unarchived WAL: a later segment is saved all the same")
     os.unlink(fake)
     case.story.check_tag("after all that")
     server.psql("alter system set archive_command = 'false'")
