@@ -16,6 +16,7 @@
 #include "agent/api_follow.h"
 #include "agent/api_request.h"
 #include "agent/api_socket.h"
+#include "agent/cluster_lock.h"
 #include "agent/job.h"
 #include "agent/log.h"
 #include "agent/tls.h"
@@ -24,7 +25,7 @@ enum {
     ADDRESS_CONNECTIONS_MAX = API_CONNECTIONS_MAX / 2, /* TCP: no host can take all */
     IDLE_TIMEOUT_S = 30,
     HEADER_MEMORY = 64 << 10,
-    DISCARD_MAX = 1 << 20, /* of a body that is too long anyway */
+    DISCARD_MAX = 2 << 20, /* of a body that is too long anyway */
 };
 
 struct door {
@@ -194,9 +195,17 @@ static void refuse(struct api_call *call, unsigned status, const char *text, con
     api_problem_status(call, status, &err);
 }
 
+static size_t body_max(const char *path)
+{
+    return strcmp(path, "/snapshots") == 0 ? API_TOPOLOGY_MAX : API_BODY_MAX;
+}
+
 static void refuse_long(struct api_call *call)
 {
-    refuse(call, 413, "the body is longer than 64 KiB", "");
+    char text[64];
+    (void)snprintf(text, sizeof(text), "the body is longer than %zu KiB",
+                   body_max(call->path) >> 10);
+    refuse(call, 413, text, "");
 }
 
 /* The handshake let nobody in without a certificate of the CA, and the socket's mode nobody but its
@@ -236,7 +245,8 @@ static bool epoch_of(struct MHD_Connection *connection, uint64_t *ret)
     const char *text = MHD_lookup_connection_value(connection, MHD_GET_ARGUMENT_KIND, "epoch");
     size_t len = text ? strlen(text) : 0;
     *ret = text ? strtoull(text, NULL, 10) : 0;
-    return !text || (len <= 18 && strspn(text, "0123456789") == len && *ret > 0);
+    return !text ||
+           (len < 20 && strspn(text, "0123456789") == len && *ret > 0 && *ret <= CLUSTER_EPOCH_MAX);
 }
 
 static enum MHD_Result answer(const struct door *door, struct MHD_Connection *connection,
@@ -282,10 +292,11 @@ static bool announced_too_long(struct MHD_Connection *connection)
     return length && (strlen(length) > 9 || strtoul(length, NULL, 10) > DISCARD_MAX);
 }
 
-static enum MHD_Result take_body(struct request *request, const char *data, size_t *len)
+static enum MHD_Result take_body(struct request *request, size_t len_max, const char *data,
+                                 size_t *len)
 {
     size_t total = request->len + *len;
-    if (total > API_BODY_MAX)
+    if (total > len_max)
         request->too_long = true;
     if (total > DISCARD_MAX)
         return MHD_NO;
@@ -322,7 +333,7 @@ static enum MHD_Result on_request(void *ctx, struct MHD_Connection *connection, 
         return *state ? MHD_YES : MHD_NO;
     }
     if (*data_len > 0)
-        return take_body(request, data, data_len);
+        return take_body(request, body_max(url), data, data_len);
     if (request->answered)
         return MHD_YES;
     request->answered = true;

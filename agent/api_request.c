@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "agent/cluster_lock.h"
 #include "agent/conf.h"
 #include "agent/nearest.h"
 #include "io/repo.h"
@@ -55,7 +56,6 @@ static const struct field snapshot_fields[] = {
 static const struct field cluster_snapshot_fields[] = {
     {"tag", FIELD_TEXT, true, NULL},
     {"full", FIELD_BOOL, false, NULL},
-    {"source", FIELD_TEXT, false, NULL},
 };
 static const struct field cluster_restore_fields[] = {
     {"snapshot", FIELD_TEXT, false, NULL},
@@ -262,8 +262,10 @@ static int check_field(const struct field *field, const json_t *value, struct er
                            field->name);
         return 0;
     case FIELD_EPOCH:
-        if (!json_is_integer(value) || json_integer_value(value) < 1)
-            return err_set(err, ERR_USAGE, "field '%s' must be a number from 1", field->name);
+        if (!json_is_integer(value) || json_integer_value(value) < 1 ||
+            json_integer_value(value) > CLUSTER_EPOCH_MAX)
+            return err_set(err, ERR_USAGE, "field '%s' must be a number from 1 to %lld",
+                           field->name, CLUSTER_EPOCH_MAX);
         return 0;
     case FIELD_WORD:
         return check_word(field, value, err);
@@ -344,8 +346,9 @@ static int check_rejoin(const json_t *obj, struct err *err)
 
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret, struct err *err)
 {
-    if (len > API_BODY_MAX)
-        return err_set(err, ERR_USAGE, "the body is longer than %d bytes", API_BODY_MAX);
+    size_t len_max = strcmp(type, "snapshot") == 0 ? API_TOPOLOGY_MAX : API_BODY_MAX;
+    if (len > len_max)
+        return err_set(err, ERR_USAGE, "the body is longer than %zu KiB", len_max >> 10);
     free_json json_t *obj = NULL;
     int rc = len ? json_parse(body, len, ERR_USAGE, &obj, err) : 0;
     if (rc < 0)

@@ -5,7 +5,8 @@
 
 #include "agent/json.h"
 
-enum { API_BODY_MAX = 64 << 10 };
+/* POST /snapshots has the members of a cluster with their slots. */
+enum { API_BODY_MAX = 64 << 10, API_TOPOLOGY_MAX = 1 << 20 };
 
 /* Parses and checks the body of a request of this type ("snapshot", "restore", "verification",
  * "execute", "verify", and "empty" for resume, which takes {} or nothing). ERR_USAGE names the

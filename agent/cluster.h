@@ -74,6 +74,14 @@ json_t *cluster_health(const struct conf *conf);
 /* All of it as one page of HTML for a browser; malloc'ed. Loads nothing, runs nothing. */
 char *cluster_page(const struct cluster *cluster);
 
+/* --- cluster_topology.c --- */
+/* What a snapshot keeps of members (cluster_status()): of a slot no more than makes it again. New
+ * reference. Pure. */
+json_t *cluster_topology(const json_t *members);
+/* The standby among members that this one followed: it is a cascading one. NULL when it followed
+ * the primary, or nobody knows. Borrowed. Pure. */
+const char *cluster_upstream(const json_t *members, const json_t *standby);
+
 /* --- cluster_restore.c, cluster_plan.c, cluster_check.c, cluster_drive.c, cluster_ask.c,
  * cluster_claim.c --- */
 
@@ -201,6 +209,8 @@ int cluster_ask_step(struct drive *drive, const char *verb, json_t *body, enum c
 int cluster_ask_reserve(struct drive *drive, const json_t *body, struct err *err);
 /* The reservation whose answer never came: fills drive->job when there is one. */
 int cluster_ask_for(struct drive *drive, enum cluster_patience patience, struct err *err);
+/* The same for who gives it back: a request that was given up may arrive behind the first look. */
+int cluster_ask_late(struct drive *drive, enum cluster_patience patience, struct err *err);
 /* How far the node has come by the status of its agent's job. */
 enum cluster_level cluster_level_of(const json_t *status);
 /* What the agent's job failed with, as our own error. */

@@ -13,7 +13,8 @@
 
 #include <stdio.h>
 
-enum { POLL_MS = 200 };
+/* A pull takes hours, and every look is a handshake. */
+enum { POLL_MS = 200, POLL_LATER_MS = 1000, POLL_OFTEN_MS = 10000, LATE_REQUEST_MS = 3000 };
 
 static int call(struct drive *drive, const char *method, const char *path, const json_t *body,
                 json_t **ret, struct err *err)
@@ -116,6 +117,7 @@ int cluster_ask_job(struct drive *drive, enum cluster_patience patience, json_t 
                     struct err *err)
 {
     char path[64];
+    uint64_t since_ms = now_ms();
     (void)snprintf(path, sizeof(path), "/jobs/%s", drive->job);
     for (;;) {
         free_json json_t *status = NULL;
@@ -130,7 +132,7 @@ int cluster_ask_job(struct drive *drive, enum cluster_patience patience, json_t 
         rc = patience == ASK_UNLESS_CANCELLED ? job_check_cancel(drive->all->job, err) : 0;
         if (rc < 0)
             return rc;
-        pause_ms(POLL_MS);
+        pause_ms(now_ms() - since_ms < POLL_OFTEN_MS ? POLL_MS : POLL_LATER_MS);
     }
 }
 
@@ -227,9 +229,21 @@ int cluster_ask_step(struct drive *drive, const char *verb, json_t *body, enum c
 
 /* --- the reservation -------------------------------------------------------------------------- */
 
+/* It becomes a part of paths. */
+static int check_id(const struct drive *drive, const char *id, struct err *err)
+{
+    uint8_t bytes[ID_LEN];
+    return id_from_text(id, bytes)
+               ? 0
+               : err_set(err, ERR_INTERNAL, "node %s calls its job '%.64s', which is no id",
+                         drive->member->name, id);
+}
+
 /* id NULL: not known yet, or noted already. */
 static int note_asked(struct drive *drive, const char *id, struct err *err)
 {
+    if (id && check_id(drive, id, err) < 0)
+        return -(int)err->code;
     (void)pthread_mutex_lock(&drive->all->mutex);
     drive->asked = true;
     if (id)
@@ -252,10 +266,19 @@ int cluster_ask_for(struct drive *drive, enum cluster_patience patience, struct 
     json_array_foreach(json_object_get(answer, "jobs"), i, job)
     {
         if (json_is(json_object_get(job, "cluster"), "job", drive->all->job->id) &&
-            !job_is_over(job))
+            !job_is_over(job) && check_id(drive, json_str(job, "id"), err) == 0)
             (void)snprintf(drive->job, sizeof(drive->job), "%.32s", json_str(job, "id"));
     }
     return 0;
+}
+
+int cluster_ask_late(struct drive *drive, enum cluster_patience patience, struct err *err)
+{
+    int rc = cluster_ask_for(drive, patience, err);
+    if (rc < 0 || drive->job[0] || !drive->asked)
+        return rc;
+    pause_ms(LATE_REQUEST_MS);
+    return cluster_ask_for(drive, patience, err);
 }
 
 /* A node that is busy may be so with what was asked for before. */
@@ -275,7 +298,13 @@ static int reserve_once(struct drive *drive, const json_t *body, bool again, boo
     *ret_lost = is_silence(rc) || (again && rc == -ERR_BUSY);
     if (rc == 0)
         rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
-    return rc < 0 ? rc : note_asked(drive, id, err);
+    if (rc == 0)
+        return note_asked(drive, id, err);
+    (void)pthread_mutex_lock(&drive->all->mutex);
+    if (!again && !*ret_lost && rc != -ERR_INTERNAL) /* it said no: nothing of ours can be there */
+        drive->asked = false;
+    (void)pthread_mutex_unlock(&drive->all->mutex);
+    return rc;
 }
 
 int cluster_ask_reserve(struct drive *drive, const json_t *body, struct err *err)

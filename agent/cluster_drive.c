@@ -290,7 +290,7 @@ int cluster_drive(struct cluster_restore *all, enum cluster_level level, struct 
 static int release_one(struct drive *drive, enum cluster_patience patience, struct err *err)
 {
     char path[96];
-    int rc = cluster_ask_for(drive, patience, err);
+    int rc = cluster_ask_late(drive, patience, err);
     (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu%s", drive->job,
                    (unsigned long long)drive->all->epoch,
                    drive->all->keep_fences ? "&keep_fence=1" : "");

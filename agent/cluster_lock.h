@@ -17,6 +17,7 @@
 #include "io/repo.h"
 
 enum { CLUSTER_COORDINATOR_MAX = 160 };
+#define CLUSTER_EPOCH_MAX 999999999999999999LL /* a JSON number, wherever it is */
 
 struct cluster_lock {
     char job[ID_TEXT_LEN];     /* the cluster job; "" = there never was one */

@@ -124,7 +124,10 @@ static int fill_template(const char *template, const char *host, const char *nam
         len += (size_t)snprintf(ret + min_u64(len, size - 1), size - min_u64(len, size - 1), "%s",
                                 part);
     }
-    return len < size ? 0 : err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is too long");
+    if (len >= size)
+        return err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is too long");
+    free_json json_t *text = json_string(ret);
+    return text ? 0 : err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is not UTF-8");
 }
 
 static const struct drive *primary_of(const struct cluster_restore *all)
@@ -168,6 +171,15 @@ static int conninfo_to(struct cluster_restore *all, const struct cluster_member 
     if (template[0])
         return fill_template(template, host, drive->member->name, drive->conninfo,
                              sizeof(drive->conninfo), err);
+    const char *upstream = cluster_upstream(json_object_get(all->record.topology, "members"), node);
+    if (upstream) {
+        (void)err_set(err, ERR_REFUSED,
+                      "standby %s followed standby %s, and a restore attaches every standby to the "
+                      "primary: how it reaches %s is not known",
+                      drive->recorded, upstream, primary->name);
+        return err_hint(err, "set [coordinator] primary_conninfo, as host=%%h user=… "
+                             "application_name=%%n; it can be cascaded again afterwards");
+    }
     bool same =
         strcmp(primary_node, primary->name) == 0 && strcmp(json_str(to, "role"), "primary") == 0;
     if (same && recorded[0]) {

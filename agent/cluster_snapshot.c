@@ -1,7 +1,7 @@
-/* A snapshot of the cluster: the blocks of one node, the topology of all. The source is the primary
- * unless somebody names another node; standbys hold the same data, and a restore brings every node
- * back from the one snapshot. */
+/* A snapshot of the cluster: the blocks of the primary, the topology of all. A restore brings every
+ * node back from the one snapshot. */
 #include "agent/cluster.h"
+#include "agent/clock.h"
 #include "agent/log.h"
 
 #include <stdio.h>
@@ -34,26 +34,12 @@ static int find_source(const json_t *members, const char **ret, struct err *err)
     return err_hint(err, "start it; `tidemark cluster status` shows the nodes");
 }
 
-/* The topology is kept with the snapshot: what a node says of its health today is not. */
-static json_t *topology(const json_t *members)
-{
-    static const char *const passing[] = {"health", "status", "cause", "hint", "history"};
-    json_t *copy = json_deep_copy(members), *member;
-    size_t i;
-    json_array_foreach(copy, i, member)
-    {
-        for (size_t k = 0; k < ARRAY_LEN(passing); k++)
-            (void)json_object_del(member, passing[k]);
-    }
-    return copy;
-}
-
 static json_t *request_of(const json_t *job_request, const json_t *members)
 {
     json_t *body = json_object();
     json_t *full = json_object_get(job_request, "full");
     (void)json_object_set(body, "tag", json_object_get(job_request, "tag"));
-    (void)json_object_set_new(body, "members", topology(members));
+    (void)json_object_set_new(body, "members", cluster_topology(members));
     if (full)
         (void)json_object_set(body, "full", full);
     return body;
@@ -65,17 +51,22 @@ static int follow(struct job *job, const struct cluster *cluster,
                   struct err *err)
 {
     char path[64], phase[32] = "";
+    uint64_t heard_ms = now_ms(), patience_ms = job->conf.coordinator_agent_timeout_s * 1000ull;
     (void)snprintf(path, sizeof(path), "/jobs/%s", id);
     for (;;) {
         free_json json_t *status = NULL;
         int rc = cluster_call(cluster, source, "GET", path, NULL, &status, err);
-        if (rc < 0)
+        bool silent = rc == -ERR_DEVICE || rc == -ERR_STORE; /* its agent restarts, perhaps */
+        if (rc < 0 && (!silent || now_ms() - heard_ms > patience_ms))
             return rc;
-        if (!json_is_true(json_object_get(status, "running"))) {
+        if (rc == 0)
+            heard_ms = now_ms();
+        if (rc == 0 && !json_is_true(json_object_get(status, "running"))) {
             *ret = json_incref(status);
             return 0;
         }
-        if (strcmp(phase, json_str(status, "phase")) != 0) {
+        rc = 0;
+        if (status && strcmp(phase, json_str(status, "phase")) != 0) {
             (void)snprintf(phase, sizeof(phase), "%s", json_str(status, "phase"));
             rc = job_journal(job, NULL, phase, err);
         }
@@ -138,8 +129,5 @@ int cluster_snapshot_run(struct job *job, struct err *err)
     const json_t *members = json_object_get(status, "members");
     const char *source;
     rc = find_source(members, &source, err);
-    if (rc < 0)
-        return rc;
-    const char *wanted = json_string_value(json_object_get(job->request, "source"));
-    return snapshot_on(job, &cluster, members, wanted ? wanted : source, err);
+    return rc < 0 ? rc : snapshot_on(job, &cluster, members, source, err);
 }

@@ -9,7 +9,6 @@
 static const struct cmd_option options[] = {
     {"tag", 't', "TAG", "snapshot: its name"},
     {"full", 0, NULL, "snapshot: read and store everything again"},
-    {"source", 0, "MEMBER", "snapshot: the node whose blocks are read (default: the primary)"},
     {"dry-run", 0, NULL, "restore: print the plan and touch nothing"},
     {"primary", 0, "MEMBER", "restore: the node that becomes the primary (default: as recorded)"},
     {"map", 0, "NODE=MEMBER", "restore: the member that takes the place of a recorded node"},
@@ -62,7 +61,6 @@ static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
     free_json json_t *status = NULL;
     cmd_add_option(cmd, "tag", "tag", body);
     cmd_add_option(cmd, "full", "full", body);
-    cmd_add_option(cmd, "source", "source", body);
     int rc = cmd_run_job(cmd, client, "/cluster/snapshots", body, &status, err);
     if (rc < 0)
         return rc;

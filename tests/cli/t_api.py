@@ -76,10 +76,12 @@ def test_problems(agent):
     problem(agent, "array", 400, "usage", "^expected a JSON object$", "POST", "/snapshots", "[]")
     problem(agent, "another content type", 415, "usage", "is not application/json", "POST",
             "/snapshots", '{"tag": "x"}', {"Content-Type": "text/plain"})
-    long = '{"tag": "' + "x" * 70000 + '"}'
-    problem(agent, "too long", 413, "usage", "longer than 64 KiB", "POST", "/snapshots", long)
+    long = '{"snapshot": "' + "x" * 70000 + '"}'
+    problem(agent, "too long", 413, "usage", "longer than 64 KiB", "POST", "/restores", long)
+    problem(agent, "longer than a topology", 413, "usage", "longer than 1024 KiB", "POST",
+            "/snapshots", long.replace("x", "x" * 16))
     problem(agent, "too long without a length", 413, "usage", "longer than 64 KiB", "POST",
-            "/snapshots", iter([long.encode()]), {**JSON, "Transfer-Encoding": "chunked"},
+            "/restores", iter([long.encode()]), {**JSON, "Transfer-Encoding": "chunked"},
             chunked=True)
     problem(agent, "no such job", 404, "missing", "^there is no job 0{32}$", "GET",
             "/jobs/" + "0" * 32)
