@@ -184,7 +184,7 @@ def goes_on_meanwhile(cluster, first, second, rows):
     restored(cluster, second, timeline + 1, rows, "meanwhile")
 
 
-def stale_epoch(cluster):
+def stale_epoch(cluster, certificate):
     """What the first would do with a node's part, had it not asked before."""
     for member in cluster.members:
         part = member.agent.api("GET", "/jobs")[1]["jobs"][-1]
@@ -194,6 +194,9 @@ def stale_epoch(cluster):
             status, answer = member.agent.api(method, path, body)
             is_((status, answer["code"]), (409, "refused"), f"{member.name}: {method} is refused")
             like(answer["detail"], "epoch 1 of cluster restore .* is over", "for its epoch")
+        answer = output("curl", "-sk", "--cert", certificate.crt, "--key", certificate.key, "-X",
+                        "DELETE", f"{member.address}/jobs/{part['id']}?force=1")
+        like(answer, r'(?s)(?=.*"refused").*other nodes may be past', "nor any without one, by TCP")
 
 
 def no_repository(cluster, first):
@@ -239,7 +242,7 @@ def main():
     watch.start()
     for level in LEVELS if tm.CAMPAIGN else SHORT:
         taken_over(cluster, first, second, rows, level)
-    stale_epoch(cluster)
+    stale_epoch(cluster, authority.issue("stale", "coordinator"))
     two_at_once(cluster, first, (second, third), rows)
     given_up(cluster, first, second, rows)
     no_repository(cluster, first)
