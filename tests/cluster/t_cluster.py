@@ -113,6 +113,21 @@ def test_told(box, coordinator):
         "the coordinator and every node told of the end, once")
 
 
+def test_cascade(cluster, coordinator):
+    """db3 follows db2: how it reaches the primary has to be said."""
+    upstream, standby = cluster.standbys
+    upstream.server.psql("select pg_create_physical_replication_slot('db3')")
+    standby.server.psql(f"alter system set primary_conninfo = '{standby.conninfo_to(upstream)}'")
+    standby.server.reload()
+    poll(lambda: upstream.server.psql("select count(*) from pg_stat_replication") == "1", 60,
+         "db3 to follow db2")
+    is_status(coordinator.cli("snapshot", "--tag", "t2"), 0, "cascade: snapshot")
+    done = coordinator.cli("restore", "t2", "--yes")
+    is_status(done, "refused", "cascade: nobody said how db3 reaches the primary")
+    like(done.err, "(?s)standby db3 followed standby db2.*primary_conninfo", "cascade: and how to")
+    is_([m.server.running() for m in cluster.members], [True] * 3, "cascade: nothing is touched")
+
+
 def main():
     tm.need_root()
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
@@ -129,6 +144,7 @@ def main():
     disaster(cluster)
     test_restore(cluster, coordinator, rows)
     test_told(box, coordinator)
+    test_cascade(cluster, coordinator)
     cluster.stop()
 
 
