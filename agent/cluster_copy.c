@@ -26,6 +26,11 @@ static const char *const level_names[LEVEL_COUNT] = {
 
 /* --- names ------------------------------------------------------------------------------------ */
 
+bool cluster_is_dry_run(const struct cluster_restore *all)
+{
+    return json_is_true(json_object_get(all->job->request, "dry_run"));
+}
+
 const char *cluster_level_name(enum cluster_level level)
 {
     return level_names[level];

@@ -12,11 +12,6 @@ static bool was_touched(const struct cluster_restore *all)
     return json_is_true(json_object_get(all->job->journal, "touched"));
 }
 
-bool cluster_is_dry_run(const struct cluster_restore *all)
-{
-    return json_is_true(json_object_get(all->job->request, "dry_run"));
-}
-
 /* The wave, in the words of a restore's steps (job_is_partial()): the slowest node's. From
  * `pulling` on old data may be gone somewhere. */
 static const char *step_of(const struct cluster_restore *all)
