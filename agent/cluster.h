@@ -108,6 +108,7 @@ struct drive {
     char slot[64];                    /* of a standby: its physical slot there, "" = none */
     char job[ID_TEXT_LEN];            /* of its agent; "" = not reserved, or no answer came */
     bool asked;                       /* to reserve the node; under all->mutex */
+    bool refused;                     /* it said no: nothing of ours can be there */
     bool followed;                    /* by the journal a standby on the new timeline already */
     bool silent;                      /* its agent does not answer; under all->mutex */
     bool waited;                      /* for it in vain; its own thread's */

@@ -275,7 +275,7 @@ int cluster_ask_for(struct drive *drive, enum cluster_patience patience, struct 
 int cluster_ask_late(struct drive *drive, enum cluster_patience patience, struct err *err)
 {
     int rc = cluster_ask_for(drive, patience, err);
-    if (rc < 0 || drive->job[0] || !drive->asked)
+    if (rc < 0 || drive->job[0] || !drive->asked || drive->refused)
         return rc;
     pause_ms(LATE_REQUEST_MS);
     return cluster_ask_for(drive, patience, err);
@@ -300,10 +300,7 @@ static int reserve_once(struct drive *drive, const json_t *body, bool again, boo
         rc = json_get_string(answer, "id", ERR_INTERNAL, &id, err);
     if (rc == 0)
         return note_asked(drive, id, err);
-    (void)pthread_mutex_lock(&drive->all->mutex);
-    if (!again && !*ret_lost && rc != -ERR_INTERNAL) /* it said no: nothing of ours can be there */
-        drive->asked = false;
-    (void)pthread_mutex_unlock(&drive->all->mutex);
+    drive->refused = !again && !*ret_lost && rc != -ERR_INTERNAL;
     return rc;
 }
 
