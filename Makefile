@@ -140,7 +140,7 @@ FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 FUZZ_PARTS := address api_request cluster_copy cluster_lock conf conf_print conf_table conf_value job_cluster \
         job_control job_rules job_start json log nearest pg_control pg_names pg_pid_file pg_server \
         process program record record_check \
-        restore_load restore_request restore_time snapshot_ids wal wal_command wal_history \
+        restore_load restore_permit restore_request restore_time snapshot_ids wal wal_command wal_history \
         wal_name wal_page wal_report
 FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format \
         format_table format_wal hash http http_header http_lane http_lane_wait http_mutual \
