@@ -232,7 +232,9 @@ def by_hand(members, leader):
         member.stop_patroni()
     leader.server.log = leader.state_dir + "/postgresql.log"
     is_status(leader.cli("restore", "--yes", "t2"), 0, "by hand: restore where no Patroni runs")
-    done = leader.ctl("remove", leader.scope, answers=f"{leader.scope}\nYes I am aware\n")
+    # The leader's name is asked for while its key has not run out.
+    done = leader.ctl("remove", leader.scope,
+                      answers=f"{leader.scope}\nYes I am aware\n{leader.name}\n")
     is_(done.returncode, 0, "by hand: patronictl remove") or tm.diag(done.stdout)
     server, timeline = leader.server.pid(), leader.server.timeline()
     leader.start_patroni()

@@ -40,7 +40,7 @@ def test_show(cluster):
     is_([(r["application_name"], r["sync_state"], r["state"]) for r in db1["replication"]],
         [("db2", "async", "streaming"), ("db3", "async", "streaming")],
         "topology: application names and sync state")
-    is_([(s["name"], s["type"], s["plugin"], s["database"]) for s in db1["slots"]],
+    is_([(s["name"], s["type"], s.get("plugin"), s.get("database")) for s in db1["slots"]],
         [("db2", "physical", None, None), ("db3", "physical", None, None),
          ("receivewal", "physical", None, None), ("sub1", "logical", "pgoutput", "app")],
         "topology: slots")
