@@ -69,6 +69,19 @@ const struct cluster_member *cluster_member(const struct cluster *cluster, const
 
 /* --- requests --------------------------------------------------------------------------------- */
 
+/* What an agent says of itself is of use only when it means the same cluster. */
+static int check_cluster(const struct conf *conf, json_t **node, struct err *err)
+{
+    const char *cluster = json_str(*node, "cluster");
+    if (strcmp(cluster, conf->cluster) == 0)
+        return 0;
+    (void)err_set(err, ERR_CONFIG, "its agent has cluster = %.80s, this coordinator %s", cluster,
+                  conf->cluster);
+    json_decref(*node);
+    *node = NULL;
+    return err_hint(err, "[tidemark] cluster has to be the same in all configurations");
+}
+
 static int call_within(const struct cluster *cluster, const struct cluster_member *member,
                        unsigned timeout_s, const char *method, const char *path, const json_t *body,
                        json_t **ret, struct err *err)
@@ -84,6 +97,8 @@ static int call_within(const struct cluster *cluster, const struct cluster_membe
     int rc = client_open_remote(&remote, &client, err);
     if (rc == 0)
         rc = client_call(client, method, path, body, ret, err);
+    if (rc == 0 && strcmp(path, "/node") == 0)
+        rc = check_cluster(conf, ret, err);
     client_close(client);
     return rc < 0 ? err_prefix(err, "node %s", member->name) : 0;
 }

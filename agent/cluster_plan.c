@@ -36,6 +36,41 @@ static int no_topology(const struct record *record, struct err *err)
                          "snapshot`; restore it on its node with `tidemark restore`");
 }
 
+static const json_t *recorded_node(const struct cluster_restore *all, const char *name)
+{
+    size_t i;
+    json_t *node;
+    json_array_foreach(json_object_get(all->record.topology, "members"), i, node)
+    {
+        if (strcmp(json_str(node, "name"), name) == 0)
+            return node;
+    }
+    return NULL;
+}
+
+/* A name that is not in the snapshot is a slip: the node that was meant would be overwritten. */
+static int check_names(const struct cluster_restore *all, const char *field, const char *option,
+                       struct err *err)
+{
+    char names[256] = "";
+    const char *key;
+    json_t *value, *node;
+    size_t i;
+    json_array_foreach(json_object_get(all->record.topology, "members"), i, node)
+    {
+        size_t at = strlen(names);
+        (void)snprintf(names + at, sizeof(names) - at, " %s", json_str(node, "name"));
+    }
+    json_object_foreach(json_object_get(all->job->request, field), key, value)
+    {
+        if (recorded_node(all, key))
+            continue;
+        (void)err_set(err, ERR_USAGE, "%s: the snapshot has no node '%.80s'", option, key);
+        return err_hint(err, "it has:%s", names);
+    }
+    return 0;
+}
+
 /* Onto which member the recorded node goes; NULL with rc 0 when it is left out. */
 static int find_place(const struct cluster_restore *all, const char *recorded,
                       const struct cluster_member **ret, struct err *err)
@@ -138,18 +173,6 @@ static const struct drive *primary_of(const struct cluster_restore *all)
     return NULL;
 }
 
-static const json_t *recorded_node(const struct cluster_restore *all, const char *name)
-{
-    size_t i;
-    json_t *node;
-    json_array_foreach(json_object_get(all->record.topology, "members"), i, node)
-    {
-        if (strcmp(json_str(node, "name"), name) == 0)
-            return node;
-    }
-    return NULL;
-}
-
 /* What was recorded leads to the host of the recorded primary. primary_node: whose place the
  * primary has. */
 static int conninfo_to(struct cluster_restore *all, const struct cluster_member *primary,
@@ -240,15 +263,17 @@ int cluster_plan(struct cluster_restore *all, struct err *err)
     const json_t *nodes = json_object_get(all->record.topology, "members");
     if (json_array_size(nodes) == 0)
         return no_topology(&all->record, err);
+    rc = check_names(all, "without", "--without-node", err);
+    if (rc == 0)
+        rc = check_names(all, "map", "--map", err);
     size_t i;
     json_t *node;
     json_array_foreach(nodes, i, node)
     {
-        rc = add_drive(all, node, err);
-        if (rc < 0)
-            return rc;
+        rc = rc == 0 ? add_drive(all, node, err) : rc;
     }
-    rc = choose_primary(all, err);
+    if (rc == 0)
+        rc = choose_primary(all, err);
     if (rc < 0)
         return rc;
     qsort(all->drives, all->count, sizeof(all->drives[0]), compare_drives);

@@ -236,6 +236,9 @@ json_t *cluster_health(const struct conf *conf)
         return health_json(&health);
     }
     free_json json_t *status = cluster_status(&cluster);
+    /* It says what it left on the nodes; when they are well somebody has restored them since. */
+    if (health.given_up && json_is(status, "status", "ok"))
+        health = (struct health){.status = "ok"};
     json_t *members = json_object(), *timeline = NULL, *member;
     size_t i;
     take_members(status, &health);

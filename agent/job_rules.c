@@ -296,6 +296,7 @@ static void explain(const json_t *status, struct health *ret)
 {
     const json_t *error = json_object_get(status, "error");
     const char *what = is_cluster(status) ? "cluster restore" : "restore";
+    bool part = job_is_cluster_part(status);
     const char *text = json_str(error, "text");
     char command[JOB_COMMAND_MAX];
     if (ret->given_up) {
@@ -306,7 +307,7 @@ static void explain(const json_t *status, struct health *ret)
         (void)err_hint(&ret->why,
                        "restore any snapshot: `tidemark list` shows them, `tidemark %s TAG` makes "
                        "the volumes usable again",
-                       what);
+                       part ? "cluster restore" : what);
     } else if (is_at_work(status)) {
         (void)err_set(&ret->why, ERR_BUSY, "%s %s is at step %s%s%s", what, ret->job, ret->step,
                       ret->cluster_job[0] ? ", as a part of cluster restore " : "",

@@ -393,8 +393,8 @@ int restore_standby_lines(const struct restore *restore, bool with_command, char
     if (rc < 0)
         return rc;
     add_setting(&to, "primary_conninfo", restore->request.primary_conninfo);
-    if (restore->request.primary_slot[0])
-        add_setting(&to, "primary_slot_name", restore->request.primary_slot);
+    /* "" too: postgresql.conf may name one that the primary does not have. */
+    add_setting(&to, "primary_slot_name", restore->request.primary_slot);
     add_setting(&to, "recovery_target_timeline", "latest");
     *ret = to.bytes;
     return 0;

@@ -209,10 +209,11 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
                            "memory ran out",
                            cmd->agent ? "the agent's state_dir" : cmd->conf.state_dir, id);
     }
-    if (!err->hint[0] && job_is_cluster_part(status))
-        (void)err_hint(err, "it is a part of a cluster restore: `tidemark cluster resume`");
-    else if (!err->hint[0] && job_is_partial(status))
-        (void)err_hint(err, "`tidemark restore --resume %s` goes on", id);
+    if (!err->hint[0] && job_is_partial(status)) {
+        char command[JOB_COMMAND_MAX];
+        job_resume_command(status, command);
+        (void)err_hint(err, "`%s` goes on", command);
+    }
     return -(int)err->code;
 }
 

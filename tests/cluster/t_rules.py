@@ -252,6 +252,22 @@ def test_other_hosts(box, cluster, rows):
     there.stop()
 
 
+def test_slips(box, cluster, coordinator):
+    """Names that nobody has, and a coordinator of another cluster."""
+    for option, name in (("--without-node=db9", "db9"), ("--map=db8=db3", "db8")):
+        done = coordinator.cli("restore", "t1", "--dry-run", option)
+        is_status(done, "usage", f"{option}: a node that the snapshot does not have")
+        like(done.err, f"no node '{name}'\nhint: .*db1 db2 db3", "and which it has")
+    other = Coordinator(box, cluster, "other", {"tidemark": {"cluster": "prod"}}).start()
+    is_([m["status"] for m in other.status()["members"]], ["unreachable"] * 3,
+        "a coordinator of another cluster does not see these nodes")
+    done = other.cli("snapshot", "--tag", "p1")
+    isnt(done.status, 0, "nor does it take a snapshot of them")
+    like(other.cli("status").out + done.err, "cluster = main, this coordinator prod",
+         "and says why")
+    other.agent.stop()
+
+
 def test_object_store(box):
     reason = s3.missing("ceph")
     if reason:
@@ -297,6 +313,7 @@ def main():
     rows = story(cluster, coordinator)
     test_show(cluster)
     test_plan(cluster, coordinator)
+    test_slips(box, cluster, coordinator)
     test_settings(cluster, coordinator)
     aside = old_branch(box, cluster)
     interrupted(cluster, coordinator, aside)

@@ -156,6 +156,13 @@ def given_up(cluster, first, second, rows):
     comes_back(first, job, "given up", "second on")
     is_status(second.cli("restore", "t1", "--yes"), 0, "another restore makes them usable")
     restored(cluster, second, timeline + 1, rows, "after an abort by another")
+    _, thread, _ = asleep_at(cluster, first, "configured")
+    first.kill_job()
+    thread.join()
+    is_status(first.cli("abort"), 0, "the first gives up one of its own")
+    is_(first.agent.api("GET", "/health")[1]["status"], "partial", "and is partial")
+    is_status(second.cli("restore", "t1", "--yes"), 0, "the second restores the nodes")
+    is_(first.agent.api("GET", "/health")[1]["status"], "ok", "so that the first is well again")
 
 
 def goes_on_meanwhile(cluster, first, second, rows):
