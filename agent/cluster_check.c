@@ -10,7 +10,6 @@
 #include "agent/log.h"
 #include "agent/pg.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 enum { POLL_MS = 200, ATTACH_MAX_MS = 60000 };
@@ -78,16 +77,6 @@ static bool is_restored(const struct cluster_restore *all, const struct cluster_
     return false;
 }
 
-static void PRINTF_LIKE(2, 3) warn(json_t *warnings, const char *fmt, ...)
-{
-    char text[512];
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    (void)json_array_append_new(warnings, json_string(text));
-}
-
 /* Nobody stops the server of a member that is left out. */
 static int check_left_out(const struct cluster_restore *all, const struct cluster_member *member,
                           json_t *warnings, struct err *err)
@@ -95,10 +84,11 @@ static int check_left_out(const struct cluster_restore *all, const struct cluste
     free_json json_t *node = NULL;
     struct err why;
     if (cluster_call(&all->cluster, member, "GET", "/node", NULL, &node, &why) < 0) {
-        warn(warnings,
-             "member %s is left out and does not answer: its server must not come back as a "
-             "primary",
-             member->name);
+        json_append_text(
+            warnings,
+            "member %s is left out and does not answer: its server must not come back as a "
+            "primary",
+            member->name);
         return 0;
     }
     if (json_is(node, "role", "primary")) {
@@ -107,8 +97,9 @@ static int check_left_out(const struct cluster_restore *all, const struct cluste
                       member->name);
         return err_hint(err, "stop that server first, or restore the node as well");
     }
-    warn(warnings, "member %s is left as it is (%s): it cannot follow the new primary",
-         member->name, json_is(node, "role", "standby") ? "a standby" : "its server is down");
+    json_append_text(warnings, "member %s is left as it is (%s): it cannot follow the new primary",
+                     member->name,
+                     json_is(node, "role", "standby") ? "a standby" : "its server is down");
     return 0;
 }
 
@@ -133,7 +124,7 @@ static void add_node_warnings(const struct cluster_restore *all, json_t *warning
     }
     json_object_foreach(nodes_of, text, names)
     {
-        warn(warnings, "%s: %s", json_string_value(names), text);
+        json_append_text(warnings, "%s: %s", json_string_value(names), text);
     }
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <sys/stat.h>
 
@@ -29,6 +30,16 @@ char *json_text(const json_t *json)
     if (!text)
         abort(); /* out of memory: nothing sensible is left to do with a control message */
     return text;
+}
+
+void json_append_text(json_t *array, const char *fmt, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    (void)json_array_append_new(array, json_string(text));
 }
 
 /* The value at key, or NULL when it is absent or null. */

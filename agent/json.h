@@ -33,6 +33,9 @@ int json_parse(const char *text, size_t len, enum err_code code, json_t **ret, s
 /* Compact text with a NUL, malloc'ed, owned by the caller. Never fails but for memory (aborts). */
 char *json_text(const json_t *json);
 
+/* Appends a text, cut at 511 bytes, to an array of texts: warnings of a plan. */
+void json_append_text(json_t *array, const char *fmt, ...) PRINTF_LIKE(2, 3);
+
 /* Getters: the key must be there with the right type, else code "missing or wrong 'key'". Strings
  * are borrowed. The _opt forms leave *ret as it is when the key is absent or null. */
 int json_get_string(const json_t *obj, const char *key, enum err_code code, const char **ret,

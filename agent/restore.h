@@ -196,7 +196,6 @@ int restore_load_plan(struct restore *restore, const json_t *plan, struct err *e
 int restore_complete_conf(struct restore *restore, struct err *err);
 int restore_read_manifests(struct restore *restore, struct err *err);
 int restore_choose_volumes(struct restore *restore, struct err *err);
-void restore_warn(json_t *warnings, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 /* --- restore_paths.c: places of the recorded host → places here (pure) --- */
 /* false: path lies on no volume of the snapshot. */

@@ -244,8 +244,9 @@ int restore_inspect_device(struct restore *restore, struct restore_volume *volum
     if (rc == 0)
         rc = volume->was_mounted ? restore_check_other_data(restore, volume, err) : 0;
     if (rc == 0 && volume->identity.size > volume->manifest.size)
-        restore_warn(warnings, "device '%s' is larger than volume '%s': grow the filesystem later",
-                     volume->identity.path, volume->name);
+        json_append_text(warnings,
+                         "device '%s' is larger than volume '%s': grow the filesystem later",
+                         volume->identity.path, volume->name);
     return rc;
 }
 

@@ -44,7 +44,7 @@ void restore_host_warn(const struct restore *restore, json_t *warnings)
         names_repository(restore))
         return;
     restore_host_advice(restore, advice, sizeof(advice));
-    restore_warn(warnings,
-                 "the server will not archive, unless its archive_command names the repository: %s",
-                 advice);
+    json_append_text(
+        warnings,
+        "the server will not archive, unless its archive_command names the repository: %s", advice);
 }

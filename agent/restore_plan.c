@@ -3,18 +3,7 @@
 #include "agent/restore.h"
 #include "agent/pg.h"
 
-#include <stdarg.h>
 #include <stdio.h>
-
-void restore_warn(json_t *warnings, const char *fmt, ...)
-{
-    char text[512];
-    va_list ap;
-    va_start(ap, fmt);
-    (void)vsnprintf(text, sizeof(text), fmt, ap);
-    va_end(ap);
-    (void)json_array_append_new(warnings, json_string(text));
-}
 
 /* A host without configuration has no cluster and node name of its own to look under; in a cluster
  * restore the snapshot is of one node for all of them. */
@@ -35,9 +24,9 @@ static int find_record(struct restore *restore, json_t *warnings, struct err *er
         return rc;
     restore->record_read = true;
     if (damaged)
-        restore_warn(warnings,
-                     "%zu snapshot records in the repository are damaged and were passed over",
-                     damaged);
+        json_append_text(warnings,
+                         "%zu snapshot records in the repository are damaged and were passed over",
+                         damaged);
     return 0;
 }
 
@@ -73,8 +62,8 @@ static int check_wal(struct restore *restore, json_t *warnings, struct err *err)
     if (rc != -ERR_MISSING || restore->target != TARGET_LSN ||
         !restore_wal_is_local(restore, restore->target_timeline, restore->target_lsn))
         return rc;
-    restore_warn(warnings, "not in the repository yet: %s; the fence will push what pg_wal has",
-                 err->text);
+    json_append_text(warnings, "not in the repository yet: %s; the fence will push what pg_wal has",
+                     err->text);
     err_clear(err);
     return 0;
 }
@@ -106,24 +95,26 @@ static int read_snapshot_wal(const struct restore *restore, struct err *err)
 static void warn_losses(const struct restore *restore, json_t *warnings)
 {
     if (restore->target == TARGET_NAME || restore->target == TARGET_XID)
-        restore_warn(warnings, "whether the WAL holds this restore point or transaction is known "
-                               "only when it is replayed, after the old data is gone");
+        json_append_text(warnings,
+                         "whether the WAL holds this restore point or transaction is known "
+                         "only when it is replayed, after the old data is gone");
     if (!restore->request.cluster_job) /* the plan of the whole names each */
-        restore_warn(warnings, "replication slots are not restored");
+        json_append_text(warnings, "replication slots are not restored");
     restore_host_warn(restore, warnings);
     const char *names =
         json_string_value(json_object_get(restore->record.settings, "synchronous_standby_names"));
     if (names && names[0])
-        restore_warn(warnings,
-                     "synchronous_standby_names = '%s': commits of the restored server wait until "
-                     "such a standby is attached",
-                     names);
+        json_append_text(
+            warnings,
+            "synchronous_standby_names = '%s': commits of the restored server wait until "
+            "such a standby is attached",
+            names);
     if (restore->request.discard_unarchived_wal)
-        restore_warn(warnings, "commits that were acknowledged but not archived may be lost "
-                               "(--discard-unarchived-wal)");
+        json_append_text(warnings, "commits that were acknowledged but not archived may be lost "
+                                   "(--discard-unarchived-wal)");
     if (restore->request.action != ACTION_PROMOTE)
-        restore_warn(warnings, "the server stays in recovery at the target (action %s)",
-                     restore_action_name(restore->request.action));
+        json_append_text(warnings, "the server stays in recovery at the target (action %s)",
+                         restore_action_name(restore->request.action));
 }
 
 /* A device or snapshot that changed since a person read the plan ends the execution. */

@@ -207,7 +207,8 @@ int restore_check_server(struct restore *restore, json_t *warnings, struct err *
     bool has_unit = restore->conf.manager == MANAGER_SYSTEMD ||
                     (restore->conf.manager == MANAGER_PATRONI && restore->conf.manager_arg[0]);
     if (rc == 0 && !has_unit && !restore_is_handover(restore))
-        restore_warn(warnings, "without manager = systemd nothing but the missing pg_control keeps "
-                               "the server from being started while it is restored");
+        json_append_text(warnings,
+                         "without manager = systemd nothing but the missing pg_control keeps "
+                         "the server from being started while it is restored");
     return rc;
 }

@@ -362,8 +362,9 @@ static void choose_default(struct restore *restore, json_t *warnings)
     if (restore->request.target_given || (record->archived && record->restore_point[0]))
         return;
     restore->target = TARGET_SNAPSHOT;
-    restore_warn(warnings, "the snapshot has no WAL in the repository: its target is the instant "
-                           "of the snapshot itself");
+    json_append_text(warnings,
+                     "the snapshot has no WAL in the repository: its target is the instant "
+                     "of the snapshot itself");
 }
 
 int restore_resolve_target(struct restore *restore, json_t *warnings, struct err *err)

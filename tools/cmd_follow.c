@@ -209,7 +209,7 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
                            "memory ran out",
                            cmd->agent ? "the agent's state_dir" : cmd->conf.state_dir, id);
     }
-    if (!err->hint[0] && job_is_partial(status)) {
+    if (!err->hint[0] && (job_is_partial(status) || job_is_cluster_part(status))) {
         char command[JOB_COMMAND_MAX];
         job_resume_command(status, command);
         (void)err_hint(err, "`%s` goes on", command);
