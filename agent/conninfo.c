@@ -11,6 +11,7 @@ struct out {
     char *at;
     size_t left; /* with the NUL */
     bool full;
+    const char *mask; /* stands for a secret; NULL: its key goes, too */
 };
 
 static void put(struct out *out, const char *bytes, size_t len)
@@ -70,12 +71,13 @@ static bool copy_pairs(const char *text, struct out *out)
         at = value_end(value);
         if (!at)
             return false;
-        if (is_secret(key, key_len))
+        bool secret = is_secret(key, key_len);
+        if (secret && !out->mask)
             continue;
         put(out, " ", first ? 0 : 1);
         put(out, key, key_len);
         put(out, "=", 1);
-        put(out, value, (size_t)(at - value));
+        put(out, secret ? out->mask : value, secret ? strlen(out->mask) : (size_t)(at - value));
         first = false;
     }
     return true;
@@ -88,7 +90,7 @@ static bool is_uri(const char *text)
     return strncmp(text, "postgresql://", 13) == 0 || strncmp(text, "postgres://", 11) == 0;
 }
 
-/* "user:secret@" becomes "user@". */
+/* "user:secret@" becomes "user@", or "user:***@". */
 static const char *copy_authority(const char *at, struct out *out)
 {
     size_t len = strcspn(at, "/?");
@@ -96,6 +98,8 @@ static const char *copy_authority(const char *at, struct out *out)
     const char *colon = user_end ? memchr(at, ':', (size_t)(user_end - at)) : NULL;
     if (colon) {
         put(out, at, (size_t)(colon - at));
+        put(out, ":", out->mask ? 1 : 0);
+        put(out, out->mask ? out->mask : "", out->mask ? strlen(out->mask) : 0);
         put(out, user_end, (size_t)(at + len - user_end));
     } else {
         put(out, at, len);
@@ -108,10 +112,13 @@ static void copy_parameters(const char *at, struct out *out)
     bool first = true;
     while (*at) {
         size_t len = strcspn(at, "&"), key_len = strcspn(at, "=&");
+        bool secret = is_secret(at, key_len);
         /* A key may be written with %xx: then nobody looks what it says. */
-        if (!is_secret(at, key_len) && !memchr(at, '%', key_len)) {
+        if ((!secret || out->mask) && !memchr(at, '%', key_len)) {
             put(out, first ? "?" : "&", 1);
-            put(out, at, len);
+            put(out, at, secret ? key_len : len);
+            put(out, "=", secret ? 1 : 0);
+            put(out, secret ? out->mask : "", secret ? strlen(out->mask) : 0);
             first = false;
         }
         at += len + (at[len] == '&');
@@ -130,13 +137,23 @@ static bool copy_uri(const char *text, struct out *out)
     return true;
 }
 
-bool conninfo_public(const char *text, char *ret, size_t size)
+static bool copy(const char *text, const char *mask, char *ret, size_t size)
 {
-    struct out out = {.at = ret, .left = size};
+    struct out out = {.at = ret, .left = size, .mask = mask};
     ret[0] = '\0';
     bool good = is_uri(text) ? copy_uri(text, &out) : copy_pairs(text, &out);
     if (good && !out.full)
         return true;
     ret[0] = '\0';
     return false;
+}
+
+bool conninfo_public(const char *text, char *ret, size_t size)
+{
+    return copy(text, NULL, ret, size);
+}
+
+bool conninfo_masked(const char *text, char *ret, size_t size)
+{
+    return copy(text, "***", ret, size);
 }

@@ -26,6 +26,15 @@ static const struct {
     {"postgres://db1/x?pass%77ord=secret&port=1", "postgres://db1/x?port=1"},
 };
 
+static const struct {
+    const char *given, *shown;
+} masked[] = {
+    {"host=db1 password='it\\'s' port=5432", "host=db1 password=*** port=5432"},
+    {"postgresql://u:secret@db1/app?sslpassword=q&port=1",
+     "postgresql://u:***@db1/app?sslpassword=***&port=1"},
+    {"postgres://db1/x?pass%77ord=secret", "postgres://db1/x"},
+};
+
 int main(void)
 {
     char text[128], small[8];
@@ -33,6 +42,10 @@ int main(void)
         bool good = conninfo_public(rows[i].given, text, sizeof(text));
         ok(good == (rows[i].shown != NULL), "%s: %s", rows[i].given, good ? "known" : "refused");
         is_str(text, rows[i].shown ? rows[i].shown : "", "what is shown of it");
+    }
+    for (size_t i = 0; i < ARRAY_LEN(masked); i++) {
+        ok(conninfo_masked(masked[i].given, text, sizeof(text)), "%s: known", masked[i].given);
+        is_str(text, masked[i].shown, "what people see of it");
     }
     ok(!conninfo_public("host=db1.example.com", small, sizeof(small)), "no room");
     is_str(small, "", "then nothing is shown");
