@@ -138,7 +138,7 @@ FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # What the parsers reach, a quarter of the sources: clang with its sanitizers needs 2 s a file. When
 # a parser begins to use another file, linking fails and that file is added here.
 FUZZ_PARTS := address api_request cluster_copy cluster_lock conf conf_print conf_table conf_value job_cluster \
-        job_control job_rules job_start json log nearest pg_control pg_names pg_pid_file pg_server \
+        job_conf job_control job_rules job_start json log nearest pg_control pg_names pg_pid_file pg_server \
         process program record record_check \
         restore_load restore_permit restore_request restore_time snapshot_ids wal wal_command wal_history \
         wal_name wal_page wal_report

@@ -73,7 +73,10 @@ static int start(const struct conf *conf, const char *id, const json_t *copy, js
     int rc = job_create_as(conf, id, json_object_get(copy, "request"), journal, err);
     if (rc < 0)
         return rc;
-    rc = job_set_goal(conf, id, goal, NULL, err);
+    if (strcmp(goal, "abort") != 0)
+        rc = job_renew_conf(conf, id, err);
+    if (rc == 0)
+        rc = job_set_goal(conf, id, goal, NULL, err);
     if (rc == 0)
         rc = job_start(dir, &pid, err);
     if (rc < 0)

@@ -154,24 +154,6 @@ static int load(struct job *job, const char *name, json_t **ret, struct err *err
     return json_load_path(path, ret, err);
 }
 
-/* The configuration as the agent saw it: without the environment. */
-int job_load_conf(const char *dir, struct conf *ret, struct err *err)
-{
-    char path[JOB_DIR_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/conf", dir);
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return err_sys(err, ERR_DEVICE, "open '%s'", path);
-    size_t size = (size_t)st.st_size;
-    free_mem char *text = malloc(size + 1);
-    if (!text)
-        return err_set(err, ERR_INTERNAL, "out of memory");
-    if (pread(fd, text, size, 0) != (ssize_t)size)
-        return err_sys(err, ERR_DEVICE, "read '%s'", path);
-    return conf_parse(path, text, size, ret, err);
-}
-
 static int load_goal(struct job *job, struct err *err)
 {
     int rc = load(job, "goal.json", &job->goal_file, err);

@@ -6,7 +6,8 @@
  *     goal.json      restores: {"goal":"prepare"|"execute"|"verify"|"all"|"abort"}, how far this
  *                    run of the job goes; absent = "all". Parts of a cluster restore: also "epoch",
  *                    "until", "fork" and "slots" of the call (restore_cluster.c)
- *     conf           the configuration the agent had (conf_write)
+ *     conf           the configuration the agent had (conf_write); of a cluster restore that is
+ *                    resumed [coordinator] is read anew
  *     journal.json   state, atomically replaced and fsynced before every step
  *     progress.json  bytes, rate, phase; replaced every 500 ms, not durable
  *     lock           an open-file-description lock while the job's process lives, and its pid: that
@@ -78,8 +79,12 @@ void job_report_ready(int ready_fd, int rc, const struct err *err);
  * status. ready_fd (-1 = none) gets "ok" once job_open() has succeeded, or its error. */
 int job_main(const char *dir, int ready_fd);
 
-/* What job_create() wrote as `conf`. */
+/* --- job_conf.c: what is in `conf` --- */
 int job_load_conf(const char *dir, struct conf *ret, struct err *err);
+int job_write_conf(const char *dir, const struct conf *conf, struct err *err);
+/* [coordinator] of the job becomes what conf's file says now: whoever resumes has perhaps corrected
+ * it, and the agent reads its file only when it starts. Not while the job runs. */
+int job_renew_conf(const struct conf *conf, const char *id, struct err *err);
 
 /* --- in the agent or the command line --------------------------------------------------------- */
 void job_dir(const struct conf *conf, const char *id, char ret[JOB_DIR_MAX]);

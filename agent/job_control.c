@@ -107,21 +107,6 @@ static int make_directories(const struct conf *conf, struct err *err)
     return 0;
 }
 
-static int write_conf(const char *dir, const struct conf *conf, struct err *err)
-{
-    char path[JOB_DIR_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/conf", dir);
-    FILE *to = fopen(path, "wxe");
-    if (!to)
-        return err_sys(err, ERR_DEVICE, "create '%s'", path);
-    int rc = conf_write(conf, to) < 0 || fsync(fileno(to)) < 0
-                 ? err_sys(err, ERR_DEVICE, "write '%s'", path)
-                 : 0;
-    if (fclose(to) != 0 && rc == 0)
-        rc = err_sys(err, ERR_DEVICE, "close '%s'", path);
-    return rc;
-}
-
 static int save_in(const char *dir, const char *name, const json_t *json, struct err *err)
 {
     char path[JOB_DIR_MAX + 32];
@@ -150,7 +135,7 @@ static int fill_directory(const char *dir, const char *id, const struct conf *co
             (void)json_object_set(journal, parts[i], json_object_get(request, parts[i]));
     if (more)
         (void)json_object_update(journal, (json_t *)(uintptr_t)more);
-    int rc = write_conf(dir, conf, err);
+    int rc = job_write_conf(dir, conf, err);
     if (rc == 0)
         rc = save_in(dir, "request.json", request, err);
     if (rc == 0)

@@ -88,7 +88,8 @@ static const char *goal_for(const json_t *status, const char *verb)
 /* What of the call the job itself has to know. */
 static json_t *goal_options(const json_t *call)
 {
-    static const char *const keys[] = {"epoch", "until", "fork", "slots", "idle_slots"};
+    static const char *const keys[] = {"epoch", "until",      "fork",
+                                       "slots", "idle_slots", "primary_conninfo"};
     json_t *options = json_object();
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (json_object_get(call, keys[i]))
@@ -115,6 +116,8 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
     if (!goal)
         return wrong_state(status, id, verb, err);
     rc = job_cluster_check_until(status, call, err);
+    if (rc == 0 && is_cluster(status) && strcmp(verb, "resume") == 0 && strcmp(goal, "all") == 0)
+        rc = job_renew_conf(conf, id, err);
     free_json json_t *options = goal_options(call);
     return rc < 0 ? rc : start(conf, id, goal, options, ret_pid, err);
 }
@@ -193,6 +196,8 @@ static void sweep_run(const struct conf *conf, const char *id, const char *goal)
 {
     struct err err;
     int pid = 0;
+    if (strcmp(goal, "all") == 0 && job_renew_conf(conf, id, &err) < 0)
+        log_warn("the job keeps [coordinator] as it was: job=%s err=\"%s\"", id, err.text);
     if (start(conf, id, goal, NULL, &pid, &err) < 0)
         log_error("interrupted restore not restarted: job=%s goal=%s err=\"%s\"", id, goal,
                   err.text);
