@@ -87,6 +87,7 @@ static const struct field restore_fields[] = {
     {"cluster", FIELD_CLUSTER, false, NULL},
     {"primary_conninfo", FIELD_TEXT, false, NULL},
     {"primary_slot", FIELD_TEXT, false, NULL},
+    {"try_primary", FIELD_BOOL, false, NULL},
     {"handover", FIELD_HANDOVER, false, NULL},
 };
 static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
@@ -120,9 +121,10 @@ static const struct field handover_fields[] = {
 };
 
 static const struct field execute_fields[] = {
-    {"verify", FIELD_BOOL, false, NULL},       {"epoch", FIELD_EPOCH, false, NULL},
-    {"until", FIELD_WORD, false, until_words}, {"fork", FIELD_FORK, false, NULL},
-    {"slots", FIELD_SLOTS, false, NULL},       {"idle_slots", FIELD_SLOTS, false, NULL},
+    {"verify", FIELD_BOOL, false, NULL},           {"epoch", FIELD_EPOCH, false, NULL},
+    {"until", FIELD_WORD, false, until_words},     {"fork", FIELD_FORK, false, NULL},
+    {"slots", FIELD_SLOTS, false, NULL},           {"idle_slots", FIELD_SLOTS, false, NULL},
+    {"primary_conninfo", FIELD_TEXT, false, NULL},
 };
 static const struct field verify_fields[] = {{"epoch", FIELD_EPOCH, false, NULL}};
 

@@ -9,7 +9,8 @@
 
 static int refuse_stranger(const json_t *status, const json_t *call, struct err *err)
 {
-    static const char *const keys[] = {"epoch", "until", "fork", "slots", "idle_slots"};
+    static const char *const keys[] = {"epoch", "until",      "fork",
+                                       "slots", "idle_slots", "primary_conninfo"};
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (json_object_get(call, keys[i]))
             return err_set(err, ERR_USAGE,

@@ -18,6 +18,7 @@ enum {
     CONNECT_TIMEOUT_S = 180, /* the child has its own, shorter one, in the conninfo */
     ANSWER_GRACE_S = 30,     /* after a statement's timeout the child still reports it */
     ANSWER_MAX = 256 << 20,
+    READ_TIMEOUT_S = 10,
     CLOSE_WAIT_MS = 5000,
     POLL_SLICE_MS = 200,
 };
@@ -212,6 +213,62 @@ int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret
         return err_prefix(err, "connect to PostgreSQL");
     }
     *ret = session;
+    return 0;
+}
+
+/* A question with one answer, which is its own error too. */
+static int ask_child(const json_t *hello, unsigned timeout_s, json_t **ret, struct err *err)
+{
+    struct pg_session *session = calloc(1, sizeof(*session));
+    if (!session)
+        abort();
+    session->fd = -1;
+    int rc = hello ? start_child(session, err)
+                   : err_set(err, ERR_CONFIG, "the connection string is not UTF-8");
+    if (rc == 0)
+        rc = send_line(session, hello, err);
+    if (rc == 0)
+        rc = receive(session, timeout_s, ret, err);
+    pg_close(session);
+    return rc;
+}
+
+int pg_conninfo_read(const char *conninfo, struct pg_conninfo *ret, struct err *err)
+{
+    free_json json_t *hello =
+        json_pack("{s:s, s:s, s:s}", "user", "nobody", "connection", conninfo, "mode", "read");
+    free_json json_t *answer = NULL;
+    int rc = ask_child(hello, READ_TIMEOUT_S, &answer, err);
+    if (rc < 0)
+        return rc;
+    if (!json_is_true(json_object_get(answer, "ok"))) {
+        (void)err_set(err, ERR_CONFIG, "%s", json_str(answer, "error"));
+        one_line(err->text);
+        return -(int)err->code;
+    }
+    const char *session_attrs = json_str(answer, "target_session_attrs");
+    ret->one_server = !strchr(json_str(answer, "host"), ',') &&
+                      !strchr(json_str(answer, "hostaddr"), ',') &&
+                      (!session_attrs[0] || strcmp(session_attrs, "any") == 0);
+    (void)snprintf(ret->application_name, sizeof(ret->application_name), "%.63s",
+                   json_str(answer, "application_name"));
+    return 0;
+}
+
+int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned timeout_s,
+                       struct pg_tried *ret, struct err *err)
+{
+    free_json json_t *hello =
+        json_pack("{s:s, s:s, s:s, s:i}", "user", conf->os_user, "connection", conninfo, "mode",
+                  "replication", "timeout_s", (int)timeout_s);
+    free_json json_t *answer = NULL;
+    int rc = ask_child(hello, 2 * timeout_s, &answer, err); /* names are resolved beside it */
+    if (rc < 0)
+        return rc;
+    (void)snprintf(ret->sqlstate, sizeof(ret->sqlstate), "%.5s", json_str(answer, "sqlstate"));
+    (void)snprintf(ret->system_id, sizeof(ret->system_id), "%.23s", json_str(answer, "system_id"));
+    (void)snprintf(ret->why, sizeof(ret->why), "%s", json_str(answer, "error"));
+    one_line(ret->why);
     return 0;
 }
 

@@ -36,6 +36,24 @@ int pg_query_text(struct pg_session *session, const char *sql, const char *const
 /* Accepts NULL. */
 void pg_close(struct pg_session *session);
 
+/* --- a standby's way to its primary ---------------------------------------------------------- */
+struct pg_conninfo {
+    bool one_server;           /* it leads to one host, whatever role the server there has */
+    char application_name[64]; /* "" = not given */
+};
+/* As libpq reads it, without a connection: ERR_CONFIG with libpq's reason when it cannot. */
+int pg_conninfo_read(const char *conninfo, struct pg_conninfo *ret, struct err *err);
+
+struct pg_tried {
+    char system_id[24]; /* of the server that answered; "" = none did */
+    char sqlstate[6];   /* with which a server refused; "" = libpq's own reason */
+    char why[512];
+};
+/* Connects as a walreceiver of conf->os_user would, asks who is there, and leaves. An error only
+ * when it could not be tried. */
+int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned timeout_s,
+                       struct pg_tried *ret, struct err *err);
+
 /* The child's main(). */
 int pg_session_main(int argc, char **argv);
 

@@ -7,6 +7,9 @@
  *     → {"sql":"select $1","params":["x"],"timeout_s":0}
  *     ← {"ok":true,"rows":[["x"]]}     or {"ok":false,"error":"…","lost":false}
  *
+ * A first line with "mode" has one answer, and then the child ends: "read" says how libpq reads the
+ * connection string, "replication" connects with it as a standby would.
+ *
  * Everything comes through the pipe: conninfo in argv would be readable by every user. The end of
  * the parent is EOF on stdin; it is watched during statements too, and then the statement is
  * cancelled: a backup session must not outlive the job that wants it. (PR_SET_PDEATHSIG would not
@@ -177,24 +180,115 @@ static const char session_settings[] =
     "SET search_path = pg_catalog; SET client_min_messages = warning;"
     "SET client_connection_check_interval = 2000";
 
-static PGconn *open_connection(struct line_reader *reader)
+/* --- a standby's way to its primary -----------------------------------------------------------
+ */
+
+/* libpq repeats words that it does not understand: one of them may be a part of a password. */
+static json_t *unreadable(const char *conninfo, const char *why)
 {
+    bool secret = strcasestr(conninfo, "password");
+    return failure(secret
+                       ? "libpq cannot read it (and it holds a password: its words are not shown)"
+                   : why ? why
+                         : "out of memory",
+                   NULL, true);
+}
+
+static json_t *read_conninfo(const char *conninfo)
+{
+    static const char *const told[] = {"host", "hostaddr", "application_name",
+                                       "target_session_attrs"};
+    char *why = NULL;
+    PQconninfoOption *options = PQconninfoParse(conninfo, &why);
+    json_t *json = options ? json_pack("{s:b}", "ok", 1) : unreadable(conninfo, why);
+    for (PQconninfoOption *option = options; option && option->keyword; option++)
+        for (size_t i = 0; i < ARRAY_LEN(told); i++)
+            if (option->val && strcmp(option->keyword, told[i]) == 0)
+                json_object_set_new(json, told[i], to_json_text(option->val, strlen(option->val)));
+    PQconninfoFree(options);
+    PQfreemem(why);
+    return json;
+}
+
+/* PQconnectdb() would not take the verbosity with which libpq tells a server's SQLSTATE, nor end
+ * after timeout_s over all addresses of a host. False: *ret_late, or PQerrorMessage() says why. */
+static bool connect_within(PGconn *conn, uint64_t timeout_s, bool *ret_late)
+{
+    uint64_t deadline = now_ms() + timeout_s * 1000;
+    PostgresPollingStatusType next =
+        PQstatus(conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
+    (void)PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
+    while (next != PGRES_POLLING_OK && next != PGRES_POLLING_FAILED) {
+        short events = next == PGRES_POLLING_READING ? POLLIN : POLLOUT;
+        struct pollfd fds[2] = {{.fd = PQsocket(conn), .events = events},
+                                {.fd = STDIN_FILENO, .events = POLLIN | POLLRDHUP}};
+        uint64_t now = now_ms();
+        *ret_late = now >= deadline;
+        if (*ret_late)
+            return false;
+        int ready = poll(fds, 2, (int)min_u64(deadline - now, 60000));
+        if (ready > 0 && fds[1].revents)
+            exit(EXIT_PARENT_GONE);
+        if (ready > 0)
+            next = PQconnectPoll(conn);
+    }
+    return next == PGRES_POLLING_OK;
+}
+
+/* "… FATAL:  28P01: password authentication failed\nLOCATION: …": the code leaves the text. */
+static json_t *refusal(char *text)
+{
+    char state[6] = "";
+    char *location = strstr(text, "\nLOCATION:");
+    if (location)
+        *location = '\0';
+    for (char *at = text; (at = strstr(at, ":  ")); at += 3) {
+        if (strspn(at + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5 || at[8] != ':')
+            continue;
+        (void)snprintf(state, sizeof(state), "%.5s", at + 3);
+        memmove(at + 2, at + 9, strlen(at + 9) + 1);
+        break;
+    }
+    return failure(text, state[0] ? state : NULL, true);
+}
+
+/* As libpqrcv_connect() in libpqwalreceiver.c, under our own name. */
+static json_t *try_replication(const char *conninfo, uint64_t timeout_s)
+{
+    static const char *const keys[] = {"dbname", "replication", "dbname", "application_name", NULL};
+    const char *const values[] = {conninfo, "true", "replication", "tidemark", NULL};
+    bool late = false;
+    PGconn *conn = PQconnectStartParams(keys, values, 1);
+    if (!conn || !connect_within(conn, timeout_s, &late)) {
+        free_mem char *text = strdup(late ? "no answer" : conn ? PQerrorMessage(conn) : "");
+        PQfinish(conn);
+        return refusal(text ? text : (char[]){""});
+    }
+    PGresult *result = PQexec(conn, "IDENTIFY_SYSTEM");
+    json_t *json = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1
+                       ? json_pack("{s:b, s:s}", "ok", 1, "system_id", PQgetvalue(result, 0, 0))
+                       : failure(PQerrorMessage(conn), NULL, true);
+    PQclear(result);
+    PQfinish(conn);
+    return json;
+}
+
+static json_t *answer_mode(const char *mode, const char *conninfo, const json_t *hello)
+{
+    uint64_t timeout_s = 0;
     struct err err;
-    char *line = read_line(reader);
-    free_json json_t *hello = NULL;
-    const char *user = "", *conninfo = "", *dbname = NULL;
-    if (!line || json_parse(line, strlen(line), ERR_USAGE, &hello, &err) < 0 ||
-        json_opt_string(hello, "user", ERR_USAGE, &user, &err) < 0 ||
-        json_opt_string(hello, "connection", ERR_USAGE, &conninfo, &err) < 0 ||
-        json_opt_string(hello, "dbname", ERR_USAGE, &dbname, &err) < 0) {
-        (void)reply(failure("pg-session is started by tidemark-agent only", NULL, true));
-        return NULL;
-    }
-    char why[256];
-    if (!become(user, why, sizeof(why))) {
-        (void)reply(failure(why, NULL, true));
-        return NULL;
-    }
+    if (strcmp(mode, "read") == 0)
+        return read_conninfo(conninfo);
+    return json_opt_u64(hello, "timeout_s", ERR_USAGE, &timeout_s, &err) < 0
+               ? failure(err.text, NULL, true)
+               : try_replication(conninfo, timeout_s);
+}
+
+/* --- a session --------------------------------------------------------------------------------
+ */
+
+static PGconn *open_session(const char *conninfo, const char *dbname)
+{
     char *parse_why = NULL;
     PGconn *conn = connect_with(conninfo, dbname, &parse_why);
     PGresult *result = PQstatus(conn) == CONNECTION_OK ? PQexec(conn, session_settings) : NULL;
@@ -212,6 +306,31 @@ static PGconn *open_connection(struct line_reader *reader)
         return NULL;
     }
     return conn;
+}
+
+static PGconn *open_connection(struct line_reader *reader)
+{
+    struct err err;
+    char *line = read_line(reader);
+    free_json json_t *hello = NULL;
+    const char *user = "", *conninfo = "", *dbname = NULL, *mode = NULL;
+    if (!line || json_parse(line, strlen(line), ERR_USAGE, &hello, &err) < 0 ||
+        json_opt_string(hello, "user", ERR_USAGE, &user, &err) < 0 ||
+        json_opt_string(hello, "connection", ERR_USAGE, &conninfo, &err) < 0 ||
+        json_opt_string(hello, "mode", ERR_USAGE, &mode, &err) < 0 ||
+        json_opt_string(hello, "dbname", ERR_USAGE, &dbname, &err) < 0) {
+        (void)reply(failure("pg-session is started by tidemark-agent only", NULL, true));
+        return NULL;
+    }
+    char why[256];
+    if (!become(user, why, sizeof(why))) {
+        (void)reply(failure(why, NULL, true));
+        return NULL;
+    }
+    if (!mode)
+        return open_session(conninfo, dbname);
+    (void)reply(answer_mode(mode, conninfo, hello));
+    return NULL;
 }
 
 static void cancel_statement(PGconn *conn)

@@ -451,14 +451,17 @@ static int start_server(struct recovery *recovery, struct err *err)
     struct restore *restore = recovery->restore;
     struct start_options options;
     enum pg_state state;
+    int pid;
     int rc = restore_mount(restore, err);
     if (rc == 0)
-        rc = pg_server_state(&restore->conf, &state, NULL, err);
+        rc = pg_server_state(&restore->conf, &state, &pid, err);
     if (rc < 0)
         return rc;
     server_log_begin(restore, &recovery->log);
-    if (state != PG_STOPPED)
-        return restore_gate_open(restore, err);
+    if (state != PG_STOPPED) {
+        rc = restore_standby_renew(restore, pid, err);
+        return rc < 0 ? rc : restore_gate_open(restore, err);
+    }
     rc = restore->request.standby ? restore_standby_prepare(restore, err) : 0;
     if (rc == 0)
         rc = restore_permit_grant(restore, err);

@@ -26,6 +26,9 @@ static const struct {
     {"insufficient parameter settings",
      "raise the setting named in the log, or restore with --server-config=image"},
     {"could not restore file", "look at the repository: tidemark-wal get failed for good"},
+    {"could not connect to the primary server",
+     "is [coordinator] primary_conninfo right, and does the primary let the standby in (role, "
+     "password, pg_hba.conf)? The way on takes the corrected one"},
     {"invalid value for parameter", "correct the configuration, then resume"},
     {"unrecognized configuration parameter", "correct the configuration, then resume"},
     {"could not create lock file", "the socket directory is missing or not the server user's"},

@@ -78,6 +78,7 @@ struct restore_request {
     bool standby;
     const char *primary_conninfo; /* of a standby; may hold a password: never in plan or journal */
     const char *primary_slot;     /* "" = none */
+    bool try_primary;             /* it runs: the plan tries primary_conninfo */
     /* For Patroni, which starts the server itself: restore_handover.c. NULL when it is not. */
     const char *handover_directory; /* where the caller wants the data directory */
     bool replica;
@@ -126,7 +127,7 @@ struct restore_setting {
     const char *name;
     char *value; /* NULL: cannot be read */
 };
-enum { RESTORE_SETTINGS_MAX = 12 };
+enum { RESTORE_SETTINGS_MAX = 16 };
 
 struct restore {
     struct job *job;
@@ -150,6 +151,7 @@ struct restore {
     bool old_gone;  /* all volumes were marked once: nothing of the old data can be saved */
     bool astray;    /* restore_recover(): the server runs without having gone to the target */
     bool went_back; /* to `fenced`, because of that: once a run */
+    bool conninfo_changed;      /* since it was reserved: the call has another primary_conninfo */
     enum restore_step hold;     /* the last step of this run; STEP_COMPLETE = no hold */
     struct restore_fork fork;   /* of a standby, from its coordinator */
     struct wal_history history; /* of fork.timeline; empty before it is known */
@@ -240,8 +242,9 @@ int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t
 
 /* --- restore_server.c: the PostgreSQL of this host --- */
 int restore_check_server(struct restore *restore, json_t *warnings, struct err *err);
-/* What the server will have of the settings that replay depends on; new reference. */
-json_t *restore_replay_settings(struct restore *restore);
+/* What the server will have of the settings that replay depends on, synchronous_standby_names and
+ * cluster_name; new reference. */
+json_t *restore_plan_settings(struct restore *restore);
 /* What lies in the data directory belongs to the snapshot's cluster, or was named for overwriting.
  */
 int restore_check_system(struct restore *restore, bool running, struct err *err);
@@ -335,6 +338,16 @@ int restore_standby_attached(const struct restore *restore, struct pg_session *s
                              struct err *err);
 /* Attached: settings without limits, so that it follows whoever is primary next. */
 int restore_standby_finish(struct restore *restore, struct pg_session *session, struct err *err);
+
+/* The server runs already, with the primary_conninfo of an earlier run: it gets this run's. */
+int restore_standby_renew(struct restore *restore, int pid, struct err *err);
+
+/* --- restore_primary.c --- */
+/* Of a standby: reads primary_conninfo, and tries it when it was asked to. *ret (new reference) for
+ * the plan: {"application_name", "tried": "yes" | "no" | "unclear", "text"}; stays as it is for a
+ * primary. ERR_CONFIG, ERR_REFUSED. settings: restore_plan_settings(). */
+int restore_check_primary(const struct restore *restore, const json_t *settings, json_t **ret,
+                          struct err *err);
 
 /* --- restore_handover.c: Patroni asks for the volumes and starts the server --- */
 bool restore_is_handover(const struct restore *restore);

@@ -11,6 +11,22 @@
 
 enum { SLOT_TIMEOUT_S = 60, POLL_MS = 100 };
 
+/* In the place of the one it was reserved with; NULL: there is no other. */
+static int take_conninfo(struct restore *restore, const char *text, struct err *err)
+{
+    struct pg_conninfo ignored;
+    if (!text)
+        return 0;
+    if (!restore->request.standby)
+        return err_set(err, ERR_USAGE, "primary_conninfo is for the standbys of a cluster");
+    restore->conninfo_changed = strcmp(text, restore->request.primary_conninfo) != 0;
+    restore->request.primary_conninfo = text;
+    if (!restore->conninfo_changed || pg_conninfo_read(text, &ignored, err) == 0)
+        return 0;
+    (void)err_prefix(err, "primary_conninfo");
+    return err_hint(err, "correct [coordinator] primary_conninfo");
+}
+
 int restore_cluster_load(struct restore *restore, struct err *err)
 {
     const json_t *call = restore->job->goal_file;
@@ -24,6 +40,10 @@ int restore_cluster_load(struct restore *restore, struct err *err)
     restore->hold = restore_hold_step(json_string_value(json_object_get(call, "until")));
     if (json_object_get(call, "fork"))
         (void)json_object_set(journal, "fork", json_object_get(call, "fork"));
+    int rc =
+        take_conninfo(restore, json_string_value(json_object_get(call, "primary_conninfo")), err);
+    if (rc < 0)
+        return rc;
     if (!restore->request.standby || !json_object_get(journal, "fork"))
         return 0;
     return restore_fork_parse(json_object_get(journal, "fork"), ERR_USAGE, &restore->fork, err);

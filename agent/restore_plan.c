@@ -92,23 +92,23 @@ static int read_snapshot_wal(const struct restore *restore, struct err *err)
     return 0;
 }
 
-static void warn_losses(const struct restore *restore, json_t *warnings)
+static void warn_losses(const struct restore *restore, const json_t *settings, json_t *warnings)
 {
     if (restore->target == TARGET_NAME || restore->target == TARGET_XID)
         json_append_text(warnings,
                          "whether the WAL holds this restore point or transaction is known "
                          "only when it is replayed, after the old data is gone");
-    if (!restore->request.cluster_job) /* the plan of the whole names each */
+    const char *names = json_str(settings, "synchronous_standby_names");
+    if (!restore->request
+             .cluster_job) { /* the plan of the whole names each, and knows who attaches */
         json_append_text(warnings, "replication slots are not restored");
+        if (names[0])
+            json_append_text(warnings,
+                             "synchronous_standby_names = '%s': commits of the restored server "
+                             "wait until such a standby is attached",
+                             names);
+    }
     restore_host_warn(restore, warnings);
-    const char *names =
-        json_string_value(json_object_get(restore->record.settings, "synchronous_standby_names"));
-    if (names && names[0])
-        json_append_text(
-            warnings,
-            "synchronous_standby_names = '%s': commits of the restored server wait until "
-            "such a standby is attached",
-            names);
     if (restore->request.discard_unarchived_wal)
         json_append_text(warnings, "commits that were acknowledged but not archived may be lost "
                                    "(--discard-unarchived-wal)");
@@ -170,9 +170,16 @@ int restore_plan(struct restore *restore, struct err *err)
         rc = restore_check_server(restore, warnings, err);
     if (rc < 0)
         return rc;
-    warn_losses(restore, warnings);
+    free_json json_t *settings = restore_plan_settings(restore);
+    free_json json_t *primary = NULL;
+    rc = restore_check_primary(restore, settings, &primary, err);
+    if (rc < 0)
+        return rc;
+    warn_losses(restore, settings, warnings);
     json_t *plan = restore_plan_json(restore, warnings);
-    (void)json_object_set_new(plan, "settings", restore_replay_settings(restore));
+    (void)json_object_set(plan, "settings", settings);
+    if (primary)
+        (void)json_object_set(plan, "primary", primary);
     rc = compare_with_earlier(json_object_get(restore->job->journal, "plan"), plan, err);
     if (rc < 0) {
         json_decref(plan);

@@ -192,12 +192,15 @@ static int parse_standby(const json_t *body, struct restore_request *ret, struct
     int rc = json_opt_string(body, "primary_conninfo", ERR_USAGE, &ret->primary_conninfo, err);
     if (rc == 0)
         rc = json_opt_string(body, "primary_slot", ERR_USAGE, &ret->primary_slot, err);
+    if (rc == 0)
+        rc = json_opt_bool(body, "try_primary", ERR_USAGE, &ret->try_primary, err);
     if (rc < 0)
         return rc;
-    bool given = ret->primary_conninfo || ret->primary_slot[0];
+    bool given = ret->primary_conninfo || ret->primary_slot[0] || ret->try_primary;
     if (given && !ret->standby)
         return err_set(err, ERR_USAGE,
-                       "primary_conninfo and primary_slot are for the standbys of a cluster");
+                       "primary_conninfo, primary_slot and try_primary are for the standbys of a "
+                       "cluster");
     if (ret->standby && !(ret->primary_conninfo && ret->primary_conninfo[0]))
         return err_set(err, ERR_USAGE, "a standby needs primary_conninfo");
     return 0;
@@ -279,6 +282,7 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
                                         "cluster",
                                         "primary_conninfo",
                                         "primary_slot",
+                                        "try_primary",
                                         "handover",
                                         NULL};
     struct restore_request request = {.target = TARGET_TAG, .target_value = ""};

@@ -111,18 +111,27 @@ static int check_settings(struct restore *restore, struct err *err)
     return list[0] ? refuse_lower(restore, list, err) : 0;
 }
 
-json_t *restore_replay_settings(struct restore *restore)
+static void add_settings(struct restore *restore, const char *const *names, json_t *to)
 {
-    json_t *object = json_object();
     bool keep = keeps_config(restore);
-    for (size_t i = 0; record_replay_settings[i]; i++) {
-        const char *name = record_replay_settings[i];
-        const char *here = keep ? restore_setting(restore, name) : NULL;
+    if (keep)
+        restore_read_settings(restore, names);
+    for (size_t i = 0; names[i]; i++) {
+        const char *here = keep ? restore_setting(restore, names[i]) : NULL;
         if (here)
-            (void)json_object_set_new(object, name, json_string(here));
+            (void)json_object_set_new(to, names[i], json_string(here));
         else
-            (void)json_object_set(object, name, json_object_get(restore->record.settings, name));
+            (void)json_object_set(to, names[i],
+                                  json_object_get(restore->record.settings, names[i]));
     }
+}
+
+json_t *restore_plan_settings(struct restore *restore)
+{
+    static const char *const standbys[] = {"synchronous_standby_names", "cluster_name", NULL};
+    json_t *object = json_object();
+    add_settings(restore, record_replay_settings, object);
+    add_settings(restore, standbys, object);
     return object;
 }
 

@@ -14,6 +14,8 @@
 #include "agent/log.h"
 #include "agent/pg.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 
 enum { RELOAD_POLL_MS = 100, RELOAD_TIMEOUT_MS = 30000, QUERY_TIMEOUT_S = 30 };
@@ -61,6 +63,22 @@ int restore_standby_prepare(struct restore *restore, struct err *err)
 {
     int rc = check_fork(restore, err);
     return rc < 0 ? rc : restore_write_settings(restore, err);
+}
+
+/* The lines are those of its start, which include the permit, even if it had attached before. */
+int restore_standby_renew(struct restore *restore, int pid, struct err *err)
+{
+    if (!restore->conninfo_changed)
+        return 0;
+    int rc = restore_permit_grant(restore, err);
+    if (rc == 0)
+        rc = restore_write_settings(restore, err);
+    if (rc < 0)
+        return rc;
+    if (kill(pid, SIGHUP) < 0 && errno != ESRCH)
+        return err_sys(err, ERR_POSTGRES, "signal the server, process %d", pid);
+    log_info("the standby that runs gets a new primary_conninfo: job=%s", restore->job->id);
+    return 0;
 }
 
 /* --- attached --------------------------------------------------------------------------------- */
