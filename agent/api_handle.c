@@ -367,6 +367,18 @@ static int get_snapshots(struct api *api, struct api_call *call, const char *arg
     return 0;
 }
 
+/* This node's own, else another's: a cluster's snapshot is every node's. A coordinator has none. */
+static int find_snapshot(const struct conf *conf, struct store *store, const struct repo *repo,
+                         const char *what, struct record *ret, struct err *err)
+{
+    const char *cluster = conf->file[0] ? conf->cluster : "";
+    bool has_own = conf->file[0] && !conf->coordinator_members[0];
+    int rc = -ERR_MISSING;
+    if (has_own)
+        rc = catalog_find(store, repo, cluster, conf->node, what, ret, NULL, err);
+    return rc == -ERR_MISSING ? catalog_find(store, repo, cluster, NULL, what, ret, NULL, err) : rc;
+}
+
 static int get_snapshot(struct api *api, struct api_call *call, const char *what, struct err *err)
 {
     struct store *store;
@@ -378,8 +390,7 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
     struct record *record = calloc(1, sizeof(*record));
     if (!record)
         abort();
-    rc = catalog_find(store, &repo, conf->file[0] ? conf->cluster : "",
-                      conf->file[0] ? conf->node : "", what, record, NULL, err);
+    rc = find_snapshot(conf, store, &repo, what, record, err);
     if (rc == 0) {
         call->status = 200;
         call->answer = record_to_public_json(record);

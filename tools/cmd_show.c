@@ -98,8 +98,9 @@ const struct cmd_verb verb_show = {
     .args_min = 1,
     .args_max = 1,
     .summary = "Shows one snapshot.",
-    .notes =
-        "An ID may be cut to its first 6 digits or more. Times are UTC; --json has every setting\n"
-        "that was recorded, and times in seconds.\n",
+    .notes = "This node's own, else one of another node of the cluster. An ID may be cut to its "
+             "first 6\n"
+             "digits or more. Times are UTC; --json has every setting\n"
+             "that was recorded, and times in seconds.\n",
     .run = run,
 };
