@@ -46,11 +46,19 @@ struct cluster {
 int cluster_members(const struct conf *conf, struct cluster *ret, struct err *err);
 /* NULL when there is none. */
 const struct cluster_member *cluster_member(const struct cluster *cluster, const char *name);
+/* [coordinator] primary_conninfo, which is there, for a standby of this primary. ERR_CONFIG. Pure.
+ */
+int cluster_fill_conninfo(const struct conf *conf, const struct cluster_member *primary,
+                          const char *standby, char *ret, size_t size, struct err *err);
 /* One request to a member's agent; *ret: its answer (new reference). The member's name precedes the
  * text of an error. Any thread; blocks for as long as the request takes. */
 int cluster_call(const struct cluster *cluster, const struct cluster_member *member,
                  const char *method, const char *path, const json_t *body, json_t **ret,
                  struct err *err);
+/* The same for at most timeout_s (0 = as long as any request). */
+int cluster_call_within(const struct cluster *cluster, const struct cluster_member *member,
+                        unsigned timeout_s, const char *method, const char *path,
+                        const json_t *body, json_t **ret, struct err *err);
 /* The same to all members at the same time, for at most CLUSTER_ANSWER_S: somebody waits for the
  * whole. answers[i], which is NULL where errs[i] says why. */
 enum { CLUSTER_ANSWER_S = 15 };
@@ -82,8 +90,8 @@ json_t *cluster_topology(const json_t *members);
  * the primary, or nobody knows. Borrowed. Pure. */
 const char *cluster_upstream(const json_t *members, const json_t *standby);
 
-/* --- cluster_restore.c, cluster_plan.c, cluster_check.c, cluster_drive.c, cluster_ask.c,
- * cluster_claim.c --- */
+/* --- cluster_restore.c, cluster_plan.c, cluster_look.c, cluster_describe.c, cluster_check.c,
+ * cluster_drive.c, cluster_ask.c, cluster_claim.c --- */
 
 /* How far a node has come, by its agent's word. */
 enum cluster_level {
@@ -112,6 +120,7 @@ struct drive {
     bool followed;                    /* by the journal a standby on the new timeline already */
     bool silent;                      /* its agent does not answer; under all->mutex */
     bool waited;                      /* for it in vain; its own thread's */
+    json_t *node;                     /* what its agent said before any was reserved; or NULL */
     json_t *plan;                     /* its agent's; NULL before it is reserved */
     json_t *verification;             /* what its agent found; under all->mutex */
     enum cluster_level level;         /* under all->mutex */
@@ -135,6 +144,7 @@ struct cluster_restore {
     bool record_read;
     struct drive drives[CLUSTER_MEMBERS_MAX];
     size_t count;
+    bool unseen[CLUSTER_MEMBERS_MAX]; /* members that did not answer cluster_look() */
     /* Of what follows, drive.level and the journal. */
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -151,9 +161,17 @@ int cluster_plan(struct cluster_restore *all, struct err *err);
 int cluster_rejoin_plan(struct cluster_restore *all, struct err *err);
 int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member *primary,
                         struct err *err);
+/* Nothing is reserved yet: asks all nodes at the same time what they are. Whoever plans waits at a
+ * terminal: a node that does not answer within seconds ends it, with what to do. */
+int cluster_look(struct cluster_restore *all, struct err *err);
+/* Why a standby cannot try now how it reaches the primary; NULL when it can. */
+const char *cluster_untried(const struct cluster_restore *all, char *text, size_t size);
 /* All are reserved: what only becomes known from all nodes together, into
  * journal["plan"]["warnings"] (which a plan that was not looked at does not have), or a refusal. */
 int cluster_check_plan(struct cluster_restore *all, struct err *err);
+/* The part of it that only tells: what the agents' plans say, into those of the members, and for
+ * whom commits would wait. */
+void cluster_describe(struct cluster_restore *all, json_t *warnings);
 /* All are recovered: one system, one history, every standby streams and is past the fork. */
 int cluster_check_history(struct cluster_restore *all, struct err *err);
 /* Fills the drives from the journal; cluster_load() reads the record, too. What gives the nodes

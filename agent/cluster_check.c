@@ -83,7 +83,9 @@ static int check_left_out(const struct cluster_restore *all, const struct cluste
 {
     free_json json_t *node = NULL;
     struct err why;
-    if (cluster_call(&all->cluster, member, "GET", "/node", NULL, &node, &why) < 0) {
+    if (all->unseen[member - all->cluster.members] ||
+        cluster_call_within(&all->cluster, member, CLUSTER_ANSWER_S, "GET", "/node", NULL, &node,
+                            &why) < 0) {
         json_append_text(
             warnings,
             "member %s is left out and does not answer: its server must not come back as a "
@@ -139,8 +141,9 @@ int cluster_check_plan(struct cluster_restore *all, struct err *err)
     if (rc < 0)
         return rc;
     add_node_warnings(all, warnings);
-    (void)json_object_set(plan, "warnings", warnings);
     (void)pthread_mutex_lock(&all->mutex);
+    cluster_describe(all, warnings);
+    (void)json_object_set(plan, "warnings", warnings);
     rc = cluster_journal(all, err);
     (void)pthread_mutex_unlock(&all->mutex);
     return rc;
@@ -254,6 +257,60 @@ static int check_node(struct cluster_restore *all, struct drive *drive, struct e
     }
 }
 
+/* --- the verification: whose standby it is -----------------------------------------------------
+ */
+
+/* Of a node that rejoins it is no drive. */
+static const struct cluster_member *primary_member(struct cluster_restore *all)
+{
+    const struct drive *drive = primary_of(all);
+    const json_t *plan = json_object_get(all->job->journal, "plan");
+    return drive ? drive->member : cluster_member(&all->cluster, json_str(plan, "primary"));
+}
+
+static bool is_sender(const json_t *primary_node, const char *application)
+{
+    size_t i;
+    json_t *sender;
+    json_array_foreach(json_object_get(primary_node, "replication"), i, sender)
+    {
+        if (json_is(sender, "application_name", application) &&
+            (json_is(sender, "state", "streaming") || json_is(sender, "state", "catchup")))
+            return true;
+    }
+    return false;
+}
+
+/* It streams, and perhaps from another standby, or from a server that is none of the cluster's. */
+static int check_sender(struct cluster_restore *all, const struct drive *drive, struct err *err)
+{
+    const char *application = json_str(json_object_get(drive->plan, "primary"), "application_name");
+    const struct cluster_member *primary = primary_member(all);
+    uint64_t since_ms = now_ms();
+    while (primary && application[0]) {
+        free_json json_t *node = NULL;
+        struct err why;
+        (void)cluster_call_within(&all->cluster, primary, CLUSTER_ANSWER_S, "GET", "/node", NULL,
+                                  &node, &why);
+        if (is_sender(node, application))
+            return 0;
+        if (now_ms() - since_ms > ATTACH_MAX_MS) {
+            (void)err_set(err, ERR_POSTGRES,
+                          "node %s streams, but primary %s %s as '%s': does its primary_conninfo "
+                          "lead to another server?",
+                          drive->member->name, primary->name,
+                          node ? "has no standby that is attached" : "does not say who is attached",
+                          application);
+            return err_hint(err, "correct [coordinator] primary_conninfo");
+        }
+        int rc = job_check_cancel(all->job, err);
+        if (rc < 0)
+            return rc;
+        pause_ms(POLL_MS);
+    }
+    return 0;
+}
+
 /* The primary first: the others are compared with it. A node that rejoins is alone with the fork.
  */
 int cluster_check_history(struct cluster_restore *all, struct err *err)
@@ -263,6 +320,9 @@ int cluster_check_history(struct cluster_restore *all, struct err *err)
     for (size_t i = 0; rc == 0 && i < all->count; i++)
         if (!all->drives[i].primary)
             rc = check_node(all, &all->drives[i], err);
+    for (size_t i = 0; rc == 0 && i < all->count; i++)
+        if (!all->drives[i].primary)
+            rc = check_sender(all, &all->drives[i], err);
     json_decref(all->history);
     all->history = NULL;
     if (rc == 0)

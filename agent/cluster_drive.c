@@ -80,7 +80,10 @@ static json_t *reservation(const struct drive *drive)
         if (json_object_get(request, passed[i]))
             (void)json_object_set(body, passed[i], json_object_get(request, passed[i]));
     if (!drive->primary) {
+        char why[CONF_NAME_MAX + 64];
+        bool can_try = !cluster_untried(all, why, sizeof(why));
         (void)json_object_set_new(body, "primary_conninfo", json_string(drive->conninfo));
+        (void)json_object_set_new(body, "try_primary", json_boolean(can_try));
         (void)json_object_set_new(body, "verify", json_string("quick"));
     }
     if (!drive->primary && drive->slot[0])
@@ -95,10 +98,10 @@ static json_t *reservation(const struct drive *drive)
  * filesystem is another than the snapshot's. Not mounted, they have to be blank or known. */
 static int name_volumes(struct drive *drive, json_t *body, struct err *err)
 {
-    free_json json_t *node = NULL;
+    free_json json_t *node = json_incref(drive->node);
     size_t i;
     json_t *volume;
-    int rc = cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET", "/node", NULL, &node, err);
+    int rc = node ? 0 : cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET", "/node", NULL, &node, err);
     if (rc < 0)
         return rc;
     json_t *overwrite = json_object();
@@ -129,8 +132,11 @@ static int reserve(struct drive *drive, struct err *err)
 static int execute(struct drive *drive, enum cluster_level until, json_t **ret, struct err *err)
 {
     free_json json_t *body = json_pack("{s:s}", "until", cluster_level_name(until));
-    if (!drive->primary && until == LEVEL_RECOVERED)
+    if (!drive->primary && until == LEVEL_RECOVERED) {
         (void)json_object_set(body, "fork", drive->all->fork);
+        if (drive->conninfo[0])
+            (void)json_object_set_new(body, "primary_conninfo", json_string(drive->conninfo));
+    }
     if (drive->primary && until == LEVEL_RECOVERED) {
         (void)json_object_set_new(body, "slots", cluster_used_slots(drive->all));
         (void)json_object_set_new(body, "idle_slots", cluster_idle_slots(drive->all));

@@ -67,6 +67,52 @@ const struct cluster_member *cluster_member(const struct cluster *cluster, const
     return NULL;
 }
 
+/* --- how a standby reaches its primary -------------------------------------------------------- */
+
+/* https://HOST:PORT → HOST, without the brackets of an IPv6 address; "" for a socket. */
+static void host_of(const struct cluster_member *member, char *ret, size_t size)
+{
+    const char *at = member->address;
+    ret[0] = '\0';
+    if (strncmp(at, "https://", 8) != 0)
+        return;
+    at += 8;
+    size_t len = at[0] == '[' ? strcspn(++at, "]") : strcspn(at, ":/");
+    (void)snprintf(ret, size, "%.*s", (int)len, at);
+}
+
+static int fill_template(const char *template, const char *host, const char *name, char *ret,
+                         size_t size, struct err *err)
+{
+    size_t len = 0;
+    for (const char *at = template; *at; at++) {
+        char one[2] = {*at, '\0'};
+        const char *part = one;
+        if (at[0] == '%' && (at[1] == 'h' || at[1] == 'n'))
+            part = *++at == 'h' ? host : name;
+        len += (size_t)snprintf(ret + min_u64(len, size - 1), size - min_u64(len, size - 1), "%s",
+                                part);
+    }
+    if (len >= size)
+        return err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is too long");
+    free_json json_t *text = json_string(ret);
+    return text ? 0 : err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is not UTF-8");
+}
+
+int cluster_fill_conninfo(const struct conf *conf, const struct cluster_member *primary,
+                          const char *standby, char *ret, size_t size, struct err *err)
+{
+    const char *template = conf->coordinator_primary_conninfo;
+    char host[CLUSTER_ADDRESS_MAX + 1];
+    host_of(primary, host, sizeof(host));
+    if (!strstr(template, "%h") || host[0])
+        return fill_template(template, host, standby, ret, size, err);
+    (void)err_set(err, ERR_CONFIG,
+                  "[coordinator] primary_conninfo has %%h, but '%s' of member %s has no host",
+                  primary->address, primary->name);
+    return err_hint(err, "write the host in the place of %%h, or the member's https:// address");
+}
+
 /* --- requests --------------------------------------------------------------------------------- */
 
 /* What an agent says of itself is of use only when it means the same cluster. */
@@ -82,9 +128,9 @@ static int check_cluster(const struct conf *conf, json_t **node, struct err *err
     return err_hint(err, "[tidemark] cluster has to be the same in all configurations");
 }
 
-static int call_within(const struct cluster *cluster, const struct cluster_member *member,
-                       unsigned timeout_s, const char *method, const char *path, const json_t *body,
-                       json_t **ret, struct err *err)
+int cluster_call_within(const struct cluster *cluster, const struct cluster_member *member,
+                        unsigned timeout_s, const char *method, const char *path,
+                        const json_t *body, json_t **ret, struct err *err)
 {
     struct client *client = NULL;
     const struct conf *conf = cluster->conf;
@@ -107,7 +153,7 @@ int cluster_call(const struct cluster *cluster, const struct cluster_member *mem
                  const char *method, const char *path, const json_t *body, json_t **ret,
                  struct err *err)
 {
-    return call_within(cluster, member, 0, method, path, body, ret, err);
+    return cluster_call_within(cluster, member, 0, method, path, body, ret, err);
 }
 
 struct one_call {
@@ -123,8 +169,8 @@ struct one_call {
 static void *call_one(void *ctx)
 {
     struct one_call *call = ctx;
-    (void)call_within(call->cluster, call->member, CLUSTER_ANSWER_S, call->method, call->path, NULL,
-                      call->answer, call->err);
+    (void)cluster_call_within(call->cluster, call->member, CLUSTER_ANSWER_S, call->method,
+                              call->path, NULL, call->answer, call->err);
     return NULL;
 }
 

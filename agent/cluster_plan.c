@@ -135,36 +135,6 @@ static int choose_primary(struct cluster_restore *all, struct err *err)
 
 /* --- how a standby reaches its primary -------------------------------------------------------- */
 
-/* https://HOST:PORT → HOST, without the brackets of an IPv6 address; "" for a socket. */
-static void host_of(const struct cluster_member *member, char *ret, size_t size)
-{
-    const char *at = member->address;
-    ret[0] = '\0';
-    if (strncmp(at, "https://", 8) != 0)
-        return;
-    at += 8;
-    size_t len = at[0] == '[' ? strcspn(++at, "]") : strcspn(at, ":/");
-    (void)snprintf(ret, size, "%.*s", (int)len, at);
-}
-
-static int fill_template(const char *template, const char *host, const char *name, char *ret,
-                         size_t size, struct err *err)
-{
-    size_t len = 0;
-    for (const char *at = template; *at; at++) {
-        char one[2] = {*at, '\0'};
-        const char *part = one;
-        if (at[0] == '%' && (at[1] == 'h' || at[1] == 'n'))
-            part = *++at == 'h' ? host : name;
-        len += (size_t)snprintf(ret + min_u64(len, size - 1), size - min_u64(len, size - 1), "%s",
-                                part);
-    }
-    if (len >= size)
-        return err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is too long");
-    free_json json_t *text = json_string(ret);
-    return text ? 0 : err_set(err, ERR_CONFIG, "[coordinator] primary_conninfo is not UTF-8");
-}
-
 static const struct drive *primary_of(const struct cluster_restore *all)
 {
     for (size_t i = 0; i < all->count; i++)
@@ -178,22 +148,12 @@ static const struct drive *primary_of(const struct cluster_restore *all)
 static int conninfo_to(struct cluster_restore *all, const struct cluster_member *primary,
                        const char *primary_node, struct drive *drive, struct err *err)
 {
-    const char *template = all->job->conf.coordinator_primary_conninfo;
     const json_t *node = recorded_node(all, drive->recorded);
     const json_t *to = recorded_node(all, primary_node);
     const char *recorded = json_str(node, "primary_conninfo");
-    char host[CLUSTER_ADDRESS_MAX + 1];
-    host_of(primary, host, sizeof(host));
-    if (strstr(template, "%h") && !host[0]) {
-        (void)err_set(err, ERR_CONFIG,
-                      "[coordinator] primary_conninfo has %%h, but '%s' of member %s has no host",
-                      primary->address, primary->name);
-        return err_hint(err,
-                        "write the host in the place of %%h, or the member's https:// address");
-    }
-    if (template[0])
-        return fill_template(template, host, drive->member->name, drive->conninfo,
-                             sizeof(drive->conninfo), err);
+    if (all->job->conf.coordinator_primary_conninfo[0])
+        return cluster_fill_conninfo(&all->job->conf, primary, drive->member->name, drive->conninfo,
+                                     sizeof(drive->conninfo), err);
     const char *upstream = cluster_upstream(json_object_get(all->record.topology, "members"), node);
     if (upstream) {
         (void)err_set(err, ERR_REFUSED,
@@ -236,11 +196,11 @@ static int compare_drives(const void *a, const void *b)
 static json_t *plan_json(const struct cluster_restore *all)
 {
     const struct record *record = &all->record;
-    char conninfo[CONF_PATH_MAX + 64]; /* a password leaves, blanks may come */
+    char conninfo[CONF_PATH_MAX + 64]; /* blanks may come */
     json_t *members = json_array();
     for (size_t i = 0; i < all->count; i++) {
         const struct drive *drive = &all->drives[i];
-        (void)conninfo_public(drive->conninfo, conninfo, sizeof(conninfo));
+        (void)conninfo_masked(drive->conninfo, conninfo, sizeof(conninfo));
         (void)json_array_append_new(
             members, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s}", "name", drive->member->name,
                                "address", drive->member->address, "recorded", drive->recorded,
@@ -249,10 +209,11 @@ static json_t *plan_json(const struct cluster_restore *all)
     }
     char system_id[24];
     (void)snprintf(system_id, sizeof(system_id), "%llu", (unsigned long long)record->system_id);
-    return json_pack("{s:O, s:s, s:s, s:I, s:s, s:o, s:o}", "snapshot",
+    return json_pack("{s:O, s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "snapshot",
                      json_object_get(all->job->journal, "snapshot"), "tag", record->tag, "cluster",
-                     record->cluster, "captured_s", (json_int_t)record->captured_s, "system_id",
-                     system_id, "members", members, "slots", cluster_slots(all));
+                     record->cluster, "node", record->node, "captured_s",
+                     (json_int_t)record->captured_s, "system_id", system_id, "members", members,
+                     "slots", cluster_slots(all));
 }
 
 int cluster_plan(struct cluster_restore *all, struct err *err)
@@ -292,9 +253,14 @@ int cluster_plan_rejoin(struct cluster_restore *all, const struct cluster_member
     int rc = read_record(all, err);
     if (rc == 0)
         rc = conninfo_to(all, primary, primary->name, &all->drives[0], err);
-    if (rc == 0)
-        (void)json_object_set_new(all->job->journal, "plan", plan_json(all));
-    return rc;
+    if (rc < 0)
+        return rc;
+    json_t *plan = plan_json(all);
+    (void)json_object_set_new(plan, "rejoin", json_string(all->drives[0].member->name));
+    (void)json_object_set_new(plan, "primary", json_string(primary->name));
+    (void)json_object_set(plan, "timeline", json_object_get(all->fork, "timeline"));
+    (void)json_object_set_new(all->job->journal, "plan", plan);
+    return 0;
 }
 
 /* --- read back -------------------------------------------------------------------------------- */
@@ -315,23 +281,44 @@ static int load_drive(struct cluster_restore *all, const json_t *member, struct 
     drive->followed = !drive->primary &&
                       (json_is(state, "level", "recovered") || json_is(state, "level", "complete"));
     drive->verification = json_incref(json_object_get(state, "verification"));
-    (void)snprintf(drive->conninfo, sizeof(drive->conninfo), "%s",
-                   json_str(member, "primary_conninfo"));
     (void)snprintf(drive->slot, sizeof(drive->slot), "%.63s", json_str(member, "primary_slot"));
     all->count++;
     return 0;
 }
 
-/* The journal does not say its password; where a standby is reserved already nobody needs it, and
- * one that rejoins is alone here. */
-static int load_conninfo(struct cluster_restore *all, struct drive *drive, struct err *err)
+/* Whom a node that rejoins follows is no drive. */
+static int find_conninfo_again(struct cluster_restore *all, struct drive *drive, struct err *err)
+{
+    const char *name = json_str(json_object_get(all->job->journal, "plan"), "primary");
+    if (!all->alone)
+        return find_conninfo(all, drive, err);
+    const struct cluster_member *primary = cluster_member(&all->cluster, name);
+    if (!primary)
+        return err_set(err, ERR_CONFIG, "primary '%.80s' is no member any more", name);
+    return conninfo_to(all, primary, name, drive, err);
+}
+
+/* Made anew: the journal does not say its password, and whoever resumes may have corrected it.
+ * Where it is not known here (another coordinator's configuration says it) a standby that is
+ * reserved has it. What gives the nodes back needs none. */
+static int load_conninfo(struct cluster_restore *all, struct drive *drive, json_t *member,
+                         struct err *err)
 {
     struct err why;
-    if (drive->primary || find_conninfo(all, drive, &why) == 0 || drive->job[0] ||
-        drive->conninfo[0])
+    char shown[CONF_PATH_MAX + 64];
+    if (drive->primary)
         return 0;
-    *err = why;
-    return -(int)err->code;
+    bool aborts = strcmp(all->job->goal, "abort") == 0;
+    int rc = find_conninfo_again(all, drive, &why);
+    if (rc < 0 && (aborts || (rc == -ERR_REFUSED && drive->job[0])))
+        return 0;
+    if (rc < 0) {
+        *err = why;
+        return rc;
+    }
+    (void)conninfo_masked(drive->conninfo, shown, sizeof(shown));
+    (void)json_object_set_new(member, "primary_conninfo", json_string(shown));
+    return 0;
 }
 
 int cluster_load_drives(struct cluster_restore *all, struct err *err)
@@ -354,8 +341,9 @@ int cluster_load(struct cluster_restore *all, struct err *err)
     int rc = cluster_load_drives(all, err);
     if (rc == 0)
         rc = read_record(all, err);
+    json_t *members = json_object_get(plan, "members");
     for (size_t i = 0; rc == 0 && i < all->count; i++)
-        rc = load_conninfo(all, &all->drives[i], err);
+        rc = load_conninfo(all, &all->drives[i], json_array_get(members, i), err);
     if (rc == 0 && !json_object_get(plan, "slots")) /* from another coordinator */
         (void)json_object_set_new(plan, "slots", cluster_slots(all));
     return rc;

@@ -111,11 +111,13 @@ static int prepare(struct cluster_restore *all, struct err *err)
                                                         : cluster_plan(all, err);
     if (rc == 0)
         rc = cluster_claim(all, err);
+    bool checked = json_object_get(json_object_get(all->job->journal, "plan"), "warnings");
+    if (rc == 0 && !checked && !was_touched(all))
+        rc = cluster_look(all, err);
     if (rc == 0)
         cluster_archive_note(all, NULL, false);
     if (rc == 0)
         rc = cluster_drive(all, LEVEL_RESERVED, err);
-    bool checked = json_object_get(json_object_get(all->job->journal, "plan"), "warnings");
     if (rc == 0 && !checked && !was_touched(all))
         rc = cluster_check_plan(all, err);
     return rc < 0 ? after_failure(all, err) : 0;
@@ -313,6 +315,7 @@ int cluster_restore_run(struct job *job, struct err *err)
     int rc = run(&all, err);
     json_decref(all.fork);
     for (size_t i = 0; i < all.count; i++) {
+        json_decref(all.drives[i].node);
         json_decref(all.drives[i].plan);
         json_decref(all.drives[i].verification);
     }

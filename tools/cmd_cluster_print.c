@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "tools/cmd_cluster.h"
+#include "tools/cmd_restore.h"
 
 /* "sub1 (logical, pgoutput, database app)" */
 static void print_slot(const json_t *slot)
@@ -17,18 +18,73 @@ static bool is_recreated(const json_t *slot)
     return json_is_true(json_object_get(slot, "recreated"));
 }
 
+static void print_head(const json_t *plan)
+{
+    char when[32];
+    const char *rejoin = cmd_text(plan, "rejoin");
+    cmd_format_time(json_integer_value(json_object_get(plan, "captured_s")), when);
+    if (rejoin[0])
+        (void)printf("plan: make %s of cluster %s a standby of %s again, on timeline %lld\n"
+                     "  from     %s (%.12s), captured %s on %s: no other node is touched\n",
+                     rejoin, cmd_text(plan, "cluster"), cmd_text(plan, "primary"),
+                     (long long)json_integer_value(json_object_get(plan, "timeline")),
+                     cmd_text(plan, "tag"), cmd_text(plan, "snapshot"), when,
+                     cmd_text(plan, "node"));
+    else
+        (void)printf("plan: restore cluster %s to %s (%.12s), captured %s on %s\n",
+                     cmd_text(plan, "cluster"), cmd_text(plan, "tag"), cmd_text(plan, "snapshot"),
+                     when, cmd_text(plan, "node"));
+    if (json_object_get(plan, "target"))
+        restore_print_target(json_object_get(plan, "target"), "promote");
+}
+
+/* How a standby reaches its primary, and whether that was tried. */
+static void print_connection(const json_t *member)
+{
+    const json_t *connection = json_object_get(member, "connection");
+    const char *tried = cmd_text(connection, "tried"), *slot = cmd_text(member, "primary_slot");
+    if (!cmd_text(member, "primary_conninfo")[0])
+        return;
+    (void)printf("  follows  ");
+    cmd_print_text(cmd_text(member, "primary_conninfo"), 0, stdout);
+    (void)printf("%s%s\n           ", slot[0] ? ", slot " : ", no slot", slot);
+    if (strcmp(tried, "no") == 0)
+        (void)printf("not tried: ");
+    else if (strcmp(tried, "unclear") == 0)
+        (void)printf("tried, not clear: ");
+    else
+        (void)printf("tried: ");
+    cmd_print_text(cmd_text(connection, "text"), 0, stdout);
+    (void)putchar('\n');
+}
+
+static void print_member(const json_t *member)
+{
+    bool moved = strcmp(cmd_text(member, "recorded"), cmd_text(member, "name")) != 0;
+    size_t i;
+    json_t *volume;
+    (void)printf("  %-8s %s%s%s%s: PostgreSQL in %s %s\n", cmd_text(member, "role"),
+                 cmd_text(member, "name"), moved ? " (in the place of " : "",
+                 moved ? cmd_text(member, "recorded") : "", moved ? ")" : "",
+                 cmd_text(member, "data_directory"),
+                 json_is_true(json_object_get(member, "server_running"))
+                     ? "runs and will be stopped"
+                     : "is not running");
+    json_array_foreach(json_object_get(member, "volumes"), i, volume)
+    {
+        restore_print_volume(volume);
+    }
+    print_connection(member);
+}
+
 void cluster_print_plan(const json_t *plan)
 {
     size_t i;
     json_t *item;
-    (void)printf("restore cluster %s to %s, snapshot %s\n", cmd_text(plan, "cluster"),
-                 cmd_text(plan, "tag"), cmd_text(plan, "snapshot"));
+    print_head(plan);
     json_array_foreach(json_object_get(plan, "members"), i, item)
     {
-        bool moved = strcmp(cmd_text(item, "recorded"), cmd_text(item, "name")) != 0;
-        (void)printf("  %-8s %s%s%s%s\n", cmd_text(item, "role"), cmd_text(item, "name"),
-                     moved ? " (in the place of " : "", moved ? cmd_text(item, "recorded") : "",
-                     moved ? ")" : "");
+        print_member(item);
     }
     json_array_foreach(json_object_get(plan, "slots"), i, item)
     {

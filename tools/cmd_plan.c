@@ -4,8 +4,11 @@
 
 #include "tools/cmd_restore.h"
 
-static const char *content_of(const char *holds)
+/* mounted: of a part of a cluster, where what is mounted is meant. */
+static const char *content_of(const char *holds, bool mounted)
 {
+    if (strcmp(holds, "foreign") == 0 && mounted)
+        return "the filesystem that is mounted there now";
     if (strcmp(holds, "blank") == 0)
         return "blank";
     if (strcmp(holds, "own") == 0)
@@ -15,24 +18,25 @@ static const char *content_of(const char *holds)
     return "FOREIGN";
 }
 
-static void print_volume(const json_t *volume)
+void restore_print_volume(const json_t *volume)
 {
     char size[24];
     cmd_format_size((uint64_t)json_integer_value(json_object_get(volume, "bytes")), size);
-    (void)printf("  write    %s: %s of %s to %s (%s), mounted at %s\n", cmd_text(volume, "name"),
-                 size, cmd_text(volume, "fs_type"), cmd_text(volume, "device"),
-                 content_of(cmd_text(volume, "holds")), cmd_text(volume, "mount_point"));
+    (void)printf(
+        "  write    %s: %s of %s to %s (%s), mounted at %s\n", cmd_text(volume, "name"), size,
+        cmd_text(volume, "fs_type"), cmd_text(volume, "device"),
+        content_of(cmd_text(volume, "holds"), json_is_true(json_object_get(volume, "mounted"))),
+        cmd_text(volume, "mount_point"));
 }
 
-static void print_target(const json_t *plan)
+void restore_print_target(const json_t *target, const char *action)
 {
-    const json_t *target = json_object_get(plan, "target");
     json_int_t timeline = json_integer_value(json_object_get(target, "timeline"));
     const char *value = cmd_text(target, "value");
     (void)printf("  recover  to %s%s%s", cmd_text(target, "type"), value[0] ? " " : "", value);
     if (timeline > 0)
         (void)printf(" on timeline %lld", (long long)timeline);
-    (void)printf(", then %s\n", cmd_text(plan, "action"));
+    (void)printf(", then %s\n", action);
 }
 
 void restore_print_plan(const json_t *plan)
@@ -51,9 +55,9 @@ void restore_print_plan(const json_t *plan)
                      : ": it is not running");
     json_array_foreach(json_object_get(plan, "volumes"), i, item)
     {
-        print_volume(item);
+        restore_print_volume(item);
     }
-    print_target(plan);
+    restore_print_target(json_object_get(plan, "target"), cmd_text(plan, "action"));
     (void)printf("  verify   %s; reindex %s; server configuration: %s\n", cmd_text(plan, "verify"),
                  cmd_text(plan, "reindex"), cmd_text(plan, "config"));
     json_array_foreach(json_object_get(plan, "warnings"), i, item)

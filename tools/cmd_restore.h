@@ -1,5 +1,5 @@
-/* The request of `tidemark restore` from its command line; only cmd_restore*.c and cmd_patroni.c
- * use it. */
+/* The request of `tidemark restore` from its command line; only cmd_restore*.c, cmd_plan.c,
+ * cmd_cluster_print.c and cmd_patroni.c use it. */
 #ifndef TIDEMARK_TOOLS_CMD_RESTORE_H
 #define TIDEMARK_TOOLS_CMD_RESTORE_H
 
@@ -15,5 +15,8 @@ int restore_take_option(json_t *body, const char *name, const char *value, struc
 
 /* The plan in the journal of a prepared restore, to stdout. */
 void restore_print_plan(const json_t *plan);
+/* Lines of it, which the plan of a cluster restore has as well. */
+void restore_print_volume(const json_t *volume);
+void restore_print_target(const json_t *target, const char *action);
 
 #endif

@@ -200,7 +200,7 @@ class Coordinator:
         self.state_dir = box.mkdir(f"{name}-state", 0o755)
         self.socket = box.join(f"{name}.sock")
         self.conf = box.join(f"{name}.conf")
-        sections = {
+        self.sections = {
             "tidemark": {"cluster": "main", "node": name, "state_dir": self.state_dir,
                          "socket": self.socket},
             "repository": {"url": cluster.repository},
@@ -208,10 +208,15 @@ class Coordinator:
                 f"{m.name}={m.address or 'unix:' + m.socket}" for m in cluster.members)},
         }
         for section, values in (options or {}).items():
-            sections.setdefault(section, {}).update(values)
-        box.write(os.path.basename(self.conf), conf_text(sections))
+            self.sections.setdefault(section, {}).update(values)
+        self.write_conf(box)
         self.agent = Agent(box, self.conf, self.socket, self.programs, name,
                            program="tidemark-coordinator")
+
+    def write_conf(self, box, **coordinator):
+        """coordinator: what changes in [coordinator]; the daemon has to be started again for it."""
+        self.sections["coordinator"].update(coordinator)
+        box.write(os.path.basename(self.conf), conf_text(self.sections))
 
     def start(self, **env):
         self.agent.start(**env)

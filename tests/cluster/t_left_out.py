@@ -47,8 +47,8 @@ def stays_down(coordinator, node):
     is_(node.health(), "diverged", "and it is diverged as before")
 
 
-def rejoins(coordinator, node, primary, timeline, rows, what):
-    done = coordinator.cli("rejoin", node.name, "--yes")
+def rejoins(coordinator, node, primary, timeline, rows, what, resume=False):
+    done = coordinator.cli(*(("resume",) if resume else ("rejoin", node.name, "--yes")))
     if not is_status(done, 0, f"{what}: one command makes it a standby"):
         tm.diag(done.err)
         coordinator.diagnose()
@@ -61,10 +61,36 @@ def rejoins(coordinator, node, primary, timeline, rows, what):
     ok(not os.path.exists(f"{node.state_dir}/passed.json"), f"{what}: the gate is gone")
 
 
+def not_let_in(coordinator, node, primary):
+    """The primary does not let it in, and the plan could not know."""
+    node.restart_agent(TIDEMARK_TEST_PAUSE="pulling")
+    results, hba = [], f"{primary.data}/pg_hba.conf"
+    thread = threading.Thread(
+        target=lambda: results.append(coordinator.cli("rejoin", node.name, "--yes")))
+    thread.start()
+    pid = poll(lambda: stopped_below(node.state_dir), 120, "its pull to stop itself")
+    with open(hba, encoding="utf-8") as file:
+        lines = file.read()
+    with open(hba, "w", encoding="utf-8") as file:
+        file.write("local replication all reject\n" + lines)
+    primary.server.reload()
+    os.kill(pid, signal.SIGCONT)
+    thread.join()
+    is_status(results[0], "postgres", "not let in: a standby that does not stream did not rejoin")
+    like(results[0].err, "(?s)does not stream from its primary.*hint: .*pg_hba.conf.*"
+         "cluster resume", "not let in: and what to do")
+    isnt(node.health(), "ok", "not let in: the node is not well")
+    with open(hba, "w", encoding="utf-8") as file:
+        file.write(lines)
+    primary.server.reload()
+    node.restart_agent()
+
+
 def main():
     box = tm.need_root() or tm.Sandbox("left-out")
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
-    cluster, authority = Cluster(box, ("db1", "db2")), Authority(box.mkdir("ca"))
+    cluster = Cluster(box, ("db1", "db2"), options={"postgresql": {"start_timeout": "8s"}})
+    authority = Authority(box.mkdir("ca"))
     for member in cluster.members:
         member.open_door(authority, "127.0.0.1")
     cluster.start()
@@ -90,7 +116,11 @@ def main():
     diverges(coordinator, old, "an old primary")
     is_status(old.cli("restore", "t1", "--yes"), "refused", "it is not restored as a primary")
     stays_down(coordinator, old)
-    rejoins(coordinator, old, new, 2, rows, "an old primary")
+    like(coordinator.cli("rejoin", "db1", "--dry-run").out, "(?s)^plan: make db1 of cluster main a "
+         "standby of db2 again, on timeline 2\n  from     t1 .*standby  db1: .*write    pgdata: .*"
+         "follows  .*tried: the primary answers", "the plan of a rejoin")
+    not_let_in(coordinator, old, new)
+    rejoins(coordinator, old, new, 2, rows, "an old primary that is let in", resume=True)
     is_status(coordinator.cli(*without), 0, "the same without a standby that runs")
     old.restart_agent()
     diverges(coordinator, old, "a standby")
