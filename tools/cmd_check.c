@@ -15,16 +15,9 @@
 #include "agent/volume.h"
 #include "agent/wal_command.h"
 #include "agent/wal_report.h"
-#include "tools/cmd.h"
+#include "tools/cmd_check.h"
 
 enum { CHECK_RETRY_S = 5, FREE_MIN = 256 << 20 /* bytes */, TEST_TIMEOUT_S = 30 };
-
-struct check {
-    const struct cmd *cmd;
-    unsigned failed_count;
-    enum err_code first; /* of the first failure */
-    bool has_repository;
-};
 
 /* Members of group tidemark may use the agent, but what belongs to it is root's. The socket itself
  * has a hint of its own. */
@@ -34,8 +27,8 @@ static const char *hint_of(const struct err *err)
     return needs_root ? "run this as root" : err->hint;
 }
 
-static void report(struct check *check, const char *name, int rc, const char *detail,
-                   const struct err *err)
+void check_report(struct check *check, const char *name, int rc, const char *detail,
+                  const struct err *err)
 {
     const char *hint = rc < 0 ? hint_of(err) : "";
     if (check->cmd->json) {
@@ -311,15 +304,15 @@ static void check_server(struct check *check)
     if (rc == 0)
         rc = pg_open(conf, NULL, &session, &err);
     if (rc < 0) {
-        report(check, "server", rc, "", &err);
+        check_report(check, "server", rc, "", &err);
         return;
     }
     rc = setting(session, "server_version", &version, &err);
     if (rc == 0)
         rc = check_data_directory(conf, session, &err);
-    report(check, "server", rc, version ? version : "", &err);
+    check_report(check, "server", rc, version ? version : "", &err);
     rc = check_archive(check, session, detail, &err);
-    report(check, "archiving", rc, detail, &err);
+    check_report(check, "archiving", rc, detail, &err);
     pg_close(session);
 }
 
@@ -334,8 +327,9 @@ static int check_health(const struct conf *conf, struct client *client, struct e
         rc = 0;
     if (rc < 0 || !json_is_true(json_object_get(health, "stale_configuration")))
         return rc;
-    (void)err_set(err, ERR_CONFIG, "'%s' was changed after the agent read it", conf->file);
-    return err_hint(err, "systemctl restart tidemark-agent; jobs go on meanwhile");
+    const char *who = conf->coordinator_members[0] ? "coordinator" : "agent";
+    (void)err_set(err, ERR_CONFIG, "'%s' was changed after the %s read it", conf->file, who);
+    return err_hint(err, "systemctl restart tidemark-%s; jobs go on meanwhile", who);
 }
 
 static void check_agent(struct check *check)
@@ -348,8 +342,8 @@ static void check_agent(struct check *check)
     if (rc == 0)
         rc = check_health(conf, client, &err);
     client_close(client);
-    report(check, "agent", rc, local ? "not running: jobs run from the command line" : "answers",
-           &err);
+    check_report(check, conf->coordinator_members[0] ? "coordinator" : "agent", rc,
+                 local ? "not running: jobs run from the command line" : "answers", &err);
 }
 
 /* An agent shows its certificate to coordinators; who does not listen shows his to agents. */
@@ -357,7 +351,8 @@ static int check_tls(const struct conf *conf, char detail[256], struct err *err)
 {
     const struct tls_files files = {conf->tls_certificate_file, conf->tls_key_file,
                                     conf->tls_ca_file};
-    const char *role = conf->tls_listen[0] ? TLS_ROLE_AGENT : TLS_ROLE_COORDINATOR;
+    bool agent = conf->tls_listen[0] && !conf->coordinator_members[0];
+    const char *role = agent ? TLS_ROLE_AGENT : TLS_ROLE_COORDINATOR;
     struct tls *tls;
     time_t expires = 0;
     char until[32];
@@ -371,6 +366,18 @@ static int check_tls(const struct conf *conf, char detail[256], struct err *err)
     return rc;
 }
 
+static void check_node(struct check *check)
+{
+    const struct conf *conf = &check->cmd->conf;
+    struct err err;
+    char detail[256] = "";
+    int rc = check_volumes(conf, detail, &err);
+    check_report(check, "volumes", rc, detail, &err);
+    check_server(check);
+    if (conf->manager == MANAGER_PATRONI)
+        check_patroni(check);
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct check check = {.cmd = cmd};
@@ -378,23 +385,23 @@ static int run(struct cmd *cmd, struct err *err)
     struct err one;
     char detail[256] = "";
     int rc = conf->file[0] ? 0 : no_file(&one);
-    report(&check, "configuration", rc, conf->file, &one);
+    check_report(&check, "configuration", rc, conf->file, &one);
     check_agent(&check);
     rc = check_state_dir(conf, detail, &one);
-    report(&check, "state_dir", rc, detail, &one);
+    check_report(&check, "state_dir", rc, detail, &one);
     if (conf->tls_certificate_file[0]) {
         detail[0] = '\0';
         rc = check_tls(conf, detail, &one);
-        report(&check, "certificate", rc, detail, &one);
+        check_report(&check, "certificate", rc, detail, &one);
     }
     detail[0] = '\0';
     rc = check_repository(conf, detail, &one);
     check.has_repository = rc == 0 || detail[0];
-    report(&check, "repository", rc, detail, &one);
-    detail[0] = '\0';
-    rc = check_volumes(conf, detail, &one);
-    report(&check, "volumes", rc, detail, &one);
-    check_server(&check);
+    check_report(&check, "repository", rc, detail, &one);
+    if (conf->coordinator_members[0])
+        check_coordinator(&check);
+    else
+        check_node(&check);
     if (check.failed_count == 0)
         return 0;
     (void)err_set(err, check.first, "%u of the checks failed", check.failed_count);
@@ -404,8 +411,11 @@ static int run(struct cmd *cmd, struct err *err)
 const struct cmd_verb verb_check = {
     .name = "check",
     .args = "",
-    .summary = "Checks configuration, repository, volumes, agent, server and archiving.",
-    .notes = "All checks are made; the exit status is that of the first failure.\n",
+    .summary = "Checks configuration, repository, volumes, agent, server, archiving and Patroni.",
+    .notes =
+        "With a coordinator's configuration: its certificate, the repository, the agent of every\n"
+        "member, and [coordinator]. All checks are made; the exit status is that of the first\n"
+        "failure.\n",
     .is_local = true,
     .run = run,
 };
