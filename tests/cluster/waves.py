@@ -61,11 +61,13 @@ class Held:
         return self.result
 
 
-def chosen(cases, count):
-    """A sample, all in a campaign; those that TIDEMARK_POINTS names, as its words joined by ':'."""
+def chosen(cases, count, always=()):
+    """A sample and `always`, all in a campaign; those that TIDEMARK_POINTS names, as its words
+    joined by ':'."""
     wanted = os.environ.get("TIDEMARK_POINTS")
     if not wanted:
-        return tm.sample(cases, count)
+        return [case for case in cases if case in always] + tm.sample(
+            [case for case in cases if case not in always], count)
     cases = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
     return [case for case, words in cases if ":".join(map(str, words)) in wanted.split(",")]
 
