@@ -149,9 +149,12 @@ bool cluster_is_lost(struct cluster_restore *all, struct err *err)
     struct err why;
     if (cluster_is_dry_run(all))
         return false;
-    for (size_t i = 0; !all->lost && i < all->count; i++)
-        if (is_asked(&all->drives[i]) && claim_one(all, &all->drives[i], ASK_ONCE, &why) < 0 &&
-            all->lost)
+    for (size_t i = 0; !all->lost && i < all->count; i++) {
+        struct drive *drive = &all->drives[i];
+        if (!is_asked(drive) || drive->waited) /* once more in vain: ten seconds a node */
+            continue;
+        if (claim_one(all, drive, ASK_ONCE, &why) < 0 && all->lost)
             *err = why;
+    }
     return all->lost;
 }
