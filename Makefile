@@ -139,7 +139,7 @@ FUZZ_REPLAY := $(FUZZ_SRC:%.c=$(B)/%)
 # a parser begins to use another file, linking fails and that file is added here.
 FUZZ_PARTS := address api_request cluster_copy cluster_lock conf conf_print conf_table conf_value job_cluster \
         job_conf job_control job_rules job_start json log nearest pg_control pg_names pg_pid_file pg_server \
-        process program record record_check \
+        process program record record_check record_fields \
         restore_load restore_permit restore_request restore_time snapshot_ids wal wal_command wal_history \
         wal_name wal_page wal_report
 FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format \
