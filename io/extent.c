@@ -26,6 +26,15 @@ int extent_list_add(struct extent_list *list, uint64_t offset, uint64_t len, str
     return 0;
 }
 
+int extent_list_append(struct extent_list *list, uint64_t offset, uint64_t len, struct err *err)
+{
+    struct extent *last = list->count > 0 ? &list->items[list->count - 1] : NULL;
+    if (last == NULL || extent_end(last) != offset)
+        return extent_list_add(list, offset, len, err);
+    last->len += len;
+    return 0;
+}
+
 static int extent_compare(const void *a, const void *b)
 {
     const struct extent *left = a, *right = b;

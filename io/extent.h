@@ -19,6 +19,10 @@ struct extent_list {
 /* Appends a range; order is free until extent_list_normalise(). */
 int extent_list_add(struct extent_list *list, uint64_t offset, uint64_t len, struct err *err);
 
+/* The same, but the last one grows when the range begins at its end: a list that is built in order
+ * is normalised. */
+int extent_list_append(struct extent_list *list, uint64_t offset, uint64_t len, struct err *err);
+
 /* Sorts, merges overlapping and touching ranges, drops empty ones. */
 void extent_list_normalise(struct extent_list *list);
 
