@@ -1,10 +1,12 @@
 /* Block devices as sysfs shows them: names that hardware has, limits, holders. */
 #include "io/device_sysfs.h"
 
+#include <assert.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 /* Reads a one-line sysfs attribute of the device; for partitions also of the whole disk when
  * `or_disk`. False when there is none. */
@@ -107,6 +109,27 @@ bool sysfs_counters(const struct device_identity *identity, struct sysfs_counter
     *ret = (struct sysfs_counters){.written_sectors = fields[WRITTEN],
                                    .discarded_sectors = fields[DISCARDED],
                                    .writes_in_flight = strtoull(at, NULL, 10)};
+    return true;
+}
+
+/* The inode of the file system's directory in sysfs, which is made with its superblock and goes
+ * with it. kernfs numbers are 64 bits and only grow (kernfs_new_node()). */
+bool sysfs_mount_number(const struct device_identity *identity, uint64_t *ret)
+{
+    char path[PATH_MAX], device[PATH_MAX];
+    (void)snprintf(path, sizeof(path), "/sys/dev/block/%u:%u", identity->major, identity->minor);
+    ssize_t len = readlink(path, device, sizeof(device) - 1);
+    if (len <= 0)
+        return false;
+    device[len] = '\0';
+    const char *name = strrchr(device, '/');
+    struct stat st;
+    (void)snprintf(path, sizeof(path), "/sys/fs/%s/%.255s", identity->fs_type,
+                   name != NULL ? name + 1 : device);
+    static_assert(sizeof(st.st_ino) == sizeof(*ret), "the whole number");
+    if (identity->fs_type[0] == '\0' || stat(path, &st) < 0)
+        return false;
+    *ret = st.st_ino;
     return true;
 }
 

@@ -24,6 +24,11 @@ struct sysfs_counters {
  * stops it for request-based drivers, and means nothing for others (zram). */
 bool sysfs_counters(const struct device_identity *identity, struct sysfs_counters *ret);
 
+/* A number for the time that the device's ext4 or XFS is mounted: another one as soon as it was
+ * unmounted between, wherever (kernfs gives no number twice). False when it is not mounted, or
+ * sysfs does not say. */
+bool sysfs_mount_number(const struct device_identity *identity, uint64_t *ret);
+
 /* True when dm, md or the like are built on it. */
 bool sysfs_has_holders(const struct device_identity *identity);
 

@@ -7,22 +7,28 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <linux/magic.h>
 #include <stdio.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
 
+#include "io/hash.h"
 #include "io/marks_shared.h"
 
-enum { SECTOR = 512 };
+#define BPF_FS "/sys/fs/bpf"
+
+enum { SECTOR = 512, PIN_PATH_MAX = 256 };
 
 /* io/marks_object.S */
 extern const char marks_object[], marks_object_end[];
 
 struct marks {
-    struct bpf_object *object;
+    struct bpf_object *object; /* NULL: found, and the descriptors below are our own */
     struct bpf_link *link;
     uint64_t *words; /* one bit a chunk; the kernel's, mapped */
     size_t word_count, map_len;
-    int counts_fd, program_fd;
+    int link_fd, program_fd, words_fd, counts_fd, settings_fd;
     int cpu_count;
     uint64_t size;
     uint32_t chunk_size;
@@ -52,9 +58,18 @@ static uint32_t test_setting(const char *name)
     return value != NULL ? (uint32_t)strtoul(value, NULL, 10) : 0;
 }
 
-static int set_up(struct marks *marks, const struct marks_place *place)
+static uint64_t program_digest(void)
 {
-    struct marks_settings settings = {
+    uint8_t digest[16];
+    hash_xxh3_128(marks_object, (size_t)(marks_object_end - marks_object), 0, digest);
+    return get_le64(digest);
+}
+
+static struct marks_settings settings_for(const struct marks *marks,
+                                          const struct marks_place *place)
+{
+    return (struct marks_settings){
+        .program = program_digest(),
         .first_sector = place->offset / SECTOR,
         .end_sector = (place->offset + place->len) / SECTOR,
         .disk_major = place->disk_major,
@@ -63,6 +78,11 @@ static int set_up(struct marks *marks, const struct marks_place *place)
         .drop_every = test_setting("TIDEMARK_TEST_MARKS_DROP"),
         .hide_every = test_setting("TIDEMARK_TEST_MARKS_HIDE"),
     };
+}
+
+static int set_up(struct marks *marks, const struct marks_place *place)
+{
+    struct marks_settings settings = settings_for(marks, place);
     struct bpf_map *constants = bpf_object__find_map_by_name(marks->object, ".rodata");
     struct bpf_map *words = bpf_object__find_map_by_name(marks->object, "words");
     assert(constants != NULL && words != NULL);
@@ -72,10 +92,8 @@ static int set_up(struct marks *marks, const struct marks_place *place)
 
 static int map_words(struct marks *marks, struct err *err)
 {
-    struct bpf_map *words = bpf_object__find_map_by_name(marks->object, "words");
     marks->map_len = align_up(marks->word_count * sizeof(uint64_t), (uint64_t)getpagesize());
-    void *map =
-        mmap(NULL, marks->map_len, PROT_READ | PROT_WRITE, MAP_SHARED, bpf_map__fd(words), 0);
+    void *map = mmap(NULL, marks->map_len, PROT_READ | PROT_WRITE, MAP_SHARED, marks->words_fd, 0);
     if (map == MAP_FAILED)
         return err_sys(err, ERR_INTERNAL, "map the marks");
     marks->words = map;
@@ -96,25 +114,33 @@ static int load(struct marks *marks, const struct marks_place *place, struct err
     rc = bpf_object__load(marks->object);
     if (rc < 0)
         return err_load(err, rc, "load the program");
+    marks->words_fd = bpf_object__find_map_fd_by_name(marks->object, "words");
+    marks->counts_fd = bpf_object__find_map_fd_by_name(marks->object, "counts");
+    marks->settings_fd = bpf_object__find_map_fd_by_name(marks->object, ".rodata");
     rc = map_words(marks, err);
     if (rc < 0)
         return rc;
     struct bpf_program *program = bpf_object__find_program_by_name(marks->object, "on_bio");
     assert(program != NULL);
     marks->program_fd = bpf_program__fd(program);
-    marks->counts_fd = bpf_object__find_map_fd_by_name(marks->object, "counts");
     marks->link = bpf_program__attach(program);
-    return marks->link != NULL ? 0 : err_load(err, -errno, "attach the program");
+    if (marks->link == NULL)
+        return err_load(err, -errno, "attach the program");
+    marks->link_fd = bpf_link__fd(marks->link);
+    return 0;
 }
 
-int marks_open(const struct marks_place *place, uint32_t chunk_size, struct marks **ret,
-               struct err *err)
+/* Everything but what the kernel holds. */
+static int allocate(const struct marks_place *place, uint32_t chunk_size, struct marks **ret,
+                    struct err *err)
 {
     assert(chunk_size >= SECTOR && (chunk_size & (chunk_size - 1)) == 0);
     assert(place->len > 0 && place->offset % SECTOR == 0 && place->len % SECTOR == 0);
     struct marks *marks = calloc(1, sizeof(*marks));
     if (marks == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory for marks");
+    marks->link_fd = marks->program_fd = -1;
+    marks->words_fd = marks->counts_fd = marks->settings_fd = -1;
     marks->size = place->len;
     marks->chunk_size = chunk_size;
     marks->word_count = (size_t)div_round_up(div_round_up(place->len, chunk_size), 64);
@@ -125,7 +151,20 @@ int marks_open(const struct marks_place *place, uint32_t chunk_size, struct mark
     else if (marks->cpu_count < 1)
         rc = err_set(err, ERR_INTERNAL, "cannot count the processors");
     if (rc == 0)
-        rc = load(marks, place, err);
+        *ret = marks;
+    else
+        free(marks);
+    return rc;
+}
+
+int marks_open(const struct marks_place *place, uint32_t chunk_size, struct marks **ret,
+               struct err *err)
+{
+    struct marks *marks = NULL;
+    int rc = allocate(place, chunk_size, &marks, err);
+    if (rc < 0)
+        return rc;
+    rc = load(marks, place, err);
     if (rc < 0) {
         marks_close(marks);
         return rc;
@@ -138,11 +177,143 @@ void marks_close(struct marks *marks)
 {
     if (marks == NULL)
         return;
-    bpf_link__destroy(marks->link);
     if (marks->words != NULL)
         (void)munmap(marks->words, marks->map_len);
+    bpf_link__destroy(marks->link);
+    if (marks->object == NULL) {
+        cleanup_close(&marks->link_fd);
+        cleanup_close(&marks->program_fd);
+        cleanup_close(&marks->words_fd);
+        cleanup_close(&marks->counts_fd);
+        cleanup_close(&marks->settings_fd);
+    }
     bpf_object__close(marks->object);
     free(marks);
+}
+
+/* --- kept by the kernel ----------------------------------------------------------------------- */
+
+/* The program is found through its link. */
+static const char *const pin_names[] = {"words", "counts", "settings", "link"};
+
+static void pin_path(char path[PIN_PATH_MAX], const char *name, size_t index)
+{
+    (void)snprintf(path, PIN_PATH_MAX, BPF_FS "/tidemark/%s/%s", name, pin_names[index]);
+}
+
+static void pin_directory(char path[PIN_PATH_MAX], const char *name)
+{
+    (void)snprintf(path, PIN_PATH_MAX, BPF_FS "/tidemark/%s", name);
+}
+
+int marks_keep(struct marks *marks, const char *name, struct err *err)
+{
+    const int fds[] = {marks->words_fd, marks->counts_fd, marks->settings_fd, marks->link_fd};
+    struct statfs st;
+    char path[PIN_PATH_MAX];
+    if (statfs(BPF_FS, &st) < 0 || st.f_type != BPF_FS_MAGIC) {
+        err_set(err, ERR_REFUSED, "no BPF file system is mounted on " BPF_FS);
+        return err_hint(err, "mount -t bpf bpf " BPF_FS);
+    }
+    marks_forget(name);
+    pin_directory(path, name);
+    if ((mkdir(BPF_FS "/tidemark", 0700) < 0 && errno != EEXIST) || mkdir(path, 0700) < 0)
+        return err_sys(err, ERR_REFUSED, "create '%s'", path);
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+        pin_path(path, name, i);
+        if (bpf_obj_pin(fds[i], path) < 0) {
+            err_sys(err, ERR_REFUSED, "create '%s'", path);
+            marks_forget(name);
+            return -ERR_REFUSED;
+        }
+    }
+    return 0;
+}
+
+void marks_forget(const char *name)
+{
+    char path[PIN_PATH_MAX];
+    for (size_t i = 0; i < ARRAY_LEN(pin_names); i++) {
+        pin_path(path, name, i);
+        (void)unlink(path);
+    }
+    pin_directory(path, name);
+    (void)rmdir(path);
+}
+
+static bool open_pins(struct marks *marks, const char *name)
+{
+    int *const fds[] = {&marks->words_fd, &marks->counts_fd, &marks->settings_fd, &marks->link_fd};
+    char path[PIN_PATH_MAX];
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++) {
+        pin_path(path, name, i);
+        *fds[i] = bpf_obj_get(path);
+        if (*fds[i] < 0)
+            return false;
+    }
+    struct bpf_link_info info = {0};
+    uint32_t len = sizeof(info);
+    if (bpf_obj_get_info_by_fd(marks->link_fd, &info, &len) == 0)
+        marks->program_fd = bpf_prog_get_fd_by_id(info.prog_id);
+    return marks->program_fd >= 0;
+}
+
+/* Is it a map of the program's, as large as ours would be? */
+static bool is_map_of_program(const struct marks *marks, int fd, size_t count, size_t value_size)
+{
+    struct bpf_map_info map = {0};
+    uint32_t ids[8] = {0}, map_len = sizeof(map), program_len = sizeof(struct bpf_prog_info);
+    struct bpf_prog_info program = {.nr_map_ids = ARRAY_LEN(ids),
+                                    .map_ids = (uint64_t)(uintptr_t)ids};
+    if (bpf_obj_get_info_by_fd(fd, &map, &map_len) < 0 ||
+        bpf_obj_get_info_by_fd(marks->program_fd, &program, &program_len) < 0 ||
+        map.max_entries != count || map.value_size != value_size)
+        return false;
+    for (uint32_t i = 0; i < program.nr_map_ids && i < ARRAY_LEN(ids); i++)
+        if (ids[i] == map.id)
+            return true;
+    return false;
+}
+
+static bool is_ours(const struct marks *marks, const struct marks_place *place)
+{
+    struct marks_settings want = settings_for(marks, place), have;
+    uint32_t zero = 0;
+    return is_map_of_program(marks, marks->words_fd, marks->word_count, sizeof(uint64_t)) &&
+           is_map_of_program(marks, marks->counts_fd, 1, sizeof(struct marks_counts)) &&
+           is_map_of_program(marks, marks->settings_fd, 1, sizeof(have)) &&
+           bpf_map_lookup_elem(marks->settings_fd, &zero, &have) == 0 &&
+           memcmp(&have, &want, sizeof(have)) == 0;
+}
+
+int marks_find(const char *name, const struct marks_place *place, uint32_t chunk_size,
+               struct marks **ret, struct err *err)
+{
+    struct marks *marks = NULL;
+    int rc = allocate(place, chunk_size, &marks, err);
+    if (rc < 0)
+        return rc;
+    if (!open_pins(marks, name))
+        rc = err_set(err, ERR_MISSING, "the tracker is gone");
+    else if (!is_ours(marks, place))
+        rc = err_set(err, ERR_REFUSED, "the tracker watches something else");
+    else
+        rc = map_words(marks, err);
+    if (rc == 0)
+        *ret = marks;
+    else
+        marks_close(marks);
+    return rc;
+}
+
+int marks_instance(const struct marks *marks, char ret[MARKS_INSTANCE_LEN], struct err *err)
+{
+    struct bpf_prog_info info = {0};
+    uint32_t len = sizeof(info);
+    if (bpf_obj_get_info_by_fd(marks->program_fd, &info, &len) < 0)
+        return err_sys(err, ERR_INTERNAL, "read about the program of marks");
+    (void)snprintf(ret, MARKS_INSTANCE_LEN, "%u-%llu", info.id, (unsigned long long)info.load_time);
+    return 0;
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -156,17 +327,11 @@ uint64_t marks_bytes(const struct marks *marks)
     return chunks * marks->chunk_size;
 }
 
-/* Adds chunk, growing the last extent where it adjoins. */
 static int add_chunk(const struct marks *marks, uint64_t chunk, struct extent_list *to,
                      struct err *err)
 {
     uint64_t offset = chunk * marks->chunk_size;
-    uint64_t len = min_u64(marks->chunk_size, marks->size - offset);
-    struct extent *last = to->count > 0 ? &to->items[to->count - 1] : NULL;
-    if (last == NULL || last->offset + last->len != offset)
-        return extent_list_add(to, offset, len, err);
-    last->len += len;
-    return 0;
+    return extent_list_append(to, offset, min_u64(marks->chunk_size, marks->size - offset), err);
 }
 
 int marks_take(struct marks *marks, struct extent_list *ret, struct err *err)
@@ -180,6 +345,17 @@ int marks_take(struct marks *marks, struct extent_list *ret, struct err *err)
             rc = add_chunk(marks, i * 64 + (uint64_t)__builtin_ctzll(bits), ret, err);
     }
     return rc;
+}
+
+void marks_return(struct marks *marks, const struct extent_list *extents)
+{
+    for (size_t i = 0; i < extents->count; i++) {
+        uint64_t end = extents->items[i].offset + extents->items[i].len;
+        for (uint64_t chunk = extents->items[i].offset / marks->chunk_size;
+             chunk * marks->chunk_size < end; chunk++)
+            (void)__atomic_fetch_or(&marks->words[chunk / 64], UINT64_C(1) << (chunk % 64),
+                                    __ATOMIC_RELAXED);
+    }
 }
 
 int marks_counters(const struct marks *marks, struct marks_counters *ret, struct err *err)

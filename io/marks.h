@@ -10,7 +10,10 @@
  *     … freeze …  marks_counters() against the kernel's own;  marks_take(&marks, &extents, err)
  *     marks_close(marks)
  *
- * Marks are in the kernel's memory, one bit a chunk; nothing outlives marks_close() or the process.
+ * Marks are in the kernel's memory, one bit a chunk; nothing outlives marks_close() or the process,
+ * unless they are kept: marks_keep() gives them a name on the BPF file system, and a later process
+ * has them from marks_find(), with everything that was written meanwhile.
+ *
  * One thread, which need not be the same for every call. */
 #ifndef TIDEMARK_IO_MARKS_H
 #define TIDEMARK_IO_MARKS_H
@@ -45,10 +48,30 @@ uint64_t marks_bytes(const struct marks *marks);
  * empty, and clears them: only while nothing can write. After an error the marks are void. */
 int marks_take(struct marks *marks, struct extent_list *ret, struct err *err);
 
+/* Marks the chunks that touch these ranges, as if they were written to: what was taken in vain. Any
+ * time. */
+void marks_return(struct marks *marks, const struct extent_list *extents);
+
 /* Any time; exact while nothing can write. */
 int marks_counters(const struct marks *marks, struct marks_counters *ret, struct err *err);
 
-/* NULL is accepted. */
+/* Tells this tracker from every other one since the host's start. */
+enum { MARKS_INSTANCE_LEN = 48 };
+int marks_instance(const struct marks *marks, char ret[MARKS_INSTANCE_LEN], struct err *err);
+
+/* Lets the tracker outlive the process, in place of an earlier one of that name (an id).
+ * ERR_REFUSED where there is no BPF file system on /sys/fs/bpf. */
+int marks_keep(struct marks *marks, const char *name, struct err *err);
+
+/* The tracker that was kept under that name. ERR_MISSING when there is none; ERR_REFUSED when it
+ * watches another place, by other chunks, or is of another version. */
+int marks_find(const char *name, const struct marks_place *place, uint32_t chunk_size,
+               struct marks **ret, struct err *err);
+
+/* Ends the one of that name, once no process has it open. None is no error. */
+void marks_forget(const char *name);
+
+/* NULL is accepted. A tracker that is kept goes on. */
 void marks_close(struct marks *marks);
 
 #endif

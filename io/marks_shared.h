@@ -5,12 +5,14 @@
 #include <linux/types.h>
 
 struct marks_settings {
+    __u64 program; /* digest of all of it: a kept tracker of another version is not ours */
     __u64 first_sector, end_sector; /* of the whole disk, end exclusive */
     __u32 disk_major, disk_minor;
     __u32 chunk_shift; /* log2 of the sectors a chunk */
     /* For tests of those who rely on the marks; 0 = never. Of every processor's Nth write, the mark
      * is dropped; or the whole event, sectors included. */
     __u32 drop_every, hide_every;
+    __u32 zero;
 };
 
 /* One a processor; sectors of 512 bytes within the range. */

@@ -187,6 +187,59 @@ static void test_zram(void)
     run("echo %s >/sys/class/zram-control/hot_remove; rm -f %s", number, path);
 }
 
+/* --- kept ------------------------------------------------------------------------------------- */
+
+static int find_marks(const char *name, const char *path, uint64_t len, uint32_t chunk_size)
+{
+    struct marks_place place = {.len = len};
+    struct device_identity identity;
+    if (device_identify(path, &identity, &err) < 0 ||
+        !sysfs_place(&identity, &place.disk_major, &place.disk_minor, &place.offset))
+        abort();
+    return marks_find(name, &place, chunk_size, &marks, &err);
+}
+
+/* The tracker outlives who started it; in a namespace of our own, with which it ends. */
+static void test_kept(const char *path)
+{
+    static const char name[] = "0123456789abcdef0123456789abcdef";
+    char first[MARKS_INSTANCE_LEN], again[MARKS_INSTANCE_LEN];
+    if (unshare(CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        mount("tmpfs", "/sys/fs/bpf", "tmpfs", 0, NULL) < 0)
+        abort();
+    is_good(open_marks(path, 0, 64 * MIB), &err, "%s is watched", path);
+    is_err(marks_keep(marks, name, &err), &err, ERR_REFUSED, "no BPF file system is mounted",
+           "without a BPF file system it is not kept");
+    if (mount("bpf", "/sys/fs/bpf", "bpf", 0, NULL) < 0)
+        abort();
+    is_good(marks_keep(marks, name, &err), &err, "with one it is");
+    is_good(marks_instance(marks, first, &err), &err, "it has a name");
+    write_at(3 * CHUNK, 4096);
+    marks_close(marks);
+    write_at(7 * CHUNK, 4096);
+    is_good(find_marks(name, path, 64 * MIB, CHUNK), &err, "it is found again");
+    is_str(taken(), "3+1 7+1", "with what was written while nobody had it open");
+    is_u64(counters().written_sectors, 2 * 4096 / SECTOR, "and counted");
+    is_good(marks_instance(marks, again, &err), &err, "it has the same name");
+    is_str(again, first, "as before");
+    marks_close(marks);
+    marks = NULL;
+    is_err(find_marks(name, path, 64 * MIB, 2 * CHUNK), &err, ERR_REFUSED, "something else",
+           "for other chunks it is not taken");
+    is_err(find_marks(name, path, 32 * MIB, CHUNK), &err, ERR_REFUSED, "something else",
+           "nor for another place");
+    is_err(find_marks("another", path, 64 * MIB, CHUNK), &err, ERR_MISSING, "gone",
+           "another one was never kept");
+    close(fd);
+    is_good(open_marks(path, 0, 64 * MIB), &err, "a new one");
+    is_good(marks_keep(marks, name, &err), &err, "takes the place of the old one");
+    is_good(marks_instance(marks, again, &err), &err, "it has a name of its own");
+    ok(strcmp(first, again) != 0, "%s is not %s", again, first);
+    close_marks();
+    marks_forget(name);
+    is_err(find_marks(name, path, 64 * MIB, CHUNK), &err, ERR_MISSING, "gone", "forgotten");
+}
+
 /* --- what can be missing ---------------------------------------------------------------------- */
 
 static int in_child(void (*take_away)(void))
@@ -249,5 +302,6 @@ int main(void)
     test_partition(fixture_add(64 * MIB, ""));
     test_zram();
     test_missing();
+    test_kept(volume->loop);
     return done();
 }
