@@ -1,6 +1,7 @@
 /* push: device → repository. O_DIRECT reads, zero test, digest, comparison with the parent's
  * table, LZ4, packs, PUT; on share-nothing lanes. See DESIGN §5 for the pipeline.
  *
+ *     push_keep(&push, …)                               chunks that are known not to have changed
  *     push_run(&push, used.items, used.count, err)      any number of times
  *     push_seal(&push, &result, err)                    tables, then the manifest: once
  *
@@ -37,6 +38,14 @@ struct push {
  * that no table names. Errors: ERR_DEVICE, ERR_STORE, ERR_CANCELLED, ERR_CONFIG (memory_max too
  * small), ERR_INTERNAL (memory). */
 int push_run(struct push *push, const struct extent *used, size_t used_count, struct err *err);
+
+/* Before the first push_run() of an incremental: of the chunks that touch `used`, those that do not
+ * touch `changed` and that the parent has get the parent's entries, unread and without progress.
+ * The caller knows that nobody has written to them since the parent. *ret_read, empty before, is
+ * the rest, for push_run(); a chunk that was FREE in the parent is in it. The lists are normalised.
+ * One thread. ERR_INTERNAL (memory). */
+int push_keep(struct push *push, const struct extent_list *used, const struct extent_list *changed,
+              struct extent_list *ret_read, uint64_t *ret_kept_count, struct err *err);
 
 struct push_result {
     uint8_t manifest_sha256[FMT_SHA256_LEN]; /* of the whole manifest object */

@@ -262,6 +262,65 @@ static void test_incremental(struct fixture *fixture, int image, int direct, str
     shot_close(&next);
 }
 
+/* Chunks that are known not to have changed are not read: a change that is kept from push_keep()
+ * does not get into the snapshot. */
+static void test_keep(struct fixture *fixture, int image, int direct, struct err *err)
+{
+    struct lane_options options = {.lane_count = 2};
+    struct shot full, next;
+    /* The parent lacks one used extent, its second half of another, and looked at no free block. */
+    struct extent first[ARRAY_LEN(used) - 1];
+    memcpy(first, used, sizeof(first));
+    first[3].len /= 2;
+    struct extent_list wanted = {0}, changed = {0}, read = {0};
+    uint64_t kept = 0, chunk_size = fixture->repo.chunk_size;
+    is_good(shot_take(fixture, direct, SIZE, first, ARRAY_LEN(first), NULL, &options, &full, err),
+            err, "full");
+    for (size_t i = 0; i < ARRAY_LEN(used); i++)
+        if (extent_list_add(&wanted, used[i].offset, used[i].len, err) < 0)
+            abort();
+    if (extent_list_add(&changed, 22 << 20, 3 * chunk_size, err) < 0 ||
+        extent_list_add(&changed, 100 << 20, 8 * chunk_size, err) < 0)
+        abort();
+    static uint8_t page[8192];
+    memset(page, 0x77, sizeof(page));
+    ok(pwrite(image, page, sizeof(page), 22 << 20) == sizeof(page) && fsync(image) == 0,
+       "a chunk that is marked changes");
+    close_fd int expected = make_expected(fixture, image);
+    ok(pwrite(image, page, sizeof(page), 1 << 20) == sizeof(page) && fsync(image) == 0,
+       "and one that is not");
+    is_good(shot_open(fixture, direct, SIZE, &full, &options, &next, err), err, "incremental");
+    is_good(push_keep(&next.push, &wanted, &changed, &read, &kept, err), err, "keep");
+    ok(!extent_list_overlaps(&read, 0, 20 << 20) && extent_list_overlaps(&read, 22 << 20, 1) &&
+           !extent_list_overlaps(&read, (22 << 20) + 3 * chunk_size, 1 << 20),
+       "of what is used and known, only marked chunks are read");
+    ok(extent_list_overlaps(&read, 49 << 20, 1) && extent_list_overlaps(&read, SIZE - 1, 1) &&
+           !extent_list_overlaps(&read, 100 << 20, 1 << 20),
+       "what the parent did not have is read, what is not used is not");
+    uint64_t chunks = 0, next_chunk = 0;
+    for (size_t i = 0; i < wanted.count; i++) {
+        uint64_t from = max_u64(wanted.items[i].offset / chunk_size, next_chunk);
+        next_chunk = (wanted.items[i].offset + wanted.items[i].len - 1) / chunk_size + 1;
+        chunks += next_chunk - from;
+    }
+    is_u64(kept + div_round_up(extent_list_bytes(&read), chunk_size), chunks,
+           "every chunk is kept or read, none twice");
+    is_good(push_run(&next.push, read.items, read.count, err), err, "run");
+    is_u64(next.progress.bytes_done, extent_list_bytes(&read), "so much is read");
+    is_good(shot_seal(fixture, &full, &next, err), err, "seal");
+    close_fd int target = make_target(fixture, "target");
+    struct io_progress progress = {0};
+    struct pull pull = pull_of(fixture, &next, target, &options, &progress);
+    is_good(pull_run(&pull, err), err, "pull");
+    commit_head(&pull, target, "target", fixture);
+    ok(same_bytes(expected, target, SIZE), "the bytes are those of before the hidden change");
+    extent_list_release(&wanted);
+    extent_list_release(&changed);
+    extent_list_release(&read);
+    shot_close(&full);
+    shot_close(&next);
+}
+
 /* --- damage ------------------------------------------------------------------------------- */
 
 static char victim[STORE_NAME_MAX + 1];
@@ -457,6 +516,7 @@ int main(void)
             test_limits(&fixture, direct, &err);
         }
         test_incremental(&fixture, image, direct, &err);
+        test_keep(&fixture, image, direct, &err);
         fixture_close(&fixture);
     }
     return done();
