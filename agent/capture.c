@@ -336,7 +336,8 @@ static void release_request(struct capture_request *request)
 int capture_begin(const struct conf *conf, struct volume_group *group,
                   struct capture_request *request, struct capture *ret, struct err *err)
 {
-    *ret = (struct capture){.conf = conf, .group = group, .state_fd = -1};
+    *ret =
+        (struct capture){.conf = conf, .group = group, .state_fd = -1, .tracks = request->tracks};
     (void)snprintf(ret->job, sizeof(ret->job), "%s", request->job);
     for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
         ret->volumes[i] = (struct capture_volume){.device = {.fd = -1, .lock_fd = -1},

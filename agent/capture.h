@@ -24,6 +24,7 @@ struct capture_file {
 };
 
 struct precopy;
+struct track;
 
 struct capture_volume {
     struct device device; /* what to read: the live device or the snapshot device */
@@ -53,6 +54,7 @@ struct capture {
     uint64_t stall_sum_ns;
     int64_t captured_s;
     struct precopy *precopy;
+    struct track *tracks; /* of the request */
 };
 
 struct capture_request {
@@ -70,6 +72,9 @@ struct capture_request {
      * is marked. With freeze_by = script nothing is known of the instant and they stay empty. */
     const char *wal_directory;
     struct extent_list *ret_wal;
+    /* precopy: NULL, or one for each volume of the group, with the first four members set. When
+     * capture_begin() returns, they say what has been written since the parent (track.h). */
+    struct track *tracks;
 };
 
 /* All volumes of a group use one provider (ERR_CONFIG otherwise).

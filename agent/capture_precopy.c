@@ -175,10 +175,10 @@ static int read_base(struct capture *capture, bool *ret_quiet, struct err *err)
     struct precopy *precopy = capture->precopy;
     uint64_t until_ns = capture->freeze.frozen_at_ns + freeze_max_ns(capture) / 2;
     for (size_t i = 0; i < capture->group->count;) {
-        int rc = capture_watch_counters(capture, i, &precopy->seen[i], &precopy->counted[i], err);
+        int rc = capture_watch_sums(capture, i, &precopy->base[i], err);
         if (rc < 0)
             return rc;
-        if (precopy->counted[i].writes_in_flight == 0)
+        if (precopy->base[i].counted.writes_in_flight == 0)
             i++;
         else if (monotonic_ns() < until_ns)
             (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
@@ -189,12 +189,16 @@ static int read_base(struct capture *capture, bool *ret_quiet, struct err *err)
     return 0;
 }
 
+/* What was written before B0 concerns nobody but who counts from the parent's instant. */
 static int drop_marks(struct capture *capture, struct err *err)
 {
+    struct precopy *precopy = capture->precopy;
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
         struct extent_list dropped = {0};
-        rc = marks_take(capture->precopy->marks[i], &dropped, err);
+        struct track *track = capture_track(capture, i);
+        rc = track != NULL ? track_begin(track, &precopy->base[i], precopy->marks[i], err)
+                           : marks_take(precopy->marks[i], &dropped, err);
         extent_list_release(&dropped);
     }
     return rc;
@@ -276,7 +280,7 @@ static int take_marks(struct capture *capture, uint64_t *ret_bytes, struct err *
     for (size_t i = 0; i < capture->group->count; i++) {
         struct extent_list *changed = &capture->volumes[i].changed;
         changed->count = 0;
-        int rc = marks_take(capture->precopy->marks[i], changed, err);
+        int rc = track_take(capture_track(capture, i), capture->precopy->marks[i], changed, err);
         if (rc == 0)
             rc = capture_keep_extents(capture, i, "changed", changed, err);
         if (rc < 0)
@@ -316,6 +320,24 @@ static int read_frozen(struct capture *capture, struct capture_request *request,
     return rc;
 }
 
+/* The marks are empty, so from here on they are those since this instant. The sums are those of B0
+ * when discards are on their way: they have been seen, but are counted later. */
+static int note_instant(struct capture *capture, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
+        struct track *track = capture_track(capture, i);
+        struct track_sums sums;
+        if (track == NULL)
+            continue;
+        rc = capture_watch_sums(capture, i, &sums, err);
+        if (rc == 0)
+            track_instant(track,
+                          sums.counted.writes_in_flight == 0 ? &sums : &capture->precopy->base[i]);
+    }
+    return rc;
+}
+
 static int at_barrier(struct capture *capture, struct capture_request *request, bool *ret_last,
                       struct err *err)
 {
@@ -331,7 +353,8 @@ static int at_barrier(struct capture *capture, struct capture_request *request, 
               bytes / KIB, frozen_ns / 1000);
     if (bytes > precopy->budget)
         return 0;
-    return read_frozen(capture, request, ret_last, err);
+    rc = read_frozen(capture, request, ret_last, err);
+    return rc == 0 && *ret_last ? note_instant(capture, err) : rc;
 }
 
 /* Thawed: what was read moves into files in memory, which push reads like a device. */

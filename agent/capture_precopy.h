@@ -3,16 +3,13 @@
 #define TIDEMARK_AGENT_CAPTURE_PRECOPY_H
 
 #include "agent/capture_parts.h"
-#include "io/device_sysfs.h"
+#include "agent/track.h"
 #include "io/gather.h"
-#include "io/marks.h"
 
 struct precopy {
     uint32_t chunk_size;
     struct marks *marks[CONF_VOLUMES_MAX];
-    /* Both at B0. */
-    struct marks_counters seen[CONF_VOLUMES_MAX];
-    struct sysfs_counters counted[CONF_VOLUMES_MAX];
+    struct track_sums base[CONF_VOLUMES_MAX]; /* at B0 */
     struct gather *gather;
     uint64_t budget; /* bytes that may be read while frozen */
     uint64_t rate;   /* bytes a second, of scattered chunks */
@@ -25,8 +22,11 @@ struct precopy {
 int capture_watch_attach(struct capture *capture, size_t index, struct err *err);
 
 /* What the marks have seen and what the kernel has counted until now. */
-int capture_watch_counters(const struct capture *capture, size_t index, struct marks_counters *seen,
-                           struct sysfs_counters *counted, struct err *err);
+int capture_watch_sums(const struct capture *capture, size_t index, struct track_sums *ret,
+                       struct err *err);
+
+/* Of a volume with track = yes; NULL otherwise. */
+struct track *capture_track(const struct capture *capture, size_t index);
 
 /* Under a freeze: the marks have seen every sector that the kernel counted since B0, and the
  * volumes are the same. ERR_REFUSED when not: the capture is void. */

@@ -12,13 +12,19 @@ enum { PROBE_LEN = 128 << 10 };
 
 /* --- no write goes unseen --------------------------------------------------------------------- */
 
-int capture_watch_counters(const struct capture *capture, size_t index, struct marks_counters *seen,
-                           struct sysfs_counters *counted, struct err *err)
+struct track *capture_track(const struct capture *capture, size_t index)
 {
-    int rc = marks_counters(capture->precopy->marks[index], seen, err);
+    return capture->tracks != NULL && capture->tracks[index].wanted ? &capture->tracks[index]
+                                                                    : NULL;
+}
+
+int capture_watch_sums(const struct capture *capture, size_t index, struct track_sums *ret,
+                       struct err *err)
+{
+    int rc = marks_counters(capture->precopy->marks[index], &ret->seen, err);
     if (rc < 0)
         return rc;
-    if (sysfs_counters(&capture->volumes[index].live.identity, counted))
+    if (sysfs_counters(&capture->volumes[index].live.identity, &ret->counted))
         return 0;
     return err_set(err, ERR_REFUSED, "'%s' keeps no statistics",
                    capture->volumes[index].live.identity.path);
@@ -36,20 +42,18 @@ static int err_unseen(struct err *err, uint64_t counted, uint64_t seen, const ch
 /* Under a freeze: everything queued has completed, so both sums are final, but for discards. */
 static int compare_counters(const struct capture *capture, size_t index, struct err *err)
 {
-    const struct marks_counters *seen0 = &capture->precopy->seen[index];
-    const struct sysfs_counters *counted0 = &capture->precopy->counted[index];
-    struct marks_counters seen;
-    struct sysfs_counters counted;
-    int rc = capture_watch_counters(capture, index, &seen, &counted, err);
+    const struct track_sums *base = &capture->precopy->base[index];
+    struct track_sums now;
+    int rc = capture_watch_sums(capture, index, &now, err);
     if (rc < 0)
         return rc;
-    uint64_t written_seen = seen.written_sectors - seen0->written_sectors;
-    uint64_t written = counted.written_sectors - counted0->written_sectors;
-    uint64_t discarded_seen = seen.discarded_sectors - seen0->discarded_sectors;
-    uint64_t discarded = counted.discarded_sectors - counted0->discarded_sectors;
-    if (seen.missed != seen0->missed)
+    uint64_t written_seen = now.seen.written_sectors - base->seen.written_sectors;
+    uint64_t written = now.counted.written_sectors - base->counted.written_sectors;
+    uint64_t discarded_seen = now.seen.discarded_sectors - base->seen.discarded_sectors;
+    uint64_t discarded = now.counted.discarded_sectors - base->counted.discarded_sectors;
+    if (now.seen.missed != base->seen.missed)
         return err_set(err, ERR_REFUSED, "%" PRIu64 " runs of the eBPF program were left out",
-                       seen.missed - seen0->missed);
+                       now.seen.missed - base->seen.missed);
     if (written > written_seen)
         return err_unseen(err, written, written_seen, "written");
     if (discarded > discarded_seen)
@@ -104,24 +108,25 @@ static int err_probe(const struct capture *capture, size_t index, const char *wh
 /* Is a write seen by the marks, at its place, and by the kernel's counters? */
 static int probe(struct capture *capture, size_t index, struct err *err)
 {
-    struct marks_counters seen0, seen;
-    struct sysfs_counters counted0, counted;
+    struct track_sums before, after;
     struct extent_list written = {0}, marked = {0}, unmarked = {0};
-    int rc = capture_watch_counters(capture, index, &seen0, &counted0, err);
+    struct track *track = capture_track(capture, index);
+    int rc = capture_watch_sums(capture, index, &before, err);
     if (rc == 0)
         rc = write_probe(&capture->group->volumes[index], &written, err);
     if (rc == 0)
-        rc = capture_watch_counters(capture, index, &seen, &counted, err);
+        rc = capture_watch_sums(capture, index, &after, err);
     if (rc == 0) /* cleared without a freeze: nothing relies on marks before B0 */
-        rc = marks_take(capture->precopy->marks[index], &marked, err);
+        rc = track_take(track, capture->precopy->marks[index], &marked, err);
     extent_list_normalise(&written);
     if (rc == 0)
         rc = extent_list_subtract(&written, &marked, &unmarked, err);
     if (rc == 0 && (unmarked.count > 0 || extent_list_bytes(&written) < PROBE_LEN))
         rc = err_probe(capture, index, "marked where it lies", err);
-    else if (rc == 0 && seen.written_sectors - seen0.written_sectors < PROBE_LEN / 512)
+    else if (rc == 0 && after.seen.written_sectors - before.seen.written_sectors < PROBE_LEN / 512)
         rc = err_probe(capture, index, "seen", err);
-    else if (rc == 0 && counted.written_sectors - counted0.written_sectors < PROBE_LEN / 512)
+    else if (rc == 0 &&
+             after.counted.written_sectors - before.counted.written_sectors < PROBE_LEN / 512)
         rc = err_probe(capture, index, "counted by the kernel", err);
     extent_list_release(&written);
     extent_list_release(&marked);
@@ -136,7 +141,11 @@ int capture_watch_attach(struct capture *capture, size_t index, struct err *err)
     if (!sysfs_place(identity, &place.disk_major, &place.disk_minor, &place.offset))
         return err_set(err, ERR_REFUSED, "sysfs does not say on which disk '%s' lies",
                        identity->path);
-    int rc = marks_open(&place, capture->precopy->chunk_size, &capture->precopy->marks[index], err);
+    struct track *track = capture_track(capture, index);
+    struct marks **marks = &capture->precopy->marks[index];
+    uint32_t chunk_size = capture->precopy->chunk_size;
+    int rc = track != NULL ? track_attach(track, identity, &place, chunk_size, marks, err)
+                           : marks_open(&place, chunk_size, marks, err);
     if (rc == 0)
         rc = probe(capture, index, err);
     return rc < 0 ? err_prefix(err, "provider precopy") : 0;

@@ -346,6 +346,9 @@ static int check_whole(const struct conf *conf, const char *name, struct err *er
                 err, ERR_CONFIG,
                 "%s: [volume %s] provider = command needs snapshot_command and drop_command", name,
                 volume->name);
+        if (volume->track && volume->provider != PROVIDER_PRECOPY)
+            return err_set(err, ERR_CONFIG, "%s: [volume %s] track = yes is for provider = precopy",
+                           name, volume->name);
     }
     int rc = check_patroni(conf, name, err);
     return rc < 0 ? rc : check_tls(conf, name, err);

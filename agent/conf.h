@@ -24,6 +24,7 @@ struct conf_volume {
     char mount[CONF_PATH_MAX + 1];  /* mount point */
     char device[CONF_PATH_MAX + 1]; /* empty = what is mounted there */
     enum conf_provider provider;
+    bool track;                               /* provider = precopy */
     enum conf_freeze_by freeze_by;            /* provider = command */
     char snapshot_command[CONF_PATH_MAX + 1]; /* prints the snapshot device's path */
     char drop_command[CONF_PATH_MAX + 1];

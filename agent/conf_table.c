@@ -3,6 +3,7 @@
 #include "agent/conf_table.h"
 
 static const char *const provider_words[] = {"freeze", "command", "offline", "precopy", NULL};
+static const char *const track_words[] = {"no", "yes", NULL};
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
@@ -197,6 +198,12 @@ const struct option option_table[] = {
      "How one instant is captured: freeze the file system while copying (small volumes), ask "
      "snapshot_command for a snapshot device, copy a volume that nobody writes, or copy while it "
      "is written and again what has changed, the last of it under a short freeze (needs eBPF).",
+     NULL},
+    {"volume", "track", OPTION_WORD, VOLUME_FIELD(track), "no", 0, 0, track_words, "no | yes",
+     "provider = precopy: marks of what is written are kept in the kernel from one snapshot to the "
+     "next, which then reads only that. After a restart of the host, a new mount, a killed "
+     "snapshot or any other doubt it reads everything, as without, and says why. Needs a BPF file "
+     "system on /sys/fs/bpf.",
      NULL},
     {"volume", "freeze_by", OPTION_WORD, VOLUME_FIELD(freeze_by), "agent", 0, 0, freeze_by_words,
      "agent | script",

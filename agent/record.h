@@ -37,6 +37,10 @@ struct record_volume {
     uint8_t manifest_sha256[FMT_SHA256_LEN];
     /* statistics */
     uint64_t bytes_read, bytes_stored, bytes_free, chunks_stored, chunks_same;
+    /* Option track = yes: of track_used chunks with data track_read were read, the others are the
+     * parent's, unread; or, track_used being 0, everything was read, and why. */
+    uint64_t track_used, track_read;
+    char track_full[128];
 };
 
 struct record_tablespace {

@@ -95,6 +95,8 @@ static const char *check_volume(const struct record *record, size_t index)
         return "a volume's mount point is not absolute";
     if (!volume->fs_type[0])
         return "a volume has no filesystem type";
+    if (volume->track_read > volume->track_used || (volume->track_used && volume->track_full[0]))
+        return "what it says of tracking contradicts itself";
     for (size_t i = 0; i < index; i++)
         if (strcmp(record->volumes[i].name, volume->name) == 0 ||
             memcmp(record->volumes[i].id, volume->id, ID_LEN) == 0)

@@ -43,6 +43,7 @@ static json_t *field_to_json(const struct field *field, const void *from)
     bool flag;
     switch (field->kind) {
     case FIELD_TEXT:
+    case FIELD_NOTE:
         return field_text_to_json(from);
     case FIELD_UINT:
     case FIELD_TIME:
@@ -64,11 +65,18 @@ static json_t *field_to_json(const struct field *field, const void *from)
     abort();
 }
 
+/* What older versions do not know is written only when there is something to say. */
+static bool is_left_out(const struct field *field, const char *member)
+{
+    return (field->kind == FIELD_LATER && load_uint(member, field->size) == 0) ||
+           (field->kind == FIELD_NOTE && member[0] == '\0');
+}
+
 void fields_to_json(const struct field *fields, size_t count, const void *from, json_t *to)
 {
     for (size_t i = 0; i < count; i++) {
         const char *member = (const char *)from + fields[i].offset;
-        if (fields[i].kind != FIELD_LATER || load_uint(member, fields[i].size) != 0)
+        if (!is_left_out(&fields[i], member))
             json_object_set_new(to, fields[i].key, field_to_json(&fields[i], member));
     }
 }
@@ -138,6 +146,8 @@ static bool field_from_json(const struct field *field, const json_t *json, void 
     switch (field->kind) {
     case FIELD_TEXT:
         return field_text_from_json(json, to, field->size);
+    case FIELD_NOTE:
+        return !json || field_text_from_json(json, to, field->size);
     case FIELD_UINT:
     case FIELD_TIME:
         return field_uint_from_json(json, field->size, to);

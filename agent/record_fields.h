@@ -7,6 +7,7 @@
 
 enum field_kind {
     FIELD_TEXT,   /* char[], NUL-ended */
+    FIELD_NOTE,   /* the same; may be missing: empty, which is not written */
     FIELD_UINT,   /* uint16_t, uint32_t, uint64_t below 2^63 */
     FIELD_TIME,   /* int64_t, not negative */
     FIELD_LATER,  /* the same; records of older versions lack it: zero, which is not written */

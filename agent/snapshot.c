@@ -159,6 +159,7 @@ static void fill_record_volume(struct snapshot *snapshot, size_t index)
     to->bytes_free = to->size - min_u64(to->size, extent_list_bytes(&own->used));
     to->chunks_stored = own->chunks_stored;
     to->chunks_same = own->chunks_same;
+    snapshot_track_describe(snapshot, index, to);
 }
 
 static void fill_record(struct snapshot *snapshot)
@@ -205,6 +206,7 @@ static void set_result(struct snapshot *snapshot)
     id_to_text(record->parent, parent);
     json_object_set_new(result, "parent",
                         id_is_zero(record->parent) ? json_null() : json_string(parent));
+    snapshot_track_result(snapshot, result);
     set_lsn(result, "start_lsn", record->start_lsn);
     set_lsn(result, "tag_lsn", record->tag_lsn);
     json_object_set_new(snapshot->job->journal, "result", result);
@@ -269,6 +271,7 @@ static int commit(struct snapshot *snapshot, struct err *err)
     if (rc < 0)
         return rc;
     snapshot_install_tables(snapshot);
+    snapshot_track_commit(snapshot);
     set_result(snapshot);
     log_info("snapshot=%s tag=%s committed", snapshot->id_text, snapshot->request.tag);
     return 0;
@@ -304,6 +307,8 @@ int snapshot_run(struct job *job, struct err *err)
         rc = take(snapshot, err);
     if (rc == 0)
         rc = commit(snapshot, err);
+    if (rc < 0)
+        snapshot_track_abort(snapshot);
     release(snapshot);
     return rc;
 }

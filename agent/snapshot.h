@@ -7,6 +7,7 @@
  *     snapshot_offline.c a stopped server: checks and facts from its files
  *     snapshot_layout.c  where the server's files lie: volumes, links, second data directories
  *     snapshot_wal.c     proof that WAL arrives in the repository; waiting for start … tag
+ *     snapshot_track.c   what need not be read, as nobody has written to it since the parent
  *     snapshot_copy.c    capture, push, seal, pg_control's bytes
  *
  * Nothing in the repository is visible before catalog_commit(); nothing on this host outlives the
@@ -18,6 +19,7 @@
 #include "agent/catalog.h"
 #include "agent/job.h"
 #include "agent/pg.h"
+#include "agent/track.h"
 #include "agent/wal.h"
 #include "io/push.h"
 
@@ -42,6 +44,8 @@ struct snapshot_volume {
     struct extent_list used; /* what is read: data without WAL that is left out */
     struct push_result result;
     uint64_t bytes_read, bytes_stored, chunks_stored, chunks_same;
+    uint64_t chunks_used,
+        chunks_kept; /* track = yes: of those used, taken from the parent unread */
 };
 
 struct snapshot {
@@ -65,6 +69,7 @@ struct snapshot {
     bool live;        /* provider precopy: copied before, during and after pg_backup_start */
     uint64_t copy_ms; /* of all volumes */
     struct extent_list wal[CONF_VOLUMES_MAX]; /* extents of WAL segments that are left out */
+    struct track tracks[CONF_VOLUMES_MAX];
 };
 
 /* Phase for people and journal, log line, and the place where a cancel is seen. */
@@ -110,6 +115,18 @@ int snapshot_check_layout(struct snapshot *snapshot, struct err *err);
 /* snapshot_wal.c */
 int snapshot_prove_archive(struct snapshot *snapshot, struct err *err);
 int snapshot_wait_wal(struct snapshot *snapshot, struct err *err);
+
+/* snapshot_track.c: marks that are kept since the parent (track.h). prepare: before the capture;
+ * choose: which of the used blocks of a volume are read, ret empty before; commit, abort: the
+ * record is there, or there is none; describe, result: for the record and the job. */
+void snapshot_track_prepare(struct snapshot *snapshot);
+int snapshot_track_choose(struct snapshot *snapshot, size_t index, struct extent_list *ret,
+                          struct err *err);
+void snapshot_track_commit(struct snapshot *snapshot);
+void snapshot_track_abort(struct snapshot *snapshot);
+void snapshot_track_describe(const struct snapshot *snapshot, size_t index,
+                             struct record_volume *to);
+void snapshot_track_result(const struct snapshot *snapshot, json_t *result);
 
 /* snapshot_copy.c */
 int snapshot_capture(struct snapshot *snapshot, struct err *err);

@@ -184,8 +184,12 @@ static int push_volumes(struct snapshot *snapshot, struct err *err)
         rc = choose_extents(snapshot, i, err);
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++) {
         struct snapshot_volume *volume = &snapshot->volumes[i];
+        struct extent_list read = {0};
         begin_push(snapshot, i);
-        rc = push_volume(snapshot, i, volume->push.fd, &volume->used, err);
+        rc = snapshot_track_choose(snapshot, i, &read, err);
+        if (rc == 0)
+            rc = push_volume(snapshot, i, volume->push.fd, &read, err);
+        extent_list_release(&read);
         if (rc == 0)
             log_info("snapshot=%s volume=%s memory: %s", snapshot->id_text,
                      snapshot->group.volumes[i].conf->name, volume->push.memory_sum);
@@ -224,7 +228,8 @@ static struct capture_request make_request(struct snapshot *snapshot, struct cap
                                     .files = control,
                                     .file_count = 1,
                                     .wal_directory = leave_out ? record->wal_directory : NULL,
-                                    .ret_wal = snapshot->wal};
+                                    .ret_wal = snapshot->wal,
+                                    .tracks = snapshot->tracks};
 }
 
 /* The instant is there: what the record says of it. */
@@ -242,6 +247,7 @@ static int begin_capture(struct snapshot *snapshot, struct err *err)
     char path[CONTROL_PATH_MAX];
     struct capture_file control;
     struct capture_request request = make_request(snapshot, &control, path);
+    snapshot_track_prepare(snapshot);
     int rc = capture_begin(snapshot->conf, &snapshot->group, &request, &snapshot->capture, err);
     if (rc < 0)
         return rc;
@@ -378,6 +384,7 @@ void snapshot_copy_release(struct snapshot *snapshot)
         free(volume->parent_manifest_buf);
         extent_list_release(&volume->used);
         extent_list_release(&snapshot->wal[i]);
+        track_release(&snapshot->tracks[i]);
         if (volume->work_path[0])
             (void)unlink(volume->work_path); /* installed: the name is gone already */
     }

@@ -98,6 +98,9 @@ void cmd_print_text(const char *text, unsigned columns, FILE *to);
 void cmd_print_tree(const json_t *json, int indent, FILE *to);
 void cmd_format_size(uint64_t bytes, char text[24]);
 /* "2026-11-25 21:04:05 UTC", as --target-time takes it; "-" for 0. */
+/* What a volume of a record says of option track; false when it was off. */
+enum { CMD_TRACK_LEN = 256 };
+bool cmd_format_track(const json_t *volume, const char *parent, char text[CMD_TRACK_LEN]);
 void cmd_format_time(int64_t time_s, char text[32]);
 
 /* --- cmd_follow.c --- */

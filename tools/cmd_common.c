@@ -183,6 +183,19 @@ void cmd_format_size(uint64_t bytes, char text[24])
     (void)snprintf(text, 24, unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, units[unit]);
 }
 
+bool cmd_format_track(const json_t *volume, const char *parent, char text[CMD_TRACK_LEN])
+{
+    const char *full = json_string_value(json_object_get(volume, "track_full"));
+    json_int_t used = json_integer_value(json_object_get(volume, "track_used"));
+    json_int_t read = json_integer_value(json_object_get(volume, "track_read"));
+    if (full)
+        (void)snprintf(text, CMD_TRACK_LEN, "not tracked, all of it was read: %s", full);
+    else
+        (void)snprintf(text, CMD_TRACK_LEN, "tracked since %s: read %lld of %lld chunks", parent,
+                       (long long)read, (long long)used);
+    return full || used > 0;
+}
+
 void cmd_format_time(int64_t time_s, char text[32])
 {
     struct tm utc;

@@ -68,6 +68,22 @@ static json_t *for_people(const json_t *json)
     return object;
 }
 
+/* One sentence instead of three keys. */
+static void add_tracks(json_t *record)
+{
+    size_t i;
+    json_t *volume;
+    json_array_foreach(json_object_get(record, "volumes"), i, volume)
+    {
+        char text[CMD_TRACK_LEN];
+        if (cmd_format_track(volume, cmd_text(record, "parent"), text))
+            (void)json_object_set_new(volume, "track", json_string(text));
+        (void)json_object_del(volume, "track_used");
+        (void)json_object_del(volume, "track_read");
+        (void)json_object_del(volume, "track_full");
+    }
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct client *client;
@@ -87,6 +103,7 @@ static int run(struct cmd *cmd, struct err *err)
         cmd_print_json(record);
         return 0;
     }
+    add_tracks(record);
     free_json json_t *shown = for_people(record);
     cmd_print_tree(shown, 0, stdout);
     return 0;

@@ -34,6 +34,18 @@ static int make_body(const struct cmd *cmd, json_t *body, struct err *err)
     return 0;
 }
 
+static void print_tracks(const json_t *result)
+{
+    size_t i;
+    json_t *volume;
+    json_array_foreach(json_object_get(result, "volumes"), i, volume)
+    {
+        char text[CMD_TRACK_LEN];
+        if (cmd_format_track(volume, cmd_text(result, "parent"), text))
+            (void)printf("volume %s: %s\n", cmd_text(volume, "name"), text);
+    }
+}
+
 static void print_result(const json_t *status, const char *tag)
 {
     const json_t *progress = json_object_get(status, "progress");
@@ -45,6 +57,7 @@ static void print_result(const json_t *status, const char *tag)
                     stored);
     (void)printf("snapshot %s%s%s%s: %s read, %s stored\n", tag, id ? " (" : "", id ? id : "",
                  id ? ")" : "", read, stored);
+    print_tracks(json_object_get(status, "result"));
 }
 
 static int detach(const struct cmd *cmd, struct client *client, const json_t *body, struct err *err)

@@ -135,6 +135,8 @@ static void test_refusals(void)
         {"[volume a]\nprovider = freeze\n", "t.conf: [volume a] has neither mount nor device"},
         {"[volume a]\nmount = /a\nprovider = command\n",
          "t.conf: [volume a] provider = command needs snapshot_command and drop_command"},
+        {"[volume a]\nmount = /a\nprovider = freeze\ntrack = yes\n",
+         "t.conf: [volume a] track = yes is for provider = precopy"},
         {"[tidemark]\ncluster = a\001b\n",
          "t.conf:2: cluster: the value contains a control character"},
     };

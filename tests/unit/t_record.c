@@ -68,6 +68,17 @@ static void test_later(void)
            again->freeze_sum_ns == 77,
        "and its passes");
     record_release(again);
+    ok(!json_object_get(part_of(live, "volumes"), "track_used") &&
+           !json_object_get(part_of(live, "volumes"), "track_full"),
+       "without option track there is nothing of it");
+    record.volumes[0].track_used = 1000;
+    record.volumes[0].track_read = 3;
+    (void)snprintf(record.volumes[1].track_full, sizeof(record.volumes[1].track_full), "a reason");
+    free_json json_t *tracked = record_to_json(&record);
+    is_good(record_from_json(tracked, again, &err), &err, "a record of tracked volumes");
+    ok(again->volumes[0].track_used == 1000 && again->volumes[0].track_read == 3, "what was read");
+    is_str(again->volumes[1].track_full, "a reason", "why all of the other one was");
+    record_release(again);
     record_release(&record);
     free(again);
 }
@@ -221,6 +232,9 @@ static const struct {
     {"volumes", "fs_type", "\"\"", "filesystem"},
     {"volumes", "fs_type", "\"0123456789abcdef\"", "'fs_type'"},
     {"volumes", "mount_point", "\"srv\"", "mount point"},
+    {"volumes", "track_used", "-1", "'track_used'"},
+    {"volumes", "track_read", "1", "tracking contradicts"},
+    {"volumes", "track_full", "7", "'track_full'"},
     {"volumes", "manifest_sha256", "\"11\"", "'manifest_sha256'"},
 };
 
