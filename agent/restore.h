@@ -284,7 +284,8 @@ int restore_mount(struct restore *restore, struct err *err);
 int restore_configure(struct restore *restore, struct err *err);
 /* Removes what must not survive a block copy. */
 int restore_clean(struct restore *restore, struct err *err);
-/* Comments out recovery settings and appends ours (NULL: none); or removes ours again. Pure. */
+/* Comments out recovery settings, instead of what an earlier restore has, and appends ours (NULL:
+ * none); or removes ours again. Pure. */
 char *settings_with_recovery(const char *text, const char *block);
 char *settings_without_block(const char *text);
 /* The block for this target, malloc'ed text. */

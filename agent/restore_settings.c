@@ -15,6 +15,7 @@
 
 static const char block_begin[] = "# tidemark restore begin";
 static const char block_end[] = "# tidemark restore end";
+static const char set_aside[] = "# before the restore: ";
 
 static const char *const recovery_names[] = {
     "restore_command",          "archive_cleanup_command", "recovery_end_command",
@@ -75,17 +76,25 @@ static bool line_is(const char *line, size_t len, const char *word)
     return len == strlen(word) && memcmp(line, word, len) == 0;
 }
 
+/* Of an earlier restore: one that is repeated has its block here already, and what it has set
+ * aside is to stay. */
+static bool is_old_comment(const char *line, size_t len, bool repeated)
+{
+    size_t prefix = sizeof(set_aside) - 1;
+    return !repeated && len >= prefix && memcmp(line, set_aside, prefix) == 0;
+}
+
 /* Copies text line by line without an earlier block of ours; comment: recovery settings become
- * comments. */
+ * comments, in the place of those of the restore before. */
 static void copy_lines(struct text *to, const char *text, bool comment)
 {
-    bool inside = false;
+    bool inside = false, repeated = strstr(text, block_begin) != NULL;
     while (*text) {
         size_t len = strcspn(text, "\n");
         inside |= line_is(text, len, block_begin);
-        if (!inside) {
+        if (!inside && !(comment && is_old_comment(text, len, repeated))) {
             if (comment && is_recovery_line(text, len))
-                text_string(to, "# before the restore: ");
+                text_string(to, set_aside);
             text_add(to, text, len);
             text_string(to, "\n");
         }

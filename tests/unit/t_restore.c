@@ -93,8 +93,12 @@ static void test_settings(void)
     char *again = settings_with_recovery(text, "recovery_target_xid = '7'\n");
     ok(strstr(again, "'new'") == NULL && strstr(again, "recovery_target_xid = '7'"),
        "a second block replaces the first");
+    ok(strstr(again, "# before the restore: primary_conninfo = 'x'\n"), "what it set aside stays");
     char *without = settings_without_block(again);
     ok(strstr(without, "tidemark") == NULL && strstr(without, "work_mem"), "and goes away");
+    char *next = settings_with_recovery(without, NULL);
+    is_str(next, "# head\nwork_mem = '4MB'\n", "the next restore forgets what this one set aside");
+    free(next);
     char *empty = settings_without_block("");
     is_str(empty, "", "nothing in, nothing out");
     free(text);
