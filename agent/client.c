@@ -19,6 +19,7 @@ struct client {
     const struct conf *conf; /* NULL: an agent by its address */
     struct http *http;       /* NULL: local */
     unsigned timeout_s;
+    bool answered;
     struct api api;
 };
 
@@ -130,6 +131,11 @@ bool client_is_local(const struct client *client)
     return !client->http;
 }
 
+bool client_was_answered(const struct client *client)
+{
+    return client->answered;
+}
+
 void client_close(struct client *client)
 {
     if (!client)
@@ -190,7 +196,8 @@ static int call_http(struct client *client, const char *method, const char *path
     rc = json_parse(response.body, response.len, ERR_INTERNAL, &answer, err);
     free(response.body);
     if (rc < 0)
-        return err_prefix(err, "the agent's answer");
+        return err_prefix(err, "what answers, with status %u, is no agent", response.status);
+    client->answered = true;
     return take_answer(path, response.status, answer, ret, err);
 }
 

@@ -34,6 +34,8 @@ struct client_remote {
 int client_open_remote(const struct client_remote *remote, struct client **ret, struct err *err);
 
 bool client_is_local(const struct client *client);
+/* An agent has answered, if with an error: what is wrong is not the way to it. */
+bool client_was_answered(const struct client *client);
 void client_close(struct client *client);
 
 /* path is not escaped: it is built from ids and tags that were checked. body may be NULL. An error

@@ -115,17 +115,32 @@ int cluster_fill_conninfo(const struct conf *conf, const struct cluster_member *
 
 /* --- requests --------------------------------------------------------------------------------- */
 
-/* What an agent says of itself is of use only when it means the same cluster. */
-static int check_cluster(const struct conf *conf, json_t **node, struct err *err)
+/* Where to look when another answers than was meant, or nobody does. A job has a copy of the
+ * configuration. */
+static int name_line(const struct cluster *cluster, const struct cluster_member *member,
+                     struct err *err)
 {
-    const char *cluster = json_str(*node, "cluster");
-    if (strcmp(cluster, conf->cluster) == 0)
+    const struct conf *conf = cluster->conf;
+    bool copy = strncmp(conf->file, conf->state_dir, strlen(conf->state_dir)) == 0;
+    struct err before = *err;
+    return err_hint(err, "%s%ssee '%s=%s' in [coordinator] members of %s", before.hint,
+                    before.hint[0] ? "; " : "", member->name, member->address,
+                    copy || !conf->file[0] ? "the coordinator's configuration" : conf->file);
+}
+
+/* What an agent says of itself is of use only when it is the one that is meant. */
+static int check_node(const struct conf *conf, const struct cluster_member *member,
+                      const json_t *node, struct err *err)
+{
+    const char *cluster = json_str(node, "cluster"), *name = json_str(node, "node");
+    if (strcmp(cluster, conf->cluster) != 0) {
+        (void)err_set(err, ERR_CONFIG, "its agent has cluster = %.80s, this coordinator %s",
+                      cluster, conf->cluster);
+        return err_hint(err, "[tidemark] cluster has to be the same in all configurations");
+    }
+    if (strcmp(name, member->name) == 0)
         return 0;
-    (void)err_set(err, ERR_CONFIG, "its agent has cluster = %.80s, this coordinator %s", cluster,
-                  conf->cluster);
-    json_decref(*node);
-    *node = NULL;
-    return err_hint(err, "[tidemark] cluster has to be the same in all configurations");
+    return err_set(err, ERR_CONFIG, "the agent of node %.80s answers at %s", name, member->address);
 }
 
 int cluster_call_within(const struct cluster *cluster, const struct cluster_member *member,
@@ -134,6 +149,7 @@ int cluster_call_within(const struct cluster *cluster, const struct cluster_memb
 {
     struct client *client = NULL;
     const struct conf *conf = cluster->conf;
+    free_json json_t *answer = NULL;
     const struct client_remote remote = {.address = member->address,
                                          .node = member->name,
                                          .timeout_s = timeout_s,
@@ -142,11 +158,19 @@ int cluster_call_within(const struct cluster *cluster, const struct cluster_memb
                                                  .ca_file = conf->tls_ca_file}};
     int rc = client_open_remote(&remote, &client, err);
     if (rc == 0)
-        rc = client_call(client, method, path, body, ret, err);
-    if (rc == 0 && strcmp(path, "/node") == 0)
-        rc = check_cluster(conf, ret, err);
+        rc = client_call(client, method, path, body, &answer, err);
+    bool strange = client && !client_was_answered(client);
     client_close(client);
-    return rc < 0 ? err_prefix(err, "node %s", member->name) : 0;
+    if (rc == 0 && strcmp(path, "/node") == 0) {
+        rc = check_node(conf, member, answer, err);
+        strange = rc < 0;
+    }
+    if (rc < 0 && strange)
+        (void)name_line(cluster, member, err);
+    if (rc < 0)
+        return err_prefix(err, "node %s", member->name);
+    *ret = take_ptr(&answer);
+    return 0;
 }
 
 int cluster_call(const struct cluster *cluster, const struct cluster_member *member,

@@ -199,6 +199,10 @@ static int failure(const struct http *http, const struct receiver *receiver, CUR
         return err_set(err, ERR_INTERNAL, "the answer is longer than 64 MiB");
     if (!http->socket[0])
         return http_mutual_failure(http, code, err);
+    bool hung_up = code == CURLE_GOT_NOTHING || code == CURLE_RECV_ERROR;
+    const char *stranger = hung_up ? http_stranger(http) : NULL;
+    if (stranger)
+        return err_set(err, ERR_CONFIG, "%s answers on '%s', not an agent", stranger, http->socket);
     return err_set(err, ERR_DEVICE, "no answer on '%s': %s", http->socket,
                    http->error[0] ? http->error : curl_easy_strerror(code));
 }

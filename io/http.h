@@ -45,8 +45,9 @@ enum { HTTP_BODY_MAX = 64 << 20 };
 
 /* No connection is made yet. ERR_CONFIG when the path is longer than sun_path (unix(7)). */
 int http_open_unix(const char *socket_path, struct http **ret, struct err *err);
-/* Any HTTP status is a success here. ERR_DEVICE when there is no answer, ERR_CANCELLED; over TLS
- * also ERR_AUTH when one side does not accept the other's certificate, ERR_CONFIG for its files. */
+/* Any HTTP status is a success here. ERR_DEVICE when there is no answer, ERR_CONFIG when something
+ * else is there that we know (http_stranger.c), ERR_CANCELLED; over TLS also ERR_AUTH when one side
+ * does not accept the other's certificate, ERR_CONFIG for its files. */
 int http_perform(struct http *http, const struct http_request *request, struct http_response *ret,
                  struct err *err);
 void http_close(struct http *http);

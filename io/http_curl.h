@@ -100,6 +100,9 @@ int http_mutual_begin(struct http *http, bool follows, struct err *err);
 /* Why it failed. */
 int http_mutual_failure(const struct http *http, CURLcode code, struct err *err);
 void http_mutual_close(struct http_peer *peer);
+/* What is there, when the peer does not speak our protocol: a few words, NULL = not known. Blocks
+ * for some seconds at the most. */
+const char *http_stranger(const struct http *http);
 
 /* Acknowledges what was received at once. A server without TCP_NODELAY (radosgw as it comes) sends
  * the head of an answer and holds a short body back until the head is acknowledged, which a kernel

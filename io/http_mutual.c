@@ -111,16 +111,17 @@ static int on_socket(void *ctx, curl_socket_t socket, curlsocktype purpose)
     return CURL_SOCKOPT_OK;
 }
 
-/* "Cert:-----BEGIN …" of the first certificate of the chain. */
-static const char *certificate_of(CURL *curl)
+/* What libcurl says of the first certificate of the chain under this name: "Cert:-----BEGIN …". */
+static const char *certificate_of(CURL *curl, const char *name)
 {
+    size_t len = strlen(name);
     struct curl_certinfo *chain = NULL;
     if (curl_easy_getinfo(curl, CURLINFO_CERTINFO, &chain) != CURLE_OK || !chain ||
         chain->num_of_certs < 1)
         return NULL;
     for (const struct curl_slist *at = chain->certinfo[0]; at; at = at->next)
-        if (strncmp(at->data, "Cert:", 5) == 0)
-            return at->data + 5;
+        if (strncmp(at->data, name, len) == 0 && at->data[len] == ':')
+            return at->data + len + 1;
     return NULL;
 }
 
@@ -132,7 +133,7 @@ static int on_connected(void *ctx, char *a, char *b, int c, int d)
     (void)a, (void)b, (void)c, (void)d;
     if (!peer->unchecked || !peer->check)
         return CURL_PREREQFUNC_OK;
-    const char *certificate = certificate_of(http->curl);
+    const char *certificate = certificate_of(http->curl, "Cert");
     peer->rc = certificate ? peer->check(peer->ctx, certificate, &peer->err)
                            : err_set(&peer->err, ERR_INTERNAL, "libcurl shows no certificate");
     peer->unchecked = peer->rc < 0;
@@ -199,8 +200,9 @@ static int refused_it(const struct http *http, const char *text, struct err *err
 {
     long chain = 0; /* 1: libcurl's first value, it failed at the name in it; else who signed it */
     (void)curl_easy_getinfo(http->curl, CURLINFO_SSL_VERIFYRESULT, &chain);
-    (void)err_set(err, ERR_AUTH, "the certificate of %s is not accepted: %s", http->server.origin,
-                  text);
+    const char *names = certificate_of(http->curl, "X509v3 Subject Alternative Name");
+    (void)err_set(err, ERR_AUTH, "the certificate of %s is not accepted: %s%s%.200s",
+                  http->server.origin, text, names ? "; it names " : "", names ? names : "");
     if (chain <= 1)
         return err_hint(err, "it must name '%.*s' among its alternative names",
                         (int)strcspn(http->base + 8, ":"), http->base + 8);
@@ -220,6 +222,10 @@ int http_mutual_failure(const struct http *http, CURLcode code, struct err *err)
         return err_set(err, ERR_CONFIG, "use the certificates of [tls]: %s", text);
     if (code == CURLE_SSL_CLIENTCERT || is_alert(text))
         return refused_us(http, text, err);
+    const char *stranger = code == CURLE_SSL_CONNECT_ERROR ? http_stranger(http) : NULL;
+    if (stranger)
+        return err_set(err, ERR_CONFIG, "%s answers at %s, not an agent", stranger,
+                       http->server.origin);
     (void)err_set(err, ERR_DEVICE, "no answer from the agent at %s: %s", http->server.origin, text);
     if (code == CURLE_COULDNT_CONNECT)
         return err_hint(err, "does it run there, with [tls] listen?");

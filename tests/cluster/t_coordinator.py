@@ -5,6 +5,7 @@ what is untouched and goes on with the rest, or waits for `tidemark cluster resu
 before and after the old data went, two coordinators at once, a node whose agent and job die, a
 coordinator that missed the promotion, agents over TLS, another primary. At no time do two servers
 accept writes."""
+import http.server
 import os
 import signal
 import sys
@@ -161,6 +162,47 @@ def two_at_once(box, cluster, coordinator, rows):
     other.agent.stop()
 
 
+class Web(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+        self.send_error(404)
+
+    def log_message(self, *_):
+        pass
+
+
+def strangers(box, cluster, addresses, tls):
+    """Addresses in [coordinator] members that lead to somebody else: who answers is named, and the
+    line to look at."""
+    (first, one), (second, two) = (address.split("=") for address in addresses[:2])
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web)
+    threading.Thread(target=web.serve_forever, daemon=True).start()
+    server = cluster.primary.server
+    server.psql("alter system set listen_addresses = '127.0.0.1'")
+    server.stop()
+    server.start()
+    sockets = {m.name: m.socket for m in cluster.members}
+    for what, address, found in (
+            ("another agent's address", one, f"it names DNS:{first}, IP Address:127.0.0.1"),
+            ("another agent's socket", f"unix:{sockets[first]}",
+             f"the agent of node {first} answers at unix:"),
+            ("a PostgreSQL", f"https://127.0.0.1:{server.port}",
+             "a PostgreSQL server answers at https://127.0.0.1"),
+            ("its socket", f"unix:{server.socket}/.s.PGSQL.{server.port}",
+             "a PostgreSQL server answers on '/"),
+            ("a web server", f"https://127.0.0.1:{web.server_port}",
+             "a web server without TLS answers at https://127.0.0.1"),
+            ("nobody", f"https://127.0.0.1:{free_ports(1)[0]}", "no answer from the agent at")):
+        confused = Coordinator(box, cluster, "confused", {"tls": tls, "coordinator": {
+            "members": f"{first}={one} {second}={address}"}})
+        done = confused.cli("status")
+        isnt(done.status, 0, f"{what}: cluster status")
+        like(done.out, rf"(?m)^{second}: node {second}: .*{found}", f"{what}: is named")
+        like(done.out, rf"(?m)^hint: .*see '{second}={address}' in \[coordinator\] members of "
+             rf"{confused.conf}$", f"{what}: and the line to look at")
+    web.shutdown()
+    web.server_close()
+
+
 def over_tls(box, cluster):
     """A coordinator that reaches the agents with certificates and waits for `cluster resume`; one
     with the certificate of an agent is refused."""
@@ -176,6 +218,7 @@ def over_tls(box, cluster):
         return Coordinator(box, cluster, name, {
             "tidemark": {"resume": "wait"}, "tls": authority.issue(name, role).options,
             "coordinator": {"members": " ".join(addresses)}}).start()
+    strangers(box, cluster, addresses, authority.issue("confused", "coordinator").options)
     impostor = make("impostor", "agent")
     is_status(impostor.cli("restore", "t1", "--yes"), "auth", "an agent is no coordinator")
     impostor.agent.stop()
