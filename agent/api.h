@@ -14,12 +14,20 @@
 #include "agent/json.h"
 #include "io/repo.h"
 
+/* Of a node: the coordinator that last looked after its part of a cluster restore. */
+struct api_heard {
+    char restore[ID_TEXT_LEN]; /* the job here; "" = nobody did since this process began */
+    uint64_t epoch, at_ms;     /* monotonic */
+};
+
 struct api {
     const struct conf *conf;
     /* One change of jobs at a time. Never held while the repository is asked: its directory may
      * hang, and cancelling, or stopping the agent, must not wait for it. */
     pthread_mutex_t mutex;
     struct timespec conf_changed; /* when conf's file was written that we read; 0 = unknown */
+    pthread_mutex_t heard_mutex;
+    struct api_heard heard;
 };
 
 struct api_call {
@@ -30,7 +38,7 @@ struct api_call {
     size_t body_len;
     const char *idempotency_key; /* NULL = none */
     bool follow;                 /* ?follow=1 */
-    struct job_asker asker;      /* ?epoch=N and ?force=1 of DELETE, and the door */
+    struct job_asker asker;      /* ?epoch=N of GET and DELETE, ?force=1 of DELETE, and the door */
     int caller;                  /* pid of who asks on this host; 0 = not known */
     /* out */
     unsigned status;             /* HTTP */

@@ -3,7 +3,9 @@
 
 #include <stdio.h>
 
+#include "agent/api_node.h"
 #include "agent/api_request.h"
+#include "agent/clock.h"
 #include "agent/cluster.h"
 #include "agent/cluster_archive.h"
 
@@ -16,21 +18,61 @@ int api_check_coordinator(struct api *api, const json_t *request, struct err *er
     return cluster_members(api->conf, &cluster, err);
 }
 
+/* A copy only knows what was when it was written: of a restore of our own we know what is, of
+ * another coordinator's the agents know whether it still asks. */
+static void describe(const struct conf *conf, json_t *restore, const json_t *members)
+{
+    free_json json_t *own = NULL;
+    struct err ignored;
+    bool ours = job_status(conf, json_str(restore, "id"), &own, &ignored) == 0 &&
+                !json_is(own, "state", "taken_over");
+    const json_t *from = ours ? own : restore;
+    const json_t *nodes = json_object_get(ours ? own : json_object_get(restore, "plan"), "members");
+    const char *wave = json_is_true(json_object_get(from, "touched")) ? cluster_wave(nodes)
+                                                                      : json_str(from, "step");
+    (void)json_object_set_new(restore, "wave", json_string(wave));
+    if (ours) {
+        (void)json_object_set(restore, "state", json_object_get(own, "state"));
+        (void)json_object_set(restore, "running", json_object_get(own, "running"));
+        return;
+    }
+    uint64_t epoch = (uint64_t)json_integer_value(json_object_get(restore, "epoch"));
+    const json_t *held =
+        json_object_get(cluster_last_heard(members, json_str(restore, "id"), epoch), "reservation");
+    if (held)
+        (void)json_object_set(restore, "heard_ago_ms", json_object_get(held, "heard_ago_ms"));
+}
+
+static void add_restores(const struct conf *conf, json_t *answer)
+{
+    json_t *restores = NULL, *restore;
+    struct err why;
+    size_t i;
+    if (cluster_archive_list(conf, false, &restores, &why) < 0) {
+        (void)json_object_set_new(answer, "restores_error", json_string(why.text));
+        return;
+    }
+    json_array_foreach(restores, i, restore)
+    {
+        describe(conf, restore, json_object_get(answer, "members"));
+    }
+    (void)json_object_set_new(answer, "restores", restores);
+}
+
 int api_get_cluster(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
     struct cluster cluster;
-    struct err why;
-    json_t *restores = NULL;
     (void)arg;
     int rc = cluster_members(api->conf, &cluster, err);
     if (rc < 0)
         return rc;
     call->status = 200;
     call->answer = cluster_status(&cluster);
-    if (cluster_archive_list(api->conf, false, &restores, &why) == 0)
-        (void)json_object_set_new(call->answer, "restores", restores);
-    else
-        (void)json_object_set_new(call->answer, "restores_error", json_string(why.text));
+    json_t *health = cluster_health_of(api->conf, call->answer);
+    (void)json_object_del(health, "members"); /* more of them is in the answer itself */
+    (void)json_object_set_new(health, "stale_configuration", json_boolean(api_is_conf_stale(api)));
+    (void)json_object_set_new(call->answer, "health", health);
+    add_restores(api->conf, call->answer);
     return 0;
 }
 
@@ -65,9 +107,15 @@ bool api_is_elsewhere(struct api *api, const char *id)
 int api_take_over(struct api *api, struct api_call *call, const char *id, const char *goal,
                   struct err *err)
 {
+    free_json json_t *request = NULL;
     if (strspn(id, "0123456789abcdef") != strlen(id) || strlen(id) < 6)
         return err_set(err, ERR_MISSING, "'%.64s' is not the id of a job", id);
-    int rc = cluster_adopt(api->conf, id, goal, &api->mutex, call->job, err);
+    int rc = api_request_parse("resume", call->body, call->body_len, &request, err);
+    if (rc < 0)
+        return rc;
+    struct cluster_adoption how = {.goal = goal,
+                                   .insist = json_is_true(json_object_get(request, "take_over"))};
+    rc = cluster_adopt(api->conf, id, &how, &api->mutex, call->job, err);
     if (rc < 0)
         return rc;
     call->status = 202;
@@ -77,6 +125,30 @@ int api_take_over(struct api *api, struct api_call *call, const char *id, const 
 
 /* --- the node --------------------------------------------------------------------------------- */
 
+void api_note_heard(struct api *api, const char *restore, uint64_t epoch)
+{
+    struct api_heard *heard = &api->heard;
+    (void)pthread_mutex_lock(&api->heard_mutex);
+    if (strcmp(heard->restore, restore) != 0 || epoch >= heard->epoch) {
+        (void)snprintf(heard->restore, sizeof(heard->restore), "%s", restore);
+        heard->epoch = epoch;
+        heard->at_ms = now_ms();
+    }
+    (void)pthread_mutex_unlock(&api->heard_mutex);
+}
+
+void api_add_heard(struct api *api, json_t *reservation)
+{
+    (void)pthread_mutex_lock(&api->heard_mutex);
+    struct api_heard heard = api->heard;
+    (void)pthread_mutex_unlock(&api->heard_mutex);
+    json_int_t epoch = json_integer_value(json_object_get(reservation, "epoch"));
+    if (heard.restore[0] && json_is(reservation, "restore", heard.restore) &&
+        epoch == (json_int_t)heard.epoch)
+        (void)json_object_set_new(reservation, "heard_ago_ms",
+                                  json_integer((json_int_t)(now_ms() - heard.at_ms)));
+}
+
 int api_post_claim(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
     static const char *const words[] = {
@@ -84,16 +156,12 @@ int api_post_claim(struct api *api, struct api_call *call, const char *arg, stru
     struct cluster_lock want = {.epoch = 0}, now;
     enum cluster_claim claim = CLAIM_LOST;
     free_json json_t *request = NULL;
-    uint8_t id[ID_LEN];
     (void)arg;
     int rc = api_request_parse("claim", call->body, call->body_len, &request, err);
     if (rc == 0)
         rc = json_get_u64(request, "epoch", ERR_USAGE, &want.epoch, err);
     if (rc < 0)
         return rc;
-    if (!id_from_text(json_str(request, "job"), id) ||
-        !id_from_text(json_str(request, "token"), id))
-        return err_set(err, ERR_USAGE, "job and token are ids of 32 hexadecimal digits");
     (void)snprintf(want.job, sizeof(want.job), "%s", json_str(request, "job"));
     (void)snprintf(want.token, sizeof(want.token), "%s", json_str(request, "token"));
     (void)snprintf(want.coordinator, sizeof(want.coordinator), "%s",

@@ -12,11 +12,14 @@ int api_get_page(struct api *api, struct api_call *call, const char *arg, struct
 /* Whether `resume` and `abort` of this job mean to take it over: a coordinator does not have it, or
  * lost it to another. */
 bool api_is_elsewhere(struct api *api, const char *id);
-/* Not with api->mutex held. */
+/* Not with api->mutex held. The body of call is that of `resume`, or empty. */
 int api_take_over(struct api *api, struct api_call *call, const char *id, const char *goal,
                   struct err *err);
 
-/* On a node. */
+/* On a node. Its part `restore` was asked for with this epoch: so its coordinator lives. */
+void api_note_heard(struct api *api, const char *restore, uint64_t epoch);
+/* "heard_ago_ms" in what GET /node says of the reservation; when that is known. */
+void api_add_heard(struct api *api, json_t *reservation);
 int api_post_claim(struct api *api, struct api_call *call, const char *arg, struct err *err);
 
 #endif

@@ -273,8 +273,7 @@ static int continue_restore(struct api *api, struct api_call *call, const char *
 {
     free_json json_t *request = NULL;
     int pid;
-    const char *type = strcmp(verb, "resume") == 0 ? "empty" : verb;
-    int rc = api_request_parse(type, call->body, call->body_len, &request, err);
+    int rc = api_request_parse(verb, call->body, call->body_len, &request, err);
     if (rc == 0 && json_is_true(json_object_get(request, "verify")))
         verb = "execute and verify";
     if (rc == 0)
@@ -320,6 +319,8 @@ static int get_job(struct api *api, struct api_call *call, const char *id, struc
     if (rc < 0)
         return rc;
     call->status = 200;
+    if (call->asker.epoch)
+        api_note_heard(api, id, call->asker.epoch);
     if (call->follow)
         (void)snprintf(call->follow_id, sizeof(call->follow_id), "%s", id);
     return 0;
@@ -478,6 +479,8 @@ void api_init(struct api *api, const struct conf *conf)
     api->conf = conf;
     api->conf_changed = api_conf_changed(conf);
     (void)pthread_mutex_init(&api->mutex, NULL);
+    (void)pthread_mutex_init(&api->heard_mutex, NULL);
+    api->heard = (struct api_heard){.epoch = 0};
 }
 
 void api_handle(struct api *api, struct api_call *call)

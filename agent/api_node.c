@@ -4,6 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "agent/api_cluster.h"
 #include "agent/cluster.h"
 #include "agent/health.h"
 #include "agent/node_report.h"
@@ -15,8 +16,7 @@ struct timespec api_conf_changed(const struct conf *conf)
     return found ? st.st_mtim : (struct timespec){0};
 }
 
-/* The agent and its jobs go on with what it read at its start. */
-static bool is_conf_stale(const struct api *api)
+bool api_is_conf_stale(const struct api *api)
 {
     struct timespec now = api_conf_changed(api->conf), then = api->conf_changed;
     return now.tv_sec != then.tv_sec || now.tv_nsec != then.tv_nsec;
@@ -32,7 +32,7 @@ int api_get_health(struct api *api, struct api_call *call, const char *arg, stru
     (void)json_object_set_new(call->answer, "node", json_string(conf->node));
     (void)json_object_set_new(call->answer, "version", json_string(TIDEMARK_VERSION));
     (void)json_object_set_new(call->answer, "stale_configuration",
-                              json_boolean(is_conf_stale(api)));
+                              json_boolean(api_is_conf_stale(api)));
     call->status = json_is(call->answer, "status", "ok") ? 200 : 503;
     return 0;
 }
@@ -43,6 +43,7 @@ int api_get_node(struct api *api, struct api_call *call, const char *arg, struct
     (void)err;
     call->status = 200;
     call->answer = node_report(api->conf);
+    api_add_heard(api, json_object_get(call->answer, "reservation"));
     return 0;
 }
 

@@ -11,6 +11,7 @@
 
 enum field_type {
     FIELD_TEXT,
+    FIELD_ID,
     FIELD_BOOL,
     FIELD_NUMBER,
     FIELD_EPOCH,
@@ -52,6 +53,7 @@ static const struct field snapshot_fields[] = {
     {"with_wal", FIELD_BOOL, false, NULL},
     {"checkpoint", FIELD_WORD, false, checkpoint_words},
     {"members", FIELD_LIST, false, NULL},
+    {"cluster_job", FIELD_ID, false, NULL},
 };
 static const struct field cluster_snapshot_fields[] = {
     {"tag", FIELD_TEXT, true, NULL},
@@ -97,14 +99,14 @@ static const struct field target_fields[] = {
 };
 
 static const struct field cluster_fields[] = {
-    {"job", FIELD_TEXT, true, NULL},
+    {"job", FIELD_ID, true, NULL},
     {"epoch", FIELD_EPOCH, true, NULL},
     {"role", FIELD_WORD, true, role_words},
 };
 static const struct field claim_fields[] = {
-    {"job", FIELD_TEXT, true, NULL},
+    {"job", FIELD_ID, true, NULL},
     {"epoch", FIELD_EPOCH, true, NULL},
-    {"token", FIELD_TEXT, true, NULL},
+    {"token", FIELD_ID, true, NULL},
     {"coordinator", FIELD_TEXT, true, NULL},
 };
 static const struct field fork_fields[] = {
@@ -127,6 +129,7 @@ static const struct field execute_fields[] = {
     {"primary_conninfo", FIELD_TEXT, false, NULL},
 };
 static const struct field verify_fields[] = {{"epoch", FIELD_EPOCH, false, NULL}};
+static const struct field resume_fields[] = {{"take_over", FIELD_BOOL, false, NULL}};
 
 static const struct {
     const char *type;
@@ -141,7 +144,7 @@ static const struct {
     {"cluster_snapshot", cluster_snapshot_fields, ARRAY_LEN(cluster_snapshot_fields)},
     {"cluster_restore", cluster_restore_fields, ARRAY_LEN(cluster_restore_fields)},
     {"claim", claim_fields, ARRAY_LEN(claim_fields)},
-    {"empty", NULL, 0},
+    {"resume", resume_fields, ARRAY_LEN(resume_fields)},
 };
 
 static int check_fields(const json_t *obj, const struct field *fields, size_t count,
@@ -158,6 +161,15 @@ static int check_text(const char *name, const json_t *value, struct err *err)
         if ((unsigned char)*at < 0x20 || *at == 0x7f)
             return err_set(err, ERR_USAGE, "field '%s' contains a control character", name);
     return 0;
+}
+
+static int check_id(const char *name, const json_t *value, struct err *err)
+{
+    uint8_t id[ID_LEN];
+    int rc = check_text(name, value, err);
+    if (rc < 0 || id_from_text(json_string_value(value), id))
+        return rc;
+    return err_set(err, ERR_USAGE, "field '%s' is not an id of 32 hexadecimal digits", name);
 }
 
 static int check_word(const struct field *field, const json_t *value, struct err *err)
@@ -215,17 +227,6 @@ static int check_target(const json_t *value, struct err *err)
     return 0;
 }
 
-static int check_cluster(const json_t *value, struct err *err)
-{
-    uint8_t id[ID_LEN];
-    int rc = check_fields(value, cluster_fields, ARRAY_LEN(cluster_fields), err);
-    if (rc < 0)
-        return err_prefix(err, "cluster");
-    if (!id_from_text(json_string_value(json_object_get(value, "job")), id))
-        return err_set(err, ERR_USAGE, "cluster: the job is not an id of 32 hexadecimal digits");
-    return 0;
-}
-
 /* PostgreSQL's own rule: ReplicationSlotValidateName() in slot.c. */
 static bool slot_name_valid(const json_t *value)
 {
@@ -253,6 +254,8 @@ static int check_field(const struct field *field, const json_t *value, struct er
     switch (field->type) {
     case FIELD_TEXT:
         return check_text(field->name, value, err);
+    case FIELD_ID:
+        return check_id(field->name, value, err);
     case FIELD_BOOL:
         if (!json_is_boolean(value))
             return err_set(err, ERR_USAGE, "field '%s' must be true or false", field->name);
@@ -276,7 +279,8 @@ static int check_field(const struct field *field, const json_t *value, struct er
     case FIELD_TARGET:
         return check_target(value, err);
     case FIELD_CLUSTER:
-        return check_cluster(value, err);
+        rc = check_fields(value, cluster_fields, ARRAY_LEN(cluster_fields), err);
+        return rc < 0 ? err_prefix(err, "cluster") : 0;
     case FIELD_FORK:
         rc = check_fields(value, fork_fields, ARRAY_LEN(fork_fields), err);
         return rc < 0 ? err_prefix(err, "fork") : 0;

@@ -9,7 +9,7 @@
 enum { API_BODY_MAX = 64 << 10, API_TOPOLOGY_MAX = 1 << 20 };
 
 /* Parses and checks the body of a request of this type ("snapshot", "restore", "verification",
- * "execute", "verify", and "empty" for resume, which takes {} or nothing). ERR_USAGE names the
+ * "execute", "verify", "resume", …; nothing is {}). ERR_USAGE names the
  * field, and for an unknown one the nearest. *ret is the body plus "type": what becomes
  * request.json; new reference. */
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret,

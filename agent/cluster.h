@@ -70,6 +70,9 @@ void cluster_call_all(const struct cluster *cluster, const char *method, const c
  * worst, "members": [{"name", "address", "status", "cause", "hint", …}]}; a member that does not
  * answer is "unreachable", one whose server is stopped "down". Never fails. */
 json_t *cluster_status(const struct cluster *cluster);
+/* The member that has last heard from who has this epoch of a cluster restore: its "reservation"
+ * has "heard_ago_ms". NULL when none says. Borrowed. Pure. */
+const json_t *cluster_last_heard(const json_t *members, const char *job, uint64_t epoch);
 /* Sets "diverged" (the reason), "cause" and "hint" in every member whose history is not the
  * cluster's: that of its only primary. restored: the newest complete restore of the cluster, which
  * decides between two; may be NULL. Pure. */
@@ -77,6 +80,8 @@ void cluster_find_diverged(json_t *members, const json_t *restored);
 /* GET /health of a coordinator, see conf/openapi.yaml: the worst of its members and of its own
  * restores. New reference. */
 json_t *cluster_health(const struct conf *conf);
+/* The same when the members have been asked: status from cluster_status(). */
+json_t *cluster_health_of(const struct conf *conf, const json_t *status);
 
 /* --- cluster_page.c --- */
 /* All of it as one page of HTML for a browser; malloc'ed. Loads nothing, runs nothing. */
@@ -188,6 +193,11 @@ int cluster_release(struct cluster_restore *all, struct err *err);
 /* Writes journal["members"] and the step, durably. Under all->mutex. */
 int cluster_journal(struct cluster_restore *all, struct err *err);
 const char *cluster_level_name(enum cluster_level level); /* cluster_copy.c */
+/* The wave that the slowest node is in, in the words of a restore's steps (job_is_partial()). Pure.
+ */
+const char *cluster_wave_name(enum cluster_level slowest);
+/* The same for a restore that has touched its nodes: members of its journal or of a copy of it. */
+const char *cluster_wave(const json_t *members);
 
 /* It holds no node, so nobody can take one from it. */
 bool cluster_is_dry_run(const struct cluster_restore *all);
@@ -201,10 +211,15 @@ int cluster_claim(struct cluster_restore *all, struct err *err);
 bool cluster_is_lost(struct cluster_restore *all, struct err *err);
 
 /* --- cluster_adopt.c --- */
+struct cluster_adoption {
+    const char *goal; /* "all", "abort" */
+    bool insist;      /* "all": also of a coordinator that is at work */
+};
 /* For a job that this coordinator does not have, or lost: makes it here from its newest copy in the
- * repository, with the next epoch, and starts it with this goal ("all", "abort"). job may be the
- * first digits of its id; ret_id: all of it. mutex (may be NULL) is held while jobs are changed. */
-int cluster_adopt(const struct conf *conf, const char *job, const char *goal,
+ * repository, with the next epoch, and starts it with this goal. ERR_REFUSED when an agent has
+ * heard from who has it since we began to look, which takes some seconds. job may be the first
+ * digits of its id; ret_id: all of it. mutex (may be NULL) is held while jobs are changed. */
+int cluster_adopt(const struct conf *conf, const char *job, const struct cluster_adoption *how,
                   pthread_mutex_t *mutex, char ret_id[ID_TEXT_LEN], struct err *err);
 
 /* The thread of drive asks its agent, and waits while it is silent, no longer than [coordinator]

@@ -3,9 +3,12 @@
  * cluster_claim.c. */
 #include <stdio.h>
 
+#include "agent/clock.h"
 #include "agent/cluster.h"
 #include "agent/cluster_archive.h"
 #include "agent/log.h"
+
+enum { SILENT_MS = 5000, LOOK_MS = 500 }; /* a coordinator asks every second, at least */
 
 /* What cannot be taken over, whoever asks. */
 static int check(const json_t *copy, const struct cluster_copy_id *id, const char *goal,
@@ -31,6 +34,38 @@ static int check(const json_t *copy, const struct cluster_copy_id *id, const cha
     if (id->epoch == UINT32_MAX)
         return err_set(err, ERR_REFUSED, "cluster restore %s has the last epoch there is", id->job);
     return 0;
+}
+
+/* Who runs it asks its agents again and again, and has not asked for SILENT_MS when it is gone. Not
+ * every moment of it: epochs keep two apart, this keeps a person from doing so by accident. */
+static int check_silence(const struct conf *conf, const json_t *copy,
+                         const struct cluster_copy_id *id, struct err *err)
+{
+    struct cluster cluster;
+    uint64_t begun_ms = now_ms();
+    int rc = cluster_members(conf, &cluster, err);
+    while (rc == 0) {
+        uint64_t asked_ms = now_ms();
+        free_json json_t *status = cluster_status(&cluster);
+        const json_t *by =
+            cluster_last_heard(json_object_get(status, "members"), id->job, id->epoch);
+        const json_t *ago = json_object_get(json_object_get(by, "reservation"), "heard_ago_ms");
+        uint64_t ago_ms = (uint64_t)json_integer_value(ago);
+        if (!by || ago_ms >= SILENT_MS)
+            return 0;
+        if (asked_ms > begun_ms + ago_ms) {
+            (void)err_set(err, ERR_REFUSED,
+                          "coordinator %s is at work on cluster restore %s: it has just asked "
+                          "node %s",
+                          json_str(copy, "coordinator"), id->job, json_str(by, "name"));
+            return err_hint(err,
+                            "let it go on; if it has to go on from here, `tidemark cluster resume "
+                            "--take-over %s`",
+                            id->job);
+        }
+        pause_ms(LOOK_MS);
+    }
+    return rc;
 }
 
 /* The journal as if our own process had been killed. */
@@ -84,14 +119,17 @@ static int start(const struct conf *conf, const char *id, const json_t *copy, js
     return rc;
 }
 
-int cluster_adopt(const struct conf *conf, const char *job, const char *goal,
+int cluster_adopt(const struct conf *conf, const char *job, const struct cluster_adoption *how,
                   pthread_mutex_t *mutex, char ret_id[ID_TEXT_LEN], struct err *err)
 {
     struct cluster_copy_id id;
     free_json json_t *copy = NULL;
     int rc = cluster_archive_find(conf, job, &id, &copy, err);
     if (rc == 0)
-        rc = check(copy, &id, goal, err);
+        rc = check(copy, &id, how->goal, err);
+    if (rc == 0 && json_is(copy, "state", "running") && strcmp(how->goal, "abort") != 0 &&
+        !how->insist)
+        rc = check_silence(conf, copy, &id, err);
     if (rc < 0)
         return rc;
     free_json json_t *journal = journal_of(copy, &id);
@@ -99,13 +137,13 @@ int cluster_adopt(const struct conf *conf, const char *job, const char *goal,
         return err_set(err, ERR_INTERNAL, "the journal of job %s", id.job);
     if (mutex)
         (void)pthread_mutex_lock(mutex);
-    rc = start(conf, id.job, copy, journal, goal, err);
+    rc = start(conf, id.job, copy, journal, how->goal, err);
     if (mutex)
         (void)pthread_mutex_unlock(mutex);
     if (rc < 0)
         return rc;
     log_info("cluster restore is taken over: job=%s epoch=%u from=\"%s\" goal=%s", id.job,
-             id.epoch + 1, json_str(copy, "coordinator"), goal);
+             id.epoch + 1, json_str(copy, "coordinator"), how->goal);
     (void)snprintf(ret_id, ID_TEXT_LEN, "%s", id.job);
     return 0;
 }

@@ -113,12 +113,14 @@ static void note_status(struct drive *drive, const json_t *status)
     (void)pthread_mutex_unlock(&drive->all->mutex);
 }
 
+/* With the epoch: the agent tells others that we are at work. */
 int cluster_ask_job(struct drive *drive, enum cluster_patience patience, json_t **ret,
                     struct err *err)
 {
-    char path[64];
+    char path[96];
     uint64_t since_ms = now_ms();
-    (void)snprintf(path, sizeof(path), "/jobs/%s", drive->job);
+    (void)snprintf(path, sizeof(path), "/jobs/%s?epoch=%llu", drive->job,
+                   (unsigned long long)drive->all->epoch);
     for (;;) {
         free_json json_t *status = NULL;
         int rc = cluster_ask(drive, patience, "GET", path, NULL, &status, err);

@@ -36,6 +36,40 @@ const char *cluster_level_name(enum cluster_level level)
     return level_names[level];
 }
 
+const char *cluster_wave_name(enum cluster_level slowest)
+{
+    static const char *const waves[LEVEL_COUNT] = {
+        [LEVEL_NONE] = "none",           [LEVEL_RESERVED] = "planned",
+        [LEVEL_FENCED] = "pulling",      [LEVEL_CONFIGURED] = "recovering",
+        [LEVEL_RECOVERED] = "verifying", [LEVEL_COMPLETE] = "complete"};
+    return waves[slowest];
+}
+
+static enum cluster_level level_of(const json_t *member)
+{
+    for (unsigned i = 0; i < LEVEL_COUNT; i++)
+        if (json_is(member, "level", level_names[i]))
+            return (enum cluster_level)i;
+    return LEVEL_NONE;
+}
+
+const char *cluster_wave(const json_t *members)
+{
+    enum cluster_level slowest = LEVEL_COMPLETE;
+    const char *name;
+    json_t *member;
+    size_t i;
+    json_array_foreach(members, i, member)
+    {
+        slowest = level_of(member) < slowest ? level_of(member) : slowest;
+    }
+    json_object_foreach((json_t *)(uintptr_t)members, name, member)
+    {
+        slowest = level_of(member) < slowest ? level_of(member) : slowest;
+    }
+    return slowest < LEVEL_FENCED ? "fenced" : cluster_wave_name(slowest);
+}
+
 void cluster_copy_name(char *name, const char *cluster, const struct cluster_copy_id *id)
 {
     (void)snprintf(name, STORE_NAME_MAX + 1, "job/%s/%s/%08" PRIx32 "-%08" PRIx32 "-%s", cluster,

@@ -12,14 +12,9 @@ static bool was_touched(const struct cluster_restore *all)
     return json_is_true(json_object_get(all->job->journal, "touched"));
 }
 
-/* The wave, in the words of a restore's steps (job_is_partial()): the slowest node's. From
- * `pulling` on old data may be gone somewhere. */
+/* The slowest node's wave. From `pulling` on old data may be gone somewhere. */
 static const char *step_of(const struct cluster_restore *all)
 {
-    static const char *const steps[LEVEL_COUNT] = {
-        [LEVEL_NONE] = "none",           [LEVEL_RESERVED] = "planned",
-        [LEVEL_FENCED] = "pulling",      [LEVEL_CONFIGURED] = "recovering",
-        [LEVEL_RECOVERED] = "verifying", [LEVEL_COMPLETE] = "complete"};
     enum cluster_level least = LEVEL_COMPLETE, most = LEVEL_NONE;
     for (size_t i = 0; i < all->count; i++) {
         least = all->drives[i].level < least ? all->drives[i].level : least;
@@ -27,7 +22,7 @@ static const char *step_of(const struct cluster_restore *all)
     }
     if (most > LEVEL_RESERVED && (least == LEVEL_RESERVED || !was_touched(all)))
         return "fenced";
-    return steps[least];
+    return cluster_wave_name(least);
 }
 
 /* What is known of the nodes; whoever writes the journal next writes it. */

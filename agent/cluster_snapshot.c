@@ -34,11 +34,12 @@ static int find_source(const json_t *members, const char **ret, struct err *err)
     return err_hint(err, "start it; `tidemark cluster status` shows the nodes");
 }
 
-static json_t *request_of(const json_t *job_request, const json_t *members)
+static json_t *request_of(const struct job *job, const json_t *members)
 {
     json_t *body = json_object();
-    json_t *full = json_object_get(job_request, "full");
-    (void)json_object_set(body, "tag", json_object_get(job_request, "tag"));
+    json_t *full = json_object_get(job->request, "full");
+    (void)json_object_set(body, "tag", json_object_get(job->request, "tag"));
+    (void)json_object_set_new(body, "cluster_job", json_string(job->id));
     (void)json_object_set_new(body, "members", cluster_topology(members));
     if (full)
         (void)json_object_set(body, "full", full);
@@ -99,7 +100,7 @@ static int snapshot_on(struct job *job, const struct cluster *cluster, const jso
                        const char *source_name, struct err *err)
 {
     const struct cluster_member *source = cluster_member(cluster, source_name);
-    free_json json_t *body = request_of(job->request, members);
+    free_json json_t *body = request_of(job, members);
     free_json json_t *answer = NULL;
     free_json json_t *status = NULL;
     const char *id = "";

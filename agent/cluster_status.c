@@ -137,12 +137,14 @@ static json_t *member_json(const struct cluster_member *member, json_t *node, co
     (void)json_object_set_new(json, "address", json_string(member->address));
     if (!node) {
         (void)json_object_set_new(json, "status", json_string("unreachable"));
+        (void)json_object_set_new(json, "code", json_string(err_code_name(err->code)));
         (void)json_object_set_new(json, "error", json_string(err->text));
         (void)json_object_set_new(json, "cause", json_string(err->text));
         (void)json_object_set_new(json, "hint", json_string(err->hint));
         return json;
     }
     (void)json_object_set(json, "status", json_object_get(health, "status"));
+    (void)json_object_set(json, "code", json_object_get(health, "code"));
     (void)json_object_set(json, "cause", json_object_get(health, "cause"));
     (void)json_object_set(json, "hint", json_object_get(health, "hint"));
     if (json_is(json, "role", "down") && json_is(json, "status", "failed") &&
@@ -168,13 +170,37 @@ json_t *cluster_status(const struct cluster *cluster)
     json_array_foreach(members, i, member)
     {
         if (json_object_get(member, "diverged") &&
-            severity("diverged") > severity(json_str(member, "status")))
+            severity("diverged") > severity(json_str(member, "status"))) {
             (void)json_object_set_new(member, "status", json_string("diverged"));
+            (void)json_object_set_new(member, "code", json_string(err_code_name(ERR_REFUSED)));
+        }
         if (severity(json_str(member, "status")) > severity(worst))
             worst = json_str(member, "status");
     }
     return json_pack("{s:s, s:s, s:o}", "cluster", cluster->conf->cluster, "status", worst,
                      "members", members);
+}
+
+static json_int_t heard_ago_ms(const json_t *member)
+{
+    return json_integer_value(
+        json_object_get(json_object_get(member, "reservation"), "heard_ago_ms"));
+}
+
+const json_t *cluster_last_heard(const json_t *members, const char *job, uint64_t epoch)
+{
+    const json_t *found = NULL;
+    for (size_t i = 0; i < json_array_size(members); i++) {
+        const json_t *member = json_array_get(members, i);
+        const json_t *held = json_object_get(member, "reservation");
+        json_int_t of = json_integer_value(json_object_get(held, "epoch"));
+        if (!json_object_get(held, "heard_ago_ms") || !json_is(held, "job", job) ||
+            of != (json_int_t)epoch)
+            continue;
+        if (!found || heard_ago_ms(member) < heard_ago_ms(found))
+            found = member;
+    }
+    return found;
 }
 
 /* --- health ----------------------------------------------------------------------------------- */
@@ -203,8 +229,9 @@ static void take_node(const json_t *member, struct health *health)
     health->status = plain(json_str(member, "status"));
     if (health->job[0]) /* what it says is the way out */
         return;
-    (void)err_set(&health->why, strcmp(health->status, "partial") == 0 ? ERR_PARTIAL : ERR_POSTGRES,
-                  "node %s is %s%s%s", json_str(member, "name"), json_str(member, "status"),
+    enum err_code code = err_code_from_name(json_str(member, "code"));
+    (void)err_set(&health->why, code == ERR_OK ? ERR_POSTGRES : code, "node %s is %s%s%s",
+                  json_str(member, "name"), json_str(member, "status"),
                   json_str(member, "cause")[0] ? ": " : "", json_str(member, "cause"));
     (void)err_hint(&health->why, "%s", json_str(member, "hint"));
 }
@@ -227,15 +254,17 @@ static void take_members(const json_t *status, struct health *health)
 json_t *cluster_health(const struct conf *conf)
 {
     struct cluster cluster;
-    struct health health;
-    struct err err;
-    job_health(conf, &health);
-    if (cluster_members(conf, &cluster, &err) < 0) { /* main.c has looked */
-        health.status = "failed";
-        health.why = err;
-        return health_json(&health);
-    }
+    struct health none = {.status = "failed"};
+    if (cluster_members(conf, &cluster, &none.why) < 0) /* main.c has looked */
+        return health_json(&none);
     free_json json_t *status = cluster_status(&cluster);
+    return cluster_health_of(conf, status);
+}
+
+json_t *cluster_health_of(const struct conf *conf, const json_t *status)
+{
+    struct health health;
+    job_health(conf, &health);
     /* It says what it left on the nodes; when they are well somebody has restored them since. */
     if (health.given_up && json_is(status, "status", "ok"))
         health = (struct health){.status = "ok"};

@@ -238,12 +238,8 @@ json_t *health_report(const struct conf *conf, const json_t *server)
     return json;
 }
 
-void health_log(const struct conf *conf)
+void health_log(const json_t *health)
 {
-    struct health jobs;
-    job_health(conf, &jobs); /* a coordinator's members are asked when somebody wants to know */
-    free_json json_t *health =
-        conf->coordinator_members[0] ? health_json(&jobs) : health_report(conf, NULL);
     if (json_is(health, "status", "ok"))
         log_info("self-check: status=ok");
     else

@@ -15,7 +15,7 @@ json_t *health_report(const struct conf *conf, const json_t *server);
 /* What a report has of health, in a fixed order of keys. New reference. */
 json_t *health_json(const struct health *health);
 
-/* At a daemon's start: what it found, in the log. */
-void health_log(const struct conf *conf);
+/* At a daemon's start: what it found, in the log. health: health_report() or cluster_health(). */
+void health_log(const json_t *health);
 
 #endif

@@ -264,6 +264,7 @@ static int begin(struct job *job, struct err *err)
     if (!json_object_get(job->journal, "started_s"))
         set_u64(job->journal, "started_s", (uint64_t)time(NULL));
     (void)json_object_set_new(job->journal, "error", json_null());
+    (void)json_object_del(job->journal, "interrupted_s");
     if (!keeps_nodes(job)) /* else it has ended already, and is tried again */
         (void)json_object_del(job->journal, "ended_s");
     install_signals(job);

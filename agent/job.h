@@ -13,7 +13,8 @@
  *     lock           an open-file-description lock while the job's process lives, and its pid: that
  *                    is how anyone (also an agent that was restarted) knows that it runs. Asking
  *                    does not take the lock (F_OFD_GETLK), so nobody's question is in the way.
- *     notified.json  {"ended_s", "notified"}: what came of telling of the end at ended_s
+ *     notified.json  {"ended_s", "notified"}: what came of telling of the end (or of what was found
+ *                    interrupted) at ended_s
  *     log            stdout and stderr of the process
  *     key.json       the Idempotency-Key of the request, if it had one
  *
@@ -21,8 +22,9 @@
  * "error":{code,text,hint}|null, "result":{…}, …fields of the verb}. state is "created" (not
  * started yet), "running", "complete", "failed", "cancelled", "prepared" and "executed" (a restore
  * between its goals), "held" (a part of a cluster restore at "held_at": "fenced", "configured" or
- * "recovered"), "interrupted" (derived: the journal says running, but nothing runs), "taken_over"
- * (a cluster restore that another coordinator has: nothing more comes of it here).
+ * "recovered"), "interrupted" (derived: the journal says running, but nothing runs; whoever found
+ * it so and leaves it to a person adds "interrupted_s" and an error), "taken_over" (a cluster
+ * restore that another coordinator has: nothing more comes of it here).
  *
  * A job of type snapshot or restore holds the node's lock (node_lock.h) while its process lives,
  * taken by job_open(): verbs do not take it themselves. */
@@ -130,6 +132,14 @@ int job_cancel(const struct conf *conf, const char *id, struct err *err);
  * ERR_REFUSED when it has ended before. Starts a process that tells whom [notify] names. */
 int job_end(const struct conf *conf, const char *id, const char *state, const struct err *why,
             struct err *err);
+/* A restore that was killed and waits for somebody to go on with it: journals when that was found,
+ * and why, and starts a process that tells whom [notify] names. ERR_BUSY when it runs, ERR_REFUSED
+ * when it is not interrupted. */
+int job_note_interrupted(const struct conf *conf, const char *id, const struct err *why,
+                         struct err *err);
+/* The time of what is told of last: its end, or that it was found interrupted. Borrowed, NULL =
+ * neither. */
+json_t *job_told_time(const json_t *journal);
 /* True for restores from step "marked" on that are not complete: the volume holds neither the old
  * nor the new data, and the job can be resumed. Journal as job_status() gives it. */
 bool job_is_partial(const json_t *status);

@@ -296,6 +296,12 @@ bool job_is_over(const json_t *status)
            !keeps_nodes;
 }
 
+json_t *job_told_time(const json_t *journal)
+{
+    json_t *interrupted = json_object_get(journal, "interrupted_s");
+    return interrupted ? interrupted : json_object_get(journal, "ended_s");
+}
+
 /* What was told of an end before the last is about another run. */
 static void add_notified(const char *dir, json_t *status)
 {
@@ -303,7 +309,7 @@ static void add_notified(const char *dir, json_t *status)
     free_json json_t *file = NULL;
     struct err ignored;
     (void)snprintf(path, sizeof(path), "%s/notified.json", dir);
-    json_t *ended = json_object_get(status, "ended_s");
+    json_t *ended = job_told_time(status);
     if (ended && json_load_path(path, &file, &ignored) == 0 &&
         json_equal(json_object_get(file, "ended_s"), ended))
         (void)json_object_set(status, "notified", json_object_get(file, "notified"));
@@ -437,21 +443,35 @@ static void start_notify(const struct conf *conf, const char *dir)
                  err.text);
 }
 
+/* The journal of a job whose process is gone, for a change: nobody starts it before *ret_fd is
+ * closed. */
+static int open_journal(const char *dir, char path[JOB_DIR_MAX + 32], json_t **ret, int *ret_fd,
+                        struct err *err)
+{
+    json_t *journal = NULL;
+    (void)snprintf(path, JOB_DIR_MAX + 32, "%s/journal.json", dir);
+    int rc = json_load_path(path, &journal, err); /* no lock file where there is no job */
+    json_decref(take_ptr(&journal));
+    if (rc == 0)
+        rc = hold(dir, ret_fd, err);
+    return rc < 0 ? rc : json_load_path(path, ret, err);
+}
+
+static void set_error(json_t *journal, const struct err *why)
+{
+    (void)json_object_set_new(journal, "error",
+                              json_pack("{s:s, s:s, s:s}", "code", err_code_name(why->code), "text",
+                                        why->text, "hint", why->hint));
+}
+
 int job_end(const struct conf *conf, const char *id, const char *state, const struct err *why,
             struct err *err)
 {
     char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
     free_json json_t *journal = NULL;
-    job_dir(conf, id, dir);
-    (void)snprintf(path, sizeof(path), "%s/journal.json", dir);
-    int rc = json_load_path(path, &journal, err);
     close_fd int lock_fd = -1;
-    if (rc == 0)
-        rc = hold(dir, &lock_fd, err); /* nobody starts it while we write */
-    if (rc == 0) {
-        json_decref(take_ptr(&journal));
-        rc = json_load_path(path, &journal, err);
-    }
+    job_dir(conf, id, dir);
+    int rc = open_journal(dir, path, &journal, &lock_fd, err);
     if (rc < 0)
         return rc;
     bool partial = job_is_partial(journal);
@@ -460,15 +480,35 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
         return err_set(err, ERR_REFUSED, "job %s has ended already: %s", id, old);
     if (partial)
         (void)json_object_set_new(journal, "given_up", json_true());
+    (void)json_object_del(journal, "interrupted_s");
     (void)json_object_set_new(journal, "state", json_string(state));
     (void)json_object_set_new(journal, "ended_s", json_integer(time(NULL)));
     if (why)
-        (void)json_object_set_new(journal, "error",
-                                  json_pack("{s:s, s:s, s:s}", "code", err_code_name(why->code),
-                                            "text", why->text, "hint", why->hint));
+        set_error(journal, why);
     rc = json_save(path, journal, true, err);
     if (rc < 0)
         return rc;
     start_notify(conf, dir);
     return job_is_cluster_part(journal) ? cluster_lock_release(conf, id, err) : 0;
+}
+
+int job_note_interrupted(const struct conf *conf, const char *id, const struct err *why,
+                         struct err *err)
+{
+    char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
+    free_json json_t *journal = NULL;
+    close_fd int lock_fd = -1;
+    job_dir(conf, id, dir);
+    int rc = open_journal(dir, path, &journal, &lock_fd, err);
+    const char *state = json_string_value(json_object_get(journal, "state"));
+    if (rc == 0 && (!state || strcmp(state, "running") != 0))
+        rc = err_set(err, ERR_REFUSED, "job %s is not interrupted", id);
+    if (rc < 0)
+        return rc;
+    (void)json_object_set_new(journal, "interrupted_s", json_integer(time(NULL)));
+    set_error(journal, why);
+    rc = json_save(path, journal, true, err);
+    if (rc == 0)
+        start_notify(conf, dir);
+    return rc;
 }

@@ -5,11 +5,15 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "agent/cluster.h"
 #include "agent/log.h"
 #include "agent/restore.h"
 
 enum { CREATED_MAX_S = 60 };   /* a job that was made but never started is forgotten after this */
 enum { RELEASE_AGAIN_S = 60 }; /* between two tries to give a node back */
+
+static const char interrupted_text[] =
+    "interrupted: the job's process was killed or the host went down";
 
 static bool is_running(const json_t *status)
 {
@@ -33,6 +37,21 @@ static bool keeps_nodes(const json_t *status)
 {
     return json_is(status, "state", "failed") &&
            json_is_true(json_object_get(status, "not_released"));
+}
+
+static bool is_at_work(const json_t *status)
+{
+    return is_running(status) || json_is(status, "state", "held") ||
+           json_is(status, "state", "executed");
+}
+
+/* The step of a cluster restore says what may be lost. Where the nodes are is its wave, and before
+ * any was touched its phase. */
+static const char *step_of(const json_t *status)
+{
+    if (is_cluster(status) && json_is_true(json_object_get(status, "touched")))
+        return cluster_wave(json_object_get(status, "members"));
+    return json_str(status, is_cluster(status) && is_at_work(status) ? "phase" : "step");
 }
 
 static int start(const struct conf *conf, const char *id, const char *goal, const json_t *options,
@@ -108,10 +127,12 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
         return err_set(err, ERR_REFUSED, "job %s is a %s, not a restore", id,
                        json_str(status, "type"));
     rc = job_cluster_admit(conf, status, verb, call, err);
-    if (rc == 0 && is_running(status))
-        rc = err_set(err, ERR_BUSY, "job %s is running", id);
     if (rc < 0)
         return rc;
+    if (is_running(status)) {
+        (void)err_set(err, ERR_BUSY, "job %s is running", id);
+        return err_hint(err, "`tidemark jobs --follow %s` shows how it goes", id);
+    }
     const char *goal = goal_for(status, verb);
     if (!goal)
         return wrong_state(status, id, verb, err);
@@ -205,6 +226,25 @@ static void sweep_run(const struct conf *conf, const char *id, const char *goal)
         log_info("interrupted restore goes on: job=%s goal=%s pid=%d", id, goal, pid);
 }
 
+/* It waits for somebody to go on with it, and health says so until then. Told and logged once. */
+static void sweep_waiting(const struct conf *conf, const json_t *status)
+{
+    const char *id = json_str(status, "id");
+    char command[JOB_COMMAND_MAX];
+    struct err why, err;
+    if (json_object_get(status, "interrupted_s"))
+        return;
+    job_resume_command(status, command);
+    (void)err_set(&why, ERR_PARTIAL, "%s", interrupted_text);
+    (void)err_hint(&why, "`%s` goes on", command);
+    if (job_note_interrupted(conf, id, &why, &err) < 0)
+        log_warn("interrupted restore stays as it is, and nobody is told: job=%s err=\"%s\"", id,
+                 err.text);
+    else
+        log_warn("interrupted restore stays as it is: job=%s type=%s step=%s hint=\"%s\"", id,
+                 json_str(status, "type"), step_of(status), why.hint);
+}
+
 static void sweep_interrupted(const struct conf *conf, const json_t *status, bool resume)
 {
     const char *id = json_str(status, "id");
@@ -212,15 +252,13 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
     if (job_is_cluster_part(status) && json_is(status, "step", "configured"))
         restore_permit_forget(id); /* its hold would have: nobody starts the server meanwhile */
     if (job_is_cluster_part(status) && touched)
-        return;
-    if (!is_restore(status))
-        sweep_failed(conf, id, "failed",
-                     "interrupted: the job's process was killed or the host "
-                     "went down");
+        sweep_waiting(conf, status);
+    else if (!is_restore(status))
+        sweep_failed(conf, id, "failed", interrupted_text);
     else if (job_is_partial(status) && resume && !job_is_handover(status))
         sweep_run(conf, id, "all"); /* of a handover: Patroni has gone on, and calls again */
     else if (job_is_partial(status))
-        return; /* reported by health until somebody resumes it */
+        sweep_waiting(conf, status);
     else if (has_fence(status) || is_cluster(status))
         sweep_run(conf, id, "abort");
     else
@@ -259,26 +297,16 @@ void job_sweep(const struct conf *conf, bool resume)
 }
 
 /* --- health ------------------------------------------------------------------------------------*/
-static bool is_at_work(const json_t *status)
-{
-    return is_running(status) || json_is(status, "state", "held") ||
-           json_is(status, "state", "executed");
-}
-
-/* The step of a cluster restore says what may be lost, its phase which wave it is in. */
-static const char *step_of(const json_t *status)
-{
-    return json_str(status, is_cluster(status) && is_at_work(status) ? "phase" : "step");
-}
-
 static const char *restore_health(const json_t *status)
 {
     const char *step = step_of(status);
-    bool late = strcmp(step, "recovering") == 0 || strcmp(step, "verifying") == 0;
-    if (is_at_work(status)) /* held: it waits for the other nodes */
+    bool late = strcmp(step, "recovering") == 0 || strcmp(step, "verifying") == 0 ||
+                strcmp(step, "complete") == 0; /* of a cluster restore that is about to be */
+    if (is_at_work(status))                    /* held: it waits for the other nodes */
         return late ? "recovering" : "restoring";
-    /* The data is back but did not pass: recovery or verification said no. */
-    if (late && json_is(status, "state", "failed"))
+    /* The data is back but did not pass: recovery or verification said no. Of a cluster the node
+     * itself says so. */
+    if (late && json_is(status, "state", "failed") && !is_cluster(status))
         return "failed";
     return "partial";
 }
@@ -294,6 +322,18 @@ static int64_t since_of(const json_t *status)
         if (json_object_get(status, keys[i]))
             return json_integer_value(json_object_get(status, keys[i]));
     return 0;
+}
+
+/* What does not run by itself, but is no failure: who goes on with it. */
+static void explain_wait(const json_t *status, struct err *why)
+{
+    char command[JOB_COMMAND_MAX];
+    job_resume_command(status, command);
+    if (json_is(status, "state", "executed"))
+        (void)err_hint(why, "it is executed and not verified yet: `%s` verifies it", command);
+    else if (json_is(status, "state", "held"))
+        (void)err_hint(why, "it waits for its coordinator; when that does not go on: `%s` there",
+                       command);
 }
 
 /* The cause and what to do, as the job says it where it could say anything. */
@@ -317,7 +357,10 @@ static void explain(const json_t *status, struct health *ret)
         (void)err_set(&ret->why, ERR_BUSY, "%s %s is at step %s%s%s", what, ret->job, ret->step,
                       ret->cluster_job[0] ? ", as a part of cluster restore " : "",
                       ret->cluster_job);
+        explain_wait(status, &ret->why);
     } else {
+        if (!text[0] && json_is(status, "state", "interrupted")) /* nobody has looked yet */
+            text = interrupted_text;
         (void)err_set(&ret->why, ERR_PARTIAL, "%s %s stopped at step %s%s%s", what, ret->job,
                       ret->step, text[0] ? ": " : "", text);
         job_resume_command(status, command);

@@ -127,6 +127,42 @@ static void sweep(struct api *api, bool resume)
     (void)pthread_mutex_unlock(&api->mutex);
 }
 
+static bool is_coordinator(void)
+{
+    return strcmp(program_invocation_short_name, "tidemark-coordinator") == 0;
+}
+
+/* Of a coordinator in a thread: members that do not answer take their time. */
+struct self_check {
+    const struct conf *conf;
+    pthread_t thread;
+    bool running;
+};
+
+static void *check_main(void *ctx)
+{
+    const struct self_check *check = ctx;
+    free_json json_t *health =
+        is_coordinator() ? cluster_health(check->conf) : health_report(check->conf, NULL);
+    health_log(health);
+    return NULL;
+}
+
+static void check_start(struct self_check *check, const struct conf *conf)
+{
+    *check = (struct self_check){.conf = conf};
+    check->running =
+        is_coordinator() && pthread_create(&check->thread, NULL, check_main, check) == 0;
+    if (!check->running)
+        (void)check_main(check);
+}
+
+static void check_stop(struct self_check *check)
+{
+    if (check->running)
+        (void)pthread_join(check->thread, NULL);
+}
+
 /* Restores past `marked` are resumed once, here, at the start: one that dies again and again must
  * not be restarted in a circle. */
 static int serve(const struct conf *conf, int signal_fd, struct err *err)
@@ -134,6 +170,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     struct api api;
     struct api_server *server = NULL;
     struct cluster_gate_watch gate;
+    struct self_check check;
     const char *given = getenv("NOTIFY_SOCKET");
     free_mem char *notify = given ? strdup(given) : NULL;
     (void)unsetenv("NOTIFY_SOCKET"); /* not for jobs, and no thread runs yet */
@@ -149,7 +186,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
              conf->cluster, conf->node, TIDEMARK_VERSION);
     tell_systemd(notify, "READY=1");
     cluster_gate_start(&gate, conf);
-    health_log(conf);
+    check_start(&check, conf);
     struct pollfd wait = {.fd = signal_fd, .events = POLLIN};
     for (bool stop = false; !stop;) {
         (void)poll(&wait, 1, SWEEP_MS);
@@ -160,13 +197,9 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     log_info("agent stops; jobs go on");
     tell_systemd(notify, "STOPPING=1");
     cluster_gate_stop(&gate);
+    check_stop(&check);
     api_server_stop(server);
     return 0;
-}
-
-static bool is_coordinator(void)
-{
-    return strcmp(program_invocation_short_name, "tidemark-coordinator") == 0;
 }
 
 /* A coordinator's jobs would wait for the lock of the node whose state_dir they shared. */

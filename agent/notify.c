@@ -112,8 +112,8 @@ static void save(const char *dir, const json_t *journal, json_t *notified)
     char path[JOB_DIR_MAX + 32];
     struct err err;
     (void)snprintf(path, sizeof(path), "%s/notified.json", dir);
-    free_json json_t *file = json_pack("{s:O, s:O}", "ended_s", json_object_get(journal, "ended_s"),
-                                       "notified", notified);
+    free_json json_t *file =
+        json_pack("{s:O, s:O}", "ended_s", job_told_time(journal), "notified", notified);
     if (!file || json_save(path, file, true, &err) < 0)
         log_warn("what came of notifications is not kept: job=%s", strrchr(dir, '/') + 1);
 }

@@ -8,8 +8,8 @@
 #include "agent/conf.h"
 #include "agent/json.h"
 
-/* True for a job that has ended, in a way that `on` names. A dry run has done nothing to tell of.
- * Pure. */
+/* True for a job that has ended, in a way that `on` names, and for one that was found interrupted
+ * and waits. A dry run has done nothing to tell of. Pure. */
 bool notify_wanted(const struct conf *conf, const json_t *journal);
 
 /* What is told, a new reference: names, times, the error and the last good verification among jobs

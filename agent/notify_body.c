@@ -18,11 +18,19 @@ static bool is(const json_t *from, const char *key, const char *value)
     return text && strcmp(text, value) == 0;
 }
 
+/* Its journal still says running. */
+static bool is_interrupted(const json_t *journal)
+{
+    return is(journal, "state", "running") && json_object_get(journal, "interrupted_s");
+}
+
 bool notify_wanted(const struct conf *conf, const json_t *journal)
 {
     const char *state = text_of(journal, "state");
     if (!conf->notify_command[0] && !conf->notify_webhook[0])
         return false;
+    if (is_interrupted(journal))
+        return true;
     if (!state || !job_state_is_final(state) || json_is_true(json_object_get(journal, "dry_run")))
         return false;
     if (strcmp(state, "taken_over") == 0) /* its end is for the other coordinator to tell */
@@ -96,7 +104,7 @@ static bool is_good_verification(const json_t *job)
 static json_t *last_good(const json_t *jobs, const json_t *journal)
 {
     const json_t *best = NULL;
-    json_int_t best_s = 0, now_s = json_integer_value(json_object_get(journal, "ended_s"));
+    json_int_t best_s = 0, now_s = json_integer_value(job_told_time(journal));
     for (size_t i = 0; i < json_array_size(jobs); i++) {
         const json_t *job = json_array_get(jobs, i);
         json_int_t ended_s = json_integer_value(json_object_get(job, "ended_s"));
@@ -136,11 +144,14 @@ static json_t *verification_json(const json_t *journal)
 json_t *notify_body(const struct conf *conf, const json_t *request, const json_t *journal,
                     const json_t *jobs)
 {
-    json_t *body = json_pack("{s:s?, s:s?, s:s, s:s, s:s?}", "event", text_of(journal, "type"),
-                             "state", text_of(journal, "state"), "cluster", conf->cluster, "node",
-                             conf->node, "job", text_of(journal, "id"));
+    json_t *body =
+        json_pack("{s:s?, s:s?, s:s, s:s, s:s?}", "event", text_of(journal, "type"), "state",
+                  is_interrupted(journal) ? "interrupted" : text_of(journal, "state"), "cluster",
+                  conf->cluster, "node", conf->node, "job", text_of(journal, "id"));
     const char *step = text_of(journal, "step");
     const char *part_of = text_of(json_object_get(journal, "cluster"), "job");
+    if (!part_of)
+        part_of = text_of(request, "cluster_job"); /* of a snapshot */
     json_t *error = json_object_get(journal, "error");
     add_snapshot(body, request, journal);
     (void)json_object_set_new(body, "cluster_job", part_of ? json_string(part_of) : json_null());

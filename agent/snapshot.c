@@ -40,8 +40,9 @@ int snapshot_pause(const struct snapshot *snapshot, unsigned pause_ms, struct er
 
 static int read_request(struct snapshot *snapshot, struct err *err)
 {
-    static const char *const known[] = {"type",     "tag",        "full",    "no_archive",
-                                        "with_wal", "checkpoint", "members", NULL};
+    static const char *const known[] = {"type",       "tag",         "full",
+                                        "no_archive", "with_wal",    "checkpoint",
+                                        "members",    "cluster_job", NULL};
     const json_t *json = snapshot->job->request;
     struct snapshot_request *request = &snapshot->request;
     const char *checkpoint = snapshot->conf->checkpoint_fast ? "fast" : "spread";

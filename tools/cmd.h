@@ -60,6 +60,10 @@ extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, ver
 /* 0 for a healthy node, else the cause: ERR_BUSY while a restore is at work, ERR_PARTIAL when one
  * has stopped, ERR_POSTGRES for the server, ERR_REFUSED for its history. */
 int cmd_health_error(const json_t *health, struct err *err);
+/* The program whose health it is. */
+const char *cmd_daemon(const json_t *health);
+/* Its configuration file is newer than the daemon. */
+void cmd_print_stale(const struct cmd *cmd, const char *daemon);
 
 /* --- cmd_options.c --- */
 /* Parses argv[1…] of the verb: common options and its own. 0, ERR_USAGE (with the nearest name), or

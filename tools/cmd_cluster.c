@@ -17,6 +17,7 @@ static const struct cmd_option options[] = {
     {"reindex", 0, "none|auto", "restore: rebuild indexes that fail verification"},
     {"discard-unarchived-wal", 0, NULL,
      "restore: lose WAL that the repository lacks and cannot get"},
+    {"take-over", 0, NULL, "resume: also from another coordinator that is at work on it"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -153,69 +154,7 @@ static int run_rejoin(struct cmd *cmd, struct client *client, struct err *err)
     return rc < 0 ? rc : restore(cmd, client, body, err);
 }
 
-/* --- what is there -----------------------------------------------------------------------------*/
-/* Of any coordinator, as the repository has it. */
-static void print_restores(const json_t *status)
-{
-    size_t i;
-    json_t *restore;
-    json_array_foreach(json_object_get(status, "restores"), i, restore)
-    {
-        char written[32];
-        cmd_format_time(json_integer_value(json_object_get(restore, "written_s")), written);
-        (void)printf("restore %s to %s: %s, in step %s, epoch %lld, by %s at %s\n",
-                     cmd_text(restore, "id"), cmd_text(json_object_get(restore, "plan"), "tag"),
-                     cmd_text(restore, "state"), cmd_text(restore, "step"),
-                     (long long)json_integer_value(json_object_get(restore, "epoch")),
-                     cmd_text(restore, "coordinator"), written);
-    }
-    if (json_object_get(status, "restores_error"))
-        (void)printf("restores under way are not known: %s\n", cmd_text(status, "restores_error"));
-}
-
-static void print_cause(const json_t *member)
-{
-    if (!cmd_text(member, "cause")[0])
-        return;
-    (void)printf("\n%s: ", cmd_text(member, "name"));
-    cmd_print_text(cmd_text(member, "cause"), 0, stdout);
-    if (cmd_text(member, "hint")[0]) {
-        (void)fputs("\nhint: ", stdout);
-        cmd_print_text(cmd_text(member, "hint"), 0, stdout);
-    }
-    (void)putchar('\n');
-}
-
-static int run_status(struct cmd *cmd, struct client *client, struct err *err)
-{
-    free_json json_t *status = NULL;
-    size_t i;
-    json_t *member;
-    int rc = client_call(client, "GET", "/cluster", NULL, &status, err);
-    if (rc < 0)
-        return rc;
-    if (cmd->json) {
-        cmd_print_json(status);
-        return 0;
-    }
-    (void)printf("cluster %s: %s\n%-12s %-12s %-8s %8s  %-17s %s\n", cmd_text(status, "cluster"),
-                 cmd_text(status, "status"), "NODE", "STATUS", "ROLE", "TIMELINE", "LSN",
-                 "ADDRESS");
-    json_array_foreach(json_object_get(status, "members"), i, member)
-    {
-        (void)printf("%-12s %-12s %-8s %8lld  %-17s %s\n", cmd_text(member, "name"),
-                     cmd_text(member, "status"), cmd_text_or_dash(member, "role"),
-                     (long long)json_integer_value(json_object_get(member, "timeline")),
-                     cmd_text_or_dash(member, "lsn"), cmd_text(member, "address"));
-    }
-    print_restores(status);
-    json_array_foreach(json_object_get(status, "members"), i, member)
-    {
-        print_cause(member);
-    }
-    return 0;
-}
-
+/* --- going on, giving up -------------------------------------------------------------------- */
 /* A job that this coordinator has, or the text as it is: another's may begin so. */
 static int find_job(const struct cmd *cmd, struct client *client, char ret[ID_TEXT_LEN],
                     struct err *err)
@@ -241,13 +180,62 @@ static int find_job(const struct cmd *cmd, struct client *client, char ret[ID_TE
                  : rc;
 }
 
+static bool is_foreign(const json_t *status)
+{
+    return json_object_get(status, "coordinator") != NULL; /* of a copy in the repository */
+}
+
+/* What is known of the job: its status here or, when another coordinator has it, its copy in the
+ * repository. NULL: nothing, and whoever is asked for it will say so. */
+static json_t *find_known(struct client *client, const char *id)
+{
+    free_json json_t *status = NULL, *cluster = NULL;
+    struct err ignored;
+    char path[ID_TEXT_LEN + 16];
+    size_t i;
+    json_t *restore;
+    (void)snprintf(path, sizeof(path), "/jobs/%s", id);
+    if (client_call(client, "GET", path, NULL, &status, &ignored) == 0 &&
+        !json_is(status, "state", "taken_over"))
+        return json_incref(status);
+    if (client_call(client, "GET", "/cluster", NULL, &cluster, &ignored) == 0)
+        json_array_foreach(json_object_get(cluster, "restores"), i, restore)
+        {
+            if (strncmp(cmd_text(restore, "id"), id, strlen(id)) == 0)
+                return json_incref(restore);
+        }
+    return NULL;
+}
+
+/* A job of our own stopped, which is no question; another's may be at work. */
+static int confirm_resume(const struct cmd *cmd, struct client *client, const char *id,
+                          struct err *err)
+{
+    char question[512], written[32];
+    if (!cmd_asks(cmd) || cmd_option(cmd, "take-over"))
+        return 0;
+    free_json json_t *known = find_known(client, id);
+    if (!known || !is_foreign(known))
+        return 0;
+    cmd_format_time(json_integer_value(json_object_get(known, "written_s")), written);
+    (void)snprintf(question, sizeof(question),
+                   "Cluster restore %.32s is coordinator %.160s's (%.20s, in step %.20s at %s). It "
+                   "is taken over, and goes on from here.",
+                   cmd_text(known, "id"), cmd_text(known, "coordinator"), cmd_text(known, "state"),
+                   cmd_text(known, "wave"), written);
+    return cmd_confirm(cmd, question) ? 0 : err_set(err, ERR_CANCELLED, "not taken over");
+}
+
 static int run_resume(struct cmd *cmd, struct client *client, struct err *err)
 {
     char id[ID_TEXT_LEN];
-    free_json json_t *status = NULL;
+    free_json json_t *status = NULL, *body = json_object();
+    cmd_add_option(cmd, "take-over", "take_over", body);
     int rc = find_job(cmd, client, id, err);
     if (rc == 0)
-        rc = next_step(cmd, client, id, "resume", NULL, &status, err);
+        rc = confirm_resume(cmd, client, id, err);
+    if (rc == 0)
+        rc = next_step(cmd, client, id, "resume", body, &status, err);
     return rc < 0 ? rc : print_end(cmd, status);
 }
 
@@ -296,6 +284,27 @@ static int cancel_once(struct client *client, char id[ID_TEXT_LEN], json_t **ret
     return rc;
 }
 
+static int confirm_abort(const struct cmd *cmd, struct client *client, const char *id,
+                         struct err *err)
+{
+    char question[512];
+    if (!cmd_asks(cmd))
+        return 0;
+    free_json json_t *known = find_known(client, id);
+    bool foreign = known && is_foreign(known);
+    bool touched = json_is_true(json_object_get(known, "touched"));
+    if (!known || (!foreign && job_is_over(known)))
+        return 0;
+    (void)snprintf(
+        question, sizeof(question), "Cluster restore %.32s to %.30s%s%.160s is given up: %s",
+        cmd_text(known, "id"), cmd_text(json_object_get(known, "plan"), "tag"),
+        foreign ? ", of coordinator " : "", foreign ? cmd_text(known, "coordinator") : "",
+        touched ? "its nodes' volumes hold neither the old nor the new data, and no "
+                  "server starts on them until another restore."
+                : "no old data was touched, and the old servers run again.");
+    return cmd_confirm(cmd, question) ? 0 : err_set(err, ERR_CANCELLED, "not given up");
+}
+
 /* One that runs is stopped first. Where it had touched something it can still be resumed then: the
  * second request gives it up. */
 static int run_abort(struct cmd *cmd, struct client *client, struct err *err)
@@ -303,6 +312,8 @@ static int run_abort(struct cmd *cmd, struct client *client, struct err *err)
     char id[ID_TEXT_LEN];
     free_json json_t *status = NULL;
     int rc = find_unfinished(cmd, client, id, err);
+    if (rc == 0)
+        rc = confirm_abort(cmd, client, id, err);
     if (rc == 0)
         rc = cancel_once(client, id, &status, err);
     if (rc == 0 && !job_is_over(status)) {
@@ -338,7 +349,7 @@ static int run(struct cmd *cmd, struct err *err)
     else if (strcmp(verb, "rejoin") == 0)
         rc = run_rejoin(cmd, client, err);
     else if (strcmp(verb, "status") == 0)
-        rc = run_status(cmd, client, err);
+        rc = cluster_run_status(cmd, client, err);
     else if (strcmp(verb, "resume") == 0)
         rc = run_resume(cmd, client, err);
     else if (strcmp(verb, "abort") == 0)
@@ -361,10 +372,13 @@ const struct cmd_verb verb_cluster = {
         "  tidemark cluster snapshot --tag TAG\n"
         "  tidemark cluster restore TAG|ID|latest    prints the plan and asks\n"
         "  tidemark cluster rejoin NODE              a node that was left out: a standby again\n"
-        "  tidemark cluster status\n"
+        "  tidemark cluster status                   exit status as of `tidemark status`\n"
         "  tidemark cluster resume [JOB]             goes on with one that stopped\n"
-        "  tidemark cluster abort [JOB]              gives one up\n"
-        "JOB may be another coordinator's, which is taken over: status shows it.\n",
+        "  tidemark cluster abort [JOB]              asks, and gives one up\n"
+        "JOB may be another coordinator's, which is taken over: status shows it. One that is at\n"
+        "work is refused to resume without --take-over. Questions are for terminals: elsewhere, "
+        "or\n"
+        "with --yes, the answer is yes.\n",
     .config = "/etc/tidemark/coordinator.conf",
     .run = run,
 };

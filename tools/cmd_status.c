@@ -15,6 +15,17 @@ static void print_running(const json_t *jobs)
     }
 }
 
+const char *cmd_daemon(const json_t *health)
+{
+    return json_is(health, "role", "coordinator") ? "tidemark-coordinator" : "tidemark-agent";
+}
+
+void cmd_print_stale(const struct cmd *cmd, const char *daemon)
+{
+    (void)printf("configuration: '%s' was changed after %s read it: systemctl restart %s\n",
+                 cmd->agent ? "its file" : cmd->conf.file, daemon, daemon);
+}
+
 int cmd_health_error(const json_t *health, struct err *err)
 {
     enum err_code code = err_code_from_name(cmd_text(health, "code"));
@@ -46,9 +57,7 @@ static int run(struct cmd *cmd, struct err *err)
                      cmd_text(health, "node"), cmd_text(health, "status"),
                      local ? "not running" : cmd_text(health, "version"));
         if (json_is_true(json_object_get(health, "stale_configuration")))
-            (void)printf("configuration: '%s' was changed after the agent read it: "
-                         "systemctl restart tidemark-agent\n",
-                         cmd->agent ? "its file" : cmd->conf.file);
+            cmd_print_stale(cmd, cmd_daemon(health));
         print_running(json_object_get(answer, "jobs"));
     }
     return cmd_health_error(health, err);

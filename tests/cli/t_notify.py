@@ -219,6 +219,9 @@ def test_node(box, hooks):
     node.agent.api("POST", f"/restores/{job['id']}/execute", {})
     is_(node.agent.wait_job(job["id"])["state"], "executed", "and executed")
     is_(hooks.take(), [], "of which nothing is told")
+    like(node.agent.api("GET", "/health")[1]["hint"],
+         f"not verified yet: `tidemark restore --resume {job['id']}` verifies it",
+         "health says what is next")
     node.agent.api("POST", f"/restores/{job['id']}/verify", {})
     is_(node.agent.wait_job(job["id"])["state"], "complete", "then it is verified")
     body = told(hooks, 1, "the restore is told")[0]

@@ -25,9 +25,10 @@ def test_status(coordinator):
     like(coordinator.cli("status").out, r"(?m)^db1 +ok +primary +1 ", "for people")
 
 
-def test_snapshot(coordinator, node):
+def test_snapshot(box, coordinator, node):
     if not is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot"):
         coordinator.diagnose()
+    test_told(box, coordinator, "cluster_snapshot", "snapshot", ["db1"])
     record = json.loads(node.cli("show", "t1", "--json").out)
     members = record.get("record", record)["topology"]["members"]
     is_([(m["name"], m["role"]) for m in members],
@@ -96,8 +97,8 @@ def hooks(box):
     return {"notify": {"command": f"f=$(mktemp {directory}/XXXXXX) && cat >$f && mv $f $f.json"}}
 
 
-def test_told(box, coordinator):
-    """Of the restore that is complete the coordinator tells, and each node of its part."""
+def test_told(box, coordinator, event, part, nodes):
+    """Of the end of the newest job the coordinator tells, and each node of its part."""
     job = coordinator.journal()["id"]
 
     def told():
@@ -106,11 +107,12 @@ def test_told(box, coordinator):
             with open(path, encoding="utf-8") as file:
                 found.append(json.load(file))
         found = [x for x in found if job in (x["job"], x["cluster_job"])]
-        return found if len(found) >= 4 else None
-    is_(sorted((x["event"], x["node"], x["state"], x["tag"]) for x in poll(told, 30, "4 ends")),
-        [("cluster_restore", "coordinator", "complete", "t1"),
-         *(("restore", node, "complete", "t1") for node in ("db1", "db2", "db3"))],
-        "the coordinator and every node told of the end, once")
+        return found if len(found) > len(nodes) else None
+    is_(sorted((x["event"], x["node"], x["state"], x["tag"])
+               for x in poll(told, 30, f"{event}: its ends")),
+        [(event, "coordinator", "complete", "t1"),
+         *((part, node, "complete", "t1") for node in nodes)],
+        f"{event}: the coordinator and every node told of the end, once")
 
 
 def test_cascade(cluster, coordinator):
@@ -139,11 +141,11 @@ def main():
                 " from generate_series(1, 20000) i")
     rows = server.psql(ROWS)
     test_status(coordinator)
-    test_snapshot(coordinator, cluster.primary)
+    test_snapshot(box, coordinator, cluster.primary)
     test_refusals(cluster, coordinator)
     disaster(cluster)
     test_restore(cluster, coordinator, rows)
-    test_told(box, coordinator)
+    test_told(box, coordinator, "cluster_restore", "restore", ["db1", "db2", "db3"])
     test_cascade(cluster, coordinator)
     cluster.stop()
 

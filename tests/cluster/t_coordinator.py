@@ -12,13 +12,14 @@ import sys
 import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE, os.path.join(HERE, "..", "cli")]
 from tm import *  # noqa: E402, F403
 from certificates import Authority  # noqa: E402
 from cluster_checks import (Watch, as_before, at_once, newest, restored,  # noqa: E402
                             stopped_below, tagged)
 from cluster_lib import Cluster, Coordinator  # noqa: E402
 from s3 import free_ports  # noqa: E402
+from t_prompt import QUESTION, Terminal  # noqa: E402
 import tm  # noqa: E402
 
 UNTOUCHED = ("asked", "reserved", "fenced")  # asked: dies before the agent's answer is noted
@@ -105,6 +106,11 @@ def aborts(cluster, coordinator, rows):
     timeline = cluster.primary.server.timeline()
     job = coordinator.agent.api("POST", "/cluster/restores", {"snapshot": "t1"})[1]["id"]
     newest(coordinator, "prepared", "abort of a plan")
+    terminal = Terminal(coordinator, "cluster", "abort").read(QUESTION)
+    like(terminal.text, f"Cluster restore {job} to t1 is given up: no old data was touched",
+         "abort on a terminal asks")
+    is_(terminal.write("n\n").end(), tm.EXIT["cancelled"], "no: exit status cancelled")
+    newest(coordinator, "prepared", "and nothing is given up")
     is_status(coordinator.cli("abort", job), 0, "abort of a plan")
     newest(coordinator, "cancelled", "abort of a plan")
     as_before(cluster, timeline, "abort of a plan")

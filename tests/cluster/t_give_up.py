@@ -130,6 +130,12 @@ def promoted_and_given_up(cluster, coordinator):
     job = prepare(coordinator)
     coordinator.agent.api("POST", f"/restores/{job}/execute", {})
     newest(coordinator, "executed", "execute")
+    like(coordinator.agent.api("GET", "/health")[1]["hint"], f"`tidemark cluster resume {job}` "
+         "verifies it", "executed: health says that it is not verified")
+    done = coordinator.cli("status")
+    is_status(done, "busy", "executed: cluster status")
+    like(done.out, f"restore {job} to t1: executed, in step verifying,.* not verified yet",
+         "executed: and says so")
     new = cluster.primary
     part = f"/jobs/{last_job(new)['id']}"
     status, answer = new.agent.api("DELETE", part)

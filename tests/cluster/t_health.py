@@ -41,6 +41,15 @@ def said(agent, what):
     ok(poll(lambda: pattern.search(tm.tail(agent.log)), 60, f"the log: {what}"), "its log says so")
 
 
+def cluster_status(coordinator, want, pattern, what):
+    """`tidemark cluster status` once its exit status is want."""
+    done = poll(lambda: (lambda d: d if d.status == tm.EXIT[want] else None)(
+        coordinator.cli("status")), 60, f"{what}: cluster status: exit status {want}")
+    ok(done, f"{what}: cluster status: exit status {want}")
+    like(done.out, pattern, f"{what}: cluster status: {pattern}")
+    return done
+
+
 class Paused:
     """`tidemark …` in the background whose job on member has stopped itself at point."""
 
@@ -177,14 +186,41 @@ def test_members(coordinator, standby):
     is_({name: (m["status"], m["role"]) for name, m in body["members"].items()},
         {"db1": ("ok", "primary"), "db2": ("ok", "standby")}, "its members by name")
     standby.agent.kill()
-    body = health(coordinator.agent, "failed", "an agent is away", "node db2 is unreachable: ")
+    body = health(coordinator.agent, "failed", "an agent is away", "node db2 is unreachable: ",
+                  "see 'db2=unix:.*' in .coordinator. members of ")
+    is_status(coordinator.cli("status"), "device", "an agent is away: cluster status")
     is_(body["members"]["db2"]["status"], "unreachable", "it is named")
     standby.agent.start()
     standby.server.stop()
     body = health(coordinator.agent, "failed", "a server is down", "node db2 is down: .*not run")
     is_(body["members"]["db2"]["role"], "down", "it is named")
+    is_status(coordinator.cli("status"), "postgres", "a server is down: cluster status")
     standby.server.start()
     health(coordinator.agent, "ok", "both are back")
+    is_status(coordinator.cli("status"), 0, "both are back: cluster status")
+
+
+def told(coordinator, job, state):
+    """[notify] command was, how often."""
+    with open(coordinator.told, encoding="ascii") as file:
+        return file.read().split("\n").count(f"{job} {state}")
+
+
+def test_killed(coordinator, job):
+    """kill -9 of the restore's process, and the daemon is there."""
+    what = "killed"
+    coordinator.kill_job()
+    poll(lambda: told(coordinator, job, "interrupted"), 60, "somebody to be told")
+    is_(coordinator.journal()["state"], "interrupted", f"{what}: its state")
+    like(coordinator.journal()["error"]["text"], "process was killed", f"{what}: and why")
+    done = cluster_status(coordinator, "partial", f"(?m)^restore {job} to t1: stopped, in step pull"
+                          f".*; `tidemark cluster resume {job}` goes on$", what)
+    like(done.err, f"(?s)error: cluster restore {job} stopped at step pulling: .*process was killed"
+         f".*\nhint: `tidemark cluster resume {job}` goes on", f"{what}: and why, and what to do")
+    like(tm.tail(coordinator.agent.log), f"warn: interrupted restore stays as it is: job={job} "
+         f"type=cluster_restore step=pulling", f"{what}: the coordinator's log says so")
+    is_(told(coordinator, job, "interrupted"), 1, f"{what}: it is told once")
+    is_(coordinator.journal()["notified"], {"command": "ok"}, f"{what}: of which the job knows")
 
 
 def test_restore(cluster, coordinator):
@@ -200,8 +236,10 @@ def test_restore(cluster, coordinator):
     is_(status, 200, "the page meanwhile")
     like(page, rf"(?s){job} to t1: running, wave: pulling.*db1</td><td>primary</td><td>fenced",
          "shows the restore and its waves")
+    cluster_status(coordinator, "busy", f"restore {job} to t1: running, in step pulling,",
+                   "pulling")
+    test_killed(coordinator, job)
     coordinator.agent.kill()
-    coordinator.kill_job()
     paused.go_on()
     coordinator.start()
     resume = f"^`tidemark cluster resume {job}` goes on$"
@@ -212,13 +250,20 @@ def test_restore(cluster, coordinator):
     standby = cluster.standbys[0]
     paused = Paused(standby, "recovering-started", lambda: coordinator.cli("resume", job))
     is_(health(standby.agent, "recovering", "recovering")["step"], "recovering", "its step")
-    health(primary.agent, "recovering", "the primary waits for it")
+    health(primary.agent, "recovering", "the primary waits for it", hint="waits for its coord")
     health(coordinator.agent, "recovering", "cluster, recovering")
+    cluster_status(coordinator, "busy", f"restore {job} to t1: running, in step recovering,",
+                   "recovering")
     paused.die(start=True)
     coordinator.agent.wait_job(job)
     health(standby.agent, "partial", "killed when it recovered", "stopped at step recovering",
            f"tidemark cluster resume {job}")
     health(coordinator.agent, "partial", "cluster, a node died", hint=f"cluster resume {job}")
+    cluster_status(coordinator, "partial", f"restore {job} to t1: stopped, in step recovering,",
+                   "a node died")
+    ok(poll(lambda: re.search("warn: interrupted restore stays as it is: .*type=restore step=recov",
+                              tm.tail(standby.agent.log)), 30, "the log of the node"),
+       "the node's log says that its part was killed")
     is_status(coordinator.cli("resume", job), 0, "resume")
     cluster.wait_attached(2)
     for agent in (coordinator.agent, *(m.agent for m in cluster.members)):
@@ -265,8 +310,8 @@ def test_old_files(cluster, coordinator, old):
     what = "timeline 2 as well, from another fork"
     health(member.agent, "diverged", what)
     diverged(coordinator, what, "its history is not that of db1: it is on timeline 2")
-    like(coordinator.cli("status").out, "(?m)^db2 +diverged +primary +2 (.*\n)+db2: its history.*\n"
-         "hint: stop it now", f"{what}: tidemark cluster status")
+    cluster_status(coordinator, "refused", "(?m)^db2 +diverged +primary +2 (.*\n)+db2: its history"
+                   ".*\nhint: stop it now", what)
 
 
 def test_left_out(cluster, coordinator):
@@ -299,7 +344,7 @@ def test_stranger(cluster, coordinator):
 def test_told_once(box, cluster, coordinator):
     """A node that cannot be given back is asked again and again: that is told once, and so is the
     end."""
-    def told():
+    def told_of():
         with open(box.join("told"), encoding="ascii") as file:
             return [line.split()[1] for line in file if line.split()[0] == job]
     node = cluster.standbys[0]
@@ -315,8 +360,8 @@ def test_told_once(box, cluster, coordinator):
     health(coordinator.agent, "failed", "a node is kept", "node db2")
     os.rename(path + ".whole", path)
     is_status(coordinator.cli("abort", job), 0, "it can be read again: abort")
-    poll(lambda: "cancelled" in told(), 30, "the end to be told")
-    is_(told(), ["failed", "cancelled"], "told once of each")
+    poll(lambda: "cancelled" in told_of(), 30, "the end to be told")
+    is_(told_of(), ["failed", "cancelled"], "told once of each")
     is_([m.agent.api("GET", "/node")[1]["reservation"]["state"] for m in cluster.members],
         ["released"] * 2, "the nodes are free")
 
@@ -335,6 +380,7 @@ def main():
     hook = f'echo "$TIDEMARK_JOB $TIDEMARK_STATE" >>{box.join("told")}'
     coordinator = Coordinator(box, cluster, options={"tidemark": {"resume": "wait"},
                                                      "notify": {"command": hook}}).start()
+    coordinator.told = box.join("told")
     is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot")
     primary.server.psql("create table later as select i from generate_series(1, 1000) i")
     cluster.wait_replayed()

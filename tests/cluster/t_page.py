@@ -5,6 +5,7 @@ load, requests that a browser sends for another site, Idempotency-Key."""
 import html.parser
 import json
 import os
+import re
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -62,6 +63,26 @@ def test_page(coordinator):
     like(page.text, "(?s)Last snapshots.*first.*failed.*node db1: ", "and the last snapshots")
 
 
+def test_self_check(coordinator):
+    """No agent answers."""
+    ok(poll(lambda: re.search("self-check: status=failed .*node db1 is unreachable",
+                              tail(coordinator.agent.log)), 60, "its self-check"),
+       "its self-check says that nobody answers")
+    done = coordinator.cli("status")
+    is_status(done, "device", "cluster status: so does the exit status")
+    like(done.out, "(?m)^db1 +unreachable ", "and the table")
+
+
+def test_stale(coordinator):
+    """Its configuration was changed, not an agent's."""
+    with open(coordinator.conf, "a", encoding="ascii") as file:
+        file.write("# changed\n")
+    for args in (("cluster", "status"), ("status",)):
+        done = run_program(os.path.join(BUILD, "tidemark"), *args, conf=coordinator.conf)
+        like(done.out, f"(?m)^configuration: '{coordinator.conf}' was changed .*: "
+             "systemctl restart tidemark-coordinator$", " ".join(args) + " says what to restart")
+
+
 def test_of_agent(box, repository):
     """An agent has none."""
     conf = box.write("agent.conf", f"[tidemark]\nstate_dir = {box.mkdir('agent-state')}\n"
@@ -107,10 +128,12 @@ def main():
                                           Ghost("db2", "unix:" + box.join("nobody")))).start()
     is_status(run_program(os.path.join(BUILD, "tidemark"), "init", conf=coordinator.conf), 0,
               "a repository")
+    test_self_check(coordinator)
     test_keys(coordinator)
     test_page(coordinator)
     test_browsers(coordinator)
     test_of_agent(box, repository)
+    test_stale(coordinator)
     coordinator.agent.stop()
 
 

@@ -13,13 +13,14 @@ import sys
 import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE, os.path.join(HERE, "..", "cli")]
 from tm import *  # noqa: E402, F403
 from certificates import Authority  # noqa: E402
 from cluster_checks import (Watch, as_before, at_once, newest, restored,  # noqa: E402
                             stopped_below, tagged)
 from cluster_lib import (SECRET, Cluster, Coordinator, break_repository,  # noqa: E402
                          mend_repository)
+from t_prompt import QUESTION, Terminal  # noqa: E402
 import tm  # noqa: E402
 
 LEVELS = ("asked", "reserved", "fenced", "touching", "copied", "configured", "recovered",
@@ -109,6 +110,36 @@ def only_asleep(cluster, first, second, rows):
     is_(first.journal()["state"], "taken_over", "asleep: its state")
     is_(set(os.listdir(first.told)) - told, set(), "asleep: nobody is told that it failed")
     restored(cluster, second, timeline + 1, rows, "asleep")
+
+
+def at_work(cluster, first, second, rows):
+    """The first waits for a node that pulls, and takes its time: nobody takes the restore from it by
+    accident."""
+    node, timeline, results = cluster.standbys[0], cluster.primary.server.timeline(), []
+    node.restart_agent(TIDEMARK_TEST_PAUSE="pulling")
+    thread = threading.Thread(target=lambda: results.append(first.cli("restore", "t1", "--yes")))
+    thread.start()
+    pid = poll(lambda: stopped_below(node.state_dir), 120, "at work: a node's job to stop itself")
+    job = first.journal()["id"]
+    like(second.cli("status").out, rf"restore {job} to t1: running, in step pulling.*by first on .*"
+         r"its nodes heard from it \d+ s ago", "at work: status of another coordinator says so")
+    done = second.cli("resume", job)
+    is_status(done, "refused", "at work: resume there is refused")
+    like(done.err, rf"(?s)first on .* is at work on cluster restore {job}.*--take-over {job}",
+         "at work: and says how to insist")
+    terminal = Terminal(second, "cluster", "resume", job).read(QUESTION)
+    like(terminal.text, f"restore {job} is coordinator first on .*It is taken over", "at work: asks")
+    is_(terminal.write("n\n").end(), tm.EXIT["cancelled"], "at work: no is a no")
+    done = first.cli("resume", job)
+    is_status(done, "busy", "at work: resume by the first itself")
+    like(done.err, f"hint: .*jobs --follow {job}", "at work: it can be watched")
+    is_(second.agent.api("GET", f"/jobs/{job}")[0], 404, "at work: the second has no part in it")
+    threading.Timer(1, os.kill, (pid, signal.SIGCONT)).start()
+    is_status(second.cli("resume", "--take-over", job), 0, "at work: who insists gets it")
+    thread.join()
+    is_status(results[0], "refused", "at work: from the first, which says so")
+    node.restart_agent()
+    restored(cluster, second, timeline + 1, rows, "at work")
 
 
 def two_at_once(cluster, first, takers, rows):
@@ -250,6 +281,7 @@ def main():
     for level in LEVELS if tm.CAMPAIGN else SHORT:
         taken_over(cluster, first, second, rows, level)
     stale_epoch(cluster, authority.issue("stale", "coordinator"))
+    at_work(cluster, first, second, rows)
     two_at_once(cluster, first, (second, third), rows)
     given_up(cluster, first, second, rows)
     no_repository(cluster, first)

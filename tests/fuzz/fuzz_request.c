@@ -5,7 +5,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const types[] = {"snapshot", "restore", "verification", "empty"};
+    static const char *const types[] = {"snapshot", "restore", "verification", "resume"};
     if (size == 0)
         return 0;
     const char *type = types[data[0] % ARRAY_LEN(types)];

@@ -83,7 +83,8 @@ def test_agent(node):
     intact(node, "agent")
     set_option(node, "tidemark", lanes=1)
     failed(node, "edited configuration", "config",
-           rf"agent +'{node.conf}' was changed after the agent read it", "systemctl restart")
+           rf"agent +'{node.conf}' was changed after the agent read it",
+           "systemctl restart tidemark-agent")
     done = node.cli("status")
     is_status(done, 0, "edited configuration: the node is healthy all the same")
     like(done.out, f"(?m)^configuration: '{node.conf}' was changed", "status says it, too")

@@ -61,6 +61,41 @@ static void test_many(void)
     is_err(parse(text), &err, ERR_CONFIG, "is not NAME=ADDRESS", "a name that is too long");
 }
 
+/* --- where they are --------------------------------------------------------------------------- */
+
+static json_t *parse_json(const char *text);
+
+static void test_wave(void)
+{
+    static const struct {
+        const char *members, *wave;
+    } rows[] = {
+        {"{\"a\":{\"level\":\"fenced\"},\"b\":{\"level\":\"recovered\"}}", "pulling"},
+        {"{\"a\":{\"level\":\"recovered\"},\"b\":{\"level\":\"configured\"}}", "recovering"},
+        {"[{\"level\":\"recovered\"},{\"level\":\"complete\"}]", "verifying"},
+        {"[{\"level\":\"complete\"},{\"level\":\"complete\"}]", "complete"},
+        {"[{\"level\":\"configured\"},{\"level\":\"reserved\"}]", "fenced"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        free_json json_t *members = parse_json(rows[i].members);
+        is_str(cluster_wave(members), rows[i].wave, "%s", rows[i].members);
+    }
+}
+
+/* Who has heard last, of this job and epoch. */
+static void test_heard(void)
+{
+    free_json json_t *members = parse_json(
+        "[{\"name\":\"a\",\"reservation\":{\"job\":\"j\",\"epoch\":2,\"heard_ago_ms\":900}},"
+        "{\"name\":\"b\",\"reservation\":{\"job\":\"j\",\"epoch\":2,\"heard_ago_ms\":70}},"
+        "{\"name\":\"c\",\"reservation\":{\"job\":\"j\",\"epoch\":1,\"heard_ago_ms\":5}},"
+        "{\"name\":\"d\",\"reservation\":{\"job\":\"k\",\"epoch\":2,\"heard_ago_ms\":6}},"
+        "{\"name\":\"e\",\"reservation\":{\"job\":\"j\",\"epoch\":2}},"
+        "{\"name\":\"f\",\"reservation\":null},{\"name\":\"g\"}]");
+    is_str(json_str(cluster_last_heard(members, "j", 2), "name"), "b", "the last that heard");
+    ok(cluster_last_heard(members, "j", 3) == NULL, "nobody has heard of another epoch");
+}
+
 /* --- histories -------------------------------------------------------------------------------- */
 
 static json_t *parse_json(const char *text)
@@ -187,6 +222,8 @@ static void test_diverged(void)
 
 int main(void)
 {
+    test_wave();
+    test_heard();
     test_parted();
     test_fork();
     test_diverged();

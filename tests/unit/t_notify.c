@@ -26,6 +26,7 @@ static void test_wanted(void)
         {"{\"state\":\"failed\"}", true, true},
         {"{\"state\":\"cancelled\"}", true, true},
         {"{\"state\":\"running\"}", false, false},
+        {"{\"state\":\"running\",\"interrupted_s\":7}", true, true},
         {"{\"state\":\"prepared\"}", false, false},
         {"{\"state\":\"held\"}", false, false},
         {"{\"state\":\"executed\"}", false, false},
@@ -56,6 +57,8 @@ static void is_body(const char *request, const char *journal, const char *jobs, 
 
 static void test_names(void)
 {
+    is_body("{}", "{\"state\":\"running\",\"interrupted_s\":7}", "[]", "state", "\"interrupted\"");
+    is_body("{\"cluster_job\":\"c\"}", "{}", "[]", "cluster_job", "\"c\"");
     is_body("{\"tag\":\"t\"}", "{\"result\":{\"snapshot\":\"s\",\"tag\":\"t\"}}", "[]", "snapshot",
             "\"s\"");
     is_body("{\"tag\":\"t\"}", "{}", "[]", "tag", "\"t\"");
