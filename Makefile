@@ -232,7 +232,8 @@ install: all
 	install -m 644 conf/man/tidemark.1 conf/man/tidemark-wal.1 conf/man/tidemark-inspect.1 \
 	    $(DESTDIR)$(PREFIX)/share/man/man1
 	install -m 644 conf/man/tidemark.conf.5 $(DESTDIR)$(PREFIX)/share/man/man5
-	install -m 644 conf/man/tidemark-agent.8 $(DESTDIR)$(PREFIX)/share/man/man8
+	install -m 644 conf/man/tidemark-agent.8 conf/man/tidemark-coordinator.8 \
+	    $(DESTDIR)$(PREFIX)/share/man/man8
 	install -m 755 $(wildcard conf/capture/*) $(DESTDIR)$(PREFIX)/share/tidemark/capture
 	install -m 644 conf/openapi.yaml conf/tidemark.conf conf/patroni.yml.example \
 	    $(DESTDIR)$(PREFIX)/share/tidemark

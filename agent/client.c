@@ -40,7 +40,8 @@ static int no_access(const struct conf *conf, struct err *err)
 static int no_agent(const struct conf *conf, struct err *err)
 {
     (void)err_sys(err, ERR_DEVICE, "no agent answers at '%s'", conf->socket);
-    return err_hint(err, "start it (systemctl start tidemark-agent), or run this command as root");
+    return err_hint(err, "start it (systemctl start %s), or run this command as root",
+                    conf->coordinator_members[0] ? "tidemark-coordinator" : "tidemark-agent");
 }
 
 /* *ret_there: somebody listens. Only connect(2) says why not; libcurl does not. */

@@ -10,16 +10,19 @@ static const struct cmd_verb *const verbs[] = {
     &verb_restore, &verb_status, &verb_jobs,     &verb_cancel, &verb_cluster, &verb_patroni,
 };
 
+enum { LEFT_COLUMNS = 30 };
+
 static void print_usage(FILE *to)
 {
     (void)fputs("usage: tidemark VERB [OPTION…] [ARGUMENT…]\n\n"
                 "Tagged block-level snapshots of a PostgreSQL server, and the way back.\n\n",
                 to);
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
-        char left[48];
-        (void)snprintf(left, sizeof(left), "%s %s", verbs[i]->name, verbs[i]->args);
-        (void)fprintf(to, "  %-28s %.*s\n", left, (int)strcspn(verbs[i]->summary, ".\n"),
-                      verbs[i]->summary);
+        int used = fprintf(to, "  %s %s", verbs[i]->name, verbs[i]->args);
+        if (used > LEFT_COLUMNS) /* the summary stands below */
+            used = fprintf(to, "\n") - 1;
+        (void)fprintf(to, "%*s %.*s\n", LEFT_COLUMNS - used, "",
+                      (int)strcspn(verbs[i]->summary, ".\n"), verbs[i]->summary);
     }
     (void)fputs("\n`tidemark VERB --help` lists the options of a verb.\n"
                 "Exit status: 0 ok, 2 usage, 10 config, 11 device, 12 store, 13 auth, 14 corrupt,\n"

@@ -22,6 +22,8 @@ def test_help():
         is_status(one, 0, f"tidemark {verb} --help")
         like(one.out, rf"^usage: tidemark {verb} \[OPTION…\]", f"{verb}: says its usage")
         is_(one.err, "", f"{verb}: and nothing else")
+    like(done.out, r"(?m)^  cluster snapshot\|.*\|abort \[TAG\|NODE\|JOB\]\n {31}Snapshots and",
+         "a long line is not cut")
     is_status(cli(), "usage", "no verb")
     for args, error, hint in [
             (["snapshto"], "unknown verb 'snapshto'", "did you mean `tidemark snapshot`?"),

@@ -13,6 +13,7 @@ FILES = ["usr/bin/tidemark", "usr/bin/tidemark-agent", "usr/bin/tidemark-wal",
          "usr/lib/systemd/system/tidemark-agent.service", "usr/lib/sysusers.d/tidemark.conf",
          "usr/share/man/man1/tidemark.1", "usr/share/man/man1/tidemark-wal.1",
          "usr/share/man/man5/tidemark.conf.5", "usr/share/man/man8/tidemark-agent.8",
+         "usr/share/man/man8/tidemark-coordinator.8",
          "usr/share/tidemark/openapi.yaml", "etc/tidemark/tidemark.conf"]
 
 
