@@ -248,16 +248,15 @@ static void sweep_waiting(const struct conf *conf, const json_t *status)
 static void sweep_interrupted(const struct conf *conf, const json_t *status, bool resume)
 {
     const char *id = json_str(status, "id");
-    bool touched = job_is_partial(status) || has_fence(status);
+    bool partial = job_is_partial(status);
+    bool part = job_is_cluster_part(status) && (partial || has_fence(status));
     if (job_is_cluster_part(status) && json_is(status, "step", "configured"))
         restore_permit_forget(id); /* its hold would have: nobody starts the server meanwhile */
-    if (job_is_cluster_part(status) && touched)
-        sweep_waiting(conf, status);
-    else if (!is_restore(status))
+    if (!is_restore(status))
         sweep_failed(conf, id, "failed", interrupted_text);
-    else if (job_is_partial(status) && resume && !job_is_handover(status))
+    else if (partial && resume && !part && !job_is_handover(status))
         sweep_run(conf, id, "all"); /* of a handover: Patroni has gone on, and calls again */
-    else if (job_is_partial(status))
+    else if (partial || part)
         sweep_waiting(conf, status);
     else if (has_fence(status) || is_cluster(status))
         sweep_run(conf, id, "abort");
