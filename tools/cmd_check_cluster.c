@@ -12,13 +12,9 @@
 /* --- members ---------------------------------------------------------------------------------- */
 
 /* A field that an older agent does not know is refused by it. */
-static int check_identity(const struct cluster_member *member, const json_t *node, struct err *err)
+static int check_version(const json_t *node, struct err *err)
 {
-    const char *name = json_str(node, "node"), *version = json_str(node, "version");
-    if (strcmp(name, member->name) != 0) {
-        (void)err_set(err, ERR_CONFIG, "its agent calls itself '%.80s'", name);
-        return err_hint(err, "[coordinator] members has `node` of the agent's configuration");
-    }
+    const char *version = json_str(node, "version");
     if (strcmp(version, TIDEMARK_VERSION) == 0)
         return 0;
     (void)err_set(err, ERR_CONFIG, "its agent has version %.40s, this is %s", version,
@@ -31,7 +27,7 @@ static void check_member(struct check *check, const struct cluster_member *membe
 {
     char detail[512] = "", name[CONF_NAME_MAX + 8], timeline[32] = "";
     struct err err = *why;
-    int rc = node ? check_identity(member, node, &err) : -(int)why->code;
+    int rc = node ? check_version(node, &err) : -(int)why->code;
     if (node && json_is_integer(json_object_get(node, "timeline")))
         (void)snprintf(timeline, sizeof(timeline), " on timeline %lld",
                        (long long)json_integer_value(json_object_get(node, "timeline")));
@@ -40,9 +36,6 @@ static void check_member(struct check *check, const struct cluster_member *membe
                        json_is(node, "role", "down") ? "server down" : json_str(node, "role"),
                        timeline, json_str(json_object_get(node, "health"), "status"),
                        json_str(node, "version"));
-    if (!node && !err.hint[0])
-        (void)err_hint(&err, "is its host up, its agent started, and `listen` of its [tls] this "
-                             "address?");
     (void)snprintf(name, sizeof(name), "node %s", member->name);
     size_t len = strlen(name); /* it is the line's name already */
     if (strncmp(err.text, name, len) == 0 && strncmp(err.text + len, ": ", 2) == 0)
