@@ -113,7 +113,7 @@ def only_asleep(cluster, first, second, rows):
 
 
 def at_work(cluster, first, second, rows):
-    """The first waits for a node that pulls, and takes its time: nobody takes the restore from it by
+    """The first waits for a node that takes its time to pull: nobody takes the restore from it by
     accident."""
     node, timeline, results = cluster.standbys[0], cluster.primary.server.timeline(), []
     node.restart_agent(TIDEMARK_TEST_PAUSE="pulling")
@@ -128,7 +128,8 @@ def at_work(cluster, first, second, rows):
     like(done.err, rf"(?s)first on .* is at work on cluster restore {job}.*--take-over {job}",
          "at work: and says how to insist")
     terminal = Terminal(second, "cluster", "resume", job).read(QUESTION)
-    like(terminal.text, f"restore {job} is coordinator first on .*It is taken over", "at work: asks")
+    like(terminal.text, f"restore {job} is coordinator first on .*It is taken over",
+         "at work: asks")
     is_(terminal.write("n\n").end(), tm.EXIT["cancelled"], "at work: no is a no")
     done = first.cli("resume", job)
     is_status(done, "busy", "at work: resume by the first itself")
