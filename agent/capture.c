@@ -333,18 +333,44 @@ static void release_request(struct capture_request *request)
     }
 }
 
-int capture_begin(const struct conf *conf, struct volume_group *group,
-                  struct capture_request *request, struct capture *ret, struct err *err)
+static int init(struct capture *ret, const struct conf *conf, struct volume_group *group,
+                struct err *err)
 {
-    *ret =
-        (struct capture){.conf = conf, .group = group, .state_fd = -1, .tracks = request->tracks};
-    (void)snprintf(ret->job, sizeof(ret->job), "%s", request->job);
+    *ret = (struct capture){.conf = conf, .group = group, .state_fd = -1};
     for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
         ret->volumes[i] = (struct capture_volume){.device = {.fd = -1, .lock_fd = -1},
                                                   .live = {.fd = -1, .lock_fd = -1},
                                                   .hold_fd = -1,
                                                   .changed_fd = -1};
-    int rc = choose_provider(ret, err);
+    return choose_provider(ret, err);
+}
+
+int capture_probe(const struct conf *conf, struct volume_group *group, struct err *err)
+{
+    struct capture *capture = calloc(1, sizeof(*capture)); /* large */
+    if (capture == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    int rc = init(capture, conf, group, err);
+    bool script = group->count > 0 && capture->provider == PROVIDER_COMMAND &&
+                  group->volumes[0].conf->freeze_by == FREEZE_BY_SCRIPT;
+    if (rc == 0 && capture->provider != PROVIDER_OFFLINE && !script)
+        rc = capture_arm(capture, err);
+    if (rc == 0 && capture->provider == PROVIDER_PRECOPY)
+        rc = open_live(capture, err);
+    if (rc == 0 && capture->provider == PROVIDER_PRECOPY)
+        rc = capture_watch_attach(capture, conf->chunk_size, err);
+    freeze_disarm(&capture->freeze);
+    release(capture);
+    free(capture);
+    return rc;
+}
+
+int capture_begin(const struct conf *conf, struct volume_group *group,
+                  struct capture_request *request, struct capture *ret, struct err *err)
+{
+    int rc = init(ret, conf, group, err);
+    ret->tracks = request->tracks;
+    (void)snprintf(ret->job, sizeof(ret->job), "%s", request->job);
     if (rc == 0)
         rc = open_live(ret, err);
     if (rc == 0 && ret->provider == PROVIDER_OFFLINE)

@@ -113,6 +113,11 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
  * cannot be dropped is logged and left to capture_cleanup_stale(). */
 int capture_end(struct capture *capture, bool *ret_valid, struct err *err);
 
+/* Could the volumes be captured now, as far as that shows without a freeze? Starts a guardian where
+ * one is needed; precopy also loads its program and must see a write of ours on each volume. Errors
+ * are those of capture_begin(). */
+int capture_probe(const struct conf *conf, struct volume_group *group, struct err *err);
+
 /* Drops the snapshots of captures whose process has died, as listed in state_dir/captures. Called
  * by capture_begin() for `command`; the agent may call it when it starts. Problems are logged. */
 void capture_cleanup_stale(const struct conf *conf);

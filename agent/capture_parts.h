@@ -31,6 +31,10 @@ const char *capture_volume_name(const struct capture *capture, size_t index);
 int capture_precopy_begin(struct capture *capture, struct capture_request *request,
                           struct err *err);
 void capture_precopy_end(struct capture *capture);
+/* capture_watch.c: makes capture->precopy, which capture_precopy_end() releases, and marks every
+ * volume; on each it tries whether a write is seen: by the marks, at its place, and by the kernel's
+ * counters. ERR_REFUSED when not. */
+int capture_watch_attach(struct capture *capture, uint32_t chunk_size, struct err *err);
 
 /* capture_keep.c: for the exact compare of tests, which is on when the environment's
  * TIDEMARK_TEST_PRECOPY_KEEP names a directory. extents: appends lines "kind offset length" to

@@ -252,16 +252,7 @@ static int first_barrier(struct capture *capture, struct capture_request *reques
 
 int capture_precopy_begin(struct capture *capture, struct capture_request *request, struct err *err)
 {
-    struct precopy *precopy = calloc(1, sizeof(*precopy));
-    if (precopy == NULL)
-        return err_set(err, ERR_INTERNAL, "out of memory");
-    capture->precopy = precopy;
-    precopy->chunk_size = request->chunk_size;
-    for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
-        precopy->memory_fds[i] = -1;
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
-        rc = capture_watch_attach(capture, i, err);
+    int rc = capture_watch_attach(capture, request->chunk_size, err);
     uint64_t start_ns = monotonic_ns(), map_ns = 0;
     if (rc == 0) { /* reads the bitmaps into the cache, and says how long a warm map may take */
         rc = capture_take_used(capture, err);

@@ -17,10 +17,6 @@ struct precopy {
     int memory_fds[CONF_VOLUMES_MAX]; /* of the last pass */
 };
 
-/* Marks volume `index`, and tries whether a write is seen: by the marks, at its place, and by the
- * kernel's counters. ERR_REFUSED when not. */
-int capture_watch_attach(struct capture *capture, size_t index, struct err *err);
-
 /* What the marks have seen and what the kernel has counted until now. */
 int capture_watch_sums(const struct capture *capture, size_t index, struct track_sums *ret,
                        struct err *err);

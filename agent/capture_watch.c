@@ -134,7 +134,7 @@ static int probe(struct capture *capture, size_t index, struct err *err)
     return rc;
 }
 
-int capture_watch_attach(struct capture *capture, size_t index, struct err *err)
+static int attach(struct capture *capture, size_t index, struct err *err)
 {
     const struct device_identity *identity = &capture->volumes[index].live.identity;
     struct marks_place place = {.len = identity->size};
@@ -149,4 +149,19 @@ int capture_watch_attach(struct capture *capture, size_t index, struct err *err)
     if (rc == 0)
         rc = probe(capture, index, err);
     return rc < 0 ? err_prefix(err, "provider precopy") : 0;
+}
+
+int capture_watch_attach(struct capture *capture, uint32_t chunk_size, struct err *err)
+{
+    struct precopy *precopy = calloc(1, sizeof(*precopy));
+    if (precopy == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    precopy->chunk_size = chunk_size;
+    for (size_t i = 0; i < CONF_VOLUMES_MAX; i++)
+        precopy->memory_fds[i] = -1;
+    capture->precopy = precopy;
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
+        rc = attach(capture, i, err);
+    return rc;
 }

@@ -2,7 +2,7 @@
  * from this table, so that they cannot disagree. */
 #include "agent/conf_table.h"
 
-static const char *const provider_words[] = {"freeze", "command", "offline", "precopy", NULL};
+static const char *const provider_words[] = {"precopy", "command", "freeze", "offline", NULL};
 static const char *const track_words[] = {"no", "yes", NULL};
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
@@ -193,11 +193,13 @@ const struct option option_table[] = {
      "Mount point of the volume.", "/srv/pg"},
     {"volume", "device", OPTION_PATH, VOLUME_FIELD(device), "", 0, 0, NULL, "path",
      "Its block device. Default: what is mounted there.", "/dev/disk/by-id/…"},
-    {"volume", "provider", OPTION_WORD, VOLUME_FIELD(provider), "freeze", 0, 0, provider_words,
-     "freeze | command | offline | precopy",
-     "How one instant is captured: freeze the file system while copying (small volumes), ask "
-     "snapshot_command for a snapshot device, copy a volume that nobody writes, or copy while it "
-     "is written and again what has changed, the last of it under a short freeze (needs eBPF).",
+    {"volume", "provider", OPTION_WORD, VOLUME_FIELD(provider), "precopy", 0, 0, provider_words,
+     "precopy | command | freeze | offline",
+     "How one instant is captured: copy while the volume is written and again what has changed, "
+     "the last of it under a short freeze (needs eBPF: `tidemark check` tries it); ask "
+     "snapshot_command for a snapshot device; freeze the file system while copying (small "
+     "volumes); or copy a volume that nobody writes. There is no falling back from one to "
+     "another.",
      NULL},
     {"volume", "track", OPTION_WORD, VOLUME_FIELD(track), "no", 0, 0, track_words, "no | yes",
      "provider = precopy: marks of what is written are kept in the kernel from one snapshot to the "

@@ -187,7 +187,7 @@ static int find_volume(struct volume_group *group, const char *name, const char 
         return err_set(err, ERR_REFUSED, "the server lies on more than %d filesystems",
                        CONF_VOLUMES_MAX);
     struct conf_volume *found = &group->found[group->count++];
-    *found = (struct conf_volume){.provider = PROVIDER_FREEZE};
+    *found = (struct conf_volume){.provider = PROVIDER_PRECOPY};
     (void)snprintf(found->name, sizeof(found->name), "%s", name);
     (void)snprintf(found->mount, sizeof(found->mount), "%s", query.entry.mount_point);
     return 0;

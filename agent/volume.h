@@ -23,7 +23,7 @@ struct volume_group {
 
 /* Resolves every [volume] of conf: mount point ↔ device (/proc/self/mountinfo), identity. When conf
  * has none, the filesystems under data_directory, its pg_wal and its tablespaces become volumes
- * "pgdata", "pgwal", "tblspc1", …, captured by `freeze`. Mounted volumes are checked with
+ * "pgdata", "pgwal", "tblspc1", …, captured by `precopy`. Mounted volumes are checked with
  * volume_check(), those that are not are only identified (an empty host has no filesystem yet).
  * The group must not be moved or copied: volumes may point into found[]. ERR_CONFIG, ERR_DEVICE,
  * ERR_REFUSED. */

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "agent/capture.h"
 #include "agent/pg.h"
 #include "agent/process.h"
 #include "agent/program.h"
@@ -85,11 +86,9 @@ static int check_repository(const struct conf *conf, char detail[256], struct er
     return rc;
 }
 
-static int check_volumes(const struct conf *conf, char detail[256], struct err *err)
+static int open_volumes(const struct conf *conf, struct volume_group *group, char detail[256],
+                        struct err *err)
 {
-    struct volume_group *group = calloc(1, sizeof(*group)); /* large */
-    if (!group)
-        return err_set(err, ERR_INTERNAL, "out of memory");
     int rc = volume_group_open(conf, group, err);
     for (size_t i = 0; rc == 0 && i < group->count; i++) {
         const struct volume *volume = &group->volumes[i];
@@ -97,9 +96,40 @@ static int check_volumes(const struct conf *conf, char detail[256], struct err *
         (void)snprintf(detail + len, 256 - len, "%s%s on %s", i ? ", " : "", volume->conf->name,
                        volume->mounted ? volume->mount_point : volume->device.path);
     }
+    return rc;
+}
+
+/* What stands behind "ok": a script and a long freeze are not tried for the sake of a check. */
+static const char *probed(const struct volume_group *group)
+{
+    switch (group->volumes[0].conf->provider) {
+    case PROVIDER_PRECOPY:
+        return "precopy: a write to each volume was seen";
+    case PROVIDER_COMMAND:
+        return "command: only a snapshot tries snapshot_command";
+    case PROVIDER_FREEZE:
+        return "freeze: writes will stand still for the whole copy";
+    case PROVIDER_OFFLINE:
+        return "offline: nobody may write during the copy";
+    }
+    abort();
+}
+
+static void check_volumes(struct check *check)
+{
+    const struct conf *conf = &check->cmd->conf;
+    struct volume_group *group = calloc(1, sizeof(*group)); /* large */
+    struct err err;
+    char detail[256] = "";
+    int rc = group ? open_volumes(conf, group, detail, &err)
+                   : err_set(&err, ERR_INTERNAL, "out of memory");
+    check_report(check, "volumes", rc, detail, &err);
+    if (rc == 0) {
+        rc = capture_probe(conf, group, &err);
+        check_report(check, "capture", rc, probed(group), &err);
+    }
     volume_group_close(group);
     free(group);
-    return rc;
 }
 
 static int no_file(struct err *err)
@@ -369,10 +399,7 @@ static int check_tls(const struct conf *conf, char detail[256], struct err *err)
 static void check_node(struct check *check)
 {
     const struct conf *conf = &check->cmd->conf;
-    struct err err;
-    char detail[256] = "";
-    int rc = check_volumes(conf, detail, &err);
-    check_report(check, "volumes", rc, detail, &err);
+    check_volumes(check);
     check_server(check);
     if (conf->manager == MANAGER_PATRONI)
         check_patroni(check);
@@ -411,7 +438,7 @@ static int run(struct cmd *cmd, struct err *err)
 const struct cmd_verb verb_check = {
     .name = "check",
     .args = "",
-    .summary = "Checks configuration, repository, volumes, agent, server, archiving and Patroni.",
+    .summary = "Checks configuration, repository, volumes, capture, agent, server, archiving, Patroni.",
     .notes =
         "With a coordinator's configuration: its certificate, the repository, the agent of every\n"
         "member, and [coordinator]. All checks are made; the exit status is that of the first\n"

@@ -89,7 +89,7 @@ def check(node, *args, **env):
 def test_check(node, box):
     done = check(node)
     is_status(done, 0, "check of a node that is ready")
-    is_([line.split()[0] for line in done.out.splitlines()], ["ok"] * 7, "seven checks, all ok")
+    is_([line.split()[0] for line in done.out.splitlines()], ["ok"] * 8, "eight checks, all ok")
     node.server.stop()
     done = check(node)
     is_status(done, "postgres", "check with the server down")
@@ -113,7 +113,7 @@ def test_check(node, box):
 
 def main():
     box = need_root() or Sandbox("output")
-    need_programs("tidemark", "tidemark-agent", "tidemark-wal")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     node = Node(box, volumes=[box.volume("pgdata", 400 * MIB)])
     node.start()
     with open(f"{node.data}/postgresql.conf", "a", encoding="utf-8") as file:

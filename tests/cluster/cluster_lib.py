@@ -27,12 +27,13 @@ def diskseq_name(device):
 class Member(Node):
     """One node; its volume is called pgdata in the configuration of each."""
 
-    def __init__(self, box, name, repository, size, options, fs="ext4", **more):
+    def __init__(self, box, name, repository, size, options, fs="ext4", provider="freeze", **more):
         volume = box.volume("pgdata-" + name, size, fs)
         settings = {"hot_standby": "on", "max_wal_senders": 10, "max_replication_slots": 10,
                     "wal_keep_size": 0, "wal_receiver_status_interval": "1s",
                     "wal_retrieve_retry_interval": "200ms", **more}
-        super().__init__(box, [volume], name=name, repository=repository, settings=settings,
+        super().__init__(box, [volume], provider=provider, name=name, repository=repository,
+                         settings=settings,
                          options={"tidemark": {"freeze_deadline": "60s"},
                                   "wal": {"get_timeout": "2s"}, **(options or {})})
         self.sections["volume pgdata"] = self.sections.pop("volume " + volume.name)
@@ -115,8 +116,8 @@ class Member(Node):
 
 
 class Cluster:
-    """members[0] is the primary; the first standby is a synchronous one. more: settings of the
-    servers."""
+    """members[0] is the primary; the first standby is a synchronous one. more: the provider, and
+    settings of the servers."""
 
     def __init__(self, box, names=("db1", "db2", "db3"), size=352 << 20, options=None,
                  repository=None, fs="ext4", **more):

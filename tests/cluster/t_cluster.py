@@ -134,7 +134,7 @@ def main():
     tm.need_root()
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
     box = tm.Sandbox("cluster")
-    cluster = Cluster(box, options=hooks(box)).start()
+    cluster = Cluster(box, options=hooks(box), provider=None).start()
     coordinator = Coordinator(box, cluster, options=hooks(box)).start()
     server = cluster.primary.server
     server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"

@@ -134,8 +134,10 @@ class Node:
     """A server on the volumes with repository, configuration and agent, all in the sandbox.
 
     volumes: sandbox volumes; volumes[0] holds the data directory, the one given as wal_volume (may
-    be None) pg_wal, every other one a tablespace ("ts_<name>"). provider: freeze, command, offline.
-    settings: postgresql.conf. options: overrides of the configuration, {"section": {key: value}}.
+    be None) pg_wal, every other one a tablespace ("ts_<name>"). provider: None is what somebody gets
+    who does not name one (precopy; a busy machine must not make a test fail, so its freezes may be
+    long); freeze is quickest on small volumes. settings: postgresql.conf. options: overrides of the
+    configuration, {"section": {key: value}}.
     """
 
     def __init__(self, box, volumes, wal_volume=None, provider="freeze", name="node",
@@ -156,6 +158,8 @@ class Node:
                            "bin_directory": tm.PG_BIN, "os_user": "postgres",
                            "manager": "pg_ctl", "log_file": self.server.log},
         }
+        if provider in (None, "precopy"):
+            sections["tidemark"]["freeze_max"] = "10s"
         for volume in volumes:
             sections[f"volume {volume.name}"] = {"mount": volume.mount, "device": volume.device,
                                                  "provider": provider, **(volume_options or {})}

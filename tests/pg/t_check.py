@@ -3,6 +3,7 @@
 """`tidemark check` of a node that looks right: a table of what is wrong with it, and the one line
 that has to say so. The intact node passes before, between and after."""
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -93,6 +94,48 @@ def test_agent(node):
     intact(node, "restarted agent")
 
 
+def test_capture(node):
+    """What the default provider needs is tried, and named when it is missing. Root without some of
+    its capabilities; a kernel without BTF, as far as our namespace shows; a device that does not
+    count; and the other providers, for which there is nothing of that kind to try."""
+    others = "(?s)capture .*providers? .*(freeze|command)"
+    for missing in ("cap_bpf", "cap_perfmon"):
+        done = limited(node, "setpriv", f"--bounding-set=-{missing[4:]},-sys_admin")
+        is_status(done, "refused", f"without {missing}: exit status")
+        like(done.out, r"(?m)^FAILED capture +provider precopy: .*CAP_BPF and CAP_PERFMON",
+             f"without {missing}: it is named")
+        like(done.out, others, f"without {missing}: the others are, too")
+    done = limited(node, "unshare", "--mount", "sh", "-c",
+                   'mount -t tmpfs none /sys/kernel/btf && exec "$@"', "sh")
+    is_status(done, "refused", "without BTF: exit status")
+    like(done.out, r"(?m)^FAILED capture +provider precopy: this kernel has no BTF", "is named")
+    like(done.out, others, "without BTF: the others are, too")
+    switch = f"/sys/block/{os.path.basename(node.volumes[0].device)}/queue/iostats"
+    write_file(switch, "0")
+    failed(node, "no statistics", "refused",
+           r"capture +.*a write of our own was not counted by the kernel", ".*command or freeze")
+    write_file(switch, "1")
+    like(intact(node, "precopy").out, "(?m)^ok +capture +precopy: a write to each volume was seen",
+         "and when nothing is missing it says so")
+    for provider, text in (("freeze", "writes will stand still"), ("offline", "nobody may write")):
+        set_option(node, "volume pgdata", provider=provider)
+        like(intact(node, provider).out, f"(?m)^ok +capture +{provider}: {text}", "said")
+    set_option(node, "volume pgdata", provider=None)
+    is_([n for n in os.listdir(node.volumes[0].mount) if n not in ("data", "lost+found")], [],
+        "nothing of it is left on the volume")
+
+
+def limited(node, *prefix):
+    """`tidemark check` by another program, which takes something away first."""
+    return run_program(shutil.which(prefix[0]), *prefix[1:],
+                       os.path.join(node.programs, "tidemark"), "check", conf=node.conf)
+
+
+def write_file(path, text):
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)
+
+
 def test_users(node):
     done = node.cli("check", user="postgres")
     like(done.out, "(?m)^FAILED agent .*\n +hint: .*'postgres' must not be in group tidemark",
@@ -124,7 +167,9 @@ def test_restore(node):
 def main():
     box = need_root() or Sandbox("check")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
-    node = Node(box, [box.volume("pgdata", 448 * MIB)],
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):
+        skip_all("this kernel has no BTF: the default provider is not possible")
+    node = Node(box, [box.volume("pgdata", 448 * MIB)], provider=None,
                 options={"wal": {"archive_timeout": "20s"},
                          "tidemark": {"freeze_deadline": "20s", "resume": "wait"}})
     node.start()
@@ -132,6 +177,7 @@ def main():
     intact(node, "begin")
     test_directory(node)
     test_repository(node, box)
+    test_capture(node)
     test_agent(node)
     test_users(node)
     test_restore(node)

@@ -52,15 +52,15 @@ class Load:
 
 
 class LiveStory(Story):
-    """A node whose volumes are captured live; the agent keeps the frozen devices in self.kept."""
+    """A node whose volumes are captured live, by the default provider; the agent keeps the frozen
+    devices in self.kept."""
 
     def __init__(self, box, fs, name, **options):
-        super().__init__(box, name, fs, provider="precopy", size=512 * MIB,
+        super().__init__(box, name, fs, provider=None, size=512 * MIB,
                          settings={"max_wal_size": "96MB"}, **options)
         self.kept = box.mkdir("kept-" + name)
-        # Small memory makes the last pass small: several passes, on any machine. Generous times:
-        # a test asserts none.
-        self.node.sections["tidemark"].update({"memory_max": "64MiB", "freeze_max": "10s"})
+        # Small memory makes the last pass small: several passes, on any machine.
+        self.node.sections["tidemark"]["memory_max"] = "64MiB"
         self.node.write_conf()
 
     def begin(self, tag=None):

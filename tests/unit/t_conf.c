@@ -37,7 +37,8 @@ static void test_values(void)
               "connection = host=/tmp/x port=5433\n"
               "[volume pgdata]\nmount = /srv/pg\nprovider = offline\n"
               "[volume wal]\nmount = /srv/wal\ndevice = /dev/loop0\nprovider = command\n"
-              "snapshot_command = /bin/a b\ndrop_command = /bin/c\nfreeze_by = script"),
+              "snapshot_command = /bin/a b\ndrop_command = /bin/c\nfreeze_by = script\n"
+              "[volume plain]\nmount = /srv/plain"),
         &err, "a whole file");
     is_str(conf.cluster, "prod", "cluster");
     is_u64(conf.memory_max, GIB, "memory_max");
@@ -49,9 +50,10 @@ static void test_values(void)
     is_str(conf.manager_arg, "postgresql@15-main", "manager_arg");
     ok(!conf.checkpoint_fast, "checkpoint");
     is_str(conf.connection, "host=/tmp/x port=5433", "connection keeps its '='");
-    is_u64(conf.volume_count, 2, "two volumes");
+    is_u64(conf.volume_count, 3, "three volumes");
     is_str(conf.volumes[0].name, "pgdata", "in file order");
     ok(conf.volumes[0].provider == PROVIDER_OFFLINE, "provider");
+    ok(conf.volumes[2].provider == PROVIDER_PRECOPY, "default provider");
     ok(conf.volumes[1].freeze_by == FREEZE_BY_SCRIPT, "freeze_by");
     is_str(conf.volumes[1].snapshot_command, "/bin/a b", "snapshot_command");
     ok(conf_volume_by_name(&conf, "wal") == &conf.volumes[1], "found by name");
