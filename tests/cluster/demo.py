@@ -35,11 +35,14 @@ class Story(demo.Story):
 
 def make(story, box):
     story.step("A primary (db1), a synchronous standby (db2), another one (db3)")
-    cluster = Cluster(box, size=600 << 20)
+    cluster = Cluster(box, size=600 << 20, provider=None)
     authority = Authority(box.mkdir("ca"))
     for number, member in enumerate(cluster.members):
         member.open_door(authority, f"127.0.0.{11 + number}")
     cluster.start()
+    for member in cluster.members:
+        story.choose_provider(member)
+        member.restart_agent()
     coordinator = Coordinator(box, cluster, options={
         "tls": authority.issue("ops", "coordinator").options}).start()
     story.say(" ".join(m.address for m in cluster.members), "    ")
@@ -79,7 +82,10 @@ def tell(tap):
     story.step("A snapshot of the cluster, while pgbench runs")
     rows = cluster.primary.server.psql(ROWS)
     story.cluster(coordinator, "snapshot", "--tag", "before-release")
+    story.check(load.process.poll() is None, "pgbench ran all the time")
     load.stop()
+    record = json.loads(cluster.primary.cli("show", "before-release", "--json").out)
+    story.say_stall(record.get("record", record))
     story.step("The disaster: orders is dropped, db3 loses its files, db1 its disk")
     disaster(cluster)
     story.cluster(coordinator, "status", well=False)
