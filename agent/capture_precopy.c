@@ -127,6 +127,8 @@ static int take_budget(struct capture *capture, const struct capture_request *re
         return rc;
     uint64_t max = (uint64_t)((double)precopy->rate * (double)freeze_max_ns(capture) / 2e9);
     precopy->budget = max_u64(min_u64(max, request->memory_max), precopy->chunk_size);
+    precopy->goal = min_u64(max / 5, precopy->budget);
+    precopy->changed = UINT64_MAX;
     rc = gather_open(precopy->budget, &precopy->gather, err);
     if (rc == 0)
         log_info("precopy: memory: %" PRIu64 " KiB for what is read while frozen (%" PRIu64
@@ -151,18 +153,31 @@ static int thaw(struct capture *capture, struct err *err)
     return err_hint(err, "raise freeze_deadline, or find out what delays the host");
 }
 
-/* Freezes, runs what is to be done, thaws. */
+static double ms(uint64_t from_ns, uint64_t to_ns)
+{
+    return (double)(to_ns - from_ns) / 1e6;
+}
+
+/* Freezes, runs what is to be done, thaws. The log says where the time went: a long freeze is the
+ * filesystem's, whose dirty pages or disk are to blame; the rest is ours. */
 static int with_freeze(struct capture *capture, struct capture_request *request,
                        int (*run)(struct capture *capture, struct capture_request *request,
                                   bool *ret, struct err *err),
                        bool *ret, struct err *err)
 {
     struct err thaw_err;
+    uint64_t start_ns = monotonic_ns();
     int rc = capture_freeze(capture, err);
     if (rc < 0)
         return rc;
+    uint64_t frozen_at_ns = capture->freeze.frozen_at_ns, frozen_ns = monotonic_ns();
     rc = run(capture, request, ret, err);
+    uint64_t ran_ns = monotonic_ns();
     int thaw_rc = thaw(capture, &thaw_err);
+    uint64_t thawed_ns = frozen_at_ns + capture->freeze.stall_ns;
+    log_info("precopy: stall=%.1f ms (freeze %.1f, work %.1f, thaw %.1f), synced before in %.1f ms",
+             ms(frozen_at_ns, thawed_ns), ms(frozen_at_ns, frozen_ns), ms(frozen_ns, ran_ns),
+             ms(ran_ns, thawed_ns), ms(start_ns, frozen_at_ns));
     if (thaw_rc == 0)
         return rc;
     *err = thaw_err; /* the cause of what else went wrong meanwhile */
@@ -329,6 +344,15 @@ static int note_instant(struct capture *capture, struct err *err)
     return rc;
 }
 
+/* Is it time to read the rest while frozen? Another pass costs another short stall, and is worth it
+ * while it makes the long one shorter. */
+static bool small_enough(struct precopy *precopy, uint64_t bytes)
+{
+    bool shrinks = bytes < precopy->changed / 4 * 3 && precopy->passes < PASSES_MAX;
+    precopy->changed = bytes;
+    return bytes <= precopy->goal || (bytes <= precopy->budget && !shrinks);
+}
+
 static int at_barrier(struct capture *capture, struct capture_request *request, bool *ret_last,
                       struct err *err)
 {
@@ -339,10 +363,8 @@ static int at_barrier(struct capture *capture, struct capture_request *request, 
         rc = take_marks(capture, &bytes, err);
     if (rc < 0)
         return rc;
-    uint64_t frozen_ns = monotonic_ns() - capture->freeze.frozen_at_ns;
-    log_debug("precopy: barrier=%u changed=%" PRIu64 " KiB freeze=%" PRIu64 " us", precopy->passes,
-              bytes / KIB, frozen_ns / 1000);
-    if (bytes > precopy->budget)
+    log_info("precopy: barrier=%u changed=%" PRIu64 " KiB", precopy->passes, bytes / KIB);
+    if (!small_enough(precopy, bytes))
         return 0;
     rc = read_frozen(capture, request, ret_last, err);
     return rc == 0 && *ret_last ? note_instant(capture, err) : rc;
@@ -373,9 +395,8 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
             "freezing alone takes longer than freeze_max (%u ms; the longest took %" PRIu64 " ms)",
             precopy->passes, precopy->budget / KIB, capture->conf->freeze_max_ms,
             capture->stall_ns / 1000000);
-        return err_hint(err,
-                        "raise freeze_max, memory_max or rate_limit, or take the snapshot when "
-                        "less is written");
+        return err_hint(err, "raise freeze_max or memory_max, or take the snapshot when less is "
+                             "written");
     }
     precopy->passes++;
     int rc = with_freeze(capture, request, at_barrier, &last, err);

@@ -35,7 +35,10 @@ const struct option option_table[] = {
     {"tidemark", "lanes", OPTION_COUNT, FIELD(lanes), "0", 0, 64, NULL, "number (0 … 64)",
      "Threads that copy; 0 = the number of processors, at most 8.", NULL},
     {"tidemark", "rate_limit", OPTION_SIZE, FIELD(rate_limit), "0", 0, size_max, NULL,
-     "size a second; 0 = none", "Limit for reading devices during a snapshot.", NULL},
+     "size a second; 0 = none",
+     "Limit for reading devices during a snapshot. provider = precopy: for what is read first, "
+     "which is all that is in use; what is written meanwhile is read again without a limit.",
+     NULL},
     {"tidemark", "freeze_deadline", OPTION_TIME_MS, FIELD(freeze_deadline_ms), "5s", 100, 60000,
      NULL, "time (100ms … 60s)",
      "A frozen file system is thawed after this time whatever happens; the snapshot is then void.",

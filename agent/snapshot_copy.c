@@ -198,7 +198,8 @@ static int push_volumes(struct snapshot *snapshot, struct err *err)
     return rc;
 }
 
-/* What has changed since the pass before. */
+/* What has changed since the pass before, as fast as it goes: a copy that is held back gives the
+ * writers time to change more, which would have to be read, too. */
 static int push_changed(struct snapshot *snapshot, uint64_t *ret_bytes, struct err *err)
 {
     uint64_t start_ns = monotonic_ns();
@@ -206,6 +207,7 @@ static int push_changed(struct snapshot *snapshot, uint64_t *ret_bytes, struct e
     *ret_bytes = 0;
     for (size_t i = 0; rc == 0 && i < snapshot->group.count; i++) {
         const struct capture_volume *from = &snapshot->capture.volumes[i];
+        snapshot->volumes[i].push.options.rate_limit = 0;
         rc = push_volume(snapshot, i, from->changed_fd, &from->changed, err);
         *ret_bytes += extent_list_bytes(&from->changed);
     }
