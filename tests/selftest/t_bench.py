@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """bench/restore-vs-pgbackrest in the small: it measures, both tools bring the right rows back, and
 nothing stays behind. No time is asserted. bench/nvme refuses every device that may hold something.
+bench/precopy in the small, too.
 check: timeout=600 alone"""
 import json
 import os
@@ -55,6 +56,32 @@ def test_figures(box, kind):
        "what the device does by itself is measured in the same round")
     ok(os.path.getsize(out + "/restore-vs-pgbackrest.svg") > 1000, "there is a plot")
     like(done.out, r"tidemark / pgbackrest: copy \d", "and a table for people")
+    is_(traces() - before, set(), "nothing is left behind")
+
+
+def test_precopy(box):
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):
+        skip("bench/precopy: this kernel has no BTF")
+        return
+    out, before = box.mkdir("out"), traces()
+    done = run_program(os.path.join(BENCH, "precopy"), OUT=out, SIZE_MIB="30", ROUNDS="1",
+                       SPARSE="1", WINDOW_S="1", FREEZE_MAX="10s")
+    if not is_(done.status, 0, "bench/precopy ends"):
+        diag(done.out + done.err)
+        return
+    with open(out + "/precopy.json", encoding="utf-8") as file:
+        cases = json.load(file)["cases"]
+    is_(sorted(cases), ["freeze", "none", "precopy", "precopy, 100MiB/s"], "every case is there")
+    ok(all(x["count"] == 1 and x["tps_around"]["median"] > 0 and x["ratio"]["median"] >= 0
+           for x in cases.values()), "each with the load that it met")
+    ok(all(x["read"]["median"] > 20 * MIB and x["stall_ms"]["p99"] > 0
+           for name, x in cases.items() if name != "none"), "each snapshot read, and stopped writers")
+    for name in ("precopy", "precopy, 100MiB/s"):
+        case = cases[name]
+        ok(case["passes"]["median"] == len(case["pass_bytes"]) > 0, f"{name}: passes have bytes")
+        parts = case["barriers"]
+        ok(parts["stall"]["max"] >= parts["freeze"]["median"] > 0,
+           f"{name}: the log says what stalls consist of")
     is_(traces() - before, set(), "nothing is left behind")
 
 
@@ -123,6 +150,7 @@ def main():
     box = Sandbox("selftest-bench")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     test_refusals(box)
+    test_precopy(box)
     missing = [x for x in ("pgbackrest", "fio", "gnuplot") if not shutil.which(x)]
     if missing:
         skip(f"{', '.join(missing)} not installed (tools/install-deps --bench)")
