@@ -14,7 +14,7 @@ struct precopy {
     uint64_t budget;  /* bytes that may be read while frozen */
     uint64_t goal;    /* few enough to do so at once */
     uint64_t changed; /* at the barrier before */
-    uint64_t rate;   /* bytes a second, of scattered chunks */
+    uint64_t rate;    /* bytes a second, of scattered chunks */
     unsigned passes;
     int memory_fds[CONF_VOLUMES_MAX]; /* of the last pass */
 };

@@ -134,10 +134,10 @@ class Node:
     """A server on the volumes with repository, configuration and agent, all in the sandbox.
 
     volumes: sandbox volumes; volumes[0] holds the data directory, the one given as wal_volume (may
-    be None) pg_wal, every other one a tablespace ("ts_<name>"). provider: None is what somebody gets
-    who does not name one (precopy; a busy machine must not make a test fail, so its freezes may be
-    long); freeze is quickest on small volumes. settings: postgresql.conf. options: overrides of the
-    configuration, {"section": {key: value}}.
+    be None) pg_wal, every other one a tablespace ("ts_<name>"). provider: None is what an
+    administrator gets who names none (precopy; a busy machine must not make a test fail, so its
+    freezes may be long); freeze is quickest on small volumes. settings: postgresql.conf. options:
+    overrides of the configuration, {"section": {key: value}}.
     """
 
     def __init__(self, box, volumes, wal_volume=None, provider="freeze", name="node",

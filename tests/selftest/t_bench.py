@@ -75,7 +75,7 @@ def test_precopy(box):
     ok(all(x["count"] == 1 and x["tps_around"]["median"] > 0 and x["ratio"]["median"] >= 0
            for x in cases.values()), "each with the load that it met")
     ok(all(x["read"]["median"] > 20 * MIB and x["stall_ms"]["p99"] > 0
-           for name, x in cases.items() if name != "none"), "each snapshot read, and stopped writers")
+           for name, x in cases.items() if name != "none"), "snapshots read, and stopped writers")
     for name in ("precopy", "precopy, 100MiB/s"):
         case = cases[name]
         ok(case["passes"]["median"] == len(case["pass_bytes"]) > 0, f"{name}: passes have bytes")
