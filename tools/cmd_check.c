@@ -438,7 +438,8 @@ static int run(struct cmd *cmd, struct err *err)
 const struct cmd_verb verb_check = {
     .name = "check",
     .args = "",
-    .summary = "Checks configuration, repository, volumes, capture, agent, server, archiving, Patroni.",
+    .summary =
+        "Checks configuration, repository, volumes, capture, agent, server, archiving, Patroni.",
     .notes =
         "With a coordinator's configuration: its certificate, the repository, the agent of every\n"
         "member, and [coordinator]. All checks are made; the exit status is that of the first\n"
