@@ -85,6 +85,27 @@ def test_precopy(box):
     is_(traces() - before, set(), "nothing is left behind")
 
 
+def test_incremental(box):
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):
+        skip("this kernel has no BTF")
+        return
+    out = box.mkdir("incremental")
+    done = run_program(os.path.join(BENCH, "incremental"), OUT=out, SIZE_MIB="48", ROUNDS="1",
+                       PERCENT="1 5")
+    if not is_(done.status, 0, "bench/incremental ends"):
+        diag(done.out + done.err)
+        return
+    with open(out + "/incremental.json", encoding="utf-8") as file:
+        medians = json.load(file)["medians"]
+    for percent, modes in medians.items():
+        tracked, untracked = (modes[x] for x in ("tracked", "untracked"))
+        ok(0 < tracked["bytes_read"]["median"] < untracked["bytes_read"]["median"] / 2,
+           f"{percent} % changed: the tracked one reads less")
+        ok(tracked["bytes_stored"]["median"] < 2 * untracked["bytes_stored"]["median"],
+           f"{percent} %: and stores about the same")
+    like(done.out, r"5% untracked +\d", "and a table for people")
+
+
 def test_interrupted(box):
     """Ctrl-C between two restores; on a device that the user named, which is given back blank."""
     device, before = box.loop(box.image("interrupted.img", GIB)), traces()
@@ -151,6 +172,7 @@ def main():
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     test_refusals(box)
     test_precopy(box)
+    test_incremental(box)
     missing = [x for x in ("pgbackrest", "fio", "gnuplot") if not shutil.which(x)]
     if missing:
         skip(f"{', '.join(missing)} not installed (tools/install-deps --bench)")
