@@ -1,6 +1,7 @@
-/* Evidence for the exact compare (tests/pg/t_precopy.py): the frozen device as it is, and which
- * extents the capture claims to have looked at. What is tested is what is shipped, so this is
- * compiled in; it does nothing unless a directory is named. */
+/* Evidence for the exact compare (tests/pg/t_precopy.py): the frozen device as it is, which extents
+ * the capture claims to have looked at, how long writers stood still; and the rules that a test
+ * breaks to see that the compare notices. What is tested is what is shipped, so this is compiled
+ * in; it does nothing unless the environment asks for it. */
 #include "agent/capture_parts.h"
 
 #include <errno.h>
@@ -13,21 +14,55 @@ static const char *keep_directory(void)
     return getenv("TIDEMARK_TEST_PRECOPY_KEEP");
 }
 
+bool capture_keeps(void)
+{
+    return keep_directory() != NULL;
+}
+
+bool capture_breaks(const char *rule)
+{
+    const char *given = getenv("TIDEMARK_TEST_PRECOPY_BREAK");
+    return given != NULL && strcmp(given, rule) == 0;
+}
+
+static FILE *append_to(const char *name, const char *suffix, struct err *err)
+{
+    char path[PATH_MAX];
+    (void)snprintf(path, sizeof(path), "%s/%s%s", keep_directory(), name, suffix);
+    FILE *file = fopen(path, "ae");
+    if (file == NULL)
+        (void)err_sys(err, ERR_INTERNAL, "open '%s'", path);
+    return file;
+}
+
+static int end_append(FILE *file, struct err *err)
+{
+    return fclose(file) == 0 ? 0 : err_sys(err, ERR_INTERNAL, "write evidence");
+}
+
+int capture_keep_stall(uint64_t stall_ns, struct err *err)
+{
+    if (keep_directory() == NULL)
+        return 0;
+    FILE *file = append_to("stalls", "", err);
+    if (file == NULL)
+        return -ERR_INTERNAL;
+    (void)fprintf(file, "%llu\n", (unsigned long long)stall_ns);
+    return end_append(file, err);
+}
+
 int capture_keep_extents(const struct capture *capture, size_t index, const char *kind,
                          const struct extent_list *list, struct err *err)
 {
-    char path[PATH_MAX];
     if (keep_directory() == NULL)
         return 0;
-    (void)snprintf(path, sizeof(path), "%s/%s.extents", keep_directory(),
-                   capture_volume_name(capture, index));
-    FILE *file = fopen(path, "ae");
+    FILE *file = append_to(capture_volume_name(capture, index), ".extents", err);
     if (file == NULL)
-        return err_sys(err, ERR_INTERNAL, "open '%s'", path);
+        return -ERR_INTERNAL;
     for (size_t i = 0; i < list->count; i++)
         (void)fprintf(file, "%s %llu %llu\n", kind, (unsigned long long)list->items[i].offset,
                       (unsigned long long)list->items[i].len);
-    return fclose(file) == 0 ? 0 : err_sys(err, ERR_INTERNAL, "write '%s'", path);
+    return end_append(file, err);
 }
 
 static int keep_device(const struct capture *capture, size_t index, struct err *err)
@@ -52,7 +87,7 @@ static int keep_device(const struct capture *capture, size_t index, struct err *
 int capture_keep_devices(const struct capture *capture, struct err *err)
 {
     int rc = 0;
-    for (size_t i = 0; keep_directory() != NULL && rc == 0 && i < capture->group->count; i++)
+    for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
         rc = keep_device(capture, i, err);
     return rc;
 }

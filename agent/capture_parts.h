@@ -38,10 +38,17 @@ int capture_watch_attach(struct capture *capture, uint32_t chunk_size, struct er
 
 /* capture_keep.c: for the exact compare of tests, which is on when the environment's
  * TIDEMARK_TEST_PRECOPY_KEEP names a directory. extents: appends lines "kind offset length" to
- * VOLUME.extents there; device: copies the frozen device to VOLUME.img. */
+ * VOLUME.extents there; stall: a line with the nanoseconds to `stalls`; device: copies the frozen
+ * device to VOLUME.img. */
 int capture_keep_extents(const struct capture *capture, size_t index, const char *kind,
                          const struct extent_list *list, struct err *err);
+bool capture_keeps(void);
+int capture_keep_stall(uint64_t stall_ns, struct err *err);
 int capture_keep_devices(const struct capture *capture, struct err *err);
+/* Whether a test wants this rule of the protocol broken, to see that the compare notices: the
+ * environment has TIDEMARK_TEST_PRECOPY_BREAK=rule. "barrier": the first pass takes its marks
+ * without a freeze; "map": marks of chunks that were free at the start are not believed. */
+bool capture_breaks(const char *rule);
 
 /* capture_command.c: the scripts. begin writes the list of what to drop; make runs snapshot_command
  * of every volume within timeout_ms; open opens what they printed; drop runs drop_command for all

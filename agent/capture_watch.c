@@ -39,12 +39,15 @@ static int err_unseen(struct err *err, uint64_t counted, uint64_t seen, const ch
                          "the kernel's version");
 }
 
-/* Under a freeze: everything queued has completed, so both sums are final, but for discards. */
+/* Under a freeze: everything queued has completed, so both sums are final, but for discards. Those
+ * are seen before they are counted, so the kernel's sum is read before ours; at B0, after. */
 static int compare_counters(const struct capture *capture, size_t index, struct err *err)
 {
     const struct track_sums *base = &capture->precopy->base[index];
     struct track_sums now;
     int rc = capture_watch_sums(capture, index, &now, err);
+    if (rc == 0)
+        rc = marks_counters(capture->precopy->marks[index], &now.seen, err);
     if (rc < 0)
         return rc;
     uint64_t written_seen = now.seen.written_sectors - base->seen.written_sectors;

@@ -334,6 +334,15 @@ static int add_chunk(const struct marks *marks, uint64_t chunk, struct extent_li
     return extent_list_append(to, offset, min_u64(marks->chunk_size, marks->size - offset), err);
 }
 
+static int add_word(const struct marks *marks, size_t index, uint64_t bits, struct extent_list *to,
+                    struct err *err)
+{
+    int rc = 0;
+    for (; rc == 0 && bits != 0; bits &= bits - 1)
+        rc = add_chunk(marks, index * 64 + (uint64_t)__builtin_ctzll(bits), to, err);
+    return rc;
+}
+
 int marks_take(struct marks *marks, struct extent_list *ret, struct err *err)
 {
     int rc = 0;
@@ -341,8 +350,7 @@ int marks_take(struct marks *marks, struct extent_list *ret, struct err *err)
         if (__atomic_load_n(&marks->words[i], __ATOMIC_RELAXED) == 0)
             continue;
         uint64_t bits = __atomic_exchange_n(&marks->words[i], 0, __ATOMIC_SEQ_CST);
-        for (; rc == 0 && bits != 0; bits &= bits - 1)
-            rc = add_chunk(marks, i * 64 + (uint64_t)__builtin_ctzll(bits), ret, err);
+        rc = add_word(marks, i, bits, ret, err);
     }
     return rc;
 }
@@ -356,6 +364,14 @@ void marks_return(struct marks *marks, const struct extent_list *extents)
             (void)__atomic_fetch_or(&marks->words[chunk / 64], UINT64_C(1) << (chunk % 64),
                                     __ATOMIC_RELAXED);
     }
+}
+
+int marks_peek(const struct marks *marks, struct extent_list *ret, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < marks->word_count; i++)
+        rc = add_word(marks, i, __atomic_load_n(&marks->words[i], __ATOMIC_RELAXED), ret, err);
+    return rc;
 }
 
 int marks_counters(const struct marks *marks, struct marks_counters *ret, struct err *err)

@@ -52,6 +52,9 @@ int marks_take(struct marks *marks, struct extent_list *ret, struct err *err);
  * time. */
 void marks_return(struct marks *marks, const struct extent_list *extents);
 
+/* The same without clearing them. Any time. */
+int marks_peek(const struct marks *marks, struct extent_list *ret, struct err *err);
+
 /* Any time; exact while nothing can write. */
 int marks_counters(const struct marks *marks, struct marks_counters *ret, struct err *err);
 

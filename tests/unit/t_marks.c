@@ -92,6 +92,10 @@ static void test_writes(const char *path)
     write_at(62 * CHUNK, 4 * CHUNK);
     write_at(100 * CHUNK, 4096);
     is_u64(marks_bytes(marks), 5 * CHUNK, "bytes of all marks");
+    struct extent_list peeked = {0};
+    is_good(marks_peek(marks, &peeked, &err), &err, "a look at them");
+    ok(peeked.count == 2 && extent_list_bytes(&peeked) == 5 * CHUNK, "shows them all");
+    extent_list_release(&peeked);
     is_str(taken(), "62+4 100+1", "over a word of the map, and a second one");
     write_at(200 * CHUNK, MIB);
     is_str(taken(), "200+32", "a large write");
@@ -252,11 +256,11 @@ static int in_child(void (*take_away)(void))
         int rc = marks_open(&place, CHUNK, &none, &err);
         printf("# %s; %s\n", err.text, err.hint);
         fflush(stdout);
-        _exit(rc != -ERR_REFUSED                  ? 1
-              : strstr(err.text, "CAP_BPF")       ? 2
-              : strstr(err.text, "has no BTF")    ? 3
-              : strstr(err.hint, "freeze, comma") ? 4
-                                                  : 5);
+        _exit(rc != -ERR_REFUSED || !strstr(err.hint, "freeze, command") ? 1
+              : strstr(err.text, "CAP_BPF")                              ? 2
+              : strstr(err.text, "has no BTF")                           ? 3
+              : strstr(err.text, "no tracepoint")                        ? 4
+                                                                         : 5);
     }
     int status = 0;
     waitpid(pid, &status, 0);
@@ -278,10 +282,20 @@ static void hide_btf(void)
         abort();
 }
 
+static void hide_tracepoint(void)
+{
+    if (unshare(CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+        run("LC_ALL=C sed s/btf_trace_block_bio_queue/btf_trace_block_bio_weird/ "
+            "/sys/kernel/btf/vmlinux >'%s/btf' && mount --bind '%s/btf' /sys/kernel/btf/vmlinux",
+            fixture_dir, fixture_dir) != 0)
+        abort();
+}
+
 static void test_missing(void)
 {
     is_u64(in_child(drop_capabilities), 2, "without capabilities the error names them");
     is_u64(in_child(hide_btf), 3, "without BTF it names that");
+    is_u64(in_child(hide_tracepoint), 4, "without the tracepoint, that");
 }
 
 int main(void)
