@@ -31,9 +31,10 @@ int volume_group_open(const struct conf *conf, struct volume_group *ret, struct 
 void volume_group_close(struct volume_group *group);
 
 /* Whether this volume may be captured. Refuses (ERR_REFUSED with a hint): a volume that holds the
- * agent's state_dir, socket, executable, or a file:// repository; swap on it; a loop image that
- * lies on another volume of the group; zoned devices; filesystems other than ext4 and XFS;
- * external journals, logs and real-time devices; DAX; data=journal mounts unless we freeze them. */
+ * agent's state_dir, socket, executable, log (stderr), or a file:// repository; swap on it; a loop
+ * image that lies on another volume of the group; zoned devices; filesystems other than ext4 and
+ * XFS; external journals, logs and real-time devices; DAX; data=journal mounts unless we freeze
+ * them. The spool of WAL may lie there: only the server's own commands wait for it. */
 int volume_check(const struct conf *conf, const struct volume_group *group,
                  const struct volume *volume, struct err *err);
 

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "io/device_sysfs.h"
 #include "io/mountinfo.h"
 
 /* First fields of an ext4 superblock, little-endian, 1024 bytes into the device
@@ -33,6 +34,22 @@ static int refuse_path(const struct volume *volume, const char *path, const char
                     option[0] != '\0' ? ", option " : "", option);
 }
 
+/* Where a job and the agent that started it log to: whoever logs would stand still. */
+static int check_log(const struct volume *volume, struct err *err)
+{
+    const pid_t pids[] = {getpid(), getppid()};
+    for (size_t i = 0; i < ARRAY_LEN(pids); i++) {
+        char link[40], target[PATH_MAX];
+        (void)snprintf(link, sizeof(link), "/proc/%d/fd/%d", (int)pids[i], STDERR_FILENO);
+        ssize_t len = readlink(link, target, sizeof(target) - 1);
+        if (len <= 0 || !volume_holds_path(volume, link))
+            continue;
+        target[len] = '\0';
+        return refuse_path(volume, target, "the agent's log", "", err);
+    }
+    return 0;
+}
+
 /* What we ourselves need while the volume is frozen or gone. */
 static int check_own_files(const struct conf *conf, const struct volume *volume, struct err *err)
 {
@@ -50,7 +67,7 @@ static int check_own_files(const struct conf *conf, const struct volume *volume,
     if (strncmp(conf->repository_url, "file://", 7) == 0 &&
         volume_holds_path(volume, conf->repository_url + 7))
         return refuse_path(volume, conf->repository_url + 7, "the repository", "url", err);
-    return 0;
+    return check_log(volume, err);
 }
 
 static bool is_on_volume(const char *path, const struct volume *volume)
@@ -81,27 +98,13 @@ static int check_swap(const struct volume *volume, struct err *err)
     return err_hint(err, "swapoff '%s', and take it out of /etc/fstab", path);
 }
 
-static bool read_queue(const struct volume *volume, const char *path, char *ret, size_t ret_len)
-{
-    char file[128];
-    (void)snprintf(file, sizeof(file), "/sys/dev/block/%u:%u/%s", volume->device.major,
-                   volume->device.minor, path);
-    close_fd int fd = open(file, O_RDONLY | O_CLOEXEC);
-    ssize_t len = fd >= 0 ? read(fd, ret, ret_len - 1) : -1;
-    if (len < 0)
-        return false;
-    ret[len] = '\0';
-    ret[strcspn(ret, "\n")] = '\0';
-    return true;
-}
-
 /* A loop image on another volume of the group: freezing that one first would hold up the flush of
  * this one for ever. */
 static int check_nesting(const struct volume_group *group, const struct volume *volume,
                          struct err *err)
 {
     char image[PATH_MAX];
-    if (!read_queue(volume, "loop/backing_file", image, sizeof(image)))
+    if (!sysfs_attribute(&volume->device, "loop/backing_file", image, sizeof(image)))
         return 0;
     int on = volume_group_find_path(group, image);
     if (on < 0)
@@ -114,14 +117,16 @@ static int check_nesting(const struct volume_group *group, const struct volume *
 static int check_queue(const struct volume *volume, const char *mount_options, struct err *err)
 {
     char text[64];
-    if (read_queue(volume, "queue/zoned", text, sizeof(text)) && strcmp(text, "none") != 0) {
+    if (sysfs_attribute(&volume->device, "queue/zoned", text, sizeof(text)) &&
+        strcmp(text, "none") != 0) {
         err_set(err, ERR_REFUSED, "volume %s: '%s' is a zoned device (%s)", volume->conf->name,
                 volume->device.path, text);
         return err_hint(err, "zoned devices cannot be captured");
     }
     bool dax_off = strstr(mount_options, "dax=never") != NULL;
     bool dax = mount_has_option(mount_options, "dax") ||
-               (read_queue(volume, "queue/dax", text, sizeof(text)) && strcmp(text, "1") == 0);
+               (sysfs_attribute(&volume->device, "queue/dax", text, sizeof(text)) &&
+                strcmp(text, "1") == 0);
     if (dax && !dax_off) {
         err_set(err, ERR_REFUSED, "volume %s: DAX: writes pass the block layer by",
                 volume->conf->name);

@@ -31,6 +31,12 @@ static bool sysfs_read(unsigned dev_major, unsigned dev_minor, bool or_disk, con
     return false;
 }
 
+bool sysfs_attribute(const struct device_identity *identity, const char *attribute, char *ret,
+                     size_t ret_len)
+{
+    return sysfs_read(identity->major, identity->minor, true, attribute, ret, ret_len);
+}
+
 /* SCSI has no serial attribute but the unit serial number page (SPC-4 §7.8.15): 4 bytes header. */
 static void read_scsi_serial(struct device_identity *identity)
 {

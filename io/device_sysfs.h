@@ -9,6 +9,10 @@
 void sysfs_hardware_ids(struct device_identity *identity);
 /* Largest request in bytes: queue/max_sectors_kb, at the most 1 MiB. */
 uint32_t sysfs_request_max(const struct device_identity *identity);
+/* One line of an attribute (queue/zoned) of the device, or of the disk that it is a partition of.
+ * False when there is none. */
+bool sysfs_attribute(const struct device_identity *identity, const char *attribute, char *ret,
+                     size_t ret_len);
 /* The whole disk that the device is, or is a partition of, and where it begins there, bytes. False
  * when sysfs does not say. */
 bool sysfs_place(const struct device_identity *identity, uint32_t *ret_major, uint32_t *ret_minor,

@@ -14,7 +14,7 @@
 
 #include "tests/tap.h"
 
-enum { FIXTURE_VOLUMES_MAX = 8 };
+enum { FIXTURE_VOLUMES_MAX = 12 };
 
 struct fixture_volume {
     char image[160], loop[64], mount[160];

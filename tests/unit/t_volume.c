@@ -2,6 +2,8 @@
 #include "agent/volume.h"
 
 #include <ctype.h>
+#include <sched.h>
+#include <sys/mount.h>
 
 #include "tests/unit/fixture.h"
 
@@ -102,15 +104,25 @@ static void test_own_files(struct fixture_volume *volume)
     snprintf(conf.repository_url, sizeof(conf.repository_url), "s3://bucket%s", volume->mount);
     is_good(open_group(), &err, "an object store is never on it");
     volume_group_close(&group);
-    ok(run("cp /proc/%d/exe '%s/program' && '%s/program' own-program '%s'", getpid(), volume->mount,
-           volume->mount, volume->mount) == 0,
+    const char *on = volume->mount;
+    ok(run("cp /proc/%d/exe '%s/program' && '%s/program' refused '%s' program", getpid(), on, on,
+           on) == 0,
        "the agent's program on the volume");
+    ok(run("/proc/%d/exe refused '%s' log 2>'%s/log'", getpid(), on, on) == 0,
+       "the log on the volume");
+    ok(run("sh -c '(exec /proc/%d/exe refused \"%s\" log 2>/dev/null); exit $?' "
+           "2>'%s/log'",
+           getpid(), on, on) == 0,
+       "that of the agent whose job it is, too");
 }
 
-static int own_program(const char *mount)
+/* As another process: with its own program, or its own log. */
+static int refused(const char *mount, const char *what)
 {
+    char want[64];
+    snprintf(want, sizeof(want), "holds the agent's %s ('", what);
     reset(mount, "");
-    bool good = open_group() == -ERR_REFUSED && strstr(err.text, "agent's program") != NULL;
+    bool good = open_group() == -ERR_REFUSED && strstr(err.text, want) != NULL;
     fprintf(stderr, "%s\n", err.text);
     return good ? 0 : 1;
 }
@@ -171,6 +183,98 @@ static void test_xfs_log(void)
     reset(volume->mount, "");
     is_err(open_group(), &err, ERR_REFUSED, "log of its filesystem is on another",
            "XFS with an external log");
+    fixture_umount(volume);
+}
+
+/* Kernels that have these need no device for it: the attribute's text is laid over sysfs, for the
+ * eyes of a child only. want NULL: it is captured all the same. */
+static void test_attribute(const struct fixture_volume *volume, const char *attribute,
+                           const char *text, const char *want, const char *what)
+{
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (unshare(CLONE_NEWNS) < 0 || mount("", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+            run("echo %s >'%s/attribute' && mount --bind '%s/attribute' /sys/block/%s/%s", text,
+                fixture_dir, fixture_dir, volume->loop + strlen("/dev/"), attribute) != 0)
+            _exit(2);
+        reset(volume->mount, "");
+        int rc = open_group();
+        fprintf(stderr, "%s: %s\n", what, rc < 0 ? err.text : "fine");
+        _exit(want == NULL ? rc != 0 : rc != -ERR_REFUSED || strstr(err.text, want) == NULL);
+    }
+    int status = 0;
+    waitpid(pid, &status, 0);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s", what);
+}
+
+static void test_partition(void)
+{
+    struct fixture_volume *volume = fixture_add(64 * MIB, "");
+    const char *name = volume->loop + strlen("/dev/");
+    if (run("addpart %s 1 4096 65536 && { [ -e %sp1 ] || mknod %sp1 b $(tr : ' ' "
+            "</sys/class/block/%sp1/dev); } && mkfs.ext4 -q %sp1 && mount %sp1 '%s'",
+            volume->loop, volume->loop, volume->loop, name, volume->loop, volume->loop,
+            volume->mount) != 0) {
+        skip("no partition on a loop device");
+        return;
+    }
+    reset(volume->mount, "");
+    is_good(open_group(), &err, "a partition");
+    volume_group_close(&group);
+    test_attribute(volume, "queue/dax", "1", "DAX: writes pass the block layer by",
+                   "a partition of a disk with DAX is refused");
+    run("umount '%s'; delpart %s 1; rm -f %sp1", volume->mount, volume->loop, volume->loop);
+}
+
+static void test_queue(struct fixture_volume *volume)
+{
+    test_attribute(volume, "queue/zoned", "none", NULL, "a device without zones is not refused");
+    test_attribute(volume, "queue/zoned", "host-managed", "is a zoned device (host-managed)",
+                   "a zoned device is refused");
+    test_attribute(volume, "queue/dax", "1", "DAX: writes pass the block layer by",
+                   "a device with DAX is refused");
+    fixture_umount(volume);
+    if (fixture_mount(volume, "dax=never"))
+        test_attribute(volume, "queue/dax", "1", NULL,
+                       "but not one that is mounted with dax=never");
+    fixture_umount(volume);
+    fixture_mount(volume, "noatime");
+}
+
+/* The kernel here mounts none, so it is checked as provider offline does. */
+static void test_xfs_realtime(void)
+{
+    struct fixture_volume *section = fixture_add(64 * MIB, "");
+    struct fixture_volume *volume = fixture_add(320 * MIB, "");
+    run("mkfs.xfs -q -f -r rtdev=%s %s", section->loop, volume->loop);
+    reset("", volume->loop);
+    is_good(open_group(), &err, "XFS with a real-time section, not mounted");
+    is_err(volume_check(&conf, &group, &group.volumes[0], &err), &err, ERR_REFUSED,
+           "real-time section of its filesystem is on another", "is refused");
+    volume_group_close(&group);
+}
+
+static void test_btrfs(void)
+{
+    if (run("command -v mkfs.btrfs >/dev/null") != 0) {
+        skip("mkfs.btrfs is not installed");
+        return;
+    }
+    struct fixture_volume *volume = fixture_add(128 * MIB, "");
+    run("mkfs.btrfs -q -f %s", volume->loop);
+    reset("", volume->loop);
+    is_good(open_group(), &err, "btrfs, not mounted");
+    is_err(volume_check(&conf, &group, &group.volumes[0], &err), &err, ERR_REFUSED,
+           "btrfs may spread over several devices", "is refused");
+    volume_group_close(&group);
+    if (!fixture_mount(volume, "noatime")) {
+        skip("this kernel does not mount btrfs");
+        return;
+    }
+    reset(volume->mount, "");
+    is_err(open_group(), &err, ERR_REFUSED, "is a btrfs filesystem without a block device",
+           "mounted, too");
     fixture_umount(volume);
 }
 
@@ -292,8 +396,8 @@ static void test_nouuid(struct fixture_volume *xfs)
 int main(int argc, char **argv)
 {
     const char *why;
-    if (argc == 3 && strcmp(argv[1], "own-program") == 0)
-        return own_program(argv[2]);
+    if (argc == 4 && strcmp(argv[1], "refused") == 0)
+        return refused(argv[2], argv[3]);
     if (!fixture_start(&why)) {
         skip(why);
         return done();
@@ -308,6 +412,7 @@ int main(int argc, char **argv)
     test_resolve(xfs, "xfs");
     test_config_errors(ext4, xfs);
     test_own_files(ext4);
+    test_queue(ext4);
     test_swap(ext4);
     test_nesting(xfs);
     test_found_volumes(ext4, xfs);
@@ -317,5 +422,8 @@ int main(int argc, char **argv)
     test_nouuid(xfs);
     test_journal();
     test_xfs_log();
+    test_xfs_realtime();
+    test_btrfs();
+    test_partition();
     return done();
 }
