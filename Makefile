@@ -127,7 +127,7 @@ TOOL_SRC := $(wildcard tests/*/tool_*.c)
 TOOLS    := $(TOOL_SRC:%.c=$(B)/%)
 $(TOOLS): $(B)/%: $(B)/%.o $(ARCHIVES)
 	$(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS)
-$(B)/tests/sim/tool_powercut: LIBS += -lfuse3
+$(B)/tests/sim/tool_powercut $(B)/tests/sim/tool_slow: LIBS += -lfuse3
 test-tools: $(TOOLS) fuzz-replay
 
 # --- fuzzing: tests/fuzz/fuzz_<name>.c with its corpus in tests/fuzz/corpus/<name>/ ----------------

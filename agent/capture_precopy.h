@@ -16,7 +16,7 @@ struct precopy {
     uint64_t changed; /* at the barrier before */
     uint64_t rate;    /* bytes a second, of scattered chunks */
     unsigned passes;
-    uint64_t kept_ns; /* of a freeze, for the evidence of tests: no stall of ours */
+    uint64_t kept_ns;                 /* of a freeze, for the evidence of tests: no stall of ours */
     int memory_fds[CONF_VOLUMES_MAX]; /* of the last pass */
 };
 

@@ -24,6 +24,8 @@ FITHAW = 0xC0045878
 PREFIX = "tidemark-"
 OWNER = ".owner"
 LATE = ".late"  # pids of FUSE servers: they have to outlive the mounts above them
+ZRAM = ".zram"  # devices that have no file below the sandbox to be found by
+ZRAM_CONTROL = "/sys/class/zram-control"
 
 
 def poll(check, timeout_s=30, what="condition", every_s=0.05):
@@ -209,6 +211,33 @@ def _late_pids(root):
         return set()
 
 
+def zram_sequence(device):
+    """Tells it from a later one with the same number."""
+    try:
+        with open(f"/sys/block/{os.path.basename(device)}/diskseq", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _zrams(root):
+    try:
+        with open(os.path.join(root, ZRAM), encoding="ascii") as file:
+            return [device for device, sequence in (line.split() for line in file)
+                    if zram_sequence(device) == sequence]
+    except OSError:
+        return []
+
+
+def _remove_zram(device):
+    try:
+        with open(ZRAM_CONTROL + "/hot_remove", "w", encoding="ascii") as file:
+            file.write(device.removeprefix("/dev/zram"))
+        return True
+    except OSError:  # in use
+        return False
+
+
 def clean(root, log=lambda text: None):
     """Ends what belongs to the sandbox and removes it. Returns a list of what is left (empty =
     clean)."""
@@ -224,8 +253,11 @@ def clean(root, log=lambda text: None):
         busy = [point for point in mounts_below(root) if not _quiet("umount", point)]
         for loop in loops_below(root):
             _quiet("losetup", "-d", loop)
+        for device in _zrams(root):
+            _remove_zram(device)
         alive = [pid for pid in processes_below(root) if pid not in late]  # also born meanwhile
-        if not alive and not busy and not mounts_below(root) and not loops_below(root):
+        if not alive and not busy and not mounts_below(root) and not loops_below(root) \
+                and not _zrams(root):
             break
         if attempt == 20:
             _unmount_elsewhere(root)
@@ -236,7 +268,8 @@ def clean(root, log=lambda text: None):
         time.sleep(0.05)
     for pid in late:
         kill_pid(pid)
-    left = mounts_below(root) + loops_below(root) + [str(pid) for pid in processes_below(root)]
+    left = mounts_below(root) + loops_below(root) + _zrams(root)
+    left += [str(pid) for pid in processes_below(root)]
     if not left:
         shutil.rmtree(root, ignore_errors=True)
         if os.path.exists(root):
@@ -369,7 +402,16 @@ class Sandbox:
         return output("losetup", "-f", "--show", "--direct-io=on", *options, file).strip()
 
     def unloop(self, device):
-        output("losetup", "-d", device)
+        """Also of a zram device."""
+        if device in _zrams(self.path):
+            poll(lambda: _remove_zram(device), 15, f"end of {device}")
+        else:
+            output("losetup", "-d", device)
+
+    def keep_zram(self, device):
+        """It is removed with the sandbox."""
+        with open(self.join(ZRAM), "a", encoding="ascii") as file:
+            file.write(f"{device} {zram_sequence(device)}\n")
 
     def mkfs(self, device, fs="ext4", *options):
         if fs == "ext4":

@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
-"""Writes that PostgreSQL does not make, in a directory of a volume, until it is killed: files that
-come and go, grow and are renamed (blocks change hands), O_DIRECT writes at random places, and now
-and then an fstrim of the filesystem. On a full volume it begins again."""
+"""Writes that PostgreSQL does not make, until it is killed.
+
+    precopy_load.py churn DIRECTORY MOUNT SEED   files come and go, grow and are renamed (blocks
+                         change hands), O_DIRECT writes at random places, and now and then an fstrim
+                         of the filesystem. On a full volume it begins again.
+    precopy_load.py flight FILE COUNT SEED       O_DIRECT writes of b"held…" at random places of a
+                         file that is there, COUNT at a time
+"""
 import mmap
 import os
 import random
 import subprocess
 import sys
+import threading
+import time
 
-FILES, FILE_MAX, DIRECT_LEN = 60, 384 << 10, 16 << 20
+FILES, FILE_MAX, DIRECT_LEN, PACE_S = 60, 384 << 10, 16 << 20, 0.03
 
 
-def churn(directory, dice, buffer):
+def change_file(directory, dice, buffer):
     path = os.path.join(directory, f"f{dice.randrange(FILES)}")
     if dice.random() < 0.2 and os.path.exists(path):
         os.unlink(path)
@@ -25,13 +32,13 @@ def churn(directory, dice, buffer):
     os.rename(path + ".new", path)
 
 
-def write_direct(fd, dice, page):
-    page[:16] = b"%016x" % dice.getrandbits(60)
-    for _ in range(8):
-        os.pwrite(fd, page, dice.randrange(DIRECT_LEN // len(page)) * len(page))
+def write_direct(fd, dice, page, size, times=1):
+    page[:16] = b"held%012x" % dice.getrandbits(48)
+    for _ in range(times):
+        os.pwrite(fd, page, dice.randrange(size // len(page)) * len(page))
 
 
-def main(directory, mount, seed):
+def churn(directory, mount, seed):
     dice = random.Random(int(seed))
     buffer = os.urandom(FILE_MAX * 2)
     page = mmap.mmap(-1, 4096)
@@ -39,8 +46,9 @@ def main(directory, mount, seed):
     os.posix_fallocate(fd, 0, DIRECT_LEN)
     while True:
         try:
-            churn(directory, dice, buffer)
-            write_direct(fd, dice, page)
+            change_file(directory, dice, buffer)
+            write_direct(fd, dice, page, DIRECT_LEN, 3)
+            time.sleep(dice.random() * PACE_S)  # a disk in memory would take a GB a second
             if dice.random() < 0.001:
                 subprocess.run(["fstrim", mount], check=False, stderr=subprocess.DEVNULL)
         except OSError as error:
@@ -51,4 +59,16 @@ def main(directory, mount, seed):
                     os.unlink(os.path.join(directory, name))
 
 
-main(*sys.argv[1:])
+def flight(path, count, seed):
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    size = os.fstat(fd).st_size
+
+    def write(number):
+        dice, page = random.Random(int(seed) + number), mmap.mmap(-1, 4096)
+        while True:
+            write_direct(fd, dice, page, size)
+    for number in range(int(count)):
+        threading.Thread(target=write, args=(number,)).start()
+
+
+{"churn": churn, "flight": flight}[sys.argv[1]](*sys.argv[2:])

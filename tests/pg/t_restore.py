@@ -41,16 +41,22 @@ class Story:
     def __init__(self, box, name, fs="ext4", wal=False, tablespace=False, size=448 * MIB,
                  provider="freeze", settings=None, resume="auto"):
         self.box = box
-        volumes = [box.volume("pgdata" + name, size, fs)]
+        volumes = [self.data_disk("pgdata" + name, size, fs)]
         self.wal_volume = box.volume("pgwal" + name, 400 * MIB, fs) if wal else None
         volumes += [self.wal_volume] if wal else []
-        self.tablespace = box.volume("fast" + name, 320 * MIB, fs) if tablespace else None
+        self.tablespace = self.tablespace_disk("fast" + name, fs) if tablespace else None
         volumes += [self.tablespace] if tablespace else []
         self.node = Node(box, volumes, self.wal_volume, provider=provider, name="db" + name,
                          repository=make_repository(box, "repository" + name), settings=settings,
                          options={"tidemark": {"freeze_deadline": "60s", "resume": resume}})
         self.server = self.node.server
         self.timeline = 1
+
+    def data_disk(self, name, size, fs):
+        return self.box.volume(name, size, fs)
+
+    def tablespace_disk(self, name, fs):
+        return self.box.volume(name, 320 * MIB, fs)
 
     def begin(self, tag="t1"):
         node, server = self.node.start(), self.server

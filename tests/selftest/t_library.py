@@ -7,13 +7,17 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
-from sandbox import clean, reap_stale  # noqa: E402
+from disks import has_zram  # noqa: E402
+from sandbox import ZRAM, clean, reap_stale, zram_sequence  # noqa: E402
 
 CHILD = """
 import sys, time
 sys.path.insert(0, {lib!r})
 from tm import *
+from disks import has_zram, zram_volume
 box = Sandbox("selftest-child")
+if has_zram():
+    zram_volume(box, "bios", 64 * MIB)
 outer = box.volume("outer", 400 * MIB, "xfs")
 inner = box.volume("pgdata", 96 * MIB, "ext4", backing=outer.mount)
 server = Server(box, inner.mount + "/data")
@@ -31,28 +35,36 @@ def child():
     return process, process.stdout.readline().strip()
 
 
-def gone(path):
+def zrams(path):
+    """(device, sequence number) of those that the sandbox has made."""
+    with open(os.path.join(path, ZRAM), encoding="ascii") as file:
+        return [line.split() for line in file]
+
+
+def gone(path, devices):
     return not (os.path.exists(path) or mounts_below(path) or loops_below(path)
-                or processes_below(path))
+                or processes_below(path) or any(zram_sequence(d) == n for d, n in devices))
 
 
 def test_signals():
     for number in (signal.SIGINT, signal.SIGTERM):
         process, path = child()
-        ok(len(mounts_below(path)) == 2 and len(loops_below(path)) == 2 and processes_below(path),
-           "a child has two volumes and a server")
+        devices = zrams(path) if has_zram() else []
+        ok(len(mounts_below(path)) == 2 + len(devices) and len(loops_below(path)) == 2
+           and processes_below(path), "a child has its volumes and a server")
         process.send_signal(number)
         is_(process.wait(60), 128 + number, f"it ends on signal {int(number)}")
-        ok(gone(path), "nothing is left of it")
+        ok(gone(path, devices), "nothing is left of it")
 
 
 def test_killed(box):
     process, path = child()
+    devices = zrams(path) if has_zram() else []
     process.kill()
     process.wait()
-    ok(not gone(path), "after kill -9 its volumes and its server are still there")
+    ok(not gone(path, devices), "after kill -9 its volumes and its server are still there")
     is_(reap_stale(), [], "the reaper finds it")
-    ok(gone(path), "nothing is left of it")
+    ok(gone(path, devices), "nothing is left of it")
     ok(os.path.exists(box.path), "the sandbox of a run that is alive is not touched")
 
 
