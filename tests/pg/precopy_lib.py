@@ -123,11 +123,12 @@ class Compared:
 
 # --- the node -------------------------------------------------------------------------------------
 class LiveStory(Story):
-    """A node whose volumes are captured live, by the default provider; the agent keeps the frozen devices in self.kept.
-    disk: what the data volume is, loop or zram. slow: a tablespace on a disk with slow writes."""
+    """A node whose volumes are captured live, by the default provider; the agent keeps the frozen
+    devices in self.kept. disk: what the data volume is, loop or zram. slow: with a tablespace on a
+    SlowDisk."""
 
     def __init__(self, box, fs, name, disk="loop", slow=False, **options):
-        self.fs, self.disk, self.slow = fs, disk, None
+        self.fs, self.disk, self.slow_disk = fs, disk, None
         super().__init__(box, name, fs, provider=None, size=512 * MIB, tablespace=slow,
                          settings={"max_wal_size": "96MB"}, **options)
         self.kept = box.mkdir("kept-" + name)
@@ -135,7 +136,8 @@ class LiveStory(Story):
             first = "volume " + self.tablespace.name
             sections = self.node.sections
             self.node.sections = {first: sections[first], **sections}
-            self.node.write_conf()
+        # Small memory makes the last pass small: several passes, on any machine.
+        self.set(memory_max="64MiB")
 
     def data_disk(self, name, size, fs):
         if self.disk == "zram":
@@ -143,8 +145,8 @@ class LiveStory(Story):
         return self.box.volume(name, size, fs)
 
     def tablespace_disk(self, name, fs):
-        self.slow = SlowDisk(self.box, name, 320 * MIB, fs)
-        return self.slow.volume
+        self.slow_disk = SlowDisk(self.box, name, 320 * MIB, fs)
+        return self.slow_disk.volume
 
     def begin(self, tag=None):
         self.node.start(agent=False)
@@ -258,8 +260,8 @@ def prepare(data, moved, record, node, port):
         pass
     with open(data + "/postgresql.auto.conf", "a", encoding="ascii") as file:
         file.write(f"port = {port}\narchive_mode = off\n"
-                   f"restore_command = '{node.programs}/tidemark-wal get %f %p"
-                   f" --config={node.conf} --wal.prefetch=0'\n"
+                   f"restore_command = 'TIDEMARK_WAL_PREFETCH=0 {node.programs}/tidemark-wal get"
+                   f" %f %p --config={node.conf}'\n"
                    f"recovery_target_name = '{postgres['restore_point']}'\n"
                    "recovery_target_action = promote\n")
     for name in ("backup_label", "recovery.signal"):

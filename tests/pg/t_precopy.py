@@ -85,12 +85,12 @@ def test_map_believed(story):
 def test_no_barrier(story, dice):
     """Marks taken while writes are in flight, on a disk where they wait to be read first; then the
     same with the barrier."""
-    path = story.slow.volume.mount + "/flight"
+    path = story.slow_disk.volume.mount + "/flight"
     with open(path, "wb") as file:
         file.write(os.urandom(16 * MIB))
         os.fsync(file.fileno())
     story.set(memory_max="1GiB")  # one pass: what it missed is not read again
-    story.slow.delay(3000)
+    story.slow_disk.delay(3000)
     writer = Writer("flight", path, 8, dice.getrandbits(30))
     story.agent(TIDEMARK_TEST_PRECOPY_BREAK="barrier")
     for number in range(5):  # a write that is lost may be followed by another in its place
@@ -100,14 +100,14 @@ def test_no_barrier(story, dice):
         found.remove()
         if found.wrong:
             break
-    is_({volume for volume, _ in found.wrong}, {story.slow.volume.name},
+    is_({volume for volume, _ in found.wrong}, {story.slow_disk.volume.name},
         f"the compare finds {len(found.wrong)} of {found.total} chunks wrong when a pass has no"
         " barrier")
     story.agent()
     snapshot(story, "slow-disk")
     is_exact(story, "slow-disk").remove()
     ok(writer.running(), "writes were in flight all the time")
-    story.slow.delay(0)
+    story.slow_disk.delay(0)
     writer.stop()
     os.unlink(path)
     story.set(memory_max="64MiB")
@@ -304,7 +304,7 @@ def campaign(story, name, figures):
 def controls(story, dice):
     test_lost_marks(story)
     test_map_believed(story)
-    if story.slow:
+    if story.slow_disk:
         test_no_barrier(story, dice)
     test_unseen(story)
     if story.disk == "loop":  # zram always counts
@@ -316,9 +316,6 @@ def controls(story, dice):
 
 
 def run_story(story, name, dice, figures, with_controls):
-    # Small memory makes the last pass small: several passes, on any machine. Generous times: a
-    # test asserts none.
-    story.set(memory_max="64MiB", freeze_max="10s")
     load = Load(story.begin(), dice)
     story.ledger.start()
     tag = f"{name}-exact"
