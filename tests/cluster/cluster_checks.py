@@ -14,7 +14,11 @@ STATES = ("ok", "restoring", "recovering", "partial", "diverged", "failed")  # b
 class Watch(threading.Thread):
     """Asks every server all the time whether it accepts writes, and for rows that were committed
     after the tag (later()): never two primaries, and no standby with rows that its primary has
-    not, which replayed the old timeline beyond the fork."""
+    not, which replayed the old timeline beyond the fork.
+
+        with Watch(cluster):
+            …  # it is told at the end, also when that is an exception
+    """
 
     SQL = f"select pg_is_in_recovery(), exists (select from orders where id >= {LATER})"
 
@@ -46,7 +50,10 @@ class Watch(threading.Thread):
         while not self.ended.wait(0.2):
             self.judge(self.look())
 
-    def end(self):
+    def __enter__(self):
+        self.start()
+
+    def __exit__(self, *_):
         self.ended.set()
         self.join()
         ok(self.most == 1 and self.asked > 10,

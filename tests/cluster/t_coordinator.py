@@ -258,21 +258,19 @@ def main():
     coordinator = Coordinator(box, cluster, options={
         "coordinator": {"agent_timeout": "15s"}}).start()
     rows = tagged(cluster, coordinator)
-    watch = Watch(cluster)
-    watch.start()
-    for level in LEVELS:
-        killed_at(cluster, coordinator, rows, level)
-    aborts(cluster, coordinator, rows)
-    missed_promotion(cluster, coordinator, rows)
-    node_dies(cluster, coordinator, rows)
-    node_away(cluster, coordinator, rows)
-    abort_without_a_node(cluster, coordinator)
-    two_at_once(box, cluster, coordinator, rows)
-    patient = over_tls(box, cluster)
-    for level in LEVELS if tm.CAMPAIGN else ("recovered",):
-        killed_at(cluster, patient, rows, level, wait=True)
-    moved_primary(box, cluster, rows)
-    watch.end()
+    with Watch(cluster):
+        for level in LEVELS:
+            killed_at(cluster, coordinator, rows, level)
+        aborts(cluster, coordinator, rows)
+        missed_promotion(cluster, coordinator, rows)
+        node_dies(cluster, coordinator, rows)
+        node_away(cluster, coordinator, rows)
+        abort_without_a_node(cluster, coordinator)
+        two_at_once(box, cluster, coordinator, rows)
+        patient = over_tls(box, cluster)
+        for level in LEVELS if tm.CAMPAIGN else ("recovered",):
+            killed_at(cluster, patient, rows, level, wait=True)
+        moved_primary(box, cluster, rows)
     cluster.stop()
 
 

@@ -131,15 +131,13 @@ def main():
     hasty = NetCoordinator(box, net, cluster, "hasty",
                            {"coordinator": {"agent_timeout": "5s"}}).start()
     rows = tagged(cluster, patient)
-    watch = Watch(cluster)
-    watch.start()
-    for wave, whose in chosen(pairs(), 2):
-        short_cut(cluster, patient, rows, wave, whose)
-    for wave, whose in chosen(pairs(), 2):
-        long_cut(cluster, hasty, rows, wave, whose)
-    for number in chosen(range(len(ASKED)), 1):
-        lost_answer(cluster, patient, rows, number)
-    watch.end()
+    with Watch(cluster):
+        for wave, whose in chosen(pairs(), 2):
+            short_cut(cluster, patient, rows, wave, whose)
+        for wave, whose in chosen(pairs(), 2):
+            long_cut(cluster, hasty, rows, wave, whose)
+        for number in chosen(range(len(ASKED)), 1):
+            lost_answer(cluster, patient, rows, number)
     cluster.stop()
 
 

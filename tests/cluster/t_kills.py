@@ -84,13 +84,11 @@ def main():
     cluster = Cluster(box, options={"postgresql": {"start_timeout": "30s"}}).start()
     coordinator = Coordinator(box, cluster).start()
     rows = tagged(cluster, coordinator)
-    watch = Watch(cluster)
-    watch.start()
-    pairs = [(wave, victim) for wave in WAVES for victim in victims(cluster)
-             if wave in WITH_SERVERS or not victim.endswith("server")]
-    for wave, victim in chosen(pairs, 3, SURE):
-        killed(cluster, coordinator, rows, wave, victim)
-    watch.end()
+    with Watch(cluster):
+        pairs = [(wave, victim) for wave in WAVES for victim in victims(cluster)
+                 if wave in WITH_SERVERS or not victim.endswith("server")]
+        for wave, victim in chosen(pairs, 3, SURE):
+            killed(cluster, coordinator, rows, wave, victim)
     cluster.stop()
 
 

@@ -277,20 +277,18 @@ def main():
     second, third = [make(box, cluster, name, tls=authority.issue(name, "coordinator").options)
                      .start() for name in ("second", "third")]
     rows = tagged(cluster, first)
-    watch = Watch(cluster)
-    watch.start()
-    for level in LEVELS if tm.CAMPAIGN else SHORT:
-        taken_over(cluster, first, second, rows, level)
-    stale_epoch(cluster, authority.issue("stale", "coordinator"))
-    at_work(cluster, first, second, rows)
-    two_at_once(cluster, first, (second, third), rows)
-    given_up(cluster, first, second, rows)
-    no_repository(cluster, first)
-    if tm.CAMPAIGN:
-        only_asleep(cluster, first, second, rows)
-        taker_dies(cluster, first, second, third, rows)
-        goes_on_meanwhile(cluster, first, second, rows)
-    watch.end()
+    with Watch(cluster):
+        for level in LEVELS if tm.CAMPAIGN else SHORT:
+            taken_over(cluster, first, second, rows, level)
+        stale_epoch(cluster, authority.issue("stale", "coordinator"))
+        at_work(cluster, first, second, rows)
+        two_at_once(cluster, first, (second, third), rows)
+        given_up(cluster, first, second, rows)
+        no_repository(cluster, first)
+        if tm.CAMPAIGN:
+            only_asleep(cluster, first, second, rows)
+            taker_dies(cluster, first, second, third, rows)
+            goes_on_meanwhile(cluster, first, second, rows)
     cluster.stop()
 
 
