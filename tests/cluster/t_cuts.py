@@ -50,12 +50,15 @@ def has_receiver(standby):
 
 
 def is_noticed(cluster, coordinator, held, victim):
-    """The coordinator says for whom it waits; or a standby tries to reach its primary, whom the
-    coordinator asks nothing meanwhile."""
+    """The coordinator waits, for who is cut off and not for the agent that was started again: its
+    journal then. Or a standby tries to reach its primary, whom the coordinator asks nothing
+    meanwhile: True."""
     def noticed():
         if victim is cluster.primary and held.wave == "attach":
             return has_receiver(cluster.standbys[0])
-        return coordinator.journal().get("silent")
+        journal = coordinator.journal()
+        silent = journal.get("silent")
+        return journal if silent and (victim is coordinator or silent == [victim.link.name]) else ""
     return poll(noticed, 180, f"{held.wave}: the cut of {victim.link.name} to be noticed")
 
 
@@ -64,10 +67,9 @@ def short_cut(cluster, coordinator, rows, wave, whose):
     tm.diag(what)
     timeline = cluster.primary.server.timeline()
     held, victim = held_and_cut(cluster, coordinator, wave, whose)
-    names = is_noticed(cluster, coordinator, held, victim)
-    if names is not True and victim is not coordinator:
-        name = victim.link.name
-        is_((names, coordinator.journal()["phase"]), ([name], f"waiting for {name}"),
+    journal = is_noticed(cluster, coordinator, held, victim)
+    if journal is not True and victim is not coordinator:
+        is_(journal["phase"], f"waiting for {victim.link.name}",
             f"{what}: the coordinator waits, and says for whom")
     named_states(cluster, what)
     victim.link.heal()
