@@ -22,7 +22,7 @@ bool capture_keeps(void)
 bool capture_breaks(const char *rule)
 {
     const char *given = getenv("TIDEMARK_TEST_PRECOPY_BREAK");
-    return given != NULL && strcmp(given, rule) == 0;
+    return keep_directory() != NULL && given != NULL && strcmp(given, rule) == 0;
 }
 
 static FILE *append_to(const char *name, const char *suffix, struct err *err)

@@ -46,8 +46,9 @@ bool capture_keeps(void);
 int capture_keep_stall(uint64_t stall_ns, struct err *err);
 int capture_keep_devices(const struct capture *capture, struct err *err);
 /* Whether a test wants this rule of the protocol broken, to see that the compare notices: the
- * environment has TIDEMARK_TEST_PRECOPY_BREAK=rule. "barrier": the first pass takes its marks
- * without a freeze; "map": marks of chunks that were free at the start are not believed. */
+ * environment has TIDEMARK_TEST_PRECOPY_BREAK=rule, and evidence is kept. "barrier": the first pass
+ * takes its marks without a freeze; "map": marks of chunks that were free at the start are not
+ * believed. */
 bool capture_breaks(const char *rule);
 
 /* capture_command.c: the scripts. begin writes the list of what to drop; make runs snapshot_command

@@ -31,7 +31,11 @@ const struct option option_table[] = {
      "path, at most 107 bytes",
      "Control socket, mode 0660, group tidemark. Who may use it may restore.", NULL},
     {"tidemark", "memory_max", OPTION_SIZE, FIELD(memory_max), "512MiB", 64 << 20, size_max, NULL,
-     "size (64MiB … 1TiB)", "Memory for payload of one job, taken once at its start.", NULL},
+     "size (64MiB … 1TiB)",
+     "Memory for payload of one job, taken once at its start. Tables come on top: see Memory in "
+     "the "
+     "README.",
+     NULL},
     {"tidemark", "lanes", OPTION_COUNT, FIELD(lanes), "0", 0, 64, NULL, "number (0 … 64)",
      "Threads that copy; 0 = the number of processors, at most 8.", NULL},
     {"tidemark", "rate_limit", OPTION_SIZE, FIELD(rate_limit), "0", 0, size_max, NULL,

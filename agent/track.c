@@ -11,6 +11,11 @@
 /* While a snapshot is under way. */
 static const char open_suffix[] = ".open";
 
+static const char why_no_mount_number[] = "sysfs does not say whether it stayed mounted";
+
+/* Ranges in `since` from which on it is worth sorting: each barrier repeats some of them. */
+enum { SINCE_SORTED = 1 << 16 };
+
 static void broken(struct track *track, const char *why)
 {
     track->unbroken = false;
@@ -133,7 +138,7 @@ static int find(struct track *track, struct marks **ret, struct err *err)
     if (track->device.diskseq == 0)
         return err_why(err, "the kernel does not number its disks");
     if (!sysfs_mount_number(&track->device, &track->mount_number))
-        return err_why(err, "sysfs does not say whether it stayed mounted");
+        return err_why(err, why_no_mount_number);
     struct marks *marks = NULL;
     now = identity_json(track, track->parent);
     const char *difference = identity_difference(old, now);
@@ -161,12 +166,15 @@ static int start(struct track *track, struct marks **ret, struct err *err)
     int rc = marks_open(&track->place, track->chunk_size, ret, err);
     if (rc < 0)
         return rc;
-    rc = marks_keep(*ret, track->name, &keep_err);
+    rc = sysfs_mount_number(&track->device, &track->mount_number)
+             ? marks_keep(*ret, track->name, &keep_err)
+             : err_why(&keep_err, why_no_mount_number);
     if (rc == 0)
         rc = marks_instance(*ret, track->tracker, &keep_err);
-    track->kept = rc == 0 && sysfs_mount_number(&track->device, &track->mount_number);
+    track->kept = rc == 0;
     if (rc == 0)
         return 0;
+    marks_forget(track->name); /* also an earlier one, which nobody will ask for */
     log_warn("volume=%s marks cannot be kept for the next snapshot err=\"%s\" hint=\"%s\"",
              track->name, keep_err.text, keep_err.hint);
     broken(track, keep_err.text);
@@ -196,8 +204,13 @@ int track_attach(struct track *track, const struct device_identity *device,
 static int remember(struct track *track, const struct extent_list *taken, struct err *err)
 {
     int rc = 0;
-    for (size_t i = 0; rc == 0 && track->unbroken && i < taken->count; i++)
+    for (size_t i = 0; rc == 0 && track->unbroken && i < taken->count; i++) {
+        if (track->since.count >= max_u64(track->since_sorted * 2, SINCE_SORTED)) {
+            extent_list_normalise(&track->since);
+            track->since_sorted = track->since.count;
+        }
         rc = extent_list_add(&track->since, taken->items[i].offset, taken->items[i].len, err);
+    }
     return rc;
 }
 
@@ -241,6 +254,11 @@ int track_begin(struct track *track, const struct track_sums *sums, struct marks
     extent_list_normalise(&track->since);
     extent_list_release(&taken);
     return rc;
+}
+
+void track_give_up(struct track *track)
+{
+    track->kept = false;
 }
 
 void track_instant(struct track *track, const struct track_sums *sums)

@@ -55,10 +55,12 @@ struct track {
     char parent[ID_TEXT_LEN]; /* empty: there is none to compare with */
     char state_path[TRACK_PATH_MAX];
     bool unbroken; /* since: what has been written since the parent's instant */
-    /* Normalised after track_begin(); later also what is taken at each barrier. */
+    /* Normalised after track_begin(); later also what is taken at each barrier. Never more than
+     * twice what it is normalised, or 1 MiB. */
     struct extent_list since;
     char why[TRACK_WHY_MAX]; /* everything is read, and this is why */
     /* Private. */
+    size_t since_sorted;          /* how many ranges there were when it was normalised last */
     bool kept;                    /* the marks will be there for the next snapshot */
     struct track_sums last, next; /* at the parent's instant, at ours */
     struct device_identity device;
@@ -79,6 +81,9 @@ int track_take(struct track *track, struct marks *marks, struct extent_list *ret
 /* B0, frozen, and nothing is being written: sums are those of now. Takes all marks. */
 int track_begin(struct track *track, const struct track_sums *sums, struct marks *marks,
                 struct err *err);
+
+/* A mark may be missing: the next snapshot does not count from this one. */
+void track_give_up(struct track *track);
 
 /* sums are those of the instant, or of an earlier time of this snapshot. */
 void track_instant(struct track *track, const struct track_sums *sums);

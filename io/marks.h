@@ -37,9 +37,12 @@ struct marks_counters {
 /* chunk_size is a power of two of at least 512. ERR_REFUSED names the part that is missing: the
  * capabilities, the kernel's BTF, the tracepoint, bpf_loop() (Linux 5.17). In the environment, for
  * tests of callers: TIDEMARK_TEST_MARKS_DROP=N loses every Nth mark, TIDEMARK_TEST_MARKS_HIDE=N
- * every Nth write. */
+ * every Nth write; only where TIDEMARK_TEST_PRECOPY_KEEP is set too. */
 int marks_open(const struct marks_place *place, uint32_t chunk_size, struct marks **ret,
                struct err *err);
+
+/* One of these is at work. */
+bool marks_are_lossy(const struct marks *marks);
 
 /* Bytes of all marked chunks now. Any time. */
 uint64_t marks_bytes(const struct marks *marks);

@@ -12,6 +12,7 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
+#include "agent/track.h"
 #include "io/device_sysfs.h"
 #include "tests/unit/fixture.h"
 
@@ -244,6 +245,51 @@ static void test_kept(const char *path)
     is_err(find_marks(name, path, 64 * MIB, CHUNK), &err, ERR_MISSING, "gone", "forgotten");
 }
 
+/* One variable of a test alone damages nothing. */
+static void test_lossy(const char *path)
+{
+    setenv("TIDEMARK_TEST_MARKS_DROP", "1", 1);
+    is_good(open_marks(path, 0, 64 * MIB), &err, "asked to lose marks, without evidence");
+    write_at(3 * CHUNK, 4096);
+    is_str(taken(), "3+1", "none is lost");
+    ok(!marks_are_lossy(marks), "and it does not say so");
+    close_marks();
+    setenv("TIDEMARK_TEST_PRECOPY_KEEP", fixture_dir, 1);
+    is_good(open_marks(path, 0, 64 * MIB), &err, "asked to lose marks, with evidence");
+    write_at(3 * CHUNK, 4096);
+    is_str(taken(), "", "all are lost");
+    ok(marks_are_lossy(marks), "and it says so");
+    close_marks();
+    unsetenv("TIDEMARK_TEST_MARKS_DROP");
+    unsetenv("TIDEMARK_TEST_PRECOPY_KEEP");
+}
+
+/* The same chunks at every barrier take no more memory than once. */
+static void test_since(const char *path)
+{
+    enum { BARRIERS = 200, RANGES = 1024 };
+    struct track track = {.wanted = true, .unbroken = true};
+    struct extent_list odd = {0}, got = {0};
+    int rc = open_marks(path, 0, 64 * MIB);
+    for (uint64_t i = 0; rc == 0 && i < RANGES; i++)
+        rc = extent_list_add(&odd, (2 * i + 1) * CHUNK, CHUNK, &err);
+    for (int i = 0; rc == 0 && i < BARRIERS; i++) {
+        marks_return(marks, &odd);
+        got.count = 0;
+        rc = track_take(&track, marks, &got, &err);
+    }
+    is_good(rc, &err, "every second chunk is taken, %d times", BARRIERS);
+    is_u64(got.count, RANGES, "all are there");
+    ok(track.since.capacity * sizeof(struct extent) <= MIB, "and remembered in %zu ranges",
+       track.since.count);
+    extent_list_normalise(&track.since);
+    is_u64(extent_list_bytes(&track.since), RANGES * CHUNK, "all of them");
+    extent_list_release(&odd);
+    extent_list_release(&got);
+    track_release(&track);
+    close_marks();
+}
+
 /* --- what can be missing ---------------------------------------------------------------------- */
 
 static int in_child(void (*take_away)(void))
@@ -315,6 +361,8 @@ int main(void)
     test_range(volume->loop);
     test_partition(fixture_add(64 * MIB, ""));
     test_zram();
+    test_lossy(volume->loop);
+    test_since(volume->loop);
     test_missing();
     test_kept(volume->loop);
     return done();
