@@ -31,7 +31,7 @@
 
 enum {
     PASSES_MAX = 12,     /* then it is busy: each of them has stopped the writers */
-    BASE_TRIES = 5,      /* of a B0 at which no discard is on its way */
+    BASE_TRIES = 5,      /* of a moment at which no discard is on its way */
     SAMPLE_CHUNKS = 256, /* read to learn the device's rate */
 };
 
@@ -39,6 +39,12 @@ static uint64_t freeze_max_ns(const struct capture *capture)
 {
     const struct conf *conf = capture->conf;
     return min_u64(conf->freeze_max_ms, conf->freeze_deadline_ms) * UINT64_C(1000000);
+}
+
+/* Frozen: how long what was queued before may take. */
+static uint64_t settled_until_ns(const struct capture *capture)
+{
+    return capture->freeze.frozen_at_ns + freeze_max_ns(capture) / 2;
 }
 
 void capture_precopy_end(struct capture *capture)
@@ -191,7 +197,7 @@ static int with_freeze(struct capture *capture, struct capture_request *request,
 static int read_base(struct capture *capture, bool *ret_quiet, struct err *err)
 {
     struct precopy *precopy = capture->precopy;
-    uint64_t until_ns = capture->freeze.frozen_at_ns + freeze_max_ns(capture) / 2;
+    uint64_t until_ns = settled_until_ns(capture);
     for (size_t i = 0; i < capture->group->count;) {
         int rc = capture_watch_sums(capture, i, &precopy->base[i], err);
         if (rc < 0)
@@ -344,7 +350,7 @@ static int read_frozen(struct capture *capture, struct capture_request *request,
     rc = capture_take_files(capture, request, err);
     if (rc == 0 && capture_keeps())
         rc = keep_evidence(capture, err);
-    return rc < 0 ? rc : capture_watch_check(capture, err);
+    return rc < 0 ? rc : capture_watch_check(capture, 0, err);
 }
 
 static int read_seen(const struct capture *capture, struct marks_counters *ret, struct err *err)
@@ -368,20 +374,36 @@ static int check_still(const struct capture *capture, const struct marks_counter
     return rc;
 }
 
+/* Both sums of one moment: whatever was seen by then has been counted. Not with discards going on,
+ * which are seen before they are counted. */
+static int read_quiet(const struct capture *capture, size_t index, struct track_sums *ret,
+                      bool *ret_quiet, struct err *err)
+{
+    struct watch_result result = {0};
+    struct marks_counters seen;
+    int rc = capture_watch_sums(capture, index, ret, err);
+    if (rc == 0)
+        rc = marks_counters(capture->precopy->marks[index], &seen, err);
+    if (rc == 0)
+        rc = capture_watch_compare(&capture->precopy->base[index], ret, &result, err);
+    *ret_quiet = rc == 0 && seen.discarded_sectors == ret->seen.discarded_sectors &&
+                 !result.discards_unseen && !result.discards_unfinished;
+    return rc;
+}
+
 /* The marks are empty, so from here on they are those since this instant. The sums are those of B0
- * when discards are on their way: they have been seen, but are counted later. */
+ * when discards are on their way. */
 static int note_instant(struct capture *capture, struct err *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
         struct track *track = capture_track(capture, i);
         struct track_sums sums;
-        if (track == NULL)
-            continue;
-        rc = capture_watch_sums(capture, i, &sums, err);
-        if (rc == 0)
-            track_instant(track,
-                          sums.counted.writes_in_flight == 0 ? &sums : &capture->precopy->base[i]);
+        bool quiet = false;
+        for (int j = 0; rc == 0 && track != NULL && !quiet && j < BASE_TRIES; j++)
+            rc = read_quiet(capture, i, &sums, &quiet, err);
+        if (rc == 0 && track != NULL)
+            track_instant(track, quiet ? &sums : &capture->precopy->base[i]);
     }
     return rc;
 }
@@ -403,12 +425,11 @@ static int at_barrier(struct capture *capture, struct capture_request *request, 
     uint64_t bytes = 0;
     int rc = read_seen(capture, before, err);
     if (rc == 0)
-        rc = capture_watch_check(capture, err);
+        rc = capture_watch_check(capture, settled_until_ns(capture), err);
     if (rc == 0)
         rc = take_marks(capture, &bytes, err);
     if (rc < 0)
         return rc;
-    log_info("precopy: barrier=%u changed=%" PRIu64 " KiB", precopy->passes, bytes / KIB);
     if (small_enough(precopy, bytes))
         rc = read_frozen(capture, request, ret_last, err);
     if (rc == 0)
@@ -449,6 +470,10 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
     int rc = precopy->passes == 1 && capture_breaks("barrier")
                  ? take_marks(capture, &bytes, err)
                  : with_freeze(capture, request, at_barrier, &last, err);
+    capture_watch_warn(capture); /* not while frozen: the log may be slow */
+    if (rc == 0)
+        log_info("precopy: barrier=%u changed=%" PRIu64 " KiB", precopy->passes,
+                 precopy->changed / KIB);
     for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
         capture->volumes[i].changed_fd = capture->volumes[i].device.fd;
     if (rc == 0 && last)

@@ -5,7 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <time.h>
 
+#include "agent/log.h"
+#include "io/clock.h"
 #include "io/fsmap.h"
 
 enum { PROBE_LEN = 128 << 10 };
@@ -30,46 +33,84 @@ int capture_watch_sums(const struct capture *capture, size_t index, struct track
                    capture->volumes[index].live.identity.path);
 }
 
-static int err_unseen(struct err *err, uint64_t counted, uint64_t seen, const char *what)
+static int err_unseen(struct err *err, uint64_t counted, uint64_t seen)
 {
     err_set(err, ERR_REFUSED,
-            "writes went unseen: the kernel counted %" PRIu64 " sectors %s, eBPF saw %" PRIu64,
-            counted, what, seen);
+            "writes went unseen: the kernel counted %" PRIu64 " sectors written, eBPF saw %" PRIu64,
+            counted, seen);
     return err_hint(err, "the snapshot is void; use provider command or freeze, and report it with "
                          "the kernel's version");
 }
 
-/* Under a freeze: everything queued has completed, so both sums are final, but for discards. Those
- * are seen before they are counted, so the kernel's sum is read before ours; at B0, after. */
-static int compare_counters(const struct capture *capture, size_t index, struct err *err)
+int capture_watch_compare(const struct track_sums *base, const struct track_sums *now,
+                          struct watch_result *ret, struct err *err)
 {
-    const struct track_sums *base = &capture->precopy->base[index];
-    struct track_sums now;
-    int rc = capture_watch_sums(capture, index, &now, err);
-    if (rc == 0)
-        rc = marks_counters(capture->precopy->marks[index], &now.seen, err);
-    if (rc < 0)
-        return rc;
-    uint64_t written_seen = now.seen.written_sectors - base->seen.written_sectors;
-    uint64_t written = now.counted.written_sectors - base->counted.written_sectors;
-    uint64_t discarded_seen = now.seen.discarded_sectors - base->seen.discarded_sectors;
-    uint64_t discarded = now.counted.discarded_sectors - base->counted.discarded_sectors;
-    if (now.seen.missed != base->seen.missed)
+    uint64_t written_seen = now->seen.written_sectors - base->seen.written_sectors;
+    uint64_t written = now->counted.written_sectors - base->counted.written_sectors;
+    uint64_t discarded_seen = now->seen.discarded_sectors - base->seen.discarded_sectors;
+    uint64_t discarded = now->counted.discarded_sectors - base->counted.discarded_sectors;
+    if (now->seen.missed != base->seen.missed)
         return err_set(err, ERR_REFUSED, "%" PRIu64 " runs of the eBPF program were left out",
-                       now.seen.missed - base->seen.missed);
+                       now->seen.missed - base->seen.missed);
     if (written > written_seen)
-        return err_unseen(err, written, written_seen, "written");
-    if (discarded > discarded_seen)
-        return err_unseen(err, discarded, discarded_seen, "discarded");
-    if (written == 0 && written_seen > 0)
-        return err_set(err, ERR_REFUSED, "the kernel has stopped counting (queue/iostats)");
+        return err_unseen(err, written, written_seen);
+    *ret = (struct watch_result){.unfinished = written_seen - written,
+                                 .stopped = written == 0 && written_seen > 0,
+                                 .discards_unseen = discarded > discarded_seen,
+                                 .discards_unfinished = discarded < discarded_seen};
     return 0;
 }
 
-int capture_watch_check(const struct capture *capture, struct err *err)
+static int err_unfinished(const struct capture *capture, size_t index,
+                          const struct watch_result *result, struct err *err)
+{
+    if (result->stopped)
+        return err_set(err, ERR_REFUSED, "the kernel has stopped counting (queue/iostats)");
+    err_set(err, ERR_REFUSED,
+            "%" PRIu64 " sectors that were sent to it before the freeze have not been written yet",
+            result->unfinished);
+    return err_hint(err,
+                    "the file system waits for its own writes: does a program write to '%s' "
+                    "itself? take the snapshot without it",
+                    capture->volumes[index].live.identity.path);
+}
+
+/* Under a freeze. Nothing may be on its way, but for discards: what was queued before the freeze by
+ * whoever writes past the filesystem has a mark that is about to be cleared, and is not there to be
+ * read yet. A write is seen before it is counted, so the kernel's sum is read before ours; at B0,
+ * after. */
+static int compare_counters(const struct capture *capture, size_t index, uint64_t until_ns,
+                            struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    struct track *track = capture_track(capture, index);
+    struct watch_result result = {0};
+    for (;;) {
+        struct track_sums now;
+        int rc = capture_watch_sums(capture, index, &now, err);
+        if (rc == 0)
+            rc = marks_counters(precopy->marks[index], &now.seen, err);
+        if (rc == 0)
+            rc = capture_watch_compare(&precopy->base[index], &now, &result, err);
+        if (rc < 0)
+            return rc;
+        if (result.unfinished == 0)
+            break;
+        if (monotonic_ns() >= until_ns)
+            return err_unfinished(capture, index, &result, err);
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+    if (result.discards_unseen)
+        precopy->discards_unseen[index] = true;
+    if (result.discards_unseen && track != NULL)
+        track_give_up(track);
+    return 0;
+}
+
+int capture_watch_check(const struct capture *capture, uint64_t until_ns, struct err *err)
 {
     for (size_t i = 0; i < capture->group->count; i++) {
-        int rc = compare_counters(capture, i, err);
+        int rc = compare_counters(capture, i, until_ns, err);
         if (rc < 0)
             return err_prefix(err, "volume %s", capture_volume_name(capture, i));
     }
@@ -78,12 +119,29 @@ int capture_watch_check(const struct capture *capture, struct err *err)
     return err_set(err, ERR_REFUSED, "a volume of the group was replaced or mounted anew");
 }
 
+void capture_watch_warn(const struct capture *capture)
+{
+    struct precopy *precopy = capture->precopy;
+    for (size_t i = 0; i < capture->group->count; i++) {
+        if (precopy->discards_unseen[i] && !precopy->discards_warned[i])
+            log_warn("volume=%s the kernel counted discards that eBPF did not see: they hit free "
+                     "blocks; the marks are not kept for the next snapshot",
+                     capture_volume_name(capture, i));
+        precopy->discards_warned[i] = precopy->discards_unseen[i];
+    }
+}
+
 /* --- start-up probe --------------------------------------------------------------------------- */
 
-/* A file without a name: nothing of it is left, however we end. */
-static int write_probe(const struct volume *volume, struct extent_list *ret, struct err *err)
+/* A file without a name: nothing of it is left, however we end. Where the server makes its own, as
+ * what a new file is like (DAX) comes from its directory. */
+static int write_probe(const struct conf *conf, const struct volume *volume,
+                       struct extent_list *ret, struct err *err)
 {
-    close_fd int fd = openat(volume->mount_fd, ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    const char *directory = ".";
+    if (access(conf->data_directory, F_OK) == 0 && volume_holds_path(volume, conf->data_directory))
+        directory = conf->data_directory;
+    close_fd int fd = openat(volume->mount_fd, directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     free_mem char *bytes = malloc(PROBE_LEN);
     if (fd < 0 || bytes == NULL) {
         err_sys(err, fd < 0 && errno == EROFS ? ERR_REFUSED : ERR_DEVICE,
@@ -116,7 +174,7 @@ static int probe(struct capture *capture, size_t index, struct err *err)
     struct track *track = capture_track(capture, index);
     int rc = capture_watch_sums(capture, index, &before, err);
     if (rc == 0)
-        rc = write_probe(&capture->group->volumes[index], &written, err);
+        rc = write_probe(capture->conf, &capture->group->volumes[index], &written, err);
     if (rc == 0)
         rc = capture_watch_sums(capture, index, &after, err);
     if (rc == 0) /* cleared without a freeze: nothing relies on marks before B0 */
@@ -149,6 +207,10 @@ static int attach(struct capture *capture, size_t index, struct err *err)
     uint32_t chunk_size = capture->precopy->chunk_size;
     int rc = track != NULL ? track_attach(track, identity, &place, chunk_size, marks, err)
                            : marks_open(&place, chunk_size, marks, err);
+    if (rc == 0 && (marks_are_lossy(*marks) || capture_breaks("barrier") || capture_breaks("map")))
+        log_warn("volume=%s a TIDEMARK_TEST_ variable damages this snapshot on purpose: never "
+                 "restore it",
+                 capture_volume_name(capture, index));
     if (rc == 0)
         rc = probe(capture, index, err);
     return rc < 0 ? err_prefix(err, "provider precopy") : 0;

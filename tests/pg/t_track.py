@@ -215,8 +215,21 @@ def test_cancelled(story):
     is_exact(story, "after-cancelled")
 
 
+def test_unsure_mount(story, fs):
+    """Where nobody can say whether the volume stayed mounted, no tracker is left behind."""
+    place = f"/sys/fs/{fs}"
+    output("mount", "-t", "tmpfs", "tmpfs", place)  # in this test's own namespace
+    record = take(story, "unsure")
+    story.box.umount(place)
+    is_full(story, record, "sysfs does not say whether it stayed mounted", "unsure of the mount")
+    is_((os.listdir(PINS), states(story)), ([], []), "unsure of the mount: no tracker is left")
+
+
 def test_full(story):
+    mount = story.node.volumes[0].mount
+    output("chattr", "+i", mount)  # the start-up probe makes its file where the server does
     record = take(story, "asked-for", "--full")
+    output("chattr", "-i", mount)
     is_full(story, record, "there is no snapshot to compare with", "--full")
     write_some(story)
     after = take(story, "after-full")
@@ -243,6 +256,8 @@ def test_lost_marks(story):
     story.server.psql("update pgbench_accounts set abalance = abalance where aid % 500 = 0")
     story.server.psql("checkpoint")
     is_tracked(story, take_lossy(story, "lost-marks"), "with lost marks")
+    like("".join(tm.tail(log, 400) for log in glob.glob(story.node.state_dir + "/jobs/*/log")),
+         "a TIDEMARK_TEST_ variable damages this snapshot on purpose", "and the log says so")
     found = story.compare("lost-marks")
     found.remove()
     wrong, total = found.wrong, found.total
@@ -263,6 +278,7 @@ def main():
         tag = test_tracked(story, fs, 10 if CAMPAIGN else 1, Load(story, dice))
         test_breaks(story)
         test_cancelled(story)
+        test_unsure_mount(story, fs)
         test_full(story)
         test_lost_marks(story)
         story.agent()

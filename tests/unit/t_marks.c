@@ -12,7 +12,7 @@
 #include <sys/mount.h>
 #include <sys/syscall.h>
 
-#include "agent/track.h"
+#include "agent/capture_precopy.h"
 #include "io/device_sysfs.h"
 #include "tests/unit/fixture.h"
 
@@ -290,6 +290,46 @@ static void test_since(const char *path)
     close_marks();
 }
 
+/* --- compared with the kernel's --------------------------------------------------------------- */
+
+static struct watch_result compare(const struct track_sums *base, uint64_t written_seen,
+                                   uint64_t written, uint64_t discarded_seen, uint64_t discarded)
+{
+    const struct track_sums now = {
+        .seen = {.written_sectors = base->seen.written_sectors + written_seen,
+                 .discarded_sectors = base->seen.discarded_sectors + discarded_seen},
+        .counted = {.written_sectors = base->counted.written_sectors + written,
+                    .discarded_sectors = base->counted.discarded_sectors + discarded,
+                    .writes_in_flight = 1}};
+    struct watch_result result = {0};
+    is_good(capture_watch_compare(base, &now, &result, &err), &err, "%d seen, %d counted",
+            (int)written_seen, (int)written);
+    return result;
+}
+
+/* What the kernel's counters and ours say of each other. */
+static void test_counters(void)
+{
+    const struct track_sums base = {
+        .seen = {.written_sectors = 5000, .discarded_sectors = 70},
+        .counted = {.written_sectors = 123456, .discarded_sectors = 999}};
+    struct watch_result result = compare(&base, 64, 64, 0, 0);
+    ok(result.unfinished == 0 && !result.stopped, "every write has ended");
+    ok(compare(&base, 64, 56, 0, 0).unfinished == 8, "a write that was queued before has not");
+    result = compare(&base, 64, 0, 0, 0);
+    ok(result.unfinished == 64 && result.stopped, "none is counted any more");
+    result = compare(&base, 64, 64, 128, 0);
+    ok(result.unfinished == 0 && result.discards_unfinished && !result.discards_unseen,
+       "a discard may go on");
+    result = compare(&base, 64, 64, 0, 128);
+    ok(result.discards_unseen, "one that was queued before the start is no reason to refuse");
+    struct track_sums now = base;
+    now.counted.written_sectors += 8;
+    is_err(capture_watch_compare(&base, &now, &result, &err), &err, ERR_REFUSED,
+           "writes went unseen: the kernel counted 8 sectors written, eBPF saw 0",
+           "a write that was not seen is one");
+}
+
 /* --- what can be missing ---------------------------------------------------------------------- */
 
 static int in_child(void (*take_away)(void))
@@ -347,6 +387,7 @@ static void test_missing(void)
 int main(void)
 {
     const char *why;
+    test_counters();
     if (!fixture_start(&why)) {
         skip(why);
         return done();
