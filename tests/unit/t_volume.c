@@ -278,22 +278,32 @@ static void test_btrfs(void)
     fixture_umount(volume);
 }
 
-static void test_nesting(struct fixture_volume *outer)
+/* On the image's loop device, or on a partition of it. */
+static void test_nesting(struct fixture_volume *outer, bool partition)
 {
-    char command[400], loop[64], inner[200];
+    char command[400], loop[64], device[80], inner[200];
     snprintf(command, sizeof(command),
              "truncate -s 64M '%s/inner.img' && losetup -f --show '%s/inner.img'", outer->mount,
              outer->mount);
     snprintf(inner, sizeof(inner), "%s/inner", fixture_dir);
     if (!run_line(command, loop, sizeof(loop)))
         abort();
-    run("mkfs.ext4 -q %s && mkdir -p '%s' && mount %s '%s'", loop, inner, loop, inner);
+    snprintf(device, sizeof(device), "%s%s", loop, partition ? "p1" : "");
+    if (partition)
+        run("addpart %s 1 4096 65536 && { [ -e %s ] || mknod %s b $(tr : ' ' "
+            "</sys/class/block/%s/dev); }",
+            loop, device, device, device + strlen("/dev/"));
+    run("mkfs.ext4 -q %s && mkdir -p '%s' && mount %s '%s'", device, inner, device, inner);
     reset(outer->mount, "");
     conf.volumes[1] = (struct conf_volume){.name = "wal"};
     snprintf(conf.volumes[1].mount, sizeof(conf.volumes[1].mount), "%s", inner);
     conf.volume_count = 2;
-    is_err(open_group(), &err, ERR_REFUSED, "its loop image", "a volume inside another one");
-    run("umount '%s'; losetup -d %s; rm '%s/inner.img'", inner, loop, outer->mount);
+    is_err(open_group(), &err, ERR_REFUSED, "its loop image", "a volume inside another one, %s",
+           partition ? "on a partition" : "whole");
+    run("umount '%s'", inner);
+    if (partition)
+        run("delpart %s 1; rm -f %s", loop, device);
+    run("losetup -d %s; rm '%s/inner.img'", loop, outer->mount);
 }
 
 static void test_found_volumes(struct fixture_volume *data, struct fixture_volume *wal)
@@ -414,7 +424,8 @@ int main(int argc, char **argv)
     test_own_files(ext4);
     test_queue(ext4);
     test_swap(ext4);
-    test_nesting(xfs);
+    test_nesting(xfs, false);
+    test_nesting(xfs, true);
     test_found_volumes(ext4, xfs);
     test_data_directories(ext4);
     test_mounting(ext4, "ext4");
