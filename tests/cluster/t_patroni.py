@@ -5,6 +5,7 @@ from a tag, with WAL of the lost branch in the archive; replicas are created and
 Tidemark; the method fails before and after it has touched the volume; Patroni is stopped in the
 middle; and no other restore is possible meanwhile."""
 import glob
+import json
 import os
 import shutil
 import signal
@@ -226,6 +227,49 @@ def stopped_patroni(replica, leader):
     is_(replica.health(), "ok", "stopped: the next Patroni has it restored")
 
 
+def checked(member):
+    """`tidemark check` knows of Patroni; the rest of it is about any node."""
+    like(member.cli("check").out, "(?m)^ok +patroni +it may ask for snapshots; it runs: .* refused",
+         "check: Patroni's door, and that it is in charge")
+    member.agent.stop()
+    like(member.cli("check").out, r"(?m)^FAILED patroni +.patroni. socket '.*': .*\n +hint: the "
+         "agent makes it", "check: nobody is at the door")
+    member.agent.start()
+
+
+def lost_in_the_middle(box):
+    """The host that bootstraps goes down once its server is promoted: README says what to do."""
+    repository = make_repository(box)
+    make_tag(box, repository)
+    etcd = Etcd(box)
+    first, second = (PatroniMember(box, n, repository, SIZE, etcd) for n in (1, 2))
+    script = box.write("lost.sh", f"kill -9 $(head -1 {first.data}/postmaster.pid) $PPID\n")
+    with open(first.yml, encoding="utf-8") as file:
+        conf = json.load(file)
+    conf["bootstrap"]["post_bootstrap"] = f"/bin/sh {script}"
+    box.write("db1.yml", json.dumps(conf))
+    first.agent.start()
+    first.start_patroni()
+    poll(lambda: first.process.poll() is not None, 180, "its host to go down")
+    first.process = None
+    second.agent.start()
+    second.start_patroni()
+    poll(lambda: second.said("waiting for leader to bootstrap") > 2, 60, "the other to wait")
+    del conf["bootstrap"]["post_bootstrap"]
+    box.write("db1.yml", json.dumps(conf))
+    first.start_patroni()
+    poll(lambda: first.server.psql("select pg_is_in_recovery()", check=False).stdout.strip() == "f",
+         180, "the first to lead")
+    is_(first.server.psql(COUNT), "5000", "down in the middle: the data is whole")
+    poll(lambda: second.said("password authentication failed"), 180, "the other to be kept out")
+    first.server.psql("create role replicator login replication password 'change-me'")
+    wait_running([first, second])
+    streams_on([first, second], first, first.server.timeline())
+    rows([second], 5000)
+    for member in (first, second):
+        member.kill_patroni()
+
+
 def by_hand(members, leader):
     """The steps of the refusal: stop Patroni, restore, remove the cluster from the DCS, start."""
     for member in members:
@@ -260,6 +304,7 @@ def main():
     etcd = Etcd(box)
     members = [PatroniMember(box, number, repository, SIZE, etcd) for number in (1, 2, 3)]
     leader = bootstrap(members)
+    checked(leader)
     cluster = type("Members", (), {"members": members, "repository": repository})
     coordinator = Coordinator(box, cluster).start()
     replica = reinit(members, leader, coordinator)
@@ -269,6 +314,8 @@ def main():
     killed_job(replica, leader)
     stopped_patroni(replica, leader)
     by_hand(members, leader)
+    if tm.CAMPAIGN:
+        lost_in_the_middle(tm.Sandbox("patroni-lost"))
 
 
 if __name__ == "__main__":
