@@ -12,7 +12,8 @@
 
 #include <stdio.h>
 
-enum { POLL_MS = 200, ATTACH_MAX_MS = 60000 };
+/* SENDER: it streams, but perhaps still by the primary_conninfo of before a resume. */
+enum { POLL_MS = 200, ATTACH_MAX_MS = 60000, SENDER_MAX_MS = 30000 };
 
 static struct drive *primary_of(struct cluster_restore *all)
 {
@@ -294,7 +295,7 @@ static int check_sender(struct cluster_restore *all, const struct drive *drive, 
                                   &node, &why);
         if (is_sender(node, application))
             return 0;
-        if (now_ms() - since_ms > ATTACH_MAX_MS) {
+        if (now_ms() - since_ms > SENDER_MAX_MS) {
             (void)err_set(err, ERR_POSTGRES,
                           "node %s streams, but primary %s %s as '%s': does its primary_conninfo "
                           "lead to another server?",

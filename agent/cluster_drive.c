@@ -237,8 +237,8 @@ static void *drive_main(void *ctx)
     struct run *run = ctx;
     struct drive *drive = run->drive;
     int rc = look(drive, &drive->err);
-    /* Its server may have ended since: the same step again sees to that, before a standby has to
-     * follow it, or the history is looked at. */
+    /* Its server may have ended since, or get another primary_conninfo: the same step again sees to
+     * that, before a standby has to follow it, or the history is looked at. */
     if (rc == 0 && drive->level == LEVEL_RECOVERED && run->until >= LEVEL_RECOVERED)
         rc = go_to(drive, LEVEL_RECOVERED, &drive->err);
     while (rc == 0 && drive->level < run->until) {

@@ -124,6 +124,17 @@ static int start_again(struct restore *restore, struct err *err)
     return rc;
 }
 
+/* The lines that an attached standby keeps, once more. */
+static int renew_conninfo(struct restore *restore, struct err *err)
+{
+    struct pg_session *session = NULL;
+    int rc = pg_open(&restore->conf, NULL, &session, err);
+    if (rc == 0)
+        rc = restore_standby_finish(restore, session, err);
+    pg_close(session);
+    return rc;
+}
+
 /* It is a server like any other by now, with its own settings; a standby that has to follow it, or
  * the verification, would wait for it in vain. */
 int restore_cluster_server(struct restore *restore, struct err *err)
@@ -132,7 +143,9 @@ int restore_cluster_server(struct restore *restore, struct err *err)
     if (!restore->request.cluster_job)
         return 0;
     int rc = pg_server_state(&restore->conf, &state, NULL, err);
-    return rc < 0 || state != PG_STOPPED ? rc : start_again(restore, err);
+    if (rc == 0 && state == PG_STOPPED)
+        rc = start_again(restore, err);
+    return rc < 0 || !restore->conninfo_changed ? rc : renew_conninfo(restore, err);
 }
 
 /* --- slots ------------------------------------------------------------------------------------ */

@@ -130,6 +130,22 @@ def test_cascade(cluster, coordinator):
     is_([m.server.running() for m in cluster.members], [True] * 3, "cascade: nothing is touched")
 
 
+def test_rejoin(box, cluster, coordinator):
+    """db3 alone, by a way that leads to db2: it streams, but not from the primary."""
+    upstream, standby = cluster.standbys
+    coordinator.write_conf(box, primary_conninfo=standby.conninfo_to(upstream))
+    coordinator.restart()
+    done = coordinator.cli("rejoin", "db3", "--yes")
+    is_status(done, "postgres", "rejoin: a standby of a standby")
+    like(done.err, "(?s)node db3 streams, but primary db1 has no standby .* as 'db3'.*hint: correct "
+         ".*cluster resume", "rejoin: is not what was asked for")
+    coordinator.write_conf(box, primary_conninfo=standby.conninfo_to(cluster.primary))
+    is_status(coordinator.cli("resume"), 0, "rejoin: corrected and resumed")
+    is_(cluster.primary.server.psql("select string_agg(application_name, ',' order by 1) from"
+                                    " pg_stat_replication where state = 'streaming'"), "db2,db3",
+        "rejoin: both follow the primary")
+
+
 def main():
     tm.need_root()
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
@@ -147,6 +163,8 @@ def main():
     test_restore(cluster, coordinator, rows)
     test_told(box, coordinator, "cluster_restore", "restore", ["db1", "db2", "db3"])
     test_cascade(cluster, coordinator)
+    if tm.CAMPAIGN:
+        test_rejoin(box, cluster, coordinator)
     cluster.stop()
 
 
