@@ -127,13 +127,15 @@ int api_take_over(struct api *api, struct api_call *call, const char *id, const 
 
 void api_note_heard(struct api *api, const char *restore, uint64_t epoch)
 {
-    struct api_heard *heard = &api->heard;
+    struct cluster_lock lock;
+    struct err ignored;
+    if (epoch == 0 || cluster_lock_read(api->conf, &lock, &ignored) < 0 || lock.epoch != epoch ||
+        (restore && strcmp(lock.restore, restore) != 0))
+        return;
     (void)pthread_mutex_lock(&api->heard_mutex);
-    if (strcmp(heard->restore, restore) != 0 || epoch >= heard->epoch) {
-        (void)snprintf(heard->restore, sizeof(heard->restore), "%s", restore);
-        heard->epoch = epoch;
-        heard->at_ms = now_ms();
-    }
+    (void)snprintf(api->heard.restore, sizeof(api->heard.restore), "%s", lock.restore);
+    api->heard.epoch = epoch;
+    api->heard.at_ms = now_ms();
     (void)pthread_mutex_unlock(&api->heard_mutex);
 }
 

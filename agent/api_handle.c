@@ -319,8 +319,7 @@ static int get_job(struct api *api, struct api_call *call, const char *id, struc
     if (rc < 0)
         return rc;
     call->status = 200;
-    if (call->asker.epoch)
-        api_note_heard(api, id, call->asker.epoch);
+    api_note_heard(api, id, call->asker.epoch);
     if (call->follow)
         (void)snprintf(call->follow_id, sizeof(call->follow_id), "%s", id);
     return 0;

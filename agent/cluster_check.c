@@ -221,6 +221,8 @@ static int look_at(struct cluster_restore *all, struct drive *drive, const json_
     int rc = check_history(all, drive, node, err);
     if (rc == 0 && drive->primary && !all->history)
         all->history = json_incref(json_object_get(node, "history"));
+    (void)snprintf(drive->application, sizeof(drive->application), "%s",
+                   json_str(receiver, "application_name"));
     *ret_there = rc == 0 && is_past_fork(all, node) &&
                  (drive->primary || (json_is(receiver, "status", "streaming") &&
                                      json_equal(json_object_get(receiver, "timeline"), timeline)));
@@ -237,14 +239,23 @@ static int not_attached(const struct drive *drive, const json_t *node, struct er
     return err_hint(err, "its server is %s: its log says why", state[0] ? state : "not known");
 }
 
+/* With the epoch: the agent tells others that we are at work. */
+static const char *node_path(const struct cluster_restore *all, char *ret, size_t size)
+{
+    (void)snprintf(ret, size, "/node?epoch=%llu", (unsigned long long)all->epoch);
+    return ret;
+}
+
 /* A standby may just be connecting again. */
 static int check_node(struct cluster_restore *all, struct drive *drive, struct err *err)
 {
+    char path[64];
     uint64_t since_ms = now_ms();
     for (;;) {
         free_json json_t *node = NULL;
         bool there = false, late = now_ms() - since_ms > ATTACH_MAX_MS;
-        int rc = cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET", "/node", NULL, &node, err);
+        int rc = cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET",
+                             node_path(all, path, sizeof(path)), NULL, &node, err);
         if (rc == 0)
             rc = look_at(all, drive, node, &there, err);
         if (rc < 0 || there)
@@ -282,17 +293,28 @@ static bool is_sender(const json_t *primary_node, const char *application)
     return false;
 }
 
+/* A server replaces other bytes in the names of its clients (pg_clean_ascii()), from 16 on by more
+ * than one. */
+static bool is_kept_by_servers(const char *application)
+{
+    for (; *application; application++)
+        if (*application < ' ' || *application > '~')
+            return false;
+    return true;
+}
+
 /* It streams, and perhaps from another standby, or from a server that is none of the cluster's. */
 static int check_sender(struct cluster_restore *all, const struct drive *drive, struct err *err)
 {
-    const char *application = json_str(json_object_get(drive->plan, "primary"), "application_name");
+    const char *application = drive->application;
     const struct cluster_member *primary = primary_member(all);
+    char path[64];
     uint64_t since_ms = now_ms();
-    while (primary && application[0]) {
+    while (primary && application[0] && is_kept_by_servers(application)) {
         free_json json_t *node = NULL;
         struct err why;
-        (void)cluster_call_within(&all->cluster, primary, CLUSTER_ANSWER_S, "GET", "/node", NULL,
-                                  &node, &why);
+        (void)cluster_call_within(&all->cluster, primary, CLUSTER_ANSWER_S, "GET",
+                                  node_path(all, path, sizeof(path)), NULL, &node, &why);
         if (is_sender(node, application))
             return 0;
         if (now_ms() - since_ms > SENDER_MAX_MS) {

@@ -28,7 +28,8 @@ static void put(struct out *out, const char *bytes, size_t len)
 
 static bool is_secret(const char *key, size_t len)
 {
-    static const char *const keys[] = {"password", "sslpassword"};
+    static const char *const keys[] = {"password", "sslpassword", "oauth_client_secret",
+                                       "scram_client_key", "scram_server_key"};
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (strlen(keys[i]) == len && memcmp(keys[i], key, len) == 0)
             return true;
@@ -90,20 +91,23 @@ static bool is_uri(const char *text)
     return strncmp(text, "postgresql://", 13) == 0 || strncmp(text, "postgres://", 11) == 0;
 }
 
-/* "user:secret@" becomes "user@", or "user:***@". */
+/* "user:secret@" becomes "user@", or "user:***@". The secret may hold a '?': credentials end at the
+ * first '@' that no '/' precedes. */
 static const char *copy_authority(const char *at, struct out *out)
 {
-    size_t len = strcspn(at, "/?");
-    const char *user_end = memchr(at, '@', len);
-    const char *colon = user_end ? memchr(at, ':', (size_t)(user_end - at)) : NULL;
-    if (colon) {
-        put(out, at, (size_t)(colon - at));
-        put(out, ":", out->mask ? 1 : 0);
-        put(out, out->mask ? out->mask : "", out->mask ? strlen(out->mask) : 0);
-        put(out, user_end, (size_t)(at + len - user_end));
-    } else {
-        put(out, at, len);
+    size_t len = strcspn(at, "@/");
+    if (at[len] == '@') {
+        const char *colon = memchr(at, ':', len);
+        put(out, at, colon ? (size_t)(colon - at) : len);
+        if (colon && out->mask) {
+            put(out, ":", 1);
+            put(out, out->mask, strlen(out->mask));
+        }
+        put(out, "@", 1);
+        at += len + 1;
     }
+    len = strcspn(at, "/?");
+    put(out, at, len);
     return at + len;
 }
 

@@ -112,6 +112,16 @@ static json_t *failure(const char *message, const char *sqlstate, bool lost)
     return json;
 }
 
+/* libpq repeats words that it does not understand: one of them may be a part of a password, which in
+ * a URI has no name. */
+static json_t *unreadable(const char *conninfo, const char *why)
+{
+    if (strcasestr(conninfo, "password") || strcasestr(conninfo, "secret") ||
+        strstr(conninfo, "://"))
+        why = "libpq cannot read it (its words are not shown: there may be a password in it)";
+    return failure(why ? why : "out of memory", NULL, true);
+}
+
 /* Becomes the server's user, for good. A plain process with one thread: glibc's calls are fine. */
 static bool become(const char *user, char *ret_why, size_t size)
 {
@@ -182,17 +192,6 @@ static const char session_settings[] =
 
 /* --- a standby's way to its primary -----------------------------------------------------------
  */
-
-/* libpq repeats words that it does not understand: one of them may be a part of a password. */
-static json_t *unreadable(const char *conninfo, const char *why)
-{
-    bool secret = strcasestr(conninfo, "password");
-    return failure(secret
-                       ? "libpq cannot read it (and it holds a password: its words are not shown)"
-                   : why ? why
-                         : "out of memory",
-                   NULL, true);
-}
 
 static json_t *read_conninfo(const char *conninfo)
 {
@@ -293,8 +292,8 @@ static PGconn *open_session(const char *conninfo, const char *dbname)
     PGconn *conn = connect_with(conninfo, dbname, &parse_why);
     PGresult *result = PQstatus(conn) == CONNECTION_OK ? PQexec(conn, session_settings) : NULL;
     if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-        const char *text = conn ? PQerrorMessage(conn) : parse_why;
-        (void)reply(failure(text ? text : "out of memory", NULL, true));
+        (void)reply(conn ? failure(PQerrorMessage(conn), NULL, true)
+                         : unreadable(conninfo, parse_why));
         PQclear(result);
         PQfreemem(parse_why);
         PQfinish(conn);

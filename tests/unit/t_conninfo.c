@@ -20,6 +20,10 @@ static const struct {
     {"postgresql://db1:5432/app", "postgresql://db1:5432/app"},
     {"postgresql://u:secret@db1:5432/app?sslmode=require",
      "postgresql://u@db1:5432/app?sslmode=require"},
+    {"postgresql://u:pa?ss@db1/app?port=1", "postgresql://u@db1/app?port=1"},
+    {"postgresql://u?x@db1", "postgresql://u?x@db1"},
+    {"postgresql://db1/a@b:c", "postgresql://db1/a@b:c"},
+    {"host=db1 oauth_client_secret=a scram_client_key=b scram_server_key=c", "host=db1"},
     {"postgres://u@[::1]:5432/", "postgres://u@[::1]:5432/"},
     {"postgres://u:p@a:1,b:2/x?password=s&target_session_attrs=any&sslpassword=q",
      "postgres://u@a:1,b:2/x?target_session_attrs=any"},
@@ -32,6 +36,7 @@ static const struct {
     {"host=db1 password='it\\'s' port=5432", "host=db1 password=*** port=5432"},
     {"postgresql://u:secret@db1/app?sslpassword=q&port=1",
      "postgresql://u:***@db1/app?sslpassword=***&port=1"},
+    {"postgresql://u:p:a?s@db1?port=1", "postgresql://u:***@db1?port=1"},
     {"postgres://db1/x?pass%77ord=secret", "postgres://db1/x"},
 };
 
