@@ -123,7 +123,6 @@ struct drive {
     bool asked;                       /* to reserve the node; under all->mutex */
     bool refused;                     /* it said no: nothing of ours can be there */
     bool followed;                    /* by the journal a standby on the new timeline already */
-    char application[128];            /* by which its primary knows it, once it streams */
     bool silent;                      /* its agent does not answer; under all->mutex */
     bool waited;                      /* for it in vain; its own thread's */
     json_t *node;                     /* what its agent said before any was reserved; or NULL */

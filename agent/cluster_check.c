@@ -221,8 +221,6 @@ static int look_at(struct cluster_restore *all, struct drive *drive, const json_
     int rc = check_history(all, drive, node, err);
     if (rc == 0 && drive->primary && !all->history)
         all->history = json_incref(json_object_get(node, "history"));
-    (void)snprintf(drive->application, sizeof(drive->application), "%s",
-                   json_str(receiver, "application_name"));
     *ret_there = rc == 0 && is_past_fork(all, node) &&
                  (drive->primary || (json_is(receiver, "status", "streaming") &&
                                      json_equal(json_object_get(receiver, "timeline"), timeline)));
@@ -303,19 +301,31 @@ static bool is_kept_by_servers(const char *application)
     return true;
 }
 
+/* The name by which its primary knows the standby now: after a resume it may just be changing. */
+static void ask_name(struct cluster_restore *all, const struct drive *drive, char *ret, size_t size)
+{
+    char path[64];
+    free_json json_t *node = NULL;
+    struct err ignored;
+    (void)cluster_call_within(&all->cluster, drive->member, CLUSTER_ANSWER_S, "GET",
+                              node_path(all, path, sizeof(path)), NULL, &node, &ignored);
+    (void)snprintf(ret, size, "%s",
+                   json_str(json_object_get(node, "receiver"), "application_name"));
+}
+
 /* It streams, and perhaps from another standby, or from a server that is none of the cluster's. */
 static int check_sender(struct cluster_restore *all, const struct drive *drive, struct err *err)
 {
-    const char *application = drive->application;
     const struct cluster_member *primary = primary_member(all);
-    char path[64];
     uint64_t since_ms = now_ms();
-    while (primary && application[0] && is_kept_by_servers(application)) {
+    while (primary) {
+        char name[128], path[64];
         free_json json_t *node = NULL;
         struct err why;
+        ask_name(all, drive, name, sizeof(name));
         (void)cluster_call_within(&all->cluster, primary, CLUSTER_ANSWER_S, "GET",
                                   node_path(all, path, sizeof(path)), NULL, &node, &why);
-        if (is_sender(node, application))
+        if (name[0] && (is_sender(node, name) || !is_kept_by_servers(name)))
             return 0;
         if (now_ms() - since_ms > SENDER_MAX_MS) {
             (void)err_set(err, ERR_POSTGRES,
@@ -323,7 +333,7 @@ static int check_sender(struct cluster_restore *all, const struct drive *drive, 
                           "lead to another server?",
                           drive->member->name, primary->name,
                           node ? "has no standby that is attached" : "does not say who is attached",
-                          application);
+                          name);
             return err_hint(err, "correct [coordinator] primary_conninfo");
         }
         int rc = job_check_cancel(all->job, err);

@@ -39,8 +39,8 @@ static const char server_sql[] =
     "from pg_stat_replication), "
     "'receiver', (select json_build_object('status', status, 'timeline', received_tli, "
     "'slot', slot_name, 'host', sender_host, 'port', sender_port, 'application_name', coalesce("
-    "substring(conninfo from '(?:^| )application_name=(.*?)(?: [a-z_]+=|$)'), "
-    "substring(conninfo from '(?:^| )fallback_application_name=(.*?)(?: [a-z_]+=|$)'))) "
+    "substring(' ' || conninfo || ' x=' from ' application_name=(.*?) [a-z_]+='), "
+    "substring(' ' || conninfo || ' x=' from ' fallback_application_name=(.*?) [a-z_]+='))) "
     "from pg_stat_wal_receiver), "
     "'startup', (select pid from pg_stat_activity where backend_type = 'startup')"
     ")::text from (select pg_is_in_recovery() as standby) as now";
