@@ -252,8 +252,8 @@ static int check_node(struct cluster_restore *all, struct drive *drive, struct e
     for (;;) {
         free_json json_t *node = NULL;
         bool there = false, late = now_ms() - since_ms > ATTACH_MAX_MS;
-        int rc = cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET",
-                             node_path(all, path, sizeof(path)), NULL, &node, err);
+        int rc = cluster_ask(drive, ASK_UNLESS_CANCELLED, "GET", node_path(all, path, sizeof(path)),
+                             NULL, &node, err);
         if (rc == 0)
             rc = look_at(all, drive, node, &there, err);
         if (rc < 0 || there)

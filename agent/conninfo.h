@@ -5,8 +5,9 @@
 #include "io/base.h"
 
 /* Copies text without the values that libpq hides (fe-connect.c, dispchar "*": password,
- * sslpassword; OAuth's and SCRAM's since PostgreSQL 18), both forms: keyword = value, and URI. False when it is neither, or does not fit:
- * ret is "" then, because nobody knows what is a password in it. */
+ * sslpassword; OAuth's and SCRAM's since PostgreSQL 18), both forms: keyword = value, and URI.
+ * False when it is neither, or does not fit: ret is "" then, because nobody knows what is a
+ * password in it. */
 bool conninfo_public(const char *text, char *ret, size_t size);
 /* The same for people: "***" stands where a value was. */
 bool conninfo_masked(const char *text, char *ret, size_t size);

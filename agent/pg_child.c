@@ -112,8 +112,8 @@ static json_t *failure(const char *message, const char *sqlstate, bool lost)
     return json;
 }
 
-/* libpq repeats words that it does not understand: one of them may be a part of a password, which in
- * a URI has no name. */
+/* libpq repeats words that it does not understand: one of them may be a part of a password, which
+ * in a URI has no name. */
 static json_t *unreadable(const char *conninfo, const char *why)
 {
     if (strcasestr(conninfo, "password") || strcasestr(conninfo, "secret") ||

@@ -137,8 +137,8 @@ def test_rejoin(box, cluster, coordinator):
     coordinator.restart()
     done = coordinator.cli("rejoin", "db3", "--yes")
     is_status(done, "postgres", "rejoin: a standby of a standby")
-    like(done.err, "(?s)node db3 streams, but primary db1 has no standby .* as 'db3'.*hint: correct "
-         ".*cluster resume", "rejoin: is not what was asked for")
+    like(done.err, "(?s)node db3 streams, but primary db1 has no standby .* as 'db3'.*"
+         "hint: correct .*cluster resume", "rejoin: is not what was asked for")
     coordinator.write_conf(box, primary_conninfo=standby.conninfo_to(cluster.primary))
     is_status(coordinator.cli("resume"), 0, "rejoin: corrected and resumed")
     is_(cluster.primary.server.psql("select string_agg(application_name, ',' order by 1) from"
