@@ -197,15 +197,18 @@ int job_request_cancel(const struct conf *conf, const char *id, const struct job
 }
 
 /* --- after a death -----------------------------------------------------------------------------*/
-static void sweep_failed(const struct conf *conf, const char *id, const char *state,
+static void sweep_failed(const struct conf *conf, const json_t *status, const char *state,
                          const char *text)
 {
+    const char *id = json_str(status, "id");
+    bool committing = json_is(status, "phase", "committing");
     struct err why, err;
     (void)err_set(&why, strcmp(state, "cancelled") == 0 ? ERR_CANCELLED : ERR_INTERNAL, "%s", text);
     if (strcmp(state, "failed") == 0)
         (void)err_hint(&why,
-                       "start it again: nothing of it is visible; its log is "
-                       "%s/jobs/%s/log, and dmesg says whether memory ran out",
+                       "%s; its log is %s/jobs/%s/log, and dmesg says whether memory ran out",
+                       committing ? "it was becoming visible: `tidemark list` says whether it did"
+                                  : "start it again: nothing of it is visible",
                        conf->state_dir, id);
     if (job_end(conf, id, state, &why, &err) < 0)
         log_warn("interrupted job stays as it is: job=%s err=\"%s\"", id, err.text);
@@ -253,7 +256,7 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
     if (job_is_cluster_part(status) && json_is(status, "step", "configured"))
         restore_permit_forget(id); /* its hold would have: nobody starts the server meanwhile */
     if (!is_restore(status))
-        sweep_failed(conf, id, "failed", interrupted_text);
+        sweep_failed(conf, status, "failed", interrupted_text);
     else if (partial && resume && !part && !job_is_handover(status))
         sweep_run(conf, id, "all"); /* of a handover: Patroni has gone on, and calls again */
     else if (partial || part)
@@ -261,7 +264,7 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
     else if (has_fence(status) || is_cluster(status))
         sweep_run(conf, id, "abort");
     else
-        sweep_failed(conf, id, "cancelled", "interrupted before anything was touched");
+        sweep_failed(conf, status, "cancelled", "interrupted before anything was touched");
 }
 
 static void sweep_one(const struct conf *conf, const json_t *status, bool resume)
@@ -276,7 +279,7 @@ static void sweep_one(const struct conf *conf, const json_t *status, bool resume
         sweep_run(conf, json_str(status, "id"), "abort");
     json_int_t created_s = json_integer_value(json_object_get(status, "created_ms")) / 1000;
     if (json_is(status, "state", "created") && time(NULL) - created_s > CREATED_MAX_S)
-        sweep_failed(conf, json_str(status, "id"), "cancelled", "never started");
+        sweep_failed(conf, status, "cancelled", "never started");
 }
 
 void job_sweep(const struct conf *conf, bool resume)

@@ -54,8 +54,9 @@ json_t *node_report(const struct conf *conf)
     (void)json_object_set_new(report, "version", json_string(TIDEMARK_VERSION));
     (void)json_object_set_new(report, "health", health_report(conf, report));
     bool known = cluster_lock_read(conf, &lock, &err) == 0 && lock.job[0];
-    (void)json_object_set_new(report, "reservation",
-                              known ? cluster_lock_json(&lock) : json_null());
+    json_t *reservation = known ? cluster_lock_json(&lock) : json_null();
+    (void)json_object_del(reservation, "token"); /* the holder's own */
+    (void)json_object_set_new(report, "reservation", reservation);
     add_volumes(conf, report);
     return report;
 }

@@ -41,14 +41,18 @@ struct marks {
 static int err_load(struct err *err, int rc, const char *what)
 {
     errno = -rc;
-    if (access("/sys/kernel/btf/vmlinux", R_OK) < 0)
+    if (access("/sys/kernel/btf/vmlinux", R_OK) < 0) {
         err_sys(err, ERR_REFUSED, "this kernel has no BTF (/sys/kernel/btf/vmlinux)");
-    else if (rc == -EPERM || rc == -EACCES)
+    } else if (rc == -EPERM || rc == -EACCES) {
         err_sys(err, ERR_REFUSED, "watching writes needs CAP_BPF and CAP_PERFMON: %s", what);
-    else if (rc == -ESRCH || rc == -ENOENT)
+        return err_hint(err, "leave the agent these capabilities (CapabilityBoundingSet= of its "
+                             "unit) and start it again; providers freeze, command and offline do "
+                             "without");
+    } else if (rc == -ESRCH || rc == -ENOENT) {
         err_sys(err, ERR_REFUSED, "this kernel has no tracepoint block_bio_queue in its BTF");
-    else
+    } else {
         err_sys(err, ERR_REFUSED, "this kernel takes no eBPF program of ours: %s", what);
+    }
     return err_hint(err, "watching writes needs Linux 5.17 with CONFIG_DEBUG_INFO_BTF and eBPF; "
                          "providers freeze, command and offline do without");
 }

@@ -7,6 +7,7 @@ import base64
 import glob
 import os
 import shutil
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -141,6 +142,13 @@ def test_never_withheld(story):
     is_status(node.cli("restore", "--resume", "--yes"), 0, "withheld again, it goes on")
 
 
+def attach(device, image):
+    """The kernel gives a free name to whoever asks: a test beside us may have it for a while."""
+    poll(lambda: subprocess.run(["losetup", device, image], check=False,
+                                stderr=subprocess.DEVNULL).returncode == 0,
+         300, f"{device} to be free again")
+
+
 def test_swapped(story):
     """The restore goes to a blank disk; after a crash the name leads to another one, which has the
     snapshot's filesystem: somebody's old disk, never offered."""
@@ -150,7 +158,7 @@ def test_swapped(story):
     unmount(story, volume)
     stop_at(node, "pulling", f"--device={volume.name}:{blank}")
     box.unloop(blank)
-    output("losetup", blank, volume.image)
+    attach(blank, volume.image)
     done = node.cli("restore", "--resume", "--yes")
     is_status(done, "refused", "the disk that was not offered is refused")
     like(done.err, r"is not the device that was planned", "says why")
@@ -160,7 +168,7 @@ def test_swapped(story):
     story.server.stop()
     unmount(story, volume)
     box.unloop(blank)
-    output("losetup", blank, box.join("blank.img"))
+    attach(blank, box.join("blank.img"))
     is_status(node.cli("restore", "--resume", "--yes"), 0, "with the right disk it goes on")
     story.server.stop("immediate")
     box.umount(volume.mount)

@@ -56,10 +56,10 @@ def is_tracked(story, record, what, share=0.5):
         used, read = volume.get("track_used", 0), volume.get("track_read", 0)
         ok(0 <= read < used * share,
            f"{what}: {volume['name']} is tracked, {read} of {used} chunks are read")
-        like(show, f"tracked since {record['parent']}: read {read} of {used} chunks",
+        like(show, f"tracked since {record['parent']}: {read} of {used} chunks had",
              f"{what}: and show says so")
-        like(record["printed"], f"volume {volume['name']}: tracked since {record['parent']}: read "
-             f"{read} of {used}", f"{what}: as does the command")
+        like(record["printed"], f"volume {volume['name']}: tracked since {record['parent']}: "
+             f"{read} of {used} chunks had", f"{what}: as does the command")
 
 
 def is_full(story, record, why, what):
