@@ -65,9 +65,9 @@ class Systemd:
     def enter(self, *args):
         return ["nsenter", "-t", str(self.pid), "-a", *args]
 
-    def ctl(self, *args):
-        done = subprocess.run(self.enter("systemctl", *args), text=True, check=False, timeout=60,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    def ctl(self, *args, timeout_s=60):
+        done = subprocess.run(self.enter("systemctl", *args), text=True, check=False,
+                              timeout=timeout_s, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE)
         return Result(done.returncode, done.stdout, done.stderr)
 
