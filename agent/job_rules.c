@@ -205,8 +205,7 @@ static void sweep_failed(const struct conf *conf, const json_t *status, const ch
     struct err why, err;
     (void)err_set(&why, strcmp(state, "cancelled") == 0 ? ERR_CANCELLED : ERR_INTERNAL, "%s", text);
     if (strcmp(state, "failed") == 0)
-        (void)err_hint(&why,
-                       "%s; its log is %s/jobs/%s/log, and dmesg says whether memory ran out",
+        (void)err_hint(&why, "%s; its log is %s/jobs/%s/log, and dmesg says whether memory ran out",
                        committing ? "it was becoming visible: `tidemark list` says whether it did"
                                   : "start it again: nothing of it is visible",
                        conf->state_dir, id);

@@ -191,8 +191,8 @@ bool cmd_format_track(const json_t *volume, const char *parent, char text[CMD_TR
     if (full)
         (void)snprintf(text, CMD_TRACK_LEN, "not tracked, all of it was read: %s", full);
     else
-        (void)snprintf(text, CMD_TRACK_LEN, "tracked since %s: %lld of %lld chunks had changed", parent,
-                       (long long)read, (long long)used);
+        (void)snprintf(text, CMD_TRACK_LEN, "tracked since %s: %lld of %lld chunks had changed",
+                       parent, (long long)read, (long long)used);
     return full || used > 0;
 }
 
