@@ -125,28 +125,34 @@ int api_take_over(struct api *api, struct api_call *call, const char *id, const 
 
 /* --- the node --------------------------------------------------------------------------------- */
 
-void api_note_heard(struct api *api, const char *restore, uint64_t epoch)
+static void note_heard(struct api *api, const char *restore, uint64_t epoch)
 {
-    struct cluster_lock lock;
-    struct err ignored;
-    if (epoch == 0 || cluster_lock_read(api->conf, &lock, &ignored) < 0 || lock.epoch != epoch ||
-        (restore && strcmp(lock.restore, restore) != 0))
-        return;
     (void)pthread_mutex_lock(&api->heard_mutex);
-    (void)snprintf(api->heard.restore, sizeof(api->heard.restore), "%s", lock.restore);
+    (void)snprintf(api->heard.restore, sizeof(api->heard.restore), "%s", restore);
     api->heard.epoch = epoch;
     api->heard.at_ms = now_ms();
     (void)pthread_mutex_unlock(&api->heard_mutex);
 }
 
-void api_add_heard(struct api *api, json_t *reservation)
+void api_note_heard(struct api *api, const char *restore, uint64_t epoch)
 {
+    struct cluster_lock lock;
+    struct err ignored;
+    if (epoch && cluster_lock_read(api->conf, &lock, &ignored) == 0 && lock.epoch == epoch &&
+        strcmp(lock.restore, restore) == 0)
+        note_heard(api, restore, epoch);
+}
+
+void api_add_heard(struct api *api, json_t *reservation, uint64_t epoch)
+{
+    json_int_t now = json_integer_value(json_object_get(reservation, "epoch"));
+    if (epoch && now == (json_int_t)epoch)
+        note_heard(api, json_str(reservation, "restore"), epoch);
     (void)pthread_mutex_lock(&api->heard_mutex);
     struct api_heard heard = api->heard;
     (void)pthread_mutex_unlock(&api->heard_mutex);
-    json_int_t epoch = json_integer_value(json_object_get(reservation, "epoch"));
     if (heard.restore[0] && json_is(reservation, "restore", heard.restore) &&
-        epoch == (json_int_t)heard.epoch)
+        now == (json_int_t)heard.epoch)
         (void)json_object_set_new(reservation, "heard_ago_ms",
                                   json_integer((json_int_t)(now_ms() - heard.at_ms)));
 }

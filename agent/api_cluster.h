@@ -16,11 +16,12 @@ bool api_is_elsewhere(struct api *api, const char *id);
 int api_take_over(struct api *api, struct api_call *call, const char *id, const char *goal,
                   struct err *err);
 
-/* On a node. Its part `restore` (NULL: whichever it has) was asked for with this epoch: so its
- * coordinator lives. Ignored unless it is the epoch that the node knows; 0 = none was given. */
+/* On a node. Its part `restore` was asked for with this epoch: so its coordinator lives. Ignored
+ * unless it is the epoch that the node knows; 0 = none was given. */
 void api_note_heard(struct api *api, const char *restore, uint64_t epoch);
-/* "heard_ago_ms" in what GET /node says of the reservation; when that is known. */
-void api_add_heard(struct api *api, json_t *reservation);
+/* The same of who asks for GET /node with this epoch; and "heard_ago_ms" in what that says of the
+ * reservation, when it is known. */
+void api_add_heard(struct api *api, json_t *reservation, uint64_t epoch);
 int api_post_claim(struct api *api, struct api_call *call, const char *arg, struct err *err);
 
 #endif

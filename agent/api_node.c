@@ -43,8 +43,7 @@ int api_get_node(struct api *api, struct api_call *call, const char *arg, struct
     (void)err;
     call->status = 200;
     call->answer = node_report(api->conf);
-    api_note_heard(api, NULL, call->asker.epoch);
-    api_add_heard(api, json_object_get(call->answer, "reservation"));
+    api_add_heard(api, json_object_get(call->answer, "reservation"), call->asker.epoch);
     return 0;
 }
 
