@@ -155,8 +155,9 @@ int capture_arm(struct capture *capture, struct err *err)
         }
         fds[i] = volume->mount_fd;
     }
-    int rc = freeze_arm(&capture->freeze, fds, capture->group->count,
-                        capture->conf->freeze_deadline_ms, err);
+    int rc =
+        freeze_arm(&capture->freeze, fds, capture->group->count, capture->conf->freeze_deadline_ms,
+                   capture->conf->rcu_expedited ? FREEZE_RCU_EXPEDITED : NULL, err);
     capture->armed = rc == 0;
     return rc;
 }

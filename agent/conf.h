@@ -42,6 +42,7 @@ struct conf {
     uint64_t rate_limit; /* bytes a second; 0 = none */
     unsigned freeze_deadline_ms;
     unsigned freeze_max_ms; /* provider = precopy */
+    bool rcu_expedited;
     enum conf_resume resume;
     /* [tls] */
     char tls_listen[64]; /* ADDRESS:PORT; empty = no TCP */

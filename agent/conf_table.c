@@ -3,7 +3,7 @@
 #include "agent/conf_table.h"
 
 static const char *const provider_words[] = {"precopy", "command", "freeze", "offline", NULL};
-static const char *const track_words[] = {"no", "yes", NULL};
+static const char *const no_yes_words[] = {"no", "yes", NULL};
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
@@ -52,6 +52,13 @@ const struct option option_table[] = {
      "provider = precopy: how long writes may stand still at a time, as far as the copy has a say; "
      "a snapshot that would need longer ends as busy. What the file system itself needs to write "
      "out its own cache comes on top.",
+     NULL},
+    {"tidemark", "rcu_expedited", OPTION_WORD, FIELD(rcu_expedited), "yes", 0, 0, no_yes_words,
+     "no | yes",
+     "While file systems are frozen, milliseconds at a time, /sys/kernel/rcu_expedited is 1: "
+     "writers "
+     "stand still a tenth as long, and each processor is interrupted some times. A host with "
+     "real-time tasks may want no.",
      NULL},
     {"tidemark", "resume", OPTION_WORD, FIELD(resume), "auto", 0, 0, resume_words, "auto | wait",
      "What the agent does at its start with a restore that was interrupted after the device was "
@@ -208,7 +215,7 @@ const struct option option_table[] = {
      "volumes); or copy a volume that nobody writes. There is no falling back from one to "
      "another.",
      NULL},
-    {"volume", "track", OPTION_WORD, VOLUME_FIELD(track), "no", 0, 0, track_words, "no | yes",
+    {"volume", "track", OPTION_WORD, VOLUME_FIELD(track), "no", 0, 0, no_yes_words, "no | yes",
      "provider = precopy: marks of what is written are kept in the kernel from one snapshot to the "
      "next, which then reads only that. After a restart of the host, a new mount, a killed "
      "snapshot or any other doubt it reads everything, as without, and says why. Needs a BPF file "

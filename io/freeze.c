@@ -59,7 +59,7 @@ static int find_guardian(char *ret, size_t ret_len, struct err *err)
 /* Descriptors may lie anywhere, also on the numbers where the child wants them: copies far above
  * keep the dup2 calls of the child from overwriting one another. */
 struct spawn_fds {
-    int high[1 + FREEZE_VOLUMES_MAX];
+    int high[GUARD_VOLUMES_FD - GUARD_CONTROL_FD + FREEZE_VOLUMES_MAX];
     size_t count;
 };
 
@@ -81,12 +81,12 @@ static int copy_high(struct spawn_fds *fds, int fd, struct err *err)
 
 /* posix_spawn execs without copying our memory, so a large process starts it as fast as a small
  * one. A session of its own: no terminal's signal reaches it. */
-static int spawn(const char *program, const struct spawn_fds *fds, unsigned deadline_ms,
-                 int *ret_pid, struct err *err)
+static int spawn(const char *program, const struct spawn_fds *fds, size_t volumes,
+                 unsigned deadline_ms, int *ret_pid, struct err *err)
 {
     char deadline[16], count[16];
     (void)snprintf(deadline, sizeof(deadline), "%u", deadline_ms);
-    (void)snprintf(count, sizeof(count), "%zu", fds->count - 1);
+    (void)snprintf(count, sizeof(count), "%zu", volumes);
     char name[] = "tidemark-guardian";
     char *argv[] = {name, deadline, count, NULL};
     char *envp[] = {NULL};
@@ -158,8 +158,26 @@ static void reap(int pid)
         continue;
 }
 
+/* -1 when there is no such file (a kernel without it, /sys read-only), or it does not say 0: then
+ * somebody wants short grace periods all the time. */
+static int open_rcu(const char *path)
+{
+    char value[2] = "";
+    int fd = path == NULL ? -1 : open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0 && pread(fd, value, sizeof(value), 0) > 0 && value[0] == '0')
+        return fd;
+    cleanup_close(&fd);
+    return -1;
+}
+
+static void switch_rcu(const struct freeze *freeze, const char *value)
+{
+    if (freeze->rcu_fd >= 0)
+        (void)!pwrite(freeze->rcu_fd, value, 1, 0);
+}
+
 int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned deadline_ms,
-               struct err *err)
+               const char *rcu_expedited, struct err *err)
 {
     assert(count >= 1 && count <= FREEZE_VOLUMES_MAX);
     assert(deadline_ms >= 1);
@@ -171,14 +189,18 @@ int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned dea
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return err_sys(err, ERR_INTERNAL, "socketpair");
     close_fd int ours = pair[0];
+    close_fd int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+    close_fd int rcu = open_rcu(rcu_expedited);
     struct spawn_fds high = {0};
     rc = copy_high(&high, pair[1], err);
     (void)close(pair[1]);
+    if (rc == 0)
+        rc = copy_high(&high, rcu >= 0 ? rcu : nothing, err);
     for (size_t i = 0; rc == 0 && i < count; i++)
         rc = copy_high(&high, fds[i], err);
     int pid = -1;
     if (rc == 0)
-        rc = spawn(program, &high, deadline_ms, &pid, err);
+        rc = spawn(program, &high, count, deadline_ms, &pid, err);
     close_high(&high); /* the guardian's end must be its alone, or its death would not show */
     if (rc < 0)
         return rc;
@@ -189,7 +211,8 @@ int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned dea
         err_set(err, ERR_INTERNAL, "'%s' did not get ready", program);
         return err_hint(err, "it must lock a few MiB of memory (ulimit -l, CAP_IPC_LOCK)");
     }
-    *freeze = (struct freeze){.count = count, .control_fd = take_fd(&ours), .guardian_pid = pid};
+    *freeze = (struct freeze){
+        .count = count, .control_fd = take_fd(&ours), .rcu_fd = take_fd(&rcu), .guardian_pid = pid};
     memcpy(freeze->fds, fds, count * sizeof(fds[0]));
     return 0;
 }
@@ -210,6 +233,8 @@ static int freeze_one(struct freeze *freeze, size_t index, struct err *err)
     if (answer != GUARD_OK)
         return err_set(err, ERR_BUSY,
                        "the guardian has thawed: the deadline passed while freezing");
+    if (index == 0) /* announced before: from here on the guardian switches it off when we die */
+        switch_rcu(freeze, "1");
     int rc;
     do {
         rc = ioctl(freeze->fds[index], FIFREEZE, 0);
@@ -237,6 +262,7 @@ static bool thaw_frozen(struct freeze *freeze)
         } while (rc < 0 && errno == EINTR);
         all_ours = all_ours && rc == 0;
     }
+    switch_rcu(freeze, "0");
     freeze->stall_ns = monotonic_ns() - freeze->frozen_at_ns;
     return all_ours;
 }
@@ -277,6 +303,8 @@ void freeze_disarm(struct freeze *freeze)
         return;
     if (freeze->frozen > 0)
         (void)thaw_frozen(freeze);
+    cleanup_close(&freeze->rcu_fd);
+    freeze->rcu_fd = -1;
     /* Nothing is frozen any more, so it has nothing to lose; a request would wait for ever for one
      * that is stopped, or whose FITHAW hangs. */
     (void)kill(freeze->guardian_pid, SIGKILL);

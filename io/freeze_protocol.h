@@ -4,8 +4,9 @@
 #define TIDEMARK_IO_FREEZE_PROTOCOL_H
 
 enum {
-    GUARD_CONTROL_FD = 3, /* in the guardian; the volumes' directories follow from 4 on */
-    GUARD_VOLUMES_FD = 4,
+    GUARD_CONTROL_FD = 3, /* in the guardian */
+    GUARD_RCU_FD = 4,     /* rcu_expedited of freeze.h, or /dev/null */
+    GUARD_VOLUMES_FD = 5, /* and those that follow: the volumes' directories */
     GUARD_VOLUMES_MAX = 16,
 };
 

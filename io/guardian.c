@@ -5,10 +5,10 @@
  *
  * It exists as a program of its own so that nothing of the freezing process can hold it up: it has
  * static memory only, all of it locked before it says "ready" (a page fault on a frozen root
- * filesystem would never return), does no I/O, and the OOM killer passes it by. It thaws when the
- * deadline has passed since the first announced freeze, when the control socket ends (the freezer
- * died; a SIGKILL in the middle of FIFREEZE closes the socket only after the ioctl has returned)
- * and on SIGTERM.
+ * filesystem would never return), does no I/O to any disk, and the OOM killer passes it by. It
+ * thaws when the deadline has passed since the first announced freeze, when the control socket ends
+ * (the freezer died; a SIGKILL in the middle of FIFREEZE closes the socket only after the ioctl has
+ * returned) and on SIGTERM.
  *
  * One thread a volume: FITHAW waits for a FIFREEZE in progress on the same filesystem, which may
  * take for ever on a sick device and must not keep the others frozen. After the deadline each
@@ -103,6 +103,7 @@ static void *watch_volume(void *arg)
 
 static void fire(bool orphaned)
 {
+    (void)!pwrite(GUARD_RCU_FD, "0", 1, 0);
     (void)pthread_mutex_lock(&state.lock);
     state.firing = state.fired = true;
     state.orphaned = state.orphaned || orphaned;

@@ -21,6 +21,7 @@ static void test_defaults(void)
     is_u64(conf.memory_max, 512 * MIB, "default memory_max");
     is_u64(conf.freeze_deadline_ms, 5000, "default freeze_deadline");
     is_u64(conf.freeze_max_ms, 250, "default freeze_max");
+    ok(conf.rcu_expedited, "default rcu_expedited");
     is_u64(conf.chunk_size, 32768, "default chunk_size");
     ok(conf.checkpoint_fast, "default checkpoint = fast");
     is_u64(conf.wal_get_timeout_s, 600, "default get_timeout");
@@ -33,6 +34,7 @@ static void test_values(void)
     is_good(
         parse("# comment\n; comment\n\n[tidemark]\r\ncluster=prod\nmemory_max =1 GiB\n"
               "rate_limit = 200MiB\nfreeze_deadline = 1500ms\nfreeze_max = 80ms\nresume = wait\n"
+              "rcu_expedited = no\n"
               "[postgresql]\nmanager = systemd:postgresql@15-main\ncheckpoint = spread\n"
               "connection = host=/tmp/x port=5433\n"
               "[volume pgdata]\nmount = /srv/pg\nprovider = offline\n"
@@ -45,6 +47,7 @@ static void test_values(void)
     is_u64(conf.rate_limit, 200 * MIB, "rate_limit");
     is_u64(conf.freeze_deadline_ms, 1500, "freeze_deadline");
     is_u64(conf.freeze_max_ms, 80, "freeze_max");
+    ok(!conf.rcu_expedited, "rcu_expedited");
     ok(conf.resume == RESUME_WAIT, "resume");
     ok(conf.manager == MANAGER_SYSTEMD, "manager");
     is_str(conf.manager_arg, "postgresql@15-main", "manager_arg");

@@ -14,6 +14,7 @@ enum { DEADLINE_MS = 700, PATIENCE_MS = 30000 };
 
 static struct err err;
 static int volume_fds[2];
+static const char *rcu_path; /* stands for /sys/kernel/rcu_expedited */
 
 static int64_t now_ms(void)
 {
@@ -59,7 +60,7 @@ static void test_normal(struct fixture_volume *volume)
 {
     struct freeze freeze;
     bool expired = true;
-    is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err), &err, "arm");
+    is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err), &err, "arm");
     ok(both_thawed(), "arming freezes nothing");
     for (int round = 0; round < 2; round++) {
         is_good(freeze_all(&freeze, &err), &err, "freeze");
@@ -83,7 +84,7 @@ static void test_deadline(void)
 {
     struct freeze freeze;
     bool expired = false;
-    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err);
     int64_t start = now_ms(); /* before: the deadline counts from the first freeze */
     freeze_all(&freeze, &err);
     ok(eventually(PATIENCE_MS, both_thawed()), "thawed after the deadline");
@@ -101,7 +102,7 @@ static void test_busy(void)
 {
     struct freeze freeze;
     ok(ioctl(volume_fds[1], FIFREEZE, 0) == 0, "somebody freezes the second volume");
-    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err);
     is_err(freeze_all(&freeze, &err), &err, ERR_BUSY, "frozen already", "a second freeze is busy");
     ok(is_thawed(volume_fds[0]), "the first volume is thawed again");
     freeze_disarm(&freeze);
@@ -115,7 +116,7 @@ static void test_foreign_freeze_survives_our_death(void)
     pid_t pid = fork();
     if (pid == 0) {
         struct freeze freeze;
-        freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+        freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err);
         freeze_all(&freeze, &err);
         raise(SIGKILL);
     }
@@ -134,7 +135,7 @@ static pid_t freeze_in_child(int then, unsigned deadline_ms)
     if (pid == 0) {
         struct freeze freeze;
         bool expired = false;
-        if (freeze_arm(&freeze, volume_fds, 2, deadline_ms, &err) < 0 ||
+        if (freeze_arm(&freeze, volume_fds, 2, deadline_ms, rcu_path, &err) < 0 ||
             freeze_all(&freeze, &err) < 0 || write(ready[1], "r", 1) != 1)
             _exit(9);
         raise(then);
@@ -185,7 +186,7 @@ static void test_killed_anywhere(void)
             struct freeze freeze;
             bool expired;
             for (;;) {
-                if (freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err) < 0)
+                if (freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err) < 0)
                     _exit(9);
                 if (freeze_all(&freeze, &err) == 0)
                     freeze_thaw(&freeze, &expired, &err);
@@ -206,14 +207,14 @@ static void test_guardian_killed(void)
 {
     struct freeze freeze;
     bool expired = false;
-    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err);
     freeze_all(&freeze, &err);
     kill(freeze.guardian_pid, SIGKILL);
     is_err(freeze_thaw(&freeze, &expired, &err), &err, ERR_DEVICE, "guardian",
            "a killed guardian is reported by the thaw");
     ok(both_thawed(), "everything is thawed all the same");
     freeze_disarm(&freeze);
-    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err);
     kill(freeze.guardian_pid, SIGKILL);
     is_err(freeze_all(&freeze, &err), &err, ERR_DEVICE, "guardian", "and by the freeze");
     ok(both_thawed(), "which froze nothing");
@@ -225,7 +226,7 @@ static void test_guardian_stopped(void)
 {
     struct freeze freeze;
     bool expired = false;
-    freeze_arm(&freeze, volume_fds, 2, 60000, &err);
+    freeze_arm(&freeze, volume_fds, 2, 60000, NULL, &err);
     freeze_all(&freeze, &err);
     kill(freeze.guardian_pid, SIGSTOP);
     is_err(freeze_thaw(&freeze, &expired, &err), &err, ERR_DEVICE, "guardian",
@@ -241,7 +242,7 @@ static void test_guardian_told_to_end(void)
 {
     struct freeze freeze;
     bool expired = false;
-    freeze_arm(&freeze, volume_fds, 2, 60000, &err);
+    freeze_arm(&freeze, volume_fds, 2, 60000, NULL, &err);
     freeze_all(&freeze, &err);
     kill(freeze.guardian_pid, SIGTERM);
     ok(eventually(PATIENCE_MS, both_thawed()), "SIGTERM: the guardian thaws");
@@ -256,11 +257,12 @@ static void test_guardian_hygiene(void)
     struct freeze freeze;
     char command[256], line[256];
     close_fd int inherited = open("/dev/null", O_RDONLY); /* without O_CLOEXEC, on purpose */
-    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, &err);
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err);
     snprintf(command, sizeof(command), "ls /proc/%d/fd | sort -n | tr '\\n' ' '",
              freeze.guardian_pid);
     ok(run_line(command, line, sizeof(line)), "descriptors of the guardian: %s", line);
-    ok(strcmp(line, "0 1 2 3 4 5 6 ") == 0, "stdio, control, two volumes, the signalfd");
+    ok(strcmp(line, "0 1 2 3 4 5 6 7 ") == 0,
+       "stdio, control, rcu_expedited, two volumes, the signalfd");
     ok(getsid(freeze.guardian_pid) == freeze.guardian_pid, "a session of its own");
     snprintf(command, sizeof(command), "grep VmRSS /proc/%d/status | tr -dc 0-9",
              freeze.guardian_pid);
@@ -270,24 +272,88 @@ static void test_guardian_hygiene(void)
     freeze_disarm(&freeze);
 }
 
+static char rcu_value(void)
+{
+    char value = '?';
+    close_fd int fd = open(rcu_path, O_RDONLY | O_CLOEXEC);
+    return pread(fd, &value, 1, 0) == 1 ? value : '!';
+}
+
+static void set_rcu(const char *value)
+{
+    close_fd int fd = open(rcu_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    ok(write(fd, value, 2) == 2, "rcu_expedited is %.1s", value);
+}
+
+/* Grace periods are short while frozen and no longer, whoever dies or stops. A file stands for the
+ * host's switch, which other programs may turn meanwhile. */
+static void test_rcu(void)
+{
+    struct freeze freeze;
+    char path[sizeof(fixture_dir) + 16];
+    snprintf(path, sizeof(path), "%s/rcu_expedited", fixture_dir);
+    bool expired = false;
+    int status = -1;
+    rcu_path = path;
+    set_rcu("0\n");
+    is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, rcu_path, &err), &err, "arm");
+    ok(rcu_value() == '0', "armed: untouched");
+    for (int round = 0; round < 2; round++) {
+        is_good(freeze_all(&freeze, &err), &err, "freeze");
+        ok(rcu_value() == '1', "frozen: expedited");
+        is_good(freeze_thaw(&freeze, &expired, &err), &err, "thaw");
+        ok(rcu_value() == '0', "thawed: as before");
+    }
+    ok(ioctl(volume_fds[1], FIFREEZE, 0) == 0, "somebody freezes the second volume");
+    is_err(freeze_all(&freeze, &err), &err, ERR_BUSY, "frozen already", "a freeze that fails");
+    ok(rcu_value() == '0', "leaves it as before");
+    ioctl(volume_fds[1], FITHAW, 0);
+    freeze_all(&freeze, &err);
+    freeze_disarm(&freeze);
+    ok(rcu_value() == '0', "dismissed while frozen: as before");
+
+    pid_t pid = freeze_in_child(SIGKILL, 60000);
+    ok(eventually(PATIENCE_MS, rcu_value() == '0'), "SIGKILL: the guardian switches it off");
+    ok(eventually(PATIENCE_MS, both_thawed()), "and thaws");
+    waitpid(pid, NULL, 0);
+    pid = freeze_in_child(SIGSTOP, DEADLINE_MS);
+    ok(eventually(PATIENCE_MS, rcu_value() == '0'), "SIGSTOP: so it does at the deadline");
+    kill(pid, SIGCONT);
+    ok(waitpid(pid, &status, 0) == pid && both_thawed(), "continued, it ends");
+    ok(rcu_value() == '0', "and nothing is left");
+
+    set_rcu("1\n");
+    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, rcu_path, &err);
+    freeze_all(&freeze, &err);
+    freeze_thaw(&freeze, &expired, &err);
+    ok(rcu_value() == '1', "who had it on keeps it on");
+    freeze_disarm(&freeze);
+    is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, "/nonexistent/rcu", &err), &err,
+            "a kernel without the switch");
+    is_good(freeze_all(&freeze, &err), &err, "freezes all the same");
+    freeze_disarm(&freeze);
+    rcu_path = NULL;
+}
+
 static void test_no_guardian(void)
 {
     struct freeze freeze;
     char saved[PATH_MAX];
     snprintf(saved, sizeof(saved), "%s", getenv("TIDEMARK_GUARDIAN"));
     setenv("TIDEMARK_GUARDIAN", "/nonexistent/guardian", 1);
-    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, &err), &err, ERR_INTERNAL, "start",
+    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, NULL, &err), &err, ERR_INTERNAL, "start",
            "no guardian program");
     setenv("TIDEMARK_GUARDIAN", "/bin/true", 1);
-    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, &err), &err, ERR_INTERNAL, "ready",
+    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, NULL, &err), &err, ERR_INTERNAL, "ready",
            "a program that does not say ready");
     unsetenv("TIDEMARK_GUARDIAN");
-    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, &err), &err, ERR_INTERNAL, "not beside",
-           "not installed");
+    is_err(freeze_arm(&freeze, volume_fds, 1, DEADLINE_MS, NULL, &err), &err, ERR_INTERNAL,
+           "not beside", "not installed");
     setenv("TIDEMARK_GUARDIAN", saved, 1);
     close_fd int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int fds[2] = {volume_fds[0], proc};
-    is_good(freeze_arm(&freeze, fds, 2, DEADLINE_MS, &err), &err, "arm with a strange volume");
+    is_good(freeze_arm(&freeze, fds, 2, DEADLINE_MS, NULL, &err), &err,
+            "arm with a strange volume");
     is_err(freeze_all(&freeze, &err), &err, ERR_DEVICE, "FIFREEZE", "which cannot be frozen");
     ok(both_thawed(), "the first is thawed again");
     freeze_disarm(&freeze);
@@ -320,6 +386,7 @@ int main(void)
     test_guardian_stopped();
     test_guardian_told_to_end();
     test_guardian_hygiene();
+    test_rcu();
     test_no_guardian();
     test_killed_anywhere();
     close(volume_fds[0]);
