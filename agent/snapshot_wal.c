@@ -1,48 +1,16 @@
 /* The WAL of a snapshot. A snapshot whose WAL from start to tag is not in the repository cannot be
  * restored, so (1) before the checkpoint the server has to prove that its archive is this
- * repository, with a segment that was written and switched for the purpose, and (2) the record is
- * not written before every segment of start … tag is there.
- *
- * The server's own word (pg_stat_archiver) is never the proof; it only says why we wait. */
+ * repository (archive_proof.h), and (2) the record is not written before every segment of start …
+ * tag is there. */
 #include "agent/snapshot.h"
 
 #include <stdio.h>
-#include <time.h>
 
+#include "agent/archive_proof.h"
 #include "agent/clock.h"
 #include "agent/log.h"
-#include "agent/wal_report.h"
 
-enum { POLL_MS = 200, REPORT_S = 10, FAILURES_MAX = 3 };
-
-struct archiver {
-    uint64_t failed_count;
-    char last_archived[64], last_failed[64];
-};
-
-static void copy_cell(const json_t *rows, size_t column, char to[64])
-{
-    const char *text = json_string_value(json_array_get(json_array_get(rows, 0), column));
-    (void)snprintf(to, 64, "%s", text ? text : "");
-}
-
-static int read_archiver(struct snapshot *snapshot, struct archiver *ret, struct err *err)
-{
-    static const char sql[] = "SELECT failed_count::text, last_archived_wal, last_failed_wal "
-                              "FROM pg_stat_archiver";
-    char failed_count[64];
-    free_json json_t *rows = NULL;
-    int rc = pg_query(snapshot->session, sql, NULL, 0, &rows, err);
-    if (rc < 0)
-        return rc;
-    copy_cell(rows, 0, failed_count);
-    copy_cell(rows, 1, ret->last_archived);
-    copy_cell(rows, 2, ret->last_failed);
-    ret->failed_count = strtoull(failed_count, NULL, 10);
-    return 0;
-}
-
-/* --- proof ------------------------------------------------------------------------------------ */
+enum { POLL_MS = 200, REPORT_S = 10 };
 
 static void begin_archive(struct snapshot *snapshot)
 {
@@ -51,76 +19,6 @@ static void begin_archive(struct snapshot *snapshot)
     archive->repo = &snapshot->repo;
     archive->system_id = snapshot->record.system_id;
     (void)snprintf(archive->cluster, sizeof(archive->cluster), "%s", snapshot->conf->cluster);
-}
-
-/* Writes a record, so that there is something to switch, and ends its segment. */
-static int switch_wal(struct snapshot *snapshot, char name[64], struct err *err)
-{
-    static const char message_sql[] = "SELECT pg_logical_emit_message(false, 'tidemark', 'probe')";
-    free_json json_t *rows = NULL;
-    int rc = pg_query(snapshot->session, message_sql, NULL, 0, NULL, err);
-    if (rc == 0)
-        rc = pg_query(snapshot->session, "SELECT pg_walfile_name(pg_switch_wal())", NULL, 0, &rows,
-                      err);
-    if (rc < 0)
-        return rc;
-    copy_cell(rows, 0, name);
-    return name[0] ? 0 : err_set(err, ERR_POSTGRES, "pg_switch_wal() gave no segment");
-}
-
-static int not_archiving(const struct archiver *archiver, const char *name, const char *why,
-                         struct err *err)
-{
-    (void)err_set(err, ERR_REFUSED,
-                  "the server does not archive to this repository: %s %s (last archived: %s, last "
-                  "failed: %s)",
-                  name, why, archiver->last_archived[0] ? archiver->last_archived : "none",
-                  archiver->last_failed[0] ? archiver->last_failed : "none");
-    return err_hint(err, "set archive_command = 'tidemark-wal push %%p', or ask for a snapshot "
-                         "with --no-archive: it keeps the WAL in the image and offers only target "
-                         "`snapshot`");
-}
-
-/* What archive_command said last of the file that the server names, if it told us; else 0. The code
- * is its own: a store that is full is no server that does not archive. */
-static int failed_push(const struct snapshot *snapshot, const struct archiver *archiver,
-                       struct err *err)
-{
-    struct err failure;
-    if (!wal_report_read(snapshot->conf, snapshot->record.wal_directory, archiver->last_failed,
-                         &failure))
-        return 0;
-    *err = failure;
-    return err_prefix(err, "the server cannot archive");
-}
-
-static int failing_archiver(const struct snapshot *snapshot, const struct archiver *archiver,
-                            const char *name, const char *why, struct err *err)
-{
-    int rc = failed_push(snapshot, archiver, err);
-    return rc < 0 ? rc : not_archiving(archiver, name, why, err);
-}
-
-/* A server that says "archived" of a segment that is not here archives to some other place. Names
- * are compared as texts: same timeline, so their order is that of the LSNs. The name is looked up
- * once more after the server's word, because the segment may have arrived between the two looks. */
-static int judge(struct snapshot *snapshot, const char *name, uint64_t failed_before,
-                 struct err *err)
-{
-    struct archiver archiver;
-    int rc = read_archiver(snapshot, &archiver, err);
-    if (rc < 0)
-        return rc;
-    bool elsewhere = strncmp(archiver.last_archived, name, 24) >= 0;
-    bool failing = archiver.failed_count >= failed_before + FAILURES_MAX;
-    if (!elsewhere && !failing)
-        return 0;
-    rc = wal_check(&snapshot->archive, name, err);
-    if (rc != -ERR_MISSING)
-        return rc;
-    if (elsewhere)
-        return not_archiving(&archiver, name, "was archived, but is not here", err);
-    return failing_archiver(snapshot, &archiver, name, "cannot be archived", err);
 }
 
 /* A server that was promoted before it archived here gave its history file to another archive, and
@@ -149,39 +47,31 @@ static int push_history(struct snapshot *snapshot, struct err *err)
     return rc;
 }
 
-static int did_not_arrive(struct snapshot *snapshot, const char *name, struct err *err)
+static int pause_snapshot(void *ctx, unsigned pause_ms, struct err *err)
 {
-    struct archiver archiver;
-    int rc = read_archiver(snapshot, &archiver, err);
-    return rc < 0 ? rc : failing_archiver(snapshot, &archiver, name, "did not arrive", err);
+    return snapshot_pause(ctx, pause_ms, err);
+}
+
+static struct archive_proof proof_of(struct snapshot *snapshot)
+{
+    return (struct archive_proof){.conf = snapshot->conf,
+                                  .session = snapshot->session,
+                                  .archive = &snapshot->archive,
+                                  .wal_directory = snapshot->record.wal_directory,
+                                  .timeout_s = snapshot->conf->wal_archive_timeout_s,
+                                  .pause = pause_snapshot,
+                                  .ctx = snapshot};
 }
 
 int snapshot_prove_archive(struct snapshot *snapshot, struct err *err)
 {
-    char name[64];
-    struct archiver before;
+    struct archive_proof proof = proof_of(snapshot);
     begin_archive(snapshot);
     int rc = snapshot_phase(snapshot, "checking the archive", err);
     if (rc == 0)
-        rc = read_archiver(snapshot, &before, err);
+        rc = archive_prove(&proof, err);
     if (rc == 0)
-        rc = switch_wal(snapshot, name, err);
-    if (rc < 0)
-        return rc;
-    uint64_t deadline_ms = now_ms() + snapshot->conf->wal_archive_timeout_s * 1000ull;
-    while ((rc = wal_check(&snapshot->archive, name, err)) == -ERR_MISSING) {
-        rc = judge(snapshot, name, before.failed_count, err);
-        if (rc == 0 && now_ms() > deadline_ms)
-            return did_not_arrive(snapshot, name, err);
-        if (rc == 0)
-            rc = snapshot_pause(snapshot, POLL_MS, err);
-        if (rc < 0)
-            return rc;
-    }
-    if (rc == 0) {
-        err_clear(err);
         rc = push_history(snapshot, err);
-    }
     return rc;
 }
 
@@ -196,11 +86,11 @@ static int check_range(struct snapshot *snapshot, struct err *err)
 
 static int timed_out(struct snapshot *snapshot, const char *missing, struct err *err)
 {
+    const struct archive_proof proof = proof_of(snapshot);
     struct archiver archiver;
-    int rc = read_archiver(snapshot, &archiver, err);
-    if (rc < 0)
-        return rc;
-    rc = failed_push(snapshot, &archiver, err);
+    int rc = archiver_read(snapshot->session, &archiver, err);
+    if (rc == 0)
+        rc = archive_failed_push(&proof, &archiver, err);
     if (rc < 0)
         return rc;
     (void)err_set(err, ERR_POSTGRES,
