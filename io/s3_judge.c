@@ -260,14 +260,24 @@ static void format_time(time_t time_s, char ret[32])
         (void)snprintf(ret, 32, "unknown");
 }
 
+bool s3_call_date(const struct s3_call *call, time_t *ret_s)
+{
+    char header[64];
+    struct tm utc = {0};
+    if (http_header(&call->exchange, "Date", header, sizeof(header)) == NULL ||
+        strptime(header, "%a, %d %b %Y %H:%M:%S", &utc) == NULL)
+        return false;
+    *ret_s = timegm(&utc);
+    return true;
+}
+
 static enum s3_verdict fail_clock(const struct answer *answer)
 {
-    char header[64], ours[32], theirs[32] = "not told";
-    struct tm utc = {0};
+    char ours[32], theirs[32] = "not told";
+    time_t date;
     format_time(answer->now_s, ours);
-    if (http_header(&answer->call->exchange, "Date", header, sizeof(header)) != NULL &&
-        strptime(header, "%a, %d %b %Y %H:%M:%S", &utc) != NULL)
-        format_time(timegm(&utc), theirs);
+    if (s3_call_date(answer->call, &date))
+        format_time(date, theirs);
     (void)say_answer(answer, ERR_AUTH);
     (void)err_hint(answer->err,
                    "the clocks differ: here it is %s, at the server %s; set the wrong "

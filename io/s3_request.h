@@ -118,6 +118,9 @@ void s3_call_delete_batch(struct s3_call *call, const struct s3_service *service
 /* Fills exchange.method, target, headers, body and answer for the next try. */
 void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t now_s);
 
+/* The server's time in the answer to the last try. */
+bool s3_call_date(const struct s3_call *call, time_t *ret_s);
+
 /* True for a code that passes by itself ("SlowDown"), as they stand in errors of single keys. */
 bool s3_code_passes(const char *code);
 

@@ -207,6 +207,12 @@ int store_remove(struct store *store, const char *name, struct err *err)
     return rc < 0 ? rc : store->ops->remove(store, name, err);
 }
 
+int store_clock(struct store *store, int64_t *ret_ms, struct err *err)
+{
+    *ret_ms = 0;
+    return store->ops->clock ? store->ops->clock(store, ret_ms, err) : 0;
+}
+
 int store_remove_many(struct store *store, const char *const *names, size_t count, struct err *err)
 {
     int rc = 0;

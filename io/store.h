@@ -126,4 +126,8 @@ int store_remove_many(struct store *store, const char *const *names, size_t coun
  * (on s3://, whether the server itself refuses to replace an object). May write one tiny object. */
 int store_prepare_puts(struct store *store, struct err *err);
 
+/* The time by the store's own clock, milliseconds since 1970: s3:// tells whole seconds. In file://
+ * it is that of a file which has no name or lies in tmp/ for a moment. 0 = it does not tell. */
+int store_clock(struct store *store, int64_t *ret_ms, struct err *err);
+
 #endif

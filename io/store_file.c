@@ -192,7 +192,7 @@ int store_file_temp_open(struct store_file *file, int dir_fd, int flags,
     if (rc < 0)
         return rc;
     if (temp.fd < 0)
-        return store_file_error(file, "create an object in", file->dir, err);
+        return store_file_error(file, "create an object in", file->dir[0] ? file->dir : "/", err);
     if (file->group_id >= 0 && fchown(temp.fd, (uid_t)-1, (gid_t)file->group_id) < 0)
         rc = store_file_error(file, "set the group of an object in", file->dir, err);
     else if (fchmod(temp.fd, STORE_FILE_OBJECT_MODE) < 0)
@@ -518,6 +518,7 @@ const struct store_ops store_file_ops = {
     .list = file_list,
     .remove = file_remove,
     .clone = file_clone,
+    .clock = store_file_clock,
     .close = file_close,
     .lane_depth = 4,
     .lane_open = store_file_lane_open,

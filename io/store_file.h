@@ -56,6 +56,9 @@ void store_file_temp_close(struct store_file *file, struct store_file_temp *temp
 int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
                            struct err *err);
 
+/* store_clock(), in a file of its own (store_file_clock.c). */
+int store_file_clock(struct store *store, int64_t *ret_ms, struct err *err);
+
 /* Lane mode (store_file_lane.c). */
 int store_file_lane_open(struct store *store, struct ring *ring, unsigned lane_index,
                          unsigned lane_count, unsigned request_count, struct store_lane **ret,

@@ -27,7 +27,8 @@ struct store_ops {
                        struct err *err);
     /* As store_clone(), without what is in struct store; may be NULL. */
     int (*clone)(struct store *store, struct store **ret, struct err *err);
-    int (*prepare_puts)(struct store *store, struct err *err); /* may be NULL */
+    int (*prepare_puts)(struct store *store, struct err *err);           /* may be NULL */
+    int (*clock)(struct store *store, int64_t *ret_ms, struct err *err); /* may be NULL */
     void (*close)(struct store *store); /* releases everything but url, and the struct itself */
     /* Lane mode; store is only read, by several threads at once. */
     unsigned lane_depth;

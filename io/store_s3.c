@@ -272,6 +272,19 @@ static int s3_prepare_puts(struct store *store, struct err *err)
     return 0;
 }
 
+/* Every answer has it, also that of an object which is not there. */
+static int s3_clock(struct store *store, int64_t *ret_ms, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    time_t date;
+    s3_call_look(s3->call, s3->service, "tidemark.repo", monotonic_ms());
+    int rc = store_s3_perform(s3, err);
+    if (rc < 0 && rc != -ERR_MISSING)
+        return rc;
+    *ret_ms = s3_call_date(s3->call, &date) ? (int64_t)date * 1000 : 0;
+    return 0;
+}
+
 /* --- list --------------------------------------------------------------------------------------*/
 struct listing {
     struct store_s3 *s3;
@@ -409,6 +422,7 @@ const struct store_ops store_s3_ops = {
     .remove_many = store_s3_remove_many,
     .clone = s3_clone,
     .prepare_puts = s3_prepare_puts,
+    .clock = s3_clock,
     .close = s3_close,
     .lane_depth = 32,
     .lane_shape = store_s3_lane_shape,
