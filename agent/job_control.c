@@ -338,6 +338,7 @@ int job_status(const struct conf *conf, const char *id, json_t **ret, struct err
     if (!running && strcmp(state, "running") == 0)
         (void)json_object_set_new(journal, "state", json_string("interrupted"));
     (void)json_object_set_new(journal, "running", json_boolean(running));
+    (void)json_object_del(journal, "token"); /* with it a coordinator claims its nodes */
     (void)snprintf(path, sizeof(path), "%s/progress.json", dir);
     struct err ignored;
     if (json_load_path(path, &progress, &ignored) == 0)
