@@ -216,6 +216,7 @@ install: all
 	    $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/sysusers.d \
 	    $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man5 \
 	    $(DESTDIR)$(PREFIX)/share/man/man8 $(DESTDIR)$(PREFIX)/share/tidemark/capture \
+	    $(DESTDIR)$(PREFIX)/share/tidemark/schema \
 	    $(DESTDIR)$(SYSCONFDIR)/tidemark
 	install -m 755 $(PROGRAMS:%=$(B)/%) $(DESTDIR)$(PREFIX)/bin
 	mv $(DESTDIR)$(PREFIX)/bin/tidemark-guardian $(DESTDIR)$(PREFIX)/lib/tidemark/
@@ -237,6 +238,7 @@ install: all
 	install -m 755 $(wildcard conf/capture/*) $(DESTDIR)$(PREFIX)/share/tidemark/capture
 	install -m 644 conf/openapi.yaml conf/tidemark.conf conf/patroni.yml.example \
 	    $(DESTDIR)$(PREFIX)/share/tidemark
+	install -m 644 conf/schema/*.json $(DESTDIR)$(PREFIX)/share/tidemark/schema
 	[ -e $(DESTDIR)$(SYSCONFDIR)/tidemark/tidemark.conf ] || \
 	    install -m 644 conf/tidemark.conf $(DESTDIR)$(SYSCONFDIR)/tidemark/tidemark.conf
 

@@ -26,6 +26,7 @@ struct api {
      * hang, and cancelling, or stopping the agent, must not wait for it. */
     pthread_mutex_t mutex;
     struct timespec conf_changed; /* when conf's file was written that we read; 0 = unknown */
+    pthread_mutex_t check_mutex;  /* whoever has it makes the checks */
     pthread_mutex_t heard_mutex;
     struct api_heard heard;
 };

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "agent/api.h"
+#include "agent/api_check.h"
 #include "agent/api_cluster.h"
 #include "agent/api_node.h"
 #include "agent/api_patroni.h"
@@ -408,6 +409,7 @@ static const struct route routes[] = {
     {"GET", "node", api_get_node, false},
     {"POST", "node/claim", api_post_claim, true},
     {"GET", "version", api_get_version, false},
+    {"POST", "checks", api_post_checks, false},
     {"GET", "jobs", get_jobs, false},
     {"GET", "jobs/*", get_job, false},
     {"DELETE", "jobs/*", delete_job, false},
@@ -478,6 +480,7 @@ void api_init(struct api *api, const struct conf *conf)
     api->conf = conf;
     api->conf_changed = api_conf_changed(conf);
     (void)pthread_mutex_init(&api->mutex, NULL);
+    (void)pthread_mutex_init(&api->check_mutex, NULL);
     (void)pthread_mutex_init(&api->heard_mutex, NULL);
     api->heard = (struct api_heard){.epoch = 0};
 }

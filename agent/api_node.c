@@ -31,6 +31,8 @@ int api_get_health(struct api *api, struct api_call *call, const char *arg, stru
     (void)json_object_set_new(call->answer, "cluster", json_string(conf->cluster));
     (void)json_object_set_new(call->answer, "node", json_string(conf->node));
     (void)json_object_set_new(call->answer, "version", json_string(TIDEMARK_VERSION));
+    (void)json_object_set_new(call->answer, "configuration_file",
+                              conf->file[0] ? json_string(conf->file) : json_null());
     (void)json_object_set_new(call->answer, "stale_configuration",
                               json_boolean(api_is_conf_stale(api)));
     call->status = json_is(call->answer, "status", "ok") ? 200 : 503;
@@ -49,11 +51,11 @@ int api_get_node(struct api *api, struct api_call *call, const char *arg, struct
 
 int api_get_version(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
-    (void)api;
     (void)arg;
     (void)err;
     call->status = 200;
     call->answer =
-        json_pack("{s:s, s:s, s:i}", "program", "tidemark", "version", TIDEMARK_VERSION, "api", 1);
+        json_pack("{s:s, s:s, s:i, s:b}", "program", "tidemark", "version", TIDEMARK_VERSION, "api",
+                  1, "stale_configuration", (int)api_is_conf_stale(api));
     return 0;
 }

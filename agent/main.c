@@ -15,6 +15,7 @@
 
 #include "agent/api.h"
 #include "agent/capture.h"
+#include "agent/check.h"
 #include "agent/cluster.h"
 #include "agent/cluster_gate.h"
 #include "agent/health.h"
@@ -29,6 +30,7 @@ static const char usage[] =
     "usage: tidemark-agent [--config=FILE] [--verbose]\n"
     "       tidemark-agent job DIR            run the job in DIR\n"
     "       tidemark-agent notify DIR         tell [notify] of the end of the job in DIR\n"
+    "       tidemark-agent check FILE         make the checks, with FILE's text on stdin\n"
     "       tidemark-agent --check-config     read the configuration and say what is wrong\n"
     "       tidemark-agent --print-sample     every option with its default\n"
     "       tidemark-agent --print-man        the options as roff, for tidemark.conf(5)\n"
@@ -139,7 +141,7 @@ struct self_check {
     bool running;
 };
 
-static void *check_main(void *ctx)
+static void *self_check_main(void *ctx)
 {
     const struct self_check *check = ctx;
     free_json json_t *health =
@@ -152,9 +154,9 @@ static void check_start(struct self_check *check, const struct conf *conf)
 {
     *check = (struct self_check){.conf = conf};
     check->running =
-        is_coordinator() && pthread_create(&check->thread, NULL, check_main, check) == 0;
+        is_coordinator() && pthread_create(&check->thread, NULL, self_check_main, check) == 0;
     if (!check->running)
-        (void)check_main(check);
+        (void)self_check_main(check);
 }
 
 static void check_stop(struct self_check *check)
@@ -304,6 +306,8 @@ int main(int argc, char **argv)
         return main_job(argc, argv, job_main);
     if (argc > 1 && strcmp(argv[1], "notify") == 0)
         return main_job(argc, argv, notify_main);
+    if (argc > 1 && strcmp(argv[1], "check") == 0)
+        return argc == 3 ? check_main(argv[2]) : usage_error();
     if (argc > 1 && strcmp(argv[1], "pg-session") == 0)
         return pg_session_main(argc - 1, argv + 1);
     int status = parse_options(argc, argv, &options);

@@ -268,10 +268,11 @@ int process_start(const struct process_options *options, pid_t *ret_pid, struct 
     int rc = plan_make(&plan, options, err);
     if (rc < 0)
         return rc;
-    free_mem char **all_env = options->keep_environment ? environment_without_keys() : NULL;
-    if (options->keep_environment && !all_env)
+    bool without_keys = options->keep_environment && !options->keep_keys;
+    free_mem char **all_env = without_keys ? environment_without_keys() : NULL;
+    if (without_keys && !all_env)
         return err_set(err, ERR_INTERNAL, "out of memory");
-    plan.all_env = all_env;
+    plan.all_env = options->keep_environment && options->keep_keys ? environ : all_env;
     plan.fds[0] = options->stdin_fd;
     plan.fds[1] = options->stdout_fd;
     plan.fds[2] = options->stderr_fd;

@@ -23,6 +23,7 @@ struct process_options {
     const _Atomic bool *cancel; /* process_run only; may be NULL */
     bool end_group; /* process_run: a time-out or cancel ends its process group, not it alone */
     bool keep_environment; /* pass our whole environment but the repository's keys */
+    bool keep_keys;        /* with keep_environment: those as well; only for programs of ours */
 };
 
 #define PROCESS_OPTIONS_INIT                                                                       \

@@ -5,8 +5,9 @@ It makes its own world below one directory in /var/tmp: loop images as the serve
 server that listens on a Unix socket only, a repository, an agent. The snapshot is taken as the
 default configuration takes it (provider precopy), while the server is written to; where `tidemark
 check` says that this is not possible, the story says so and goes on with provider freeze. Three
-chapters: one volume and two restores of the same tag; the WAL on a second volume; a tablespace on a
-third. With --tap it prints TAP (`make check`), otherwise prose; the checks are the same.
+chapters: one volume, two restores of the same tag, and snapshots that read only what was written
+(track = yes); the WAL on a second volume; a tablespace on a third. With --tap it prints TAP (`make
+check`), otherwise prose; the checks are the same.
 TIDEMARK_DEMO_FS=xfs puts XFS on the server's volumes (default ext4);
 TIDEMARK_DEMO_CHAPTERS=1 tells only the first chapter; TIDEMARK_DEMO_BREAK=1 deletes a row behind a
 restore, so that a check fails. --store=s3 (`make demo STORE=s3`): the repositories are buckets of a
@@ -247,6 +248,29 @@ class Chapter:
         self.story.check(segment.startswith(name[:8]) and len(history) == 1,
                          f"timeline {self.timeline} is archived: {name} and {segment}")
 
+    def track(self):
+        """Option track: the second snapshot reads what was written since the first."""
+        story, node = self.story, self.node
+        section = node.sections["volume " + self.volumes[0].name]
+        if section["provider"] is not None:
+            return  # the story has said why
+        story.step("track = yes: the kernel notes what is written from one snapshot to the next")
+        # In our own mount namespace: the trackers end with it.
+        output("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
+        section["track"] = "yes"
+        node.write_conf()
+        node.agent.stop()
+        node.agent.start()
+        volumes = []
+        for tag in ("tracked", "tracked-again"):
+            self.server.psql("update orders set amount = amount where id <= 100")
+            story.tidemark(node, "snapshot", "--tag", tag)
+            done, _ = story.tidemark(node, "show", tag, "--json", show="")
+            volumes.append(json.loads(done.out)["volumes"][0])
+        first, second = (volume["bytes_read"] for volume in volumes)
+        story.check("track_read" in volumes[1] and 2 * second < first,
+                    f"the first read {first / MIB:.0f} MiB, the second {second / MIB:.1f} MiB")
+
     def end(self):
         for part in (self.ledger, self.load):
             if part:
@@ -270,6 +294,7 @@ def tell(story, box, store, title, name, again=False, **kind):
     if again:
         chapter.go_on(drop=False)
         chapter.restore()
+        chapter.track()
     chapter.end()
 
 

@@ -98,6 +98,9 @@ unsigned cmd_columns(int fd);
 /* Text from anywhere, without control characters: they must not reach a terminal. At most columns
  * characters of it, 0 = all. */
 void cmd_print_text(const char *text, unsigned columns, FILE *to);
+/* The same with an end of line, broken between words where a terminal has so few columns; further
+ * lines begin at `indent`, where this one is. */
+void cmd_print_wrapped(const char *text, unsigned indent, unsigned columns, FILE *to);
 /* Indented "key: value" lines of anything. */
 void cmd_print_tree(const json_t *json, int indent, FILE *to);
 void cmd_format_size(uint64_t bytes, char text[24]);

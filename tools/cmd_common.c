@@ -2,10 +2,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "agent/job.h"
 #include "agent/log.h"
+#include "agent/text.h"
 #include "tools/cmd.h"
 
 static int open_remote(const struct cmd *cmd, struct client **ret, struct err *err)
@@ -133,6 +133,43 @@ void cmd_print_text(const char *text, unsigned columns, FILE *to)
     }
 }
 
+/* Characters of UTF-8 up to the next blank. */
+static unsigned word_width(const char *text, size_t *ret_len)
+{
+    unsigned width = 0;
+    *ret_len = strcspn(text, " ");
+    for (size_t i = 0; i < *ret_len; i++)
+        width += ((unsigned char)text[i] & 0xc0) != 0x80;
+    return width;
+}
+
+void cmd_print_wrapped(const char *text, unsigned indent, unsigned columns, FILE *to)
+{
+    enum { ROOM_MIN = 30 }; /* a narrow terminal breaks lines itself */
+    unsigned used = 0;
+    if (columns < indent + ROOM_MIN) {
+        cmd_print_text(text, 0, to);
+        (void)fputc('\n', to);
+        return;
+    }
+    while (*text) {
+        size_t len;
+        unsigned width = word_width(text, &len);
+        if (used > 0 && indent + used + 1 + width > columns) {
+            (void)fprintf(to, "\n%*s", (int)indent, "");
+            used = 0;
+        }
+        if (used > 0)
+            (void)fputc(' ', to);
+        char word[4096];
+        (void)snprintf(word, sizeof(word), "%.*s", (int)len, text);
+        cmd_print_text(word, 0, to);
+        used += width + (used > 0);
+        text += len + strspn(text + len, " ");
+    }
+    (void)fputc('\n', to);
+}
+
 static void print_scalar(const json_t *json, FILE *to)
 {
     if (json_is_string(json)) {
@@ -175,12 +212,7 @@ void cmd_print_tree(const json_t *json, int indent, FILE *to)
 
 void cmd_format_size(uint64_t bytes, char text[24])
 {
-    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
-    size_t unit = 0;
-    for (; value >= 1024 && unit + 1 < ARRAY_LEN(units); unit++)
-        value /= 1024;
-    (void)snprintf(text, 24, unit == 0 || value >= 100 ? "%.0f %s" : "%.1f %s", value, units[unit]);
+    text_size(bytes, text);
 }
 
 bool cmd_format_track(const json_t *volume, const char *parent, char text[CMD_TRACK_LEN])
@@ -198,9 +230,5 @@ bool cmd_format_track(const json_t *volume, const char *parent, char text[CMD_TR
 
 void cmd_format_time(int64_t time_s, char text[32])
 {
-    struct tm utc;
-    time_t when = (time_t)time_s;
-    if (time_s <= 0 || !gmtime_r(&when, &utc) ||
-        strftime(text, 32, "%Y-%m-%d %H:%M:%S UTC", &utc) == 0)
-        (void)snprintf(text, 32, "-");
+    text_time(time_s, text);
 }

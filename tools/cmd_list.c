@@ -1,8 +1,19 @@
 /* tidemark list: the snapshots of the repository, oldest first. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <time.h>
 
+#include "agent/text.h"
 #include "tools/cmd.h"
+#include "tools/cmd_table.h"
+
+/* What a terminal that is too narrow leaves out, `show` has. */
+static const struct cmd_table_column columns[] = {
+    {"TAG", false, 0},   {"ID", false, 6},   {"CAPTURED", false, 5},
+    {"AGE", true, 3},    {"NODE", false, 7}, {"SIZE", true, 4},
+    {"STORED", true, 8}, {"TL", true, 2},    {"LSN", false, 1},
+};
+enum { CELL = CMD_TABLE_CELL_MAX, ID_SHOWN = 12 };
 
 /* Volume sizes and stored bytes of one record, summed. */
 static void sum_volumes(const json_t *record, uint64_t *ret_size, uint64_t *ret_stored)
@@ -12,25 +23,41 @@ static void sum_volumes(const json_t *record, uint64_t *ret_size, uint64_t *ret_
     *ret_size = *ret_stored = 0;
     json_array_foreach(json_object_get(record, "volumes"), i, volume)
     {
-        const json_t *stored = json_object_get(volume, "bytes_stored");
-        if (!stored)
-            stored = json_object_get(json_object_get(volume, "statistics"), "bytes_stored");
         *ret_size += (uint64_t)json_integer_value(json_object_get(volume, "size"));
-        *ret_stored += (uint64_t)json_integer_value(stored);
+        *ret_stored += (uint64_t)json_integer_value(json_object_get(volume, "bytes_stored"));
     }
 }
 
-static void print_row(const json_t *record)
+static void add_row(struct cmd_table *table, const json_t *record)
 {
-    char when[32], size_text[24], stored_text[24];
+    const json_t *pg = json_object_get(record, "postgresql");
+    int64_t captured_s = json_integer_value(json_object_get(record, "captured_s"));
     uint64_t size, stored;
+    char(*row)[CELL] = cmd_table_row(table);
     sum_volumes(record, &size, &stored);
-    cmd_format_size(size, size_text);
-    cmd_format_size(stored, stored_text);
-    cmd_format_time(json_integer_value(json_object_get(record, "captured_s")), when);
-    (void)printf("%-30s  %-12.12s  %-23s  %-16s  %10s  %10s\n", cmd_text_or_dash(record, "tag"),
-                 cmd_text_or_dash(record, "id"), when, cmd_text_or_dash(record, "node"), size_text,
-                 stored_text);
+    (void)snprintf(row[0], CELL, "%s", cmd_text_or_dash(record, "tag"));
+    (void)snprintf(row[1], CELL, "%.*s", ID_SHOWN, cmd_text_or_dash(record, "id"));
+    cmd_format_time(captured_s, row[2]);
+    text_age((int64_t)time(NULL) - captured_s, row[3]);
+    (void)snprintf(row[4], CELL, "%s", cmd_text_or_dash(record, "node"));
+    cmd_format_size(size, row[5]);
+    cmd_format_size(stored, row[6]);
+    (void)snprintf(row[7], CELL, "%lld",
+                   (long long)json_integer_value(json_object_get(pg, "timeline")));
+    (void)snprintf(row[8], CELL, "%s", cmd_text_or_dash(pg, "tag_lsn"));
+}
+
+static void print_table(const json_t *records)
+{
+    struct cmd_table table = {.columns = columns, .column_count = ARRAY_LEN(columns)};
+    size_t i;
+    json_t *record;
+    json_array_foreach(records, i, record)
+    {
+        add_row(&table, record);
+    }
+    cmd_table_print(&table);
+    cmd_table_release(&table);
 }
 
 static int run(struct cmd *cmd, struct err *err)
@@ -44,17 +71,15 @@ static int run(struct cmd *cmd, struct err *err)
     client_close(client);
     if (rc < 0)
         return rc;
+    const json_t *records = json_object_get(answer, "snapshots");
     size_t i;
     json_t *record;
     if (!cmd->json)
-        (void)printf("%-30s  %-12s  %-23s  %-16s  %10s  %10s\n", "TAG", "ID", "CAPTURED", "NODE",
-                     "SIZE", "STORED");
-    json_array_foreach(json_object_get(answer, "snapshots"), i, record)
+        print_table(records);
+    json_array_foreach(records, i, record)
     {
         if (cmd->json)
             cmd_print_json(record);
-        else
-            print_row(record);
     }
     json_int_t damaged = json_integer_value(json_object_get(answer, "damaged"));
     if (damaged > 0)
@@ -67,5 +92,8 @@ const struct cmd_verb verb_list = {
     .name = "list",
     .args = "",
     .summary = "Lists the snapshots of the repository, oldest first.",
+    .notes =
+        "TL and LSN: where the snapshot stands in the WAL. A terminal that is too narrow gets\n"
+        "fewer columns.\n",
     .run = run,
 };

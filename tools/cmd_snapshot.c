@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "agent/log.h"
 #include "tools/cmd.h"
 
 static const struct cmd_option options[] = {
@@ -71,6 +72,19 @@ static int detach(const struct cmd *cmd, struct client *client, const json_t *bo
     return rc;
 }
 
+/* A snapshot is taken all the same, with what the agent has read. */
+static void warn_stale(const struct cmd *cmd, struct client *client)
+{
+    free_json json_t *version = NULL;
+    struct err ignored;
+    if (client_call(client, "GET", "/version", NULL, &version, &ignored) < 0 ||
+        !json_is_true(json_object_get(version, "stale_configuration")))
+        return;
+    log_warn("%s was changed after the agent read it, which goes by what it read; to have it read "
+             "anew: systemctl restart tidemark-agent",
+             cmd->agent ? "the configuration of the agent" : "the configuration");
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     free_json json_t *body = json_object();
@@ -81,6 +95,7 @@ static int run(struct cmd *cmd, struct err *err)
         rc = cmd_open(cmd, &client, err);
     if (rc < 0)
         return rc;
+    warn_stale(cmd, client);
     if (cmd_option(cmd, "detach"))
         rc = detach(cmd, client, body, err);
     else

@@ -1,6 +1,8 @@
 /* tidemark status: the health of the node and what runs; the exit status is fit for probes. */
 #include <stdio.h>
+#include <time.h>
 
+#include "agent/text.h"
 #include "tools/cmd.h"
 
 static void print_running(const json_t *jobs)
@@ -35,6 +37,43 @@ int cmd_health_error(const json_t *health, struct err *err)
     return err_hint(err, "%s", cmd_text(health, "hint"));
 }
 
+/* Of the jobs, so that a repository which does not answer keeps nobody waiting: the newest snapshot
+ * that this agent took, with its id, tag and time, or null. New reference. */
+static json_t *last_snapshot(const json_t *jobs)
+{
+    for (size_t i = json_array_size(jobs); i-- > 0;) {
+        const json_t *job = json_array_get(jobs, i);
+        const json_t *result = json_object_get(job, "result");
+        bool good = json_is(job, "state", "complete") && json_str(result, "snapshot")[0] &&
+                    !json_is(job, "type", "verification");
+        if (good)
+            return json_pack("{s:O, s:O, s:O}", "id", json_object_get(result, "snapshot"), "tag",
+                             json_object_get(result, "tag"), "ended_s",
+                             json_object_get(job, "ended_s"));
+    }
+    return json_null();
+}
+
+static void print_health(const struct cmd *cmd, const json_t *health)
+{
+    const json_t *last = json_object_get(health, "last_snapshot");
+    json_int_t timeline = json_integer_value(json_object_get(health, "timeline"));
+    char age[TEXT_AGE_LEN];
+    (void)printf("%s/%s: %s\nagent: %s\n", cmd_text(health, "cluster"), cmd_text(health, "node"),
+                 cmd_text(health, "status"),
+                 json_is_true(json_object_get(health, "agent")) ? cmd_text(health, "version")
+                                                                : "not running");
+    if (json_is_true(json_object_get(health, "stale_configuration")))
+        cmd_print_stale(cmd, cmd_daemon(health));
+    if (timeline > 0 && !json_is(health, "role", "coordinator"))
+        (void)printf("server: %s on timeline %lld\n", cmd_text(health, "role"),
+                     (long long)timeline);
+    if (!last || json_is_null(last))
+        return;
+    text_age((int64_t)time(NULL) - json_integer_value(json_object_get(last, "ended_s")), age);
+    (void)printf("last snapshot: %s, %s ago\n", cmd_text(last, "tag"), age);
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct client *client;
@@ -49,16 +88,14 @@ static int run(struct cmd *cmd, struct err *err)
     client_close(client);
     if (rc < 0)
         return rc;
+    const json_t *jobs = json_object_get(answer, "jobs");
     (void)json_object_set_new(health, "agent", json_boolean(!local));
+    (void)json_object_set_new(health, "last_snapshot", last_snapshot(jobs));
     if (cmd->json) {
         cmd_print_json(health);
     } else {
-        (void)printf("%s/%s: %s\nagent: %s\n", cmd_text(health, "cluster"),
-                     cmd_text(health, "node"), cmd_text(health, "status"),
-                     local ? "not running" : cmd_text(health, "version"));
-        if (json_is_true(json_object_get(health, "stale_configuration")))
-            cmd_print_stale(cmd, cmd_daemon(health));
-        print_running(json_object_get(answer, "jobs"));
+        print_health(cmd, health);
+        print_running(jobs);
     }
     return cmd_health_error(health, err);
 }

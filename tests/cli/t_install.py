@@ -14,7 +14,8 @@ FILES = ["usr/bin/tidemark", "usr/bin/tidemark-agent", "usr/bin/tidemark-wal",
          "usr/share/man/man1/tidemark.1", "usr/share/man/man1/tidemark-wal.1",
          "usr/share/man/man5/tidemark.conf.5", "usr/share/man/man8/tidemark-agent.8",
          "usr/share/man/man8/tidemark-coordinator.8",
-         "usr/share/tidemark/openapi.yaml", "etc/tidemark/tidemark.conf"]
+         "usr/share/tidemark/openapi.yaml", "usr/share/tidemark/schema/check.json",
+         "etc/tidemark/tidemark.conf"]
 
 
 def install(root, *variables):

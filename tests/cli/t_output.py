@@ -89,7 +89,10 @@ def check(node, *args, **env):
 def test_check(node, box):
     done = check(node)
     is_status(done, 0, "check of a node that is ready")
-    is_([line.split()[0] for line in done.out.splitlines()], ["ok"] * 8, "eight checks, all ok")
+    rows = [line.split()[:2] for line in done.out.splitlines() if line[0] != " "]
+    is_([name for word, name in rows if word != "ok"], ["verification", "drill"],
+        "all ok, but nothing was tried yet") or diag(done.out)
+    ok(len(rows) >= 13, "the checks of a node") or diag(done.out)
     node.server.stop()
     done = check(node)
     is_status(done, "postgres", "check with the server down")
@@ -97,7 +100,7 @@ def test_check(node, box):
     like(done.out, r"(?m)^FAILED server +connect to PostgreSQL: .*\n +hint: is the server running",
          "the server has a hint")
     is_(done.err, "error: 1 of the checks failed\nhint: each has its own above\n", "and the end")
-    done = check(node, TIDEMARK_REPOSITORY_URL=f"file://{box.join('nowhere')}",
+    done = check(node, "--local", TIDEMARK_REPOSITORY_URL=f"file://{box.join('nowhere')}",
                  TIDEMARK_TIDEMARK_STATE_DIR=box.join("absent"))
     is_status(done, "device", "several are wrong: the first decides")
     lines = done.out.splitlines()

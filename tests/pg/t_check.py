@@ -3,16 +3,18 @@
 """`tidemark check` of a node that looks right: a table of what is wrong with it, and the one line
 that has to say so. The intact node passes before, between and after."""
 import os
+import re
 import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
+import schemas  # noqa: E402
 import snapshots as snap  # noqa: E402
 
 
-def intact(node, what):
-    done = node.cli("check")
+def intact(node, what, **options):
+    done = node.cli("check", **options)
     is_status(done, 0, f"{what}: the intact node passes") or diag(done.out)
     return done
 
@@ -78,7 +80,87 @@ def test_repository(node, box):
     intact(node, "space")
 
 
-def test_agent(node):
+def archive_to(node, url, command):
+    """The archiver hears of a new command some time later."""
+    node.server.psql(f"alter system set archive_command = '{command}'")
+    node.server.reload()
+
+    def arrives():
+        segment = node.server.switch_wal()
+        node.wait_archived(segment, 200)
+        return any(segment in files for _, _, files in os.walk(url[len("file://"):] + "/wal"))
+    poll(arrives, 200, f"WAL to arrive in {url}")
+
+
+def test_archive(node, box):
+    """A segment has to arrive in this repository, whatever the server says of its archiving."""
+    before = node.server.psql("select pg_walfile_name(pg_current_wal_insert_lsn())")
+    done = intact(node, "archive")
+    found = re.search("(?m)^ok +archiving +segment ([0-9A-F]{24}) was ended and is in", done.out)
+    if ok(found, "the segment that arrived is named") or diag(done.out):
+        ok(found[1] >= before, "it is one of now")
+        ok(any(found[1] in files for _, _, files in os.walk(snap.repository(node))), "it is there")
+    other = make_repository(box, "other")
+    sections = {**node.sections, "repository": {**node.sections["repository"], "url": other}}
+    conf = box.write("other.conf", conf_text(sections))
+    is_status(node.cli("init", conf=conf), 0, "another repository")
+    archive_to(node, other, node.archive_command.replace(node.conf, conf))
+    failed(node, "archives to another repository", "refused",
+           "archiving +the server does not archive to this repository: [0-9A-F]{24} was archived, "
+           "but is not here", "archive_command is '.*other.conf': does the configuration that it")
+    if CAMPAIGN:  # longer than an idle connection is kept
+        node.agent.start()
+        archive_to(node, node.repository, f"sleep 35; {node.archive_command}")
+        set_option(node, "wal", archive_timeout="2min")
+        node.agent.stop()
+        node.agent.start()
+        intact(node, "a slow archive")
+        node.agent.stop()
+        set_option(node, "wal", archive_timeout="20s")
+    archive_to(node, node.repository, node.archive_command)
+    intact(node, "archive again")
+
+
+def hidden(node, script):
+    """In a mount namespace of its own, after the script."""
+    return limited(node, "unshare", "--mount", "sh", "-ec", script + '\nexec "$@"', "sh")
+
+
+def test_room(node):
+    """What cannot be written to, and what is too small, and what is late."""
+    path, state = snap.repository(node), node.state_dir
+    done = hidden(node, f"mount --bind {path} {path}; mount -o remount,ro,bind {path}")
+    is_status(done, "store", "a repository that is read-only: exit status")
+    like(done.out, r"(?m)^FAILED writing +nothing can be written: .*Read-only file sys.*\n +hint: ",
+         "a repository that is read-only: its line")
+    done = hidden(node, f"mount -t tmpfs -o size=8m none {state}")
+    is_status(done, "device", "a small state_dir: exit status")
+    like(done.out, r"(?m)^FAILED space +the filesystem of state_dir .* 8.0 MiB free, 16.\d MiB are "
+         r"needed\n +hint: free space", "a small state_dir: its line")
+    if not shutil.which("faketime"):
+        skip("faketime is not installed", 4)
+        return
+    for ahead, status, word in (("+30s", 0, "warn"), ("-300s", "config", "FAILED")):
+        done = limited(node, "env", "NO_FAKE_STAT=1", "faketime", "-f", ahead)
+        is_status(done, status, f"clock {ahead}: exit status")
+        like(done.out, rf"(?m)^{word} +clock +the clocks differ by (29|30|299|300) s: here it is "
+             r".*UTC\n +hint: set the wrong one", f"clock {ahead}: its line")
+
+
+def test_track(node):
+    set_option(node, "volume pgdata", provider="precopy", track="yes")
+    done = hidden(node, "mount -t tmpfs none /sys/fs/bpf")
+    is_status(done, "refused", "track without bpffs: exit status")
+    like(done.out, r"(?m)^FAILED track +volume 'pgdata', track = yes: no BPF file system .*\n +"
+         "hint: mount -t bpf", "track without bpffs: its line")
+    done = hidden(node, "mount -t bpf none /sys/fs/bpf")
+    is_status(done, 0, "track")
+    like(done.out, "(?m)^ok +track +marks can be kept in /sys/fs/bpf; they take .* of the kernel",
+         "track: it was tried")
+    set_option(node, "volume pgdata", provider=None, track=None)
+
+
+def test_agent(node, box):
     """An agent that was not told."""
     node.agent.start()
     intact(node, "agent")
@@ -89,6 +171,14 @@ def test_agent(node):
     done = node.cli("status")
     is_status(done, 0, "edited configuration: the node is healthy all the same")
     like(done.out, f"(?m)^configuration: '{node.conf}' was changed", "status says it, too")
+    done = node.cli("snapshot", "--tag", "stale")
+    is_status(done, 0, "edited configuration: a snapshot is taken all the same")
+    like(done.err, "warn: the configuration was changed after the agent read it", "with a warning")
+    wrong = box.write("wrong.conf", conf_text({**node.sections, "postgresql": {
+        **node.sections["postgresql"], "data_directory": "/nowhere"}}))
+    done = node.cli("check", conf=wrong)
+    is_status(done, "config", "another file than the agent's is checked from here")
+    like(done.out, "(?m)^ok +agent +answers, but has read another file", "which it says")
     node.agent.stop()
     node.agent.start()
     intact(node, "restarted agent")
@@ -126,7 +216,7 @@ def test_capture(node):
 
 
 def limited(node, *prefix):
-    """`tidemark check` by another program, which takes something away first."""
+    """`tidemark check` without an agent, by another program, which takes something away first."""
     return run_program(shutil.which(prefix[0]), *prefix[1:],
                        os.path.join(node.programs, "tidemark"), "check", conf=node.conf)
 
@@ -141,10 +231,11 @@ def test_users(node):
     like(done.out, "(?m)^FAILED agent .*\n +hint: .*'postgres' must not be in group tidemark",
          "the server's user is not told to join group tidemark")
     os.chmod(node.socket, 0o666)
-    done = node.cli("check", user="daemon")
+    intact(node, "the agent", user="daemon")
+    done = node.cli("check", "--local", user="daemon")
     for name in ("state_dir", "repository", "volumes"):
         like(done.out, rf"(?m)^FAILED {name} .*Permission denied\n +hint: run this as root",
-             f"somebody with the socket only: {name}")
+             f"somebody who does without the agent: {name}")
 
 
 def test_restore(node):
@@ -156,12 +247,27 @@ def test_restore(node):
     node.agent.stop()
     done = node.cli("check")
     is_status(done, "partial", "an unfinished restore decides the exit status")
-    like(done.out, r"(?m)^FAILED agent +restore [0-9a-f]+ stopped at step .*\n +hint: .*--resume",
+    like(done.out, r"(?m)^FAILED health +restore [0-9a-f]+ stopped at step .*\n +hint: .*--resume",
          "its line says how to go on")
+    is_(done.out.count("FAILED"), 1, "what it took apart is no failure") or diag(done.out)
+    for name in ("volumes", "capture", "space", "server", "archiving"):
+        like(done.out, rf"(?m)^- +{name} +not looked at: a restore is unfinished, see health",
+             f"{name} says so")
+    schemas.conform_all(node.cli, "unfinished restore", 2, 3)
     is_status(node.cli("restore", "--resume", "--yes"), 0, "resumed")
     node.server.wait_ready()
     node.agent.start()
-    intact(node, "resumed")
+    done = intact(node, "resumed")
+    like(done.out, "(?m)^ok +drill +'t1' was restored here .* ago", "a restore counts as a drill")
+    isnt(node.cli("verify", "nothing").status, 0, "a job fails")
+    is_status(node.cli("verify", "t1"), 0, "t1 is verified")
+    like(node.cli("check").out, "(?m)^ok +verification +'t1' was read back and found good .* ago",
+         "which check knows")
+    schemas.conform_all(node.cli, "a restored node", 2, 5)
+    document = {"check": "x", "result": "ok", "ok": True, "detail": ""}
+    is_([len(schemas.problems("check", {**document, **more})) > 0 for more in (
+        {}, {"unknown": 1}, {"ok": False}, {"result": "failed", "ok": False})],
+        [False, True, True, True], "a schema refuses what it does not describe")
 
 
 def main():
@@ -174,11 +280,18 @@ def main():
                          "tidemark": {"freeze_deadline": "20s", "resume": "wait"}})
     node.start()
     node.wait_archived(node.server.switch_wal())
-    intact(node, "begin")
+    done = intact(node, "begin")
+    like(done.out, "(?m)^ok +agent +answers: what follows", "the agent makes the checks")
+    for line in ("snapshots +there is no snapshot", "verification +no snap", "drill +no drill yet"):
+        like(done.out, f"(?m)^warn +{line}.*\n +hint: ", f"a warning is no failure: {line}")
+    schemas.conform_all(node.cli, "empty repository")
     test_directory(node)
     test_repository(node, box)
+    test_archive(node, box)
+    test_room(node)
     test_capture(node)
-    test_agent(node)
+    test_track(node)
+    test_agent(node, box)
     test_users(node)
     test_restore(node)
     node.server.stop()

@@ -69,6 +69,9 @@ def main():
     is_status(done, "refused", "without CAP_BPF and CAP_SYS_ADMIN: exit status")
     like(done.err, "(?s)CAP_BPF and CAP_PERFMON.*hint: .*freeze, command and offline",
          "what is missing is named, and the other providers")
+    done = node.cli("check", conf=box.join("etc/tidemark/tidemark.conf"))
+    is_status(done, "refused", "check is made by the agent, with its rights: exit status")
+    like(done.out, "(?m)^FAILED capture +provider precopy: .*CAP_BPF and CAP_PERFMON", "its line")
     # Longer than systemd waits before it kills: then it says which of them did not end.
     systemd.ctl("stop", AGENT, UNIT, timeout_s=180)
     diag(systemd.ctl("show", "--property=Id,Result,ExecMainStatus", AGENT, UNIT).out)
