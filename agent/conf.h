@@ -76,6 +76,7 @@ struct conf {
     /* [wal] */
     char wal_spool[CONF_PATH_MAX + 1]; /* default <data_directory>/pg_wal/tidemark-spool */
     unsigned wal_prefetch;             /* segments ahead; 0 = off */
+    unsigned wal_push_ahead;           /* files pushed at once; 0 = off */
     unsigned wal_get_timeout_s;        /* 600 */
     char wal_credentials_file[CONF_PATH_MAX + 1]; /* empty = the repository's */
     unsigned wal_archive_timeout_s; /* how long a snapshot waits for its WAL to arrive */

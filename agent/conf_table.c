@@ -154,6 +154,11 @@ const struct option option_table[] = {
      NULL},
     {"wal", "prefetch", OPTION_COUNT, FIELD(wal_prefetch), "8", 0, 256, NULL, "number (0 … 256)",
      "Segments fetched ahead of replay; 0 = none.", NULL},
+    {"wal", "push_ahead", OPTION_COUNT, FIELD(wal_push_ahead), "8", 0, 64, NULL, "number (0 … 64)",
+     "WAL files that tidemark-wal stores at the same time when more than two wait to be archived; "
+     "archive_command is told of each only when the repository has it. 0 = one file a call. They "
+     "take twice their size in memory, together no more than 256 MiB or one file's.",
+     NULL},
     {"wal", "get_timeout", OPTION_TIME_S, FIELD(wal_get_timeout_s), "10min", 1, 86400, NULL,
      "time (1s … 24h)", "How long `tidemark-wal get` retries a failing repository.", NULL},
     {"wal", "credentials_file", OPTION_PATH, FIELD(wal_credentials_file), "", 0, 0, NULL, "path",

@@ -11,17 +11,12 @@
 static const struct {
     const char *option, *key;
 } conf_options[] = {
-    {"--repository", "repository.url"},
-    {"--endpoint", "repository.endpoint"},
-    {"--region", "repository.region"},
-    {"--addressing", "repository.addressing"},
-    {"--ca-file", "repository.ca_file"},
-    {"--credentials-file", "wal.credentials_file"},
-    {"--cluster", "tidemark.cluster"},
-    {"--spool", "wal.spool"},
-    {"--prefetch", "wal.prefetch"},
-    {"--get-timeout", "wal.get_timeout"},
-    {"--data-directory", "postgresql.data_directory"},
+    {"--repository", "repository.url"},   {"--endpoint", "repository.endpoint"},
+    {"--region", "repository.region"},    {"--addressing", "repository.addressing"},
+    {"--ca-file", "repository.ca_file"},  {"--credentials-file", "wal.credentials_file"},
+    {"--cluster", "tidemark.cluster"},    {"--spool", "wal.spool"},
+    {"--prefetch", "wal.prefetch"},       {"--push-ahead", "wal.push_ahead"},
+    {"--get-timeout", "wal.get_timeout"}, {"--data-directory", "postgresql.data_directory"},
 };
 
 void wal_command_usage(FILE *to)
@@ -52,6 +47,7 @@ void wal_command_usage(FILE *to)
         "  --history-only            get: history files only\n"
         "  --spool=DIR               prefetched segments (default tidemark-spool beside PATH)\n"
         "  --prefetch=N              segments to fetch ahead; 0 = none (8)\n"
+        "  --push-ahead=N            files to push at once when many wait; 0 = one by one (8)\n"
         "get exits with 0 when delivered, 1 when the repository was read and does not hold the\n"
         "file, 126 otherwise. push exits with 0, or with 125 at most.\n",
         to);
@@ -173,9 +169,9 @@ static int parse_verb(const char *text, enum wal_verb *ret, int *ret_words, stru
         enum wal_verb verb;
         int words;
     } verbs[] = {{"push", WAL_PUSH, 1},         {"get", WAL_GET, 2},
-                 {"prefetch", WAL_PREFETCH, 2}, {"stats", WAL_STATS, 0},
-                 {"--help", WAL_HELP, 0},       {"help", WAL_HELP, 0},
-                 {"--version", WAL_VERSION, 0}};
+                 {"prefetch", WAL_PREFETCH, 2}, {"push-ahead", WAL_PUSH_AHEAD, 1},
+                 {"stats", WAL_STATS, 0},       {"--help", WAL_HELP, 0},
+                 {"help", WAL_HELP, 0},         {"--version", WAL_VERSION, 0}};
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
         if (strcmp(text, verbs[i].text) == 0) {
             *ret = verbs[i].verb;
@@ -235,7 +231,7 @@ int wal_command_parse(int argc, char **argv, struct wal_command *ret, struct err
         rc = parse_rest(argc, argv, words, ret, err);
     if (rc < 0)
         return rc;
-    if (ret->verb == WAL_PUSH) {
+    if (ret->verb == WAL_PUSH || ret->verb == WAL_PUSH_AHEAD) {
         const char *slash = strrchr(ret->path, '/');
         ret->name = slash ? slash + 1 : ret->path;
     }

@@ -7,7 +7,7 @@
 #include "agent/conf.h"
 #include "agent/wal.h"
 
-enum wal_verb { WAL_PUSH, WAL_GET, WAL_PREFETCH, WAL_STATS, WAL_HELP, WAL_VERSION };
+enum wal_verb { WAL_PUSH, WAL_GET, WAL_PREFETCH, WAL_PUSH_AHEAD, WAL_STATS, WAL_HELP, WAL_VERSION };
 
 enum { WAL_LIMITS_MAX = 32, WAL_EXIT_ABSENT = 1, WAL_EXIT_FAILED = 126 };
 

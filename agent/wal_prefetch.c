@@ -20,7 +20,6 @@
 
 #include "agent/pg_names.h"
 #include "agent/pg_pid_file.h"
-#include "agent/repository.h"
 #include "agent/wal_spool.h"
 
 enum {
@@ -210,12 +209,9 @@ static void *fetcher_main(void *arg)
     return NULL;
 }
 
-/* From a directory a fetch is CPU time, from a server mostly waiting. */
 static unsigned fetcher_count(const struct prefetcher *p)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    bool local = repository_directory(&p->command.conf) != NULL;
-    uint64_t useful = !local ? FETCHERS_MAX : cores > 0 ? min_u64((uint64_t)cores, 4) : 1;
+    uint64_t useful = wal_useful_threads(&p->command.conf, FETCHERS_MAX);
     uint64_t fit = FETCHERS_MEMORY / (2 * (uint64_t)p->segment_size);
     uint64_t fetchers = min_u64(useful, fit);
     return (unsigned)max_u64(1, min_u64(fetchers, p->command.conf.wal_prefetch));

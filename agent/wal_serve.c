@@ -14,6 +14,7 @@
 
 #include "agent/log.h"
 #include "agent/pg_names.h"
+#include "agent/repository.h"
 #include "agent/repository_access.h"
 #include "agent/wal_launch.h"
 #include "agent/wal_report.h"
@@ -43,8 +44,8 @@ static int64_t store_group(const struct conf *conf)
     return group ? (int64_t)group->gr_gid : -1;
 }
 
-static int identify(const struct wal_command *command, struct wal_connection *connection,
-                    struct err *err)
+int wal_identify(const struct wal_command *command, struct wal_connection *connection,
+                 struct err *err)
 {
     bool used_copy;
     int rc = repo_open(connection->archive.store, &connection->repo, &used_copy, err);
@@ -123,7 +124,7 @@ static int connect_with(const struct wal_command *command, struct patience *pati
     if (rc == 0)
         rc = open_store(command, patience, &ret->archive.store, err);
     if (rc == 0)
-        rc = identify(command, ret, err);
+        rc = wal_identify(command, ret, err);
     if (rc < 0) {
         wal_disconnect(ret);
         return rc;
@@ -142,6 +143,14 @@ void wal_disconnect(struct wal_connection *connection)
 {
     store_close(connection->archive.store);
     connection->archive.store = NULL;
+}
+
+unsigned wal_useful_threads(const struct conf *conf, unsigned wanted)
+{
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    if (repository_directory(conf) == NULL)
+        return wanted;
+    return (unsigned)min_u64(cores > 0 ? min_u64((uint64_t)cores, 4) : 1, wanted);
 }
 
 /* --- push ------------------------------------------------------------------------------------- */

@@ -1,11 +1,12 @@
 /* tidemark-wal: archive_command and restore_command. This program is the lean front: PostgreSQL
- * starts it for every segment of a replay, so a segment that was prefetched is delivered here, by
- * one rename, without libcrypto and its 1.6 ms of start. Everything else is done by
- * tidemark-wal-worker, which is executed in its place. */
+ * starts it for every segment, so one that was prefetched is delivered here, by one rename, and one
+ * that was pushed ahead is acknowledged here, without libcrypto and its 1.6 ms of start. Everything
+ * else is done by tidemark-wal-worker, which is executed in its place. */
 #include <signal.h>
 #include <stdio.h>
 
 #include "agent/log.h"
+#include "agent/wal_ahead.h"
 #include "agent/wal_command.h"
 #include "agent/wal_launch.h"
 #include "agent/wal_spool.h"
@@ -46,10 +47,24 @@ static int fail(const struct err *err, bool is_get)
     return is_get ? WAL_EXIT_FAILED : err_exit_status(err->code);
 }
 
+/* True when the process that pushes ahead has decided it: *ret_status. */
+static bool ask_ahead(const struct wal_command *command, int argc, char **argv, int *ret_status)
+{
+    struct err err;
+    enum wal_ahead_word word = wal_ahead_ask(command, argc, argv, &err);
+    *ret_status = 0;
+    if (word == AHEAD_FAILED) {
+        (void)err_prefix(&err, "tidemark-wal push %s", command->name);
+        *ret_status = fail(&err, false);
+    }
+    return word == AHEAD_PUSHED || word == AHEAD_FAILED;
+}
+
 int main(int argc, char **argv)
 {
     struct wal_command command;
     struct err err;
+    int status;
     bool is_get = argc > 1 && strcmp(argv[1], "get") == 0;
     (void)signal(SIGPIPE, SIG_IGN);
     if (wal_command_parse(argc, argv, &command, &err) < 0)
@@ -63,6 +78,8 @@ int main(int argc, char **argv)
     }
     if (command.verb == WAL_GET && deliver_from_spool(&command, argc, argv))
         return 0;
+    if (command.verb == WAL_PUSH && ask_ahead(&command, argc, argv, &status))
+        return status;
     (void)wal_launch_worker(argv, &err);
     return fail(&err, is_get);
 }

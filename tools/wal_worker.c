@@ -1,5 +1,5 @@
 /* tidemark-wal-worker: what tidemark-wal executes for everything but the delivery of a prefetched
- * segment. Not called by people. */
+ * segment and the acknowledgement of one that was pushed ahead. Not called by people. */
 #include <signal.h>
 
 #include "agent/log.h"
@@ -22,6 +22,8 @@ int main(int argc, char **argv)
         return wal_serve_get(&command, argc, argv);
     case WAL_PREFETCH:
         return wal_serve_prefetch(&command);
+    case WAL_PUSH_AHEAD:
+        return wal_serve_push_ahead(&command);
     case WAL_STATS:
         return wal_serve_stats(&command);
     case WAL_HELP:

@@ -102,6 +102,19 @@ class Archive:
         return sorted(found)
 
 
+    def read(self, name, data):
+        """What the repository holds under this name, by tidemark-wal as the server of data; None
+        when it gives nothing."""
+        path = os.path.join(data.path, "pg_wal/READ")
+        done = self.run("get", name, path, cwd=data.path, **{"get-timeout": "1s", "prefetch": 0})
+        if done.status != 0:
+            return None
+        with open(path, "rb") as file:
+            content = file.read()
+        os.unlink(path)
+        return content
+
+
 class S3Archive(Archive):
     """An archive in a bucket (a Place of s3_node); `tidemark init` makes it."""
 
@@ -125,6 +138,94 @@ class S3Archive(Archive):
     def objects(self, system_id):
         return sorted(k.rpartition("/")[2] for k in
                       self.place.keys_below(f"wal/{self.cluster}/{system_id}/"))
+
+
+class Pushers:
+    """The processes that push ahead from below a directory, found by what they have open."""
+
+    def __init__(self, path):
+        self.path = os.path.realpath(path)
+
+    def _is_mine(self, pid):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                if file.read().split(b"\0")[1:2] != [b"push-ahead"]:
+                    return False
+            fds = f"/proc/{pid}/fd"
+            links = [os.readlink(os.path.join(fds, fd)) for fd in os.listdir(fds)]
+        except OSError:
+            return False
+        return any(x.startswith(self.path + "/") for x in links) and not tm.process_gone(int(pid))
+
+    def pids(self):
+        return [int(x) for x in filter(str.isdigit, os.listdir("/proc")) if self._is_mine(x)]
+
+    def kill(self):
+        for pid in self.pids():
+            tm.kill_pid(pid)
+
+
+class Archiver:
+    """pg_wal with files that are ready, and archive_command as the archiver calls it."""
+
+    def __init__(self, box, archive, name, **options):
+        self.archive, self.data, self.options = archive, Directory(box, name), options
+        self.status = box.mkdir(f"{name}/pg_wal/archive_status", 0o700, "postgres")
+        self.wrong = []
+
+    def path(self, name):
+        return os.path.join(self.data.path, "pg_wal", name)
+
+    def ready(self, *names, fill=0):
+        """Segments by number, other files by name."""
+        for name in names:
+            if isinstance(name, int):
+                self.data.write("pg_wal/" + name_of(name), segment(name, fill=fill))
+                name = name_of(name)
+            with open(os.path.join(self.status, name + ".ready"), "w", encoding="ascii"):
+                pass
+
+    def waiting(self):
+        return sorted(x[:-6] for x in os.listdir(self.status) if x.endswith(".ready"))
+
+    def start(self, name, **environ):
+        return subprocess.Popen(
+            [self.archive.wal, "push", "pg_wal/" + name,
+             *self.archive.options(**self.options).split()],
+            env={**os.environ, **environ}, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            **{**tm.as_user("postgres"), "cwd": self.data.path})
+
+    def end(self, name, process, timeout_s=60):
+        """The Result; what was acknowledged is compared with the repository."""
+        out, err = process.communicate(timeout=timeout_s)
+        if process.returncode == 0:
+            self.check_stored(name)
+            ready = os.path.join(self.status, name + ".ready")
+            os.rename(ready, ready[:-6] + ".done")
+        elif process.returncode > 125 or process.returncode < 0:
+            self.wrong.append(f"{name}: status {process.returncode}")
+        return tm.Result(process.returncode, out, err)
+
+    def call(self, name, **environ):
+        return self.end(name, self.start(name, **environ))
+
+    def check_stored(self, name):
+        with open(self.path(name), "rb") as file:
+            mine = file.read()
+        if self.archive.read(name, self.data) != mine:
+            self.wrong.append(f"{name}: acknowledged, but not what the repository holds")
+
+    def all(self, **environ):
+        """Archives all that is ready, in order; the statuses that are not 0."""
+        found = [self.call(name, **environ).status for name in self.waiting()]
+        return [x for x in found if x]
+
+    def stored(self):
+        return self.archive.objects(SYSTEM_ID)
+
+    def pushers(self):
+        return Pushers(self.data.path).pids()
 
 
 class Primary(Server):

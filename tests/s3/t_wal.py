@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """tidemark-wal on object stores: exit statuses of push and get, answers that only look like "it is
-not there", segments through a proxy that fails by a seed, and a recovery over TLS.
+not there", segments through a proxy that fails by a seed, pushed ahead too, and a recovery over
+TLS.
 check: build=asan timeout=300"""
 import os
 import sys
@@ -9,10 +10,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), os.path.join(HERE, "..", "pg")]
 import s3  # noqa: E402
 import tm  # noqa: E402
+from delayproxy import DelayProxy  # noqa: E402
 from faultproxy import FaultProxy, Rule  # noqa: E402
 from s3_node import Place, credentials_file  # noqa: E402
 from tm import *  # noqa: E402,F403
-from wal_lib import Copy, Directory, Primary, S3Archive, SYSTEM_ID, name_of, segment  # noqa: E402
+from wal_lib import (Archiver, Copy, Directory, Primary, Pushers,  # noqa: E402
+                     S3Archive, SYSTEM_ID, name_of, segment)  # noqa: E402
 
 FAULTS = ("status", "reset", "reset_up", "reset_down", "lost_answer", "fin_down", "flip_up",
           "flip_down", "short_length", "close_idle", "duplicate", "delay", "rate")
@@ -119,19 +122,62 @@ def chaos(archive, data, proxy):
        + " ".join(sorted({x.fault for x in proxy.hits()})))
 
 
-def recovery(box, place):
+def pushed_ahead(box, archive, store, proxy):
+    """Many files wait: what the process that pushes ahead meets is told by archive_command, and
+    whatever is acknowledged is stored."""
+    rng, seed = seeded()
+    wrong = credentials_file(box, "ahead-wrong", s3.Keys(store.keys.access, "wrong"))
+    a = Archiver(box, archive, "ahead", **configured(archive, retry_timeout="3s"))
+    box.before_clean.append(Pushers(a.data.path).kill)
+    first = 2000
+    a.ready(*range(first, first + 12))
+    good, a.options = a.options, {"credentials-file": wrong}
+    done = a.call(name_of(first))
+    is_status(done, "auth", "twelve files wait, a wrong key")
+    like(done.err, r"error: tidemark-wal push .*\nhint: ", "the error, with its hint")
+    a.options = good
+    proxy.rules(Rule("^PUT .*wal", "status", code=503))
+    is_status(a.call(name_of(first)), "store", "a server that takes nothing")
+    ok(name_of(first) not in a.stored(), "is not believed")
+    proxy.rules()
+    is_(a.all(), [], "once it does: all of them")
+    failed, first, count = [], 3000, 400 if CAMPAIGN else 24
+    a.ready(*range(first, first + count))
+    proxy.rules(Rule("^", FAULTS, prob=0.15, seed=seed, ms=300, bps=4e6,
+                     code=rng.choice((500, 503, 429))))
+    for _ in range(5):
+        failed += a.all()
+    proxy.rules()
+    ok(set(failed) <= {12}, f"under faults: {len(failed)} calls failed, with {set(failed)}")
+    is_(a.all(), [], "the rest without")
+    is_(a.wrong, [], "every acknowledged file is in the repository")
+    ok(set(map(name_of, range(first, first + count))) <= set(a.stored()), "and all are there")
+    Pushers(a.data.path).kill()
+
+
+def recovery(box, place, delay):
     """A real server archives over TLS, a copy of it recovers with prefetch."""
     archive = S3Archive(box, place)
-    primary = Primary(box, archive, name="primary")
+    primary = Primary(box, archive, name="primary", max_wal_size="1GB")
     base = primary.base_backup("base")
-    primary.fill(60)
+    primary.pgbench_init(1)
+    slow = primary.pgbench("-R", "200")
+    delay.latency_ms = 300  # so that segments pile up
+    primary.fill(150)
+    poll(Pushers(primary.data).pids, 60, "the process that pushes ahead")
+    ok(True, "a slow server: segments are pushed ahead")
+    slow.stop()
+    delay.latency_ms = 0
+    sums = primary.pgbench_sums()
     primary.switch_and_wait()
+    is_(primary.psql("select failed_count from pg_stat_archiver"), "0", "no push failed")
     rows = primary.psql("select count(*), sum(hashtext(x)::bigint) from filler")
     copy = Copy(box, base, "copy", archive.restore_command(prefetch=4))
     copy.start()
     copy.wait_ready()
     is_(copy.psql("select count(*), sum(hashtext(x)::bigint) from filler"), rows,
         "recovery over TLS: every row is there")
+    is_(copy.pgbench_sums(), sums, "and pgbench's sums")
     unlike(copy.log_text(), "FATAL", "and the log tells of no failure")
     ok(int(copy.psql("select timeline_id from pg_control_checkpoint()")) == 2, "on a new timeline")
     copy.stop()
@@ -141,7 +187,7 @@ def recovery(box, place):
 def main():
     s3.need_ceph()
     box = need_root() or Sandbox("s3wal")
-    need_programs("tidemark", "tidemark-wal", "tidemark-wal-worker")
+    need_programs("tidemark", "tidemark-wal", "tidemark-wal-worker", "tests/s3/tool_delay")
     store = s3.ceph(box)
     proxy = FaultProxy(box, store.endpoint)
     data = Directory(box, "data")
@@ -152,7 +198,9 @@ def main():
     round_trips(behind, data, proxy)
     only_looks_absent(behind, data, proxy)
     chaos(behind, data, proxy)
-    recovery(box, Place(box, store, "tls", endpoint=store.tls_endpoint))
+    pushed_ahead(box, behind, store, proxy)
+    delay = DelayProxy(box, store.tls_endpoint)
+    recovery(box, Place(box, store, "tls", endpoint=delay.endpoint), delay)
     if s3.missing("swift"):
         skip(s3.missing("swift"))
         return

@@ -1,0 +1,330 @@
+/* See wal_ahead_queue.h. */
+#include "agent/wal_ahead_queue.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "agent/clock.h"
+#include "agent/repository.h"
+#include "agent/wal_ready.h"
+#include "agent/wal_serve.h"
+
+enum {
+    PUSHERS_MAX = 64,
+    PUSH_MEMORY = 256 << 20, /* bytes: a push holds a file and its object at once */
+    /* A file that is written to within one tick of the clock keeps its times: what is read has to
+     * be older than that. */
+    TICK_MS = 20,
+};
+
+enum file_state {
+    FILE_WAITING,
+    FILE_AT_WORK,
+    FILE_STORED, /* id says which file */
+    FILE_FAILED, /* err says why */
+    FILE_UNSURE, /* it changed while it was read */
+};
+
+struct queued_file {
+    char name[WAL_NAME_MAX + 1];
+    enum file_state state;
+    struct wal_file_id id;
+    uint64_t failed_ms;
+    struct err err;
+};
+
+struct ahead_queue {
+    struct wal_command command; /* a copy: what a push by itself would have */
+    const char *wal_path;
+    int wal_fd, wake_fd;
+    pthread_t threads[PUSHERS_MAX];
+    unsigned thread_count;
+    struct wal_ready ready; /* of the thread that scans */
+    /* Everything below is under the lock. */
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    struct queued_file *files, *spare; /* WAL_READY_MAX each, in order */
+    size_t count;
+    bool proven; /* one is stored */
+    bool stopped;
+    unsigned at_work;
+    uint64_t memory; /* bytes, of those at work */
+};
+
+void ahead_test_step(void)
+{
+    static atomic_uint steps;
+    const char *kill_at = getenv("TIDEMARK_TEST_AHEAD_KILL");
+    if (kill_at && atomic_fetch_add(&steps, 1) + 1 == strtoul(kill_at, NULL, 10))
+        (void)raise(SIGKILL);
+}
+
+static struct queued_file *find(struct ahead_queue *queue, const char *name)
+{
+    for (size_t i = 0; i < queue->count; i++)
+        if (strcmp(queue->files[i].name, name) == 0)
+            return &queue->files[i];
+    return NULL;
+}
+
+/* --- one push -----------------------------------------------------------------------------------
+ */
+
+static bool is_young(const struct wal_file_id *id)
+{
+    struct timespec now;
+    (void)clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t now_in_ms = (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+    return id->changed_s * 1000 + id->changed_ns / 1000000 + TICK_MS > now_in_ms;
+}
+
+/* FILE_STORED with *ret_id, FILE_UNSURE, or FILE_FAILED with err. */
+static enum file_state push(const struct ahead_queue *queue, const struct wal_archive *archive,
+                            const char *name, struct wal_file_id *ret_id, struct err *err)
+{
+    char path[CONF_PATH_MAX + WAL_NAME_MAX + 2];
+    struct wal_file_id before, after;
+    if (!wal_file_identify(queue->wal_fd, name, &before))
+        return FILE_UNSURE;
+    if (is_young(&before)) {
+        pause_ms(TICK_MS);
+        if (!wal_file_identify(queue->wal_fd, name, &before) || is_young(&before))
+            return FILE_UNSURE;
+    }
+    (void)snprintf(path, sizeof(path), "%s/%s", queue->wal_path, name);
+    if (wal_push(archive, path, name, err) < 0)
+        return FILE_FAILED;
+    if (!wal_file_identify(queue->wal_fd, name, &after) ||
+        memcmp(&before, &after, sizeof(before)) != 0)
+        return FILE_UNSURE;
+    *ret_id = before;
+    return FILE_STORED;
+}
+
+/* The repository that answers now, not the one that did some time ago: a directory may have been
+ * unmounted, a bucket emptied. A directory is opened anew, a connection is kept. */
+static int renew(const struct ahead_queue *queue, struct wal_connection *connection,
+                 struct err *err)
+{
+    bool local = repository_directory(&queue->command.conf) != NULL;
+    if (connection->archive.store && !local)
+        return wal_identify(&queue->command, connection, err);
+    wal_disconnect(connection);
+    return wal_connect(&queue->command, connection, err);
+}
+
+/* --- threads ------------------------------------------------------------------------------------
+ */
+
+/* Bytes that a push of it takes. */
+static uint64_t memory_of(const struct ahead_queue *queue, const char *name)
+{
+    struct wal_file_id id;
+    return wal_file_identify(queue->wal_fd, name, &id) ? 2 * id.size : 0;
+}
+
+static bool is_history(const char *name)
+{
+    enum wal_kind kind;
+    return wal_name_parse(name, &kind, NULL) && kind == WAL_HISTORY;
+}
+
+/* The next file that may begin, or NULL; marks it. */
+static struct queued_file *begin(struct ahead_queue *queue, uint64_t *ret_memory)
+{
+    if (!queue->proven && queue->at_work > 0)
+        return NULL;
+    for (size_t i = 0; i < queue->count; i++) {
+        struct queued_file *file = &queue->files[i];
+        if (file->state == FILE_WAITING) {
+            uint64_t memory = memory_of(queue, file->name);
+            if (queue->at_work > 0 && queue->memory + memory > PUSH_MEMORY)
+                return NULL;
+            file->state = FILE_AT_WORK;
+            queue->at_work++;
+            queue->memory += memory;
+            *ret_memory = memory;
+            return file;
+        }
+        if (file->state != FILE_STORED && is_history(file->name))
+            return NULL;
+    }
+    return NULL;
+}
+
+static void end(struct ahead_queue *queue, const char *name, enum file_state state,
+                const struct wal_file_id *id, const struct err *err)
+{
+    static const uint64_t one = 1;
+    struct queued_file *file = find(queue, name); /* a scan may have moved or dropped it */
+    if (file) {
+        file->state = state;
+        file->id = *id;
+        file->failed_ms = now_ms();
+        file->err = *err;
+    }
+    queue->proven |= state == FILE_STORED;
+    queue->stopped |= state == FILE_FAILED;
+    (void)pthread_cond_broadcast(&queue->moved);
+    ssize_t ignored = write(queue->wake_fd, &one, sizeof(one));
+    (void)ignored; /* its counter cannot be full */
+}
+
+static void *pusher_main(void *arg)
+{
+    struct ahead_queue *queue = arg;
+    struct wal_connection connection = {0};
+    struct queued_file *file;
+    struct wal_file_id id = {0};
+    struct err err;
+    uint64_t memory = 0;
+    char name[WAL_NAME_MAX + 1];
+    (void)pthread_mutex_lock(&queue->lock);
+    while (!queue->stopped) {
+        if ((file = begin(queue, &memory)) == NULL) {
+            (void)pthread_cond_wait(&queue->moved, &queue->lock);
+            continue;
+        }
+        (void)snprintf(name, sizeof(name), "%s", file->name);
+        (void)pthread_mutex_unlock(&queue->lock);
+        ahead_test_step();
+        err_clear(&err);
+        enum file_state state = renew(queue, &connection, &err) < 0
+                                    ? FILE_FAILED
+                                    : push(queue, &connection.archive, name, &id, &err);
+        ahead_test_step();
+        (void)pthread_mutex_lock(&queue->lock);
+        queue->at_work--;
+        queue->memory -= memory;
+        end(queue, name, state, &id, &err);
+    }
+    (void)pthread_mutex_unlock(&queue->lock);
+    wal_disconnect(&connection);
+    return NULL;
+}
+
+bool ahead_queue_start(struct ahead_queue *queue)
+{
+    unsigned wanted = wal_useful_threads(&queue->command.conf, queue->command.conf.wal_push_ahead);
+    while (queue->thread_count < wanted &&
+           pthread_create(&queue->threads[queue->thread_count], NULL, pusher_main, queue) == 0)
+        queue->thread_count++;
+    return queue->thread_count > 0;
+}
+
+void ahead_queue_stop(struct ahead_queue *queue)
+{
+    (void)pthread_mutex_lock(&queue->lock);
+    queue->stopped = true;
+    (void)pthread_cond_broadcast(&queue->moved);
+    (void)pthread_mutex_unlock(&queue->lock);
+}
+
+/* --- for the thread that answers ----------------------------------------------------------------
+ */
+
+struct ahead_queue *ahead_queue_make(const struct wal_command *command, const char *wal_path,
+                                     int wal_fd, int wake_fd)
+{
+    struct ahead_queue *queue = calloc(1, sizeof(*queue));
+    if (!queue)
+        return NULL;
+    queue->command = *command;
+    queue->command.verb = WAL_PUSH;
+    queue->wal_path = wal_path;
+    queue->wal_fd = wal_fd;
+    queue->wake_fd = wake_fd;
+    (void)pthread_mutex_init(&queue->lock, NULL);
+    (void)pthread_cond_init(&queue->moved, NULL);
+    queue->files = calloc(WAL_READY_MAX, sizeof(*queue->files));
+    queue->spare = calloc(WAL_READY_MAX, sizeof(*queue->spare));
+    if (!queue->files || !queue->spare) {
+        ahead_queue_free(queue);
+        return NULL;
+    }
+    return queue;
+}
+
+void ahead_queue_free(struct ahead_queue *queue)
+{
+    if (!queue)
+        return;
+    ahead_queue_stop(queue);
+    for (unsigned i = 0; i < queue->thread_count; i++)
+        (void)pthread_join(queue->threads[i], NULL);
+    (void)pthread_cond_destroy(&queue->moved);
+    (void)pthread_mutex_destroy(&queue->lock);
+    free(queue->files);
+    free(queue->spare);
+    free(queue);
+}
+
+void ahead_queue_scan(struct ahead_queue *queue)
+{
+    if (!wal_ready_scan(queue->wal_fd, &queue->ready))
+        return;
+    (void)pthread_mutex_lock(&queue->lock);
+    for (size_t i = 0; i < queue->ready.count; i++) {
+        struct queued_file *to = &queue->spare[i];
+        const struct queued_file *known = find(queue, queue->ready.names[i]);
+        memset(to, 0, sizeof(*to));
+        (void)snprintf(to->name, sizeof(to->name), "%s", queue->ready.names[i]);
+        if (known)
+            *to = *known;
+    }
+    struct queued_file *old = queue->files;
+    queue->files = queue->spare;
+    queue->spare = old;
+    queue->count = queue->ready.count;
+    (void)pthread_cond_broadcast(&queue->moved);
+    (void)pthread_mutex_unlock(&queue->lock);
+}
+
+struct ahead_queue_state ahead_queue_look(struct ahead_queue *queue)
+{
+    (void)pthread_mutex_lock(&queue->lock);
+    struct ahead_queue_state state = {.at_work = queue->at_work, .stopped = queue->stopped};
+    for (size_t i = 0; i < queue->count; i++)
+        state.waiting += queue->files[i].state == FILE_WAITING;
+    (void)pthread_mutex_unlock(&queue->lock);
+    return state;
+}
+
+static enum wal_ahead_word word_for(const struct ahead_queue *queue, const struct queued_file *file,
+                                    const struct wal_ahead_ask *ask, uint64_t asked_ms)
+{
+    switch (file->state) {
+    case FILE_WAITING:
+        return queue->stopped ? AHEAD_NOT_OURS : AHEAD_WORKING;
+    case FILE_AT_WORK:
+        return AHEAD_WORKING;
+    case FILE_STORED:
+        return memcmp(&file->id, &ask->file, sizeof(file->id)) == 0 ? AHEAD_PUSHED : AHEAD_NOT_OURS;
+    case FILE_FAILED:
+        return asked_ms <= file->failed_ms ? AHEAD_FAILED : AHEAD_NOT_OURS;
+    case FILE_UNSURE:
+        break;
+    }
+    return AHEAD_NOT_OURS;
+}
+
+void ahead_queue_judge(struct ahead_queue *queue, const struct wal_ahead_ask *ask,
+                       uint64_t asked_ms, struct wal_ahead_answer *ret, bool *ret_known)
+{
+    memset(ret, 0, sizeof(*ret));
+    ret->word = AHEAD_NOT_OURS;
+    (void)pthread_mutex_lock(&queue->lock);
+    const struct queued_file *file = find(queue, ask->name);
+    *ret_known = file != NULL;
+    if (file)
+        ret->word = word_for(queue, file, ask, asked_ms);
+    if (ret->word == AHEAD_FAILED) {
+        ret->code = file->err.code;
+        memcpy(ret->text, file->err.text, sizeof(ret->text));
+        memcpy(ret->hint, file->err.hint, sizeof(ret->hint));
+    }
+    (void)pthread_mutex_unlock(&queue->lock);
+}
