@@ -351,7 +351,7 @@ def main(tap):
     story.check(listening() == before, "nothing of this has listened on port 5432")
     path = box.path
     box.close()
-    left = output("losetup", "-a").count(path) + output("mount").count(path)
+    left = len(tm.loops_below(path)) + output("mount").count(path)
     story.check(not left and not os.path.exists(path), f"{path} is gone, with its loop devices, "
                 "mounts and servers")
     story.say(f"\n{story.checks} checks, {story.wrong} wrong, {time.monotonic() - START:.0f} s.")

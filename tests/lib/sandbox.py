@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 FITHAW = 0xC0045878
@@ -90,14 +91,30 @@ def mounts_below(root, pid="self"):
     return found[::-1]
 
 
-def _loop_given_name(device):
+_deaf = set()  # loop devices whose backing file does not answer: on a FUSE of somebody who died
+
+
+def _loop_given_name(device, timeout_s=3):
     """The backing file as losetup was asked for it, its first 63 bytes (loop(4),
     LOOP_GET_STATUS64): the kernel's own path is cut short when the file lies on a filesystem that
-    is mounted in another namespace."""
+    is mounted in another namespace. "" when that file system does not answer."""
     loop_get_status64, name_at, name_size = 0x4C05, 56, 64
-    with open(device, "rb", buffering=0) as file:
-        info = fcntl.ioctl(file, loop_get_status64, bytes(232))
-    return os.fsdecode(info[name_at:name_at + name_size].split(b"\0")[0])
+    answer = []
+
+    def ask():
+        try:
+            with open(device, "rb", buffering=0) as file:
+                info = fcntl.ioctl(file, loop_get_status64, bytes(232))
+            answer.append(os.fsdecode(info[name_at:name_at + name_size].split(b"\0")[0]))
+        except OSError:
+            answer.append("")
+    if device not in _deaf:
+        asker = threading.Thread(target=ask, daemon=True)
+        asker.start()
+        asker.join(timeout_s)
+        if not answer:
+            _deaf.add(device)
+    return answer[0] if answer else ""
 
 
 def loops_below(root):
