@@ -145,7 +145,8 @@ FUZZ_PARTS := address api_request cluster_copy cluster_lock conf conf_print conf
 FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format \
         format_table format_wal hash http http_header http_lane http_lane_wait http_mutual \
         http_server http_stranger http_transfer id mountinfo repo ring ring_inject s3_judge s3_request \
-        s3_service s3_watch s3_xml secret sigv4 store store_file store_file_clock store_file_lane store_s3 \
+        s3_service s3_watch s3_xml secret sigv4 store store_file store_file_clock store_file_lane store_file_remove \
+        store_s3 \
         store_s3_lane store_s3_remove table)
 $(B)/libfuzzed.a: $(FUZZ_PARTS:%=$(B)/%.o)
 	@rm -f $@ && ar crs $@ $^
@@ -228,6 +229,11 @@ install: all
 	    '/^Type=/a Environment=TIDEMARK_CONFIG=$(SYSCONFDIR)/tidemark/coordinator.conf') \
 	    conf/systemd/tidemark-coordinator.service \
 	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-coordinator.service
+	sed -e 's|@PREFIX@|$(PREFIX)|' $(if $(filter-out /etc,$(SYSCONFDIR)),-e \
+	    '/^Type=/a Environment=TIDEMARK_CONFIG=$(SYSCONFDIR)/tidemark/tidemark.conf') \
+	    conf/systemd/tidemark-expire.service \
+	    >$(DESTDIR)$(PREFIX)/lib/systemd/system/tidemark-expire.service
+	install -m 644 conf/systemd/tidemark-expire.timer $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 644 conf/systemd/tidemark.sysusers \
 	    $(DESTDIR)$(PREFIX)/lib/sysusers.d/tidemark.conf
 	install -m 644 conf/man/tidemark.1 conf/man/tidemark-wal.1 conf/man/tidemark-inspect.1 \

@@ -8,6 +8,7 @@
 #include "agent/api_cluster.h"
 #include "agent/api_node.h"
 #include "agent/api_patroni.h"
+#include "agent/api_pin.h"
 #include "agent/api_request.h"
 #include "agent/catalog.h"
 #include "agent/job_rules.h"
@@ -269,6 +270,12 @@ static int post_verification(struct api *api, struct api_call *call, const char 
     return post_job(api, call, "verification", NULL, NULL, err);
 }
 
+static int post_expiration(struct api *api, struct api_call *call, const char *arg, struct err *err)
+{
+    (void)arg;
+    return post_job(api, call, "expiration", NULL, NULL, err);
+}
+
 static int continue_restore(struct api *api, struct api_call *call, const char *id,
                             const char *verb, struct err *err)
 {
@@ -369,37 +376,54 @@ static int get_snapshots(struct api *api, struct api_call *call, const char *arg
 }
 
 /* This node's own, else another's: a cluster's snapshot is every node's. A coordinator has none. */
-static int find_snapshot(const struct conf *conf, struct store *store, const struct repo *repo,
-                         const char *what, struct record *ret, struct err *err)
+static int find_snapshot(const struct conf *conf, const char *what, struct api_snapshot *ret,
+                         struct err *err)
 {
     const char *cluster = conf->file[0] ? conf->cluster : "";
     bool has_own = conf->file[0] && !conf->coordinator_members[0];
     int rc = -ERR_MISSING;
     if (has_own)
-        rc = catalog_find(store, repo, cluster, conf->node, what, ret, NULL, err);
-    return rc == -ERR_MISSING ? catalog_find(store, repo, cluster, NULL, what, ret, NULL, err) : rc;
+        rc =
+            catalog_find(ret->store, &ret->repo, cluster, conf->node, what, ret->record, NULL, err);
+    return rc == -ERR_MISSING
+               ? catalog_find(ret->store, &ret->repo, cluster, NULL, what, ret->record, NULL, err)
+               : rc;
+}
+
+int api_snapshot_open(const struct conf *conf, const char *what, struct api_snapshot *ret,
+                      struct err *err)
+{
+    int rc = repository_open(conf, NULL, &ret->store, &ret->repo, err);
+    if (rc < 0)
+        return rc;
+    ret->record = calloc(1, sizeof(*ret->record));
+    if (!ret->record)
+        abort();
+    rc = find_snapshot(conf, what, ret, err);
+    if (rc < 0) {
+        free(ret->record);
+        store_close(ret->store);
+    }
+    return rc;
+}
+
+void api_snapshot_close(struct api_snapshot *snapshot)
+{
+    record_release(snapshot->record);
+    free(snapshot->record);
+    store_close(snapshot->store);
 }
 
 static int get_snapshot(struct api *api, struct api_call *call, const char *what, struct err *err)
 {
-    struct store *store;
-    struct repo repo;
-    const struct conf *conf = api->conf;
-    int rc = repository_open(conf, NULL, &store, &repo, err);
+    struct api_snapshot snapshot;
+    int rc = api_snapshot_open(api->conf, what, &snapshot, err);
     if (rc < 0)
         return rc;
-    struct record *record = calloc(1, sizeof(*record));
-    if (!record)
-        abort();
-    rc = find_snapshot(conf, store, &repo, what, record, err);
-    if (rc == 0) {
-        call->status = 200;
-        call->answer = record_to_public_json(record);
-        record_release(record);
-    }
-    free(record);
-    store_close(store);
-    return rc;
+    call->status = 200;
+    call->answer = record_to_public_json(snapshot.record);
+    api_snapshot_close(&snapshot);
+    return 0;
 }
 
 /* --- routing -----------------------------------------------------------------------------------*/
@@ -421,6 +445,9 @@ static const struct route routes[] = {
     {"POST", "restores/*/verify", post_verify, true},
     {"POST", "restores/*/resume", post_resume, false},
     {"POST", "verifications", post_verification, false},
+    {"POST", "expirations", post_expiration, false},
+    {"POST", "snapshots/*/pin", api_post_pin, false},
+    {"DELETE", "snapshots/*/pin", api_delete_pin, false},
     {"GET", "cluster", api_get_cluster, false},
     {"POST", "cluster/snapshots", post_cluster_snapshot, false},
     {"POST", "cluster/restores", post_cluster_restore, false},

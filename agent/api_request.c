@@ -23,6 +23,7 @@ enum field_type {
     FIELD_HANDOVER,
     FIELD_SLOTS,
     FIELD_LIST,
+    FIELD_NAMES,
 };
 
 struct field {
@@ -32,7 +33,7 @@ struct field {
     const char *const *words; /* FIELD_WORD */
 };
 
-enum { FIELDS_MAX = 20, TEXT_MAX = 1023, SLOTS_MAX = 64, SLOT_NAME_MAX = 63 };
+enum { FIELDS_MAX = 20, TEXT_MAX = 1023, SLOTS_MAX = 64, SLOT_NAME_MAX = 63, NAMES_MAX = 1000 };
 
 static const char *const checkpoint_words[] = {"fast", "spread", NULL};
 static const char *const action_words[] = {"promote", "pause", "shutdown", NULL};
@@ -93,6 +94,10 @@ static const struct field restore_fields[] = {
     {"handover", FIELD_HANDOVER, false, NULL},
 };
 static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
+static const struct field expiration_fields[] = {
+    {"snapshots", FIELD_NAMES, false, NULL},
+    {"dry_run", FIELD_BOOL, false, NULL},
+};
 static const struct field target_fields[] = {
     {"type", FIELD_WORD, true, target_words},
     {"value", FIELD_TEXT, false, NULL},
@@ -139,6 +144,7 @@ static const struct {
     {"snapshot", snapshot_fields, ARRAY_LEN(snapshot_fields)},
     {"restore", restore_fields, ARRAY_LEN(restore_fields)},
     {"verification", verification_fields, ARRAY_LEN(verification_fields)},
+    {"expiration", expiration_fields, ARRAY_LEN(expiration_fields)},
     {"execute", execute_fields, ARRAY_LEN(execute_fields)},
     {"verify", verify_fields, ARRAY_LEN(verify_fields)},
     {"cluster_snapshot", cluster_snapshot_fields, ARRAY_LEN(cluster_snapshot_fields)},
@@ -248,6 +254,17 @@ static int check_slots(const char *name, const json_t *value, struct err *err)
     return 0;
 }
 
+static int check_names(const char *name, const json_t *value, struct err *err)
+{
+    int rc = 0;
+    if (!json_is_array(value) || json_array_size(value) < 1 || json_array_size(value) > NAMES_MAX)
+        return err_set(err, ERR_USAGE, "field '%s' must be a list of 1 to %d names", name,
+                       NAMES_MAX);
+    for (size_t i = 0; rc == 0 && i < json_array_size(value); i++)
+        rc = check_text(name, json_array_get(value, i), err);
+    return rc;
+}
+
 static int check_field(const struct field *field, const json_t *value, struct err *err)
 {
     int rc;
@@ -293,6 +310,8 @@ static int check_field(const struct field *field, const json_t *value, struct er
         if (!json_is_array(value))
             return err_set(err, ERR_USAGE, "field '%s' must be an array", field->name);
         return 0;
+    case FIELD_NAMES:
+        return check_names(field->name, value, err);
     }
     return err_set(err, ERR_INTERNAL, "field of unknown type");
 }

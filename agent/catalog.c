@@ -10,119 +10,42 @@
 #include <stdio.h>
 
 #include "agent/catalog_load.h"
+#include "agent/catalog_names.h"
+#include "agent/mark.h"
 #include "io/crypt.h"
 
-enum { NEAREST_MAX = 3 };
-
-struct name_list {
-    struct catalog_name *items;
-    size_t count, capacity;
-};
-
-/* --- names ------------------------------------------------------------------------------------ */
-
-static int name_list_add(struct name_list *list, const struct catalog_name *name, struct err *err)
-{
-    if (list->count == list->capacity) {
-        size_t capacity = list->capacity ? 2 * list->capacity : 64;
-        struct catalog_name *items = realloc(list->items, capacity * sizeof(*items));
-        if (!items)
-            return err_set(err, ERR_INTERNAL, "out of memory for the list of snapshots");
-        list->items = items;
-        list->capacity = capacity;
-    }
-    list->items[list->count++] = *name;
-    return 0;
-}
-
-static void cleanup_names(struct name_list *list)
-{
-    free(list->items);
-}
-#define free_names __attribute__((cleanup(cleanup_names)))
-
-/* Cuts "<cluster>/<node>/<id>.json"; false for anything else (foreign files are not ours). */
-static bool parse_record_name(const char *text, struct catalog_name *ret)
-{
-    const char *slash = strchr(text, '/');
-    const char *second = slash ? strchr(slash + 1, '/') : NULL;
-    const char *dot = second ? strchr(second + 1, '.') : NULL;
-    char id[ID_TEXT_LEN] = "";
-    if (!dot || strcmp(dot, ".json") != 0 || dot - second - 1 != ID_TEXT_LEN - 1)
-        return false;
-    if ((size_t)(slash - text) >= sizeof(ret->cluster) ||
-        (size_t)(second - slash - 1) >= sizeof(ret->node))
-        return false;
-    memset(ret, 0, sizeof(*ret));
-    memcpy(ret->cluster, text, (size_t)(slash - text));
-    memcpy(ret->node, slash + 1, (size_t)(second - slash - 1));
-    memcpy(id, second + 1, sizeof(id) - 1);
-    return id_from_text(id, ret->id);
-}
-
-static int on_record(void *ctx, const char *name, uint64_t size, struct err *err)
-{
-    (void)size;
-    struct catalog_name parsed;
-    if (!parse_record_name(name + strlen("snapshot/"), &parsed))
-        return 0;
-    return name_list_add(ctx, &parsed, err);
-}
-
-static int on_withdrawn(void *ctx, const char *name, uint64_t size, struct err *err)
-{
-    (void)size;
-    struct catalog_name parsed = {.cluster = ""};
-    if (!id_from_text(name + strlen("withdrawn/"), parsed.id))
-        return 0;
-    return name_list_add(ctx, &parsed, err);
-}
-
-/* Every record's name, without withdrawn snapshots, narrowed to cluster and node unless they are
- * NULL or "". */
-static int list_names(struct store *store, const char *cluster, const char *node,
-                      struct name_list *ret, struct err *err)
-{
-    free_names struct name_list all = {0}, withdrawn = {0};
-    int rc = store_list(store, "snapshot/", on_record, &all, err);
-    if (rc == 0)
-        rc = store_list(store, "withdrawn/", on_withdrawn, &withdrawn, err);
-    for (size_t i = 0; rc == 0 && i < all.count; i++) {
-        bool wanted = (!cluster || !*cluster || strcmp(cluster, all.items[i].cluster) == 0) &&
-                      (!node || !*node || strcmp(node, all.items[i].node) == 0);
-        for (size_t j = 0; wanted && j < withdrawn.count; j++)
-            wanted = memcmp(withdrawn.items[j].id, all.items[i].id, ID_LEN) != 0;
-        if (wanted)
-            rc = name_list_add(ret, &all.items[i], err);
-    }
-    return rc;
-}
+enum { NEAREST_MAX = 3, MANIFEST_LEN_MAX = 1 << 30 };
 
 /* --- one record ------------------------------------------------------------------------------- */
 
-static int check_withdrawn(struct store *store, const uint8_t id[ID_LEN], struct err *err)
+int catalog_check_withdrawn(struct store *store, const uint8_t id[ID_LEN], struct err *err)
 {
-    char text[ID_TEXT_LEN], object[STORE_NAME_MAX + 1];
-    uint64_t size;
-    id_to_text(id, text);
-    (void)snprintf(object, sizeof(object), "withdrawn/%s", text);
-    int rc = store_size(store, object, &size, err);
+    char text[ID_TEXT_LEN];
+    int rc = mark_check(store, MARK_WITHDRAWN, id, err);
     if (rc == -ERR_MISSING) {
         err_clear(err);
         return 0;
     }
+    id_to_text(id, text);
     return rc < 0 ? rc : err_set(err, ERR_MISSING, "snapshot %s was withdrawn", text);
 }
 
 int catalog_read(struct store *store, const struct repo *repo, const char *cluster,
                  const char *node, const uint8_t id[ID_LEN], struct record *ret, struct err *err)
 {
+    int rc = catalog_check_withdrawn(store, id, err);
+    return rc < 0 ? rc : catalog_read_begun(store, repo, cluster, node, id, ret, err);
+}
+
+int catalog_read_begun(struct store *store, const struct repo *repo, const char *cluster,
+                       const char *node, const uint8_t id[ID_LEN], struct record *ret,
+                       struct err *err)
+{
     struct catalog_name name = {.cluster = ""};
     (void)snprintf(name.cluster, sizeof(name.cluster), "%s", cluster);
     (void)snprintf(name.node, sizeof(name.node), "%s", node);
     memcpy(name.id, id, ID_LEN);
-    int rc = check_withdrawn(store, id, err);
-    return rc < 0 ? rc : catalog_read_record(store, repo, &name, ret, err);
+    return catalog_read_record(store, repo, &name, ret, err);
 }
 
 /* --- many records ----------------------------------------------------------------------------- */
@@ -131,9 +54,9 @@ int catalog_list(struct store *store, const struct repo *repo, const char *clust
                  int (*each)(void *ctx, const struct record *record, struct err *err), void *ctx,
                  size_t *ret_damaged, struct err *err)
 {
-    free_names struct name_list names = {0};
+    free_catalog_names struct catalog_names names = {0};
     free_catalog_records struct catalog_records records = {0};
-    int rc = list_names(store, cluster, NULL, &names, err);
+    int rc = catalog_names_visible(store, cluster, NULL, &names, err);
     if (rc == 0)
         rc = catalog_load(store, repo, names.items, names.count, &records, err);
     for (size_t i = 0; rc == 0 && i < records.count; i++)
@@ -253,7 +176,7 @@ static bool is_id_prefix(const char *what)
 
 /* Finds by name, before any record is read: so a damaged record is reported as what it is to who
  * asks for it by id. Leaves *ret_found false when no id begins so. */
-static int find_id(struct store *store, const struct repo *repo, const struct name_list *names,
+static int find_id(struct store *store, const struct repo *repo, const struct catalog_names *names,
                    const char *what, struct record *ret, bool *ret_found, struct err *err)
 {
     char candidates[320] = "", id[ID_TEXT_LEN];
@@ -273,7 +196,7 @@ static int find_id(struct store *store, const struct repo *repo, const struct na
     return count ? err_set(err, ERR_USAGE, "id '%s' is ambiguous: %s", what, candidates) : 0;
 }
 
-static int one_cluster(const struct name_list *names, struct err *err)
+static int one_cluster(const struct catalog_names *names, struct err *err)
 {
     for (size_t i = 1; i < names->count; i++)
         if (strcmp(names->items[i].cluster, names->items[0].cluster) != 0) {
@@ -286,7 +209,7 @@ static int one_cluster(const struct name_list *names, struct err *err)
 
 /* What is neither an id nor absent: a tag or "latest", which need every record. */
 static int find_in_records(struct store *store, const struct repo *repo,
-                           const struct name_list *names, const char *what, struct record *ret,
+                           const struct catalog_names *names, const char *what, struct record *ret,
                            size_t *ret_damaged, struct err *err)
 {
     free_catalog_records struct catalog_records records = {0};
@@ -304,10 +227,10 @@ int catalog_find(struct store *store, const struct repo *repo, const char *clust
                  const char *node, const char *what, struct record *ret, size_t *ret_damaged,
                  struct err *err)
 {
-    free_names struct name_list names = {0};
+    free_catalog_names struct catalog_names names = {0};
     if (ret_damaged)
         *ret_damaged = 0;
-    int rc = list_names(store, cluster, node, &names, err);
+    int rc = catalog_names_visible(store, cluster, node, &names, err);
     if (rc < 0)
         return rc;
     bool full_id = is_id_prefix(what) && strlen(what) == ID_TEXT_LEN - 1;
@@ -339,9 +262,9 @@ int catalog_find(struct store *store, const struct repo *repo, const char *clust
 int catalog_check_tag(struct store *store, const struct repo *repo, const char *cluster,
                       const char *node, const char *tag, struct err *err)
 {
-    free_names struct name_list names = {0};
+    free_catalog_names struct catalog_names names = {0};
     free_catalog_records struct catalog_records records = {0};
-    int rc = list_names(store, cluster, node, &names, err);
+    int rc = catalog_names_visible(store, cluster, node, &names, err);
     if (rc == 0)
         rc = catalog_load(store, repo, names.items, names.count, &records, err);
     if (rc < 0)
@@ -465,5 +388,38 @@ int catalog_manifest(struct store *store, const struct repo *repo, const struct 
     int rc = -ERR_CORRUPT;
     for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
         rc = catalog_manifest_once(store, repo, record, volume_index, ret_buf, ret, err);
+    return rc;
+}
+
+static int manifest_alone_once(struct store *store, const struct repo *repo,
+                               const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                               void **ret_buf, struct fmt_manifest *ret, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1];
+    free_mem void *buf = NULL;
+    size_t len;
+    struct fmt_manifest manifest;
+    repo_manifest_name(name, volume, snapshot);
+    int rc = store_get_all(store, name, MANIFEST_LEN_MAX, &buf, &len, err);
+    if (rc < 0)
+        return rc;
+    rc = fmt_manifest_decode(buf, len, repo->id, &manifest, err);
+    if (rc == 0 && (memcmp(manifest.volume, volume, ID_LEN) != 0 ||
+                    memcmp(manifest.snapshot, snapshot, ID_LEN) != 0))
+        rc = err_set(err, ERR_CORRUPT, "it belongs to another volume or snapshot");
+    if (rc < 0)
+        return err_prefix(err, "%s", name);
+    *ret = manifest;
+    *ret_buf = take_ptr(&buf);
+    return 0;
+}
+
+int catalog_manifest_alone(struct store *store, const struct repo *repo,
+                           const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                           void **ret_buf, struct fmt_manifest *ret, struct err *err)
+{
+    int rc = -ERR_CORRUPT;
+    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
+        rc = manifest_alone_once(store, repo, volume, snapshot, ret_buf, ret, err);
     return rc;
 }

@@ -4,9 +4,18 @@
 
 #include "agent/record.h"
 
-/* Reads the record of snapshot id. ERR_MISSING, ERR_CORRUPT. */
+/* Reads the record of snapshot id. ERR_MISSING, also when it was withdrawn; ERR_CORRUPT. */
 int catalog_read(struct store *store, const struct repo *repo, const char *cluster,
                  const char *node, const uint8_t id[ID_LEN], struct record *ret, struct err *err);
+
+/* The same of a snapshot that may have been withdrawn since: for a restore that has begun, which
+ * goes on. What it needs is there for [retention] grace. */
+int catalog_read_begun(struct store *store, const struct repo *repo, const char *cluster,
+                       const char *node, const uint8_t id[ID_LEN], struct record *ret,
+                       struct err *err);
+
+/* ERR_MISSING when the snapshot was withdrawn (mark.h). */
+int catalog_check_withdrawn(struct store *store, const uint8_t id[ID_LEN], struct err *err);
 
 /* Finds by tag, 32-digit id, a unique id prefix of ≥ 6 digits (a tag of the same text wins), or
  * "latest" (newest captured_s of this cluster and node; node NULL or "" = any). cluster NULL or ""
@@ -38,5 +47,10 @@ int catalog_commit(struct store *store, const struct repo *repo, const struct re
 int catalog_manifest(struct store *store, const struct repo *repo, const struct record *record,
                      size_t volume_index, void **ret_buf, struct fmt_manifest *ret,
                      struct err *err);
+
+/* The same of any manifest there is, without a record that knows its SHA-256: what it reaches. */
+int catalog_manifest_alone(struct store *store, const struct repo *repo,
+                           const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                           void **ret_buf, struct fmt_manifest *ret, struct err *err);
 
 #endif

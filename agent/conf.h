@@ -80,6 +80,10 @@ struct conf {
     unsigned wal_get_timeout_s;        /* 600 */
     char wal_credentials_file[CONF_PATH_MAX + 1]; /* empty = the repository's */
     unsigned wal_archive_timeout_s; /* how long a snapshot waits for its WAL to arrive */
+    /* [retention] */
+    unsigned retention_count; /* newest snapshots of each node; 0 = no such rule */
+    unsigned retention_days;  /* 0 = no such rule */
+    unsigned retention_grace_s;
     /* [coordinator] */
     char coordinator_members[4096]; /* NAME=ADDRESS …, see cluster.h; empty: not a coordinator */
     char coordinator_primary_conninfo[CONF_PATH_MAX + 1]; /* %h: host of the primary, %n: standby */

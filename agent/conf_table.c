@@ -9,9 +9,9 @@ static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
 static const char *const notify_on_words[] = {"always", "failure", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
-const char *const option_sections[] = {"tidemark", "tls", "repository",  "postgresql",
-                                       "patroni",  "wal", "coordinator", "notify",
-                                       "volume",   NULL};
+const char *const option_sections[] = {"tidemark", "tls",    "repository", "postgresql",
+                                       "patroni",  "wal",    "retention",  "coordinator",
+                                       "notify",   "volume", NULL};
 
 #define FIELD(name) offsetof(struct conf, name), sizeof(((struct conf *)0)->name)
 #define VOLUME_FIELD(name)                                                                         \
@@ -169,6 +169,22 @@ const struct option option_table[] = {
      "/etc/tidemark/wal-credentials"},
     {"wal", "archive_timeout", OPTION_TIME_S, FIELD(wal_archive_timeout_s), "5min", 1, 86400, NULL,
      "time (1s … 24h)", "How long a snapshot waits for its WAL to arrive in the repository.", NULL},
+
+    {"retention", "count", OPTION_COUNT, FIELD(retention_count), "0", 0, 1000000, NULL,
+     "number (0 … 1000000)",
+     "`tidemark expire` keeps so many of the newest snapshots of each node. A snapshot stays if "
+     "any "
+     "rule keeps it: count, days, a pin, or being the newest of its node. 0: no such rule; without "
+     "count and days every snapshot stays.",
+     NULL},
+    {"retention", "days", OPTION_COUNT, FIELD(retention_days), "0", 0, 100000, NULL,
+     "number (0 … 100000)", "Keeps the snapshots of so many days. 0: no such rule.", NULL},
+    {"retention", "grace", OPTION_TIME_S, FIELD(retention_grace_s), "24h", 1, 365 * 86400, NULL,
+     "time (1s … 8760h)",
+     "How long what `tidemark expire` has withdrawn is not removed yet, by the store's clock. It "
+     "has to be longer than any restore or snapshot takes. Nothing younger is ever removed. The "
+     "same for all hosts that use the repository.",
+     NULL},
 
     {"coordinator", "members", OPTION_TEXT, FIELD(coordinator_members), "", 0, 0, NULL,
      "NAME=ADDRESS …",

@@ -233,7 +233,7 @@ static int lock_cluster(struct job *job, struct err *err)
 
 static int lock_node(struct job *job, struct err *err)
 {
-    if (strcmp(job->type, "verification") == 0)
+    if (strcmp(job->type, "verification") == 0 || strcmp(job->type, "expiration") == 0)
         return 0;
     int rc = node_lock(&job->conf, job->type, job->id, &job->node_lock_fd, err);
     return rc < 0 ? rc : lock_cluster(job, err);
@@ -398,6 +398,8 @@ static int run_verb(struct job *job, struct err *err)
         return restore_run(job, err);
     if (strcmp(job->type, "verification") == 0)
         return verification_run(job, err);
+    if (strcmp(job->type, "expiration") == 0)
+        return expire_run(job, err);
     if (strcmp(job->type, "cluster_snapshot") == 0)
         return cluster_snapshot_run(job, err);
     if (strcmp(job->type, "cluster_restore") == 0)

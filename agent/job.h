@@ -43,7 +43,7 @@ enum { JOB_DIR_MAX = 1200, JOBS_ENDED_MAX = 100, JOB_GOAL_MAX = 16 };
 struct job {
     char dir[JOB_DIR_MAX];
     char id[ID_TEXT_LEN];
-    const char *type; /* "snapshot", "restore", "verification"; borrowed from request */
+    const char *type; /* "snapshot", "restore", "verification", …; borrowed from request */
     json_t *request;
     json_t *journal; /* edit with json_object_set*, then job_journal() */
     struct conf conf;
@@ -51,7 +51,7 @@ struct job {
     char goal[JOB_GOAL_MAX]; /* restores; see goal.json */
     json_t *goal_file;       /* all of it; NULL when it is absent */
     int lock_fd;
-    int node_lock_fd;           /* -1 for verifications */
+    int node_lock_fd;           /* -1 for what is about the repository only */
     pthread_mutex_t mutex;      /* of what follows, between this thread and the writer's */
     pthread_cond_t writer_stop; /* a restore ends three jobs' runs: none waits for a tick */
     pthread_t writer;
@@ -164,6 +164,7 @@ bool job_state_is_final(const char *state);
 int snapshot_run(struct job *job, struct err *err);     /* agent/snapshot.c */
 int restore_run(struct job *job, struct err *err);      /* agent/restore.c */
 int verification_run(struct job *job, struct err *err); /* agent/verification.c: repository only */
+int expire_run(struct job *job, struct err *err);       /* agent/expire.c: repository only */
 /* Of a coordinator, see cluster.h. */
 int cluster_snapshot_run(struct job *job, struct err *err);
 int cluster_restore_run(struct job *job, struct err *err);

@@ -205,7 +205,8 @@ static int load_record(struct restore *restore, const json_t *plan, struct err *
         return rc;
     if (!id_from_text(text, id))
         return err_set(err, ERR_CORRUPT, "the plan's snapshot '%s' is not an id", text);
-    rc = catalog_read(restore->store, &restore->repo, cluster, node, id, &restore->record, err);
+    rc = catalog_read_begun(restore->store, &restore->repo, cluster, node, id, &restore->record,
+                            err);
     if (rc < 0)
         return rc;
     restore->record_read = true;

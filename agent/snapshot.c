@@ -3,8 +3,8 @@
  *
  *   (job.c holds the node's lock) → repository, tag free → volumes → server checks and facts →
  * layout → parent, tables → proof of archiving → pg_backup_start → capture, push, end of capture →
- * pg_backup_stop → restore point, WAL switch → seal → wait for WAL start … tag → pg_control cut →
- * same server, same parent → record → table caches
+ * pg_backup_stop → restore point, WAL switch → seal → wait for WAL start … tag → same parent, not
+ * withdrawn → pg_control cut → same server → record → still not withdrawn → table caches
  *
  * A live copy (provider precopy) does the bulk of it before pg_backup_start, so that the WAL that
  * belongs to the snapshot stays short; the checkpoint's writes are among what is copied again.
@@ -18,6 +18,7 @@
 
 #include "agent/log.h"
 #include "agent/repository.h"
+#include "agent/restore.h"
 
 int snapshot_phase(struct snapshot *snapshot, const char *phase, struct err *err)
 {
@@ -247,11 +248,27 @@ static int take(struct snapshot *snapshot, struct err *err)
         rc = snapshot->live ? snapshot_copy_rest(snapshot, err) : snapshot_capture(snapshot, err);
     if (rc == 0 && !snapshot->offline)
         rc = snapshot_pg_stop_backup(snapshot, err);
+    restore_test_stop("snapshot-sealing");
     if (rc == 0)
         rc = snapshot_seal(snapshot, err);
     if (rc == 0 && snapshot->record.archived)
         rc = snapshot_wait_wal(snapshot, err);
     return rc;
+}
+
+/* `tidemark expire` takes a snapshot that writes nothing for as long as the grace period for one
+ * that died, and withdraws it: from then on its record is ignored, and its objects go. See
+ * expire.h for why looking before and after the record is enough, for the parent even once. */
+static int check_own(struct snapshot *snapshot, struct err *err)
+{
+    int rc = catalog_check_withdrawn(snapshot->store, snapshot->record.id, err);
+    if (rc != -ERR_MISSING)
+        return rc;
+    (void)err_set(err, ERR_BUSY,
+                  "the snapshot took so long that `tidemark expire` gave it up: nothing of it "
+                  "is visible");
+    return err_hint(err, "take it again; if it was not suspended, raise [retention] grace on the "
+                         "host that expires");
 }
 
 static int commit(struct snapshot *snapshot, struct err *err)
@@ -260,15 +277,21 @@ static int commit(struct snapshot *snapshot, struct err *err)
     if (rc < 0)
         return rc;
     fill_record(snapshot);
-    rc = snapshot_cut_control(snapshot, err);
+    rc = snapshot_check_parent(snapshot, err);
+    if (rc == 0)
+        rc = check_own(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_cut_control(snapshot, err);
     if (rc == 0 && !snapshot->offline)
         rc = snapshot_pg_check_identity(snapshot, err);
     if (rc == 0)
-        rc = snapshot_check_parent(snapshot, err);
-    if (rc == 0)
         rc = job_check_cancel(snapshot->job, err);
+    restore_test_stop("snapshot-committing");
     if (rc == 0)
         rc = catalog_commit(snapshot->store, &snapshot->repo, &snapshot->record, err);
+    restore_test_stop("snapshot-committed");
+    if (rc == 0) /* it may have slept between the two */
+        rc = check_own(snapshot, err);
     if (rc < 0)
         return rc;
     snapshot_install_tables(snapshot);

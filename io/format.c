@@ -110,7 +110,7 @@ static const char *header_fault(const struct fmt_header *header)
     if (header->number != 0 && !kinds[header->kind].has_number)
         return "number does not fit the kind";
     if (header->kind == FMT_JSON &&
-        (header->number < FMT_JSON_RECORD || header->number > FMT_JSON_JOB))
+        (header->number < FMT_JSON_RECORD || header->number > FMT_JSON_MARK))
         return "unknown kind of JSON object";
     if (!kinds[header->kind].has_digest && !codec_is_zero(header->digest, FMT_SHA256_LEN))
         return "digest does not fit the kind";

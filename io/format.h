@@ -50,7 +50,7 @@ enum fmt_kind {
     FMT_KIND_COUNT
 };
 
-enum fmt_json { FMT_JSON_RECORD = 1, FMT_JSON_DRILL = 2, FMT_JSON_JOB = 3 };
+enum fmt_json { FMT_JSON_RECORD = 1, FMT_JSON_DRILL = 2, FMT_JSON_JOB = 3, FMT_JSON_MARK = 4 };
 
 /* 0 magic 8 | 8 version 4 | 12 header_len 4 | 16 key_id 4 | 20 flags 4 | 24 body_len 8 |
  * 32 repository 16 | 48 volume 16 | 64 snapshot 16 | 80 number 4 | 84 zero 4 | 88 digest 32 |

@@ -160,6 +160,12 @@ int store_size(struct store *store, const char *name, uint64_t *ret_size, struct
     return rc < 0 ? rc : store->ops->size(store, name, ret_size, err);
 }
 
+int store_modified(struct store *store, const char *name, int64_t *ret_s, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 ? rc : store->ops->modified(store, name, ret_s, err);
+}
+
 int store_too_long(const char *name, uint64_t size, size_t len_max, struct err *err)
 {
     return err_set(err, ERR_CORRUPT, "object '%s' has %llu bytes, at most %zu are possible", name,

@@ -110,13 +110,17 @@ int store_get_all(struct store *store, const char *name, size_t len_max, void **
 /* Size in bytes; ERR_MISSING as in store_get(). */
 int store_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err);
 
+/* When the object was written, by the store's own clock (store_clock()), Unix seconds. ERR_MISSING
+ * as in store_get(). */
+int store_modified(struct store *store, const char *name, int64_t *ret_s, struct err *err);
+
 /* Calls each() for every object whose name begins with prefix (a whole "dir/" prefix), in
  * ascending byte order of names; a non-zero return stops and is returned. */
 int store_list(struct store *store, const char *prefix,
                int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,
                struct err *err);
 
-/* Removes an object; absent is fine. Used for probes and, later, by expire. */
+/* Removes an object; absent is fine. */
 int store_remove(struct store *store, const char *name, struct err *err);
 
 /* Removes many, in as few requests as the store can. After an error some may be gone. */

@@ -32,8 +32,7 @@ int store_file_error(struct store_file *file, const char *what, const char *name
     return err_sys(err, ERR_STORE, "%s '%s' in %s", what, name, url);
 }
 
-/* openat(2) that cannot leave the root and follows no link at any level (openat2(2), 5.6). */
-static int open_beneath(int dir_fd, const char *path, int flags)
+int store_file_open_beneath(int dir_fd, const char *path, int flags)
 {
     struct open_how how = {
         .flags = (unsigned)(flags | O_CLOEXEC | O_NOFOLLOW),
@@ -77,7 +76,7 @@ static int step_down(struct store_file *file, int parent_fd, const char *part, i
     }
     if (fsync(parent_fd) < 0)
         return store_file_error(file, "flush the parent of directory", part, err);
-    int fd = open_beneath(parent_fd, part, O_RDONLY | O_DIRECTORY);
+    int fd = store_file_open_beneath(parent_fd, part, O_RDONLY | O_DIRECTORY);
     if (fd < 0)
         return store_file_error(file, "open directory", part, err);
     *ret_fd = fd;
@@ -280,7 +279,7 @@ static int missing(struct store_file *file, const char *name, struct err *err)
 int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
                            struct err *err)
 {
-    close_fd int fd = open_beneath(file->root_fd, name, O_RDONLY | O_NONBLOCK | flags);
+    close_fd int fd = store_file_open_beneath(file->root_fd, name, O_RDONLY | O_NONBLOCK | flags);
     if (fd < 0) {
         if (errno == ENOENT)
             return missing(file, name, err);
@@ -339,17 +338,6 @@ static int file_size(struct store *store, const char *name, uint64_t *ret_size, 
         return store_file_error(file, "stat object", name, err);
     *ret_size = (uint64_t)st.st_size;
     return 0;
-}
-
-static int file_remove(struct store *store, const char *name, struct err *err)
-{
-    struct store_file *file = of(store);
-    char dir[STORE_NAME_MAX + 1];
-    const char *base = store_file_split(name, dir);
-    close_fd int dir_fd = open_beneath(file->root_fd, dir[0] ? dir : ".", O_RDONLY | O_DIRECTORY);
-    if (dir_fd >= 0 && unlinkat(dir_fd, base, 0) == 0)
-        return 0;
-    return errno == ENOENT ? 0 : store_file_error(file, "remove object", name, err);
 }
 
 static void file_close(struct store *store)
@@ -445,7 +433,7 @@ static int walk_entry(struct walk *walk, int dir_fd, const char *name, struct er
     int rc = 0;
     struct stat st;
     if (name[len - 1] == '/') {
-        int fd = open_beneath(dir_fd, name, O_RDONLY | O_DIRECTORY);
+        int fd = store_file_open_beneath(dir_fd, name, O_RDONLY | O_DIRECTORY);
         if (fd >= 0)
             rc = walk_dir(walk, fd, err);
         else if (errno != ENOENT)
@@ -484,7 +472,8 @@ static int file_list(struct store *store, const char *prefix,
 {
     struct walk walk = {.file = of(store), .each = each, .ctx = ctx};
     (void)snprintf(walk.name, sizeof(walk.name), "%s", prefix);
-    int fd = open_beneath(walk.file->root_fd, prefix[0] ? prefix : ".", O_RDONLY | O_DIRECTORY);
+    int fd = store_file_open_beneath(walk.file->root_fd, prefix[0] ? prefix : ".",
+                                     O_RDONLY | O_DIRECTORY);
     if (fd >= 0)
         return walk_dir(&walk, fd, err);
     if (errno != ENOENT)
@@ -515,8 +504,9 @@ const struct store_ops store_file_ops = {
     .put = file_put,
     .get = file_get,
     .size = file_size,
+    .modified = store_file_modified,
     .list = file_list,
-    .remove = file_remove,
+    .remove = store_file_remove,
     .clone = file_clone,
     .clock = store_file_clock,
     .close = file_close,

@@ -32,6 +32,9 @@ struct store_file_temp {
 /* "a/b/c" → dir "a/b", returns "c". dir has STORE_NAME_MAX + 1 bytes. */
 const char *store_file_split(const char *name, char *dir);
 
+/* openat(2) that cannot leave the root and follows no link at any level (openat2(2), 5.6). */
+int store_file_open_beneath(int dir_fd, const char *path, int flags);
+
 /* Opens dir ("" = root), making what is missing and flushing the way down to it. The caller closes
  * *ret_fd. */
 int store_file_open_dir(struct store_file *file, const char *dir, int *ret_fd, struct err *err);
@@ -58,6 +61,10 @@ int store_file_open_object(struct store_file *file, const char *name, int flags,
 
 /* store_clock(), in a file of its own (store_file_clock.c). */
 int store_file_clock(struct store *store, int64_t *ret_ms, struct err *err);
+
+/* store_file_remove.c */
+int store_file_modified(struct store *store, const char *name, int64_t *ret_s, struct err *err);
+int store_file_remove(struct store *store, const char *name, struct err *err);
 
 /* Lane mode (store_file_lane.c). */
 int store_file_lane_open(struct store *store, struct ring *ring, unsigned lane_index,

@@ -12,6 +12,7 @@ struct store_ops {
     int (*get)(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
                size_t *ret_len, uint64_t *ret_size, struct err *err); /* ret_size may be NULL */
     int (*size)(struct store *store, const char *name, uint64_t *ret_size, struct err *err);
+    int (*modified)(struct store *store, const char *name, int64_t *ret_s, struct err *err);
     int (*list)(struct store *store, const char *prefix,
                 int (*each)(void *ctx, const char *name, uint64_t size, struct err *err), void *ctx,
                 struct err *err);

@@ -139,6 +139,22 @@ static int s3_size(struct store *store, const char *name, uint64_t *ret_size, st
     return rc;
 }
 
+static int s3_modified(struct store *store, const char *name, int64_t *ret_s, struct err *err)
+{
+    struct store_s3 *s3 = of(store);
+    char text[64];
+    struct tm utc = {0};
+    s3_call_look(s3->call, s3->service, name, monotonic_ms());
+    int rc = store_s3_perform(s3, err);
+    if (rc < 0)
+        return rc;
+    if (http_header(&s3->call->exchange, "Last-Modified", text, sizeof(text)) == NULL ||
+        strptime(text, "%a, %d %b %Y %H:%M:%S", &utc) == NULL)
+        return err_set(err, ERR_STORE, "the server does not say how old '%s' is", name);
+    *ret_s = (int64_t)timegm(&utc);
+    return 0;
+}
+
 /* The first request brings the size and, of most objects, everything. */
 static int s3_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,
                       size_t *ret_len, struct err *err)
@@ -417,6 +433,7 @@ const struct store_ops store_s3_ops = {
     .get = s3_get,
     .get_all = s3_get_all,
     .size = s3_size,
+    .modified = s3_modified,
     .list = s3_list,
     .remove = store_s3_remove,
     .remove_many = store_s3_remove_many,

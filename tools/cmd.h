@@ -15,7 +15,7 @@ struct cmd_option {
     const char *help;
 };
 
-enum { CMD_ARGS_MAX = 4, CMD_REPEAT_MAX = 32, CMD_CONF_MAX = 16 };
+enum { CMD_ARGS_MAX = 64, CMD_REPEAT_MAX = 32, CMD_CONF_MAX = 16 };
 
 struct cmd_repeat {
     const char *name;
@@ -54,7 +54,8 @@ struct cmd_verb {
 };
 
 extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, verb_restore,
-    verb_verify, verb_status, verb_jobs, verb_cancel, verb_check, verb_cluster, verb_patroni;
+    verb_verify, verb_expire, verb_pin, verb_unpin, verb_status, verb_jobs, verb_cancel, verb_check,
+    verb_cluster, verb_patroni;
 
 /* --- cmd_status.c --- */
 /* 0 for a healthy node, else the cause: ERR_BUSY while a restore is at work, ERR_PARTIAL when one

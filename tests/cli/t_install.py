@@ -11,6 +11,8 @@ from node import conf_text, make_repository, run_program  # noqa: E402
 FILES = ["usr/bin/tidemark", "usr/bin/tidemark-agent", "usr/bin/tidemark-wal",
          "usr/bin/tidemark-inspect", "usr/lib/tidemark/tidemark-guardian",
          "usr/lib/systemd/system/tidemark-agent.service", "usr/lib/sysusers.d/tidemark.conf",
+         "usr/lib/systemd/system/tidemark-expire.service",
+         "usr/lib/systemd/system/tidemark-expire.timer",
          "usr/share/man/man1/tidemark.1", "usr/share/man/man1/tidemark-wal.1",
          "usr/share/man/man5/tidemark.conf.5", "usr/share/man/man8/tidemark-agent.8",
          "usr/share/man/man8/tidemark-coordinator.8",

@@ -31,7 +31,7 @@ static void one(const uint8_t *data, size_t size)
     struct err err;
     const char *text;
     size_t len;
-    for (enum fmt_json kind = FMT_JSON_RECORD; kind <= FMT_JSON_JOB; kind++) {
+    for (enum fmt_json kind = FMT_JSON_RECORD; kind <= FMT_JSON_MARK; kind++) {
         free_json json_t *json = NULL;
         int rc = fmt_json_decode(data, size, kind, NULL, &header, &text, &len, &err);
         if (!fuzz_good(rc, &err))

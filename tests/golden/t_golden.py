@@ -132,6 +132,15 @@ def test_reader():
     is_(reader(repo, "second", "pgdata", "--check=none"), device(True, 4), "and without digests")
     like(reader(repo, "third"), "no snapshot 'third'", "there is no third")
     like(reader(repo, "first", "pgwal"), "no volume 'pgwal'", "nor another volume")
+    with tempfile.TemporaryDirectory(prefix="tidemark-golden-", dir="/var/tmp") as scratch:
+        copy = os.path.join(scratch, "repo")
+        shutil.copytree(repo, copy)
+        os.makedirs(os.path.join(copy, "withdrawn"), exist_ok=True)
+        shutil.copy(os.path.join(copy, "withdrawn", "33" * 16),
+                    os.path.join(copy, "withdrawn", "32" * 16))
+        like(reader(copy, "second"), "no snapshot 'second'", "a withdrawn one is none")
+        like(reader(copy, "32" * 16), "no snapshot", "nor by its id")
+        is_(reader(copy, "first"), device(False, 2), "the other is not affected")
 
 
 def test_reader_refuses():
@@ -142,8 +151,8 @@ def test_reader_refuses():
         is_(reader(repo, "second"), device(True, 4), "the copy is intact")
         for name in files_of(repo):
             # Each part of a pack and of a table pack is covered by who refers to it, but not the
-            # dead parts; the copy of tidemark.repo and WAL are not read.
-            if name.startswith(("wal/", "tidemark")) or "31" * 16 in name:
+            # dead parts; the copy of tidemark.repo, WAL and marks are not read.
+            if name.startswith(("wal/", "tidemark", "withdrawn/")) or "31" * 16 in name:
                 continue
             path = os.path.join(repo, name)
             data = read(path)

@@ -170,6 +170,19 @@ static void put_manifest(const uint8_t snapshot[ID_LEN], const uint8_t parent[ID
     sha256(object, len, ret_sha256);
 }
 
+/* What is left of a writer that died: a mark without a record. */
+static void put_mark(void)
+{
+    static const char text[] =
+        "{\"by\":\"db1\",\"format\":1,\"id\":\"33333333333333333333333333333333\","
+        "\"why\":\"abandoned\",\"written_s\":1764000000}";
+    uint8_t object[FMT_HEADER_LEN + sizeof(text) - 1], id[ID_LEN];
+    memset(id, 0x33, sizeof(id));
+    fmt_json_encode(FMT_JSON_MARK, repo.id, id, text, sizeof(text) - 1, object);
+    must(store_put(store, "withdrawn/33333333333333333333333333333333", object, sizeof(object),
+                   &err));
+}
+
 static void put_record(const uint8_t snapshot[ID_LEN], const uint8_t parent[ID_LEN],
                        const char *tag, const uint8_t manifest_sha256[FMT_SHA256_LEN])
 {
@@ -483,6 +496,7 @@ int main(int argc, char **argv)
     must(store_put(store, "tidemark.repo.copy", object, sizeof(object), &err));
     put_first();
     put_second();
+    put_mark();
     put_wal();
     fmt_marker_encode(first, VOLUME_SIZE, marker);
     write_file("marker", marker, sizeof(marker));

@@ -243,6 +243,8 @@ def find_record(repository, wanted):
     for path in sorted(glob.glob(repository.path("snapshot/*/*/*.json"))):
         name = os.path.relpath(path, repository.directory)
         identity = os.path.basename(path)[:-len(".json")]
+        if os.path.exists(repository.path(f"withdrawn/{identity}")):
+            continue  # section 2: no snapshot any more
         by_id = wanted == identity
         try:
             data = repository.read(name)

@@ -1,0 +1,241 @@
+/* `tidemark expire`: see expire.h for the two phases and why nothing reachable goes. A run first
+ * withdraws what no rule keeps, or what was asked for, and then finishes what was withdrawn a grace
+ * ago. */
+#include "agent/expire.h"
+
+#include <stdio.h>
+
+#include "agent/log.h"
+#include "agent/repository.h"
+#include "agent/restore.h"
+
+enum { REMOVE_BATCH = 1000 };
+
+/* --- for all parts ---------------------------------------------------------------------------- */
+
+static int may_not(struct err *err)
+{
+    (void)err_prefix(err, "the key of this host may not delete");
+    return err_hint(err, "run `tidemark expire` where [repository] credentials_file has a key that "
+                         "may; snapshots that were withdrawn stay so, and go then");
+}
+
+/* A test that dies at the Nth removal wants them one by one. */
+static size_t batch_max(void)
+{
+    return getenv("TIDEMARK_TEST_STOP") ? 1 : REMOVE_BATCH;
+}
+
+int expire_remove(struct expire *expire, const struct expire_names *names, struct err *err)
+{
+    const char *const *all = (const char *const *)names->names;
+    int rc = 0;
+    for (size_t i = 0, len; rc == 0 && i < names->count && !expire->dry_run; i += len) {
+        char point[48];
+        len = min_u64(names->count - i, batch_max());
+        (void)snprintf(point, sizeof(point), "expire-remove-%u", expire->removals++);
+        restore_test_stop(point);
+        rc = job_check_cancel(expire->job, err);
+        if (rc == 0)
+            rc = store_remove_many(expire->store, all + i, len, err);
+    }
+    return rc == -ERR_AUTH ? may_not(err) : rc;
+}
+
+int expire_names_add(struct expire_names *names, const char *name, uint64_t size, struct err *err)
+{
+    if (names->count == names->capacity) {
+        size_t capacity = names->capacity ? 2 * names->capacity : 256;
+        char **grown = realloc(names->names, capacity * sizeof(*grown));
+        if (!grown)
+            return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
+        names->names = grown;
+        names->capacity = capacity;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return err_set(err, ERR_INTERNAL, "out of memory for a list of objects");
+    names->names[names->count++] = copy;
+    names->bytes += size;
+    return 0;
+}
+
+void expire_names_release(struct expire_names *names)
+{
+    for (size_t i = 0; i < names->count; i++)
+        free(names->names[i]);
+    free(names->names);
+    *names = (struct expire_names){.names = NULL};
+}
+
+int expire_age(const struct expire *expire, const char *object, int64_t *ret_s, struct err *err)
+{
+    int64_t modified_s;
+    int rc = store_modified(expire->store, object, &modified_s, err);
+    if (rc == -ERR_MISSING)
+        *ret_s = INT64_MAX;
+    else if (rc == 0)
+        *ret_s = expire->now_s - modified_s;
+    return rc == -ERR_MISSING ? 0 : rc;
+}
+
+/* --- the order -------------------------------------------------------------------------------- */
+
+static int phase(struct expire *expire, const char *name, struct err *err)
+{
+    int rc = job_check_cancel(expire->job, err);
+    return rc < 0 ? rc : job_journal(expire->job, NULL, name, err);
+}
+
+static int withdraw(struct expire *expire, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < expire->count && !expire->dry_run; i++) {
+        const struct expire_item *item = &expire->items[i];
+        char id[ID_TEXT_LEN];
+        if (!item->goes)
+            continue;
+        id_to_text(item->name.id, id);
+        rc = mark_put(expire->store, &expire->repo, MARK_WITHDRAWN, item->name.id, mark_expired,
+                      expire->conf->node, err);
+        if (rc == 0)
+            log_info("snapshot=%s tag=%s withdrawn: %s", id, item->tag, item->why);
+    }
+    return rc;
+}
+
+static int open_all(struct expire *expire, struct err *err)
+{
+    static const char *const known[] = {"type", "snapshots", "dry_run", NULL};
+    const json_t *request = expire->job->request;
+    int rc = json_check_keys(request, known, err);
+    if (rc == 0)
+        rc = json_opt_bool(request, "dry_run", ERR_USAGE, &expire->dry_run, err);
+    if (rc < 0)
+        return rc;
+    expire->wanted = json_object_get(request, "snapshots");
+    (void)json_object_set_new(expire->job->journal, "dry_run", json_boolean(expire->dry_run));
+    return repository_open(expire->conf, &expire->job->progress.cancel, &expire->store,
+                           &expire->repo, err);
+}
+
+static int finish(struct expire *expire, struct err *err)
+{
+    struct expire_reach reach = {.refs = NULL};
+    int rc = phase(expire, "reading manifests", err);
+    if (rc == 0)
+        rc = expire_reach_load(expire, &reach, err);
+    if (rc == 0)
+        rc = phase(expire, "removing", err);
+    if (rc == 0)
+        rc = expire_sweep(expire, &reach, err);
+    expire_reach_release(&reach);
+    return rc;
+}
+
+static int run(struct expire *expire, struct err *err)
+{
+    int rc = phase(expire, "reading records", err);
+    if (rc == 0)
+        rc = open_all(expire, err);
+    if (rc == 0)
+        rc = expire_load(expire, err);
+    if (rc == 0)
+        rc = expire_choose(expire, err);
+    if (rc == 0)
+        rc = withdraw(expire, err);
+    if (rc == 0)
+        rc = finish(expire, err);
+    if (rc == 0)
+        rc = phase(expire, "WAL", err);
+    return rc < 0 ? rc : expire_wal(expire, err);
+}
+
+/* --- the result ------------------------------------------------------------------------------- */
+
+static const char *action_of(const struct expire_item *item)
+{
+    if (item->dead)
+        return "remove";
+    if (item->withdrawn)
+        return "wait";
+    return item->goes ? "withdraw" : "keep";
+}
+
+static json_t *item_json(const struct expire *expire, const struct expire_item *item)
+{
+    char id[ID_TEXT_LEN];
+    id_to_text(item->name.id, id);
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:s, s:b}", "id", id, "node", item->name.node, "action",
+                  action_of(item), "why", item->why ? item->why : "", "pinned", item->pinned);
+    if (item->known) {
+        (void)json_object_set_new(json, "tag", json_string(item->tag));
+        (void)json_object_set_new(json, "captured_s", json_integer(item->captured_s));
+        (void)json_object_set_new(json, "bytes_stored",
+                                  json_integer((json_int_t)item->bytes_stored));
+    }
+    if (item->withdrawn && !item->dead)
+        (void)json_object_set_new(
+            json, "left_s",
+            json_integer((json_int_t)expire->conf->retention_grace_s - item->mark_age_s));
+    return json;
+}
+
+static int compare_age(const void *a, const void *b)
+{
+    const struct expire_item *left = *(struct expire_item *const *)a;
+    const struct expire_item *right = *(struct expire_item *const *)b;
+    if (left->captured_s != right->captured_s)
+        return left->captured_s < right->captured_s ? -1 : 1;
+    return memcmp(left->name.id, right->name.id, ID_LEN);
+}
+
+/* Those of this cluster, oldest first. */
+static json_t *snapshots_json(const struct expire *expire)
+{
+    json_t *list = json_array();
+    const struct expire_item **sorted = malloc((expire->count + 1) * sizeof(void *));
+    size_t count = 0;
+    if (!sorted)
+        abort();
+    for (size_t i = 0; i < expire->count; i++)
+        if (expire->items[i].has_record &&
+            strcmp(expire->items[i].name.cluster, expire->conf->cluster) == 0)
+            sorted[count++] = &expire->items[i];
+    qsort(sorted, count, sizeof(void *), compare_age);
+    for (size_t i = 0; i < count; i++)
+        (void)json_array_append_new(list, item_json(expire, sorted[i]));
+    free(sorted);
+    return list;
+}
+
+static void set_result(struct expire *expire)
+{
+    json_t *result = json_pack(
+        "{s:b, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dry_run", expire->dry_run,
+        "snapshots", snapshots_json(expire), "objects", (json_int_t)expire->objects, "bytes",
+        (json_int_t)expire->bytes, "wal_objects", (json_int_t)expire->wal_objects, "wal_bytes",
+        (json_int_t)expire->wal_bytes, "later_bytes", (json_int_t)expire->later_bytes, "abandoned",
+        (json_int_t)expire->abandoned, "damaged", (json_int_t)expire->damaged, "grace_s",
+        (json_int_t)expire->conf->retention_grace_s);
+    (void)json_object_set_new(expire->job->journal, "result", result);
+}
+
+int expire_run(struct job *job, struct err *err)
+{
+    struct expire *expire = calloc(1, sizeof(*expire));
+    if (!expire)
+        return err_set(err, ERR_INTERNAL, "out of memory for an expire");
+    expire->job = job;
+    expire->conf = &job->conf;
+    int rc = run(expire, err);
+    set_result(expire);
+    if (rc == 0)
+        log_info("expire: objects=%llu bytes=%llu", (unsigned long long)expire->objects,
+                 (unsigned long long)expire->bytes);
+    free(expire->items);
+    store_close(expire->store);
+    free(expire);
+    return rc;
+}

@@ -1,0 +1,125 @@
+/* Private to agent/expire*.c: what becomes of the snapshots of a repository.
+ *
+ *     expire.c        the order, the request, the result
+ *     expire_load.c   every snapshot that has a record or a mark
+ *     expire_keep.c   which of them are to be kept, and why
+ *     expire_reach.c  what the manifests reach that count
+ *     expire_sweep.c  what nobody reaches: listed, removed; what writers left that died
+ *     expire_wal.c    WAL that no snapshot needs
+ *
+ * Two phases, and between them the grace period, which the store's clock measures:
+ *
+ *   1. withdrawn/<id> is written. From then on the snapshot is no candidate for a restore, and no
+ *      parent: for everybody but a restore that has begun it does not exist.
+ *   2. When the mark is a grace old, all manifests are read anew, and what the snapshot wrote and
+ *      no manifest reaches that counts is removed: record, manifest, tables, packs.
+ *
+ * Every manifest counts until its snapshot's mark is a grace old: also one without a record, whose
+ * writer is about to commit. So nothing goes that anybody reaches or may come to reach:
+ *
+ * - A writer puts its manifests, then looks whether its parent and itself are withdrawn, then puts
+ *   its record. What it reaches is its own and its parent's. If phase 2 lists manifests after that
+ *   put, it sees them, however long the writer sleeps from there on. If it lists them before, the
+ *   parent was withdrawn a grace before, and the writer's look, later still, finds that out.
+ * - Its own objects go only when no mark and no record is known of it and the youngest of them is a
+ *   grace old. Then it is withdrawn first, as abandoned, and a grace later they go. That mark
+ *   stays for ever: should the writer come back, its look finds it; and if it slept between look
+ *   and put, its record is ignored from the moment it appears.
+ *
+ * No lock and no permission to delete is needed by those who write, and expires of several hosts
+ * may run at the same time: they remove the same things. One thread. */
+#ifndef TIDEMARK_AGENT_EXPIRE_H
+#define TIDEMARK_AGENT_EXPIRE_H
+
+#include "agent/catalog.h"
+#include "agent/catalog_names.h"
+#include "agent/job.h"
+#include "agent/mark.h"
+
+struct expire_item {
+    struct catalog_name name; /* cluster and node "" without a record */
+    bool has_record, withdrawn, pinned;
+    int64_t mark_age_s; /* of withdrawn/<id> */
+    bool dead;          /* the mark is a grace old */
+    bool goes;          /* is withdrawn by this run */
+    const char *why;    /* it stays or goes, for people; static */
+    uint64_t left;      /* objects of it that somebody else reaches */
+    /* of a record of this cluster that could be read, unless dead */
+    bool known;
+    bool is_newest; /* of its node */
+    char tag[RECORD_TAG_MAX + 1];
+    int64_t captured_s;
+    uint64_t bytes_stored;
+    bool archived;
+    uint64_t system_id, start_lsn, tag_lsn;
+    uint32_t timeline, segment_size;
+};
+
+struct expire {
+    struct job *job;
+    const struct conf *conf;
+    bool dry_run;
+    const json_t *wanted; /* ids and tags; NULL = by retention */
+    struct store *store;
+    struct repo repo;
+    int64_t now_s;             /* the store's, when the run began */
+    struct expire_item *items; /* ascending by id */
+    size_t count, capacity;
+    size_t damaged; /* records of this cluster that cannot be read */
+    char first_damaged[sizeof(((struct err *)0)->text)];
+    unsigned removals; /* requests so far, for tests */
+    /* the result; of a dry run: what would be */
+    uint64_t objects, bytes, wal_objects, wal_bytes;
+    uint64_t later_bytes; /* once the grace is over, these included */
+    size_t abandoned;
+};
+
+/* Names of objects. */
+struct expire_names {
+    char **names;
+    size_t count, capacity;
+    uint64_t bytes; /* of all objects */
+};
+int expire_names_add(struct expire_names *names, const char *name, uint64_t size, struct err *err);
+/* Empties it. */
+void expire_names_release(struct expire_names *names);
+
+/* NULL when nothing is known of it. */
+struct expire_item *expire_find(const struct expire *expire, const uint8_t id[ID_LEN]);
+/* Removes them unless this is a dry run; ERR_AUTH says whose key may not. */
+int expire_remove(struct expire *expire, const struct expire_names *names, struct err *err);
+/* Age of an object in seconds; INT64_MAX when it is not there. */
+int expire_age(const struct expire *expire, const char *object, int64_t *ret_s, struct err *err);
+
+int expire_load(struct expire *expire, struct err *err);
+/* Fills goes and why. ERR_MISSING, ERR_USAGE, ERR_REFUSED for what was asked for by name. */
+int expire_choose(struct expire *expire, struct err *err);
+
+/* --- expire_reach.c --- */
+struct expire_manifest {
+    uint8_t volume[ID_LEN], snapshot[ID_LEN];
+};
+enum expire_kind { EXPIRE_TABLE, EXPIRE_PACK };
+enum { REACHED_NOW = 1, REACHED_LATER = 2 }; /* LATER: when everything withdrawn is dead */
+struct expire_ref {
+    uint8_t volume[ID_LEN], snapshot[ID_LEN];
+    uint32_t number;
+    uint16_t kind, by;
+};
+struct expire_reach {
+    struct expire_manifest *manifests; /* all there are */
+    size_t manifest_count, manifest_capacity;
+    struct expire_ref *refs; /* sorted, no two the same */
+    size_t count, capacity, sorted;
+};
+/* ERR_CORRUPT when a manifest that counts cannot be read: nothing may be removed then. */
+int expire_reach_load(struct expire *expire, struct expire_reach *ret, struct err *err);
+unsigned expire_reached(const struct expire_reach *reach, enum expire_kind kind,
+                        const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                        uint32_t number);
+void expire_reach_release(struct expire_reach *reach);
+
+int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct err *err);
+int expire_wal(struct expire *expire, struct err *err);
+
+#endif

@@ -1,0 +1,161 @@
+/* What the manifests reach that count: see expire.h. One entry an object, however many manifests
+ * name it, 40 bytes each: 2.5 MB for a TiB in packs of 16 MiB. */
+#include "agent/expire.h"
+
+#include <stdio.h>
+
+enum { SORT_EVERY = 1 << 18 }; /* entries that may be doubles */
+
+/* --- the set ---------------------------------------------------------------------------------- */
+
+static int compare_refs(const void *a, const void *b)
+{
+    const struct expire_ref *left = a, *right = b;
+    if (left->kind != right->kind)
+        return left->kind < right->kind ? -1 : 1;
+    int order = memcmp(left->volume, right->volume, ID_LEN);
+    if (order == 0)
+        order = memcmp(left->snapshot, right->snapshot, ID_LEN);
+    return order ? order : (left->number > right->number) - (left->number < right->number);
+}
+
+static void sort_refs(struct expire_reach *reach)
+{
+    size_t kept = 0;
+    if (reach->count)
+        qsort(reach->refs, reach->count, sizeof(*reach->refs), compare_refs);
+    for (size_t i = 0; i < reach->count; i++) {
+        if (kept && compare_refs(&reach->refs[kept - 1], &reach->refs[i]) == 0)
+            reach->refs[kept - 1].by |= reach->refs[i].by;
+        else
+            reach->refs[kept++] = reach->refs[i];
+    }
+    reach->count = reach->sorted = kept;
+}
+
+static int add_ref(struct expire_reach *reach, const struct expire_ref *ref, struct err *err)
+{
+    if (reach->count >= 2 * reach->sorted + SORT_EVERY)
+        sort_refs(reach);
+    if (reach->count == reach->capacity) {
+        size_t capacity = reach->capacity ? 2 * reach->capacity : 4096;
+        struct expire_ref *refs = realloc(reach->refs, capacity * sizeof(*refs));
+        if (!refs)
+            return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
+        reach->refs = refs;
+        reach->capacity = capacity;
+    }
+    reach->refs[reach->count++] = *ref;
+    return 0;
+}
+
+unsigned expire_reached(const struct expire_reach *reach, enum expire_kind kind,
+                        const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],
+                        uint32_t number)
+{
+    struct expire_ref key = {.number = number, .kind = (uint16_t)kind};
+    memcpy(key.volume, volume, ID_LEN);
+    memcpy(key.snapshot, snapshot, ID_LEN);
+    const struct expire_ref *found =
+        reach->count ? bsearch(&key, reach->refs, reach->count, sizeof(key), compare_refs) : NULL;
+    return found ? found->by : 0;
+}
+
+void expire_reach_release(struct expire_reach *reach)
+{
+    free(reach->manifests);
+    free(reach->refs);
+    *reach = (struct expire_reach){.refs = NULL};
+}
+
+/* --- manifests -------------------------------------------------------------------------------- */
+
+static int note_manifest(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    struct expire_reach *reach = ctx;
+    struct expire_manifest found;
+    char volume[ID_TEXT_LEN] = "";
+    const char *slash = strrchr(name, '/');
+    (void)size;
+    if (slash - name != (ptrdiff_t)strlen("volume/") + ID_TEXT_LEN - 1)
+        return 0;
+    memcpy(volume, slash - (ID_TEXT_LEN - 1), ID_TEXT_LEN - 1);
+    if (!id_from_text(volume, found.volume) || !id_from_text(slash + 1, found.snapshot))
+        return 0;
+    if (reach->manifest_count == reach->manifest_capacity) {
+        size_t capacity = reach->manifest_capacity ? 2 * reach->manifest_capacity : 64;
+        struct expire_manifest *items = realloc(reach->manifests, capacity * sizeof(*items));
+        if (!items)
+            return err_set(err, ERR_INTERNAL, "out of memory for %zu manifests", capacity);
+        reach->manifests = items;
+        reach->manifest_capacity = capacity;
+    }
+    reach->manifests[reach->manifest_count++] = found;
+    return 0;
+}
+
+static int add_all(struct expire_reach *reach, const struct fmt_manifest *manifest, unsigned by,
+                   struct err *err)
+{
+    struct expire_ref ref = {.kind = EXPIRE_PACK, .by = (uint16_t)by};
+    int rc = 0;
+    memcpy(ref.volume, manifest->volume, ID_LEN);
+    for (uint32_t i = 0; rc == 0 && i < manifest->pack_count; i++) {
+        memcpy(ref.snapshot, manifest->packs[i].snapshot, ID_LEN);
+        ref.number = manifest->packs[i].number;
+        rc = add_ref(reach, &ref, err);
+    }
+    ref.kind = EXPIRE_TABLE;
+    for (uint32_t i = 0; rc == 0 && i < manifest->region_count; i++) {
+        const struct fmt_manifest_region *region = &manifest->regions[i];
+        if (i > 0 && region->number == ref.number &&
+            memcmp(region->snapshot, ref.snapshot, ID_LEN) == 0)
+            continue;
+        memcpy(ref.snapshot, region->snapshot, ID_LEN);
+        ref.number = region->number;
+        rc = add_ref(reach, &ref, err);
+    }
+    return rc;
+}
+
+static int unreadable(const struct expire_manifest *which, struct err *err)
+{
+    char id[ID_TEXT_LEN];
+    id_to_text(which->snapshot, id);
+    (void)err_prefix(err, "nothing is removed, because it is not known what snapshot %s needs", id);
+    return err_hint(err,
+                    "it cannot be restored; `tidemark expire --confirm %s` gives it up, and the "
+                    "rest goes on when its grace is over",
+                    id);
+}
+
+static int add_manifest(struct expire *expire, struct expire_reach *reach,
+                        const struct expire_manifest *which, struct err *err)
+{
+    const struct expire_item *item = expire_find(expire, which->snapshot);
+    unsigned by = item && item->dead ? 0 : REACHED_NOW;
+    free_mem void *buf = NULL;
+    struct fmt_manifest manifest;
+    if (!item || !(item->withdrawn || item->goes))
+        by |= REACHED_LATER;
+    if (by == 0)
+        return 0;
+    int rc = job_check_cancel(expire->job, err);
+    if (rc == 0)
+        rc = catalog_manifest_alone(expire->store, &expire->repo, which->volume, which->snapshot,
+                                    &buf, &manifest, err);
+    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
+        return unreadable(which, err);
+    if (rc == -ERR_MISSING) /* another expire has just removed it */
+        return 0;
+    return rc < 0 ? rc : add_all(reach, &manifest, by, err);
+}
+
+int expire_reach_load(struct expire *expire, struct expire_reach *ret, struct err *err)
+{
+    int rc = store_list(expire->store, "volume/", note_manifest, ret, err);
+    for (size_t i = 0; rc == 0 && i < ret->manifest_count; i++)
+        rc = add_manifest(expire, ret, &ret->manifests[i], err);
+    sort_refs(ret);
+    return rc;
+}

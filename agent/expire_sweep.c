@@ -1,0 +1,255 @@
+/* What dead snapshots wrote and nobody reaches is removed, in the order record, manifests, tables,
+ * packs, mark; and what writers left that died before their record is withdrawn. See expire.h.
+ *
+ * An interrupted run leaves nothing visible behind, and the next one finds the rest by the mark. */
+#include "agent/expire.h"
+
+#include <assert.h>
+#include <stdio.h>
+
+#include "agent/log.h"
+
+/* Objects of one (volume, snapshot) that has neither record nor mark: a snapshot under way, or what
+ * is left of one. */
+struct stray {
+    uint8_t snapshot[ID_LEN];
+    char last[STORE_NAME_MAX + 1]; /* the object with the highest number */
+    uint64_t bytes;
+};
+
+struct sweep {
+    struct expire *expire;
+    const struct expire_reach *reach;
+    struct expire_names names; /* to be removed */
+    struct stray *strays;
+    size_t stray_count, stray_capacity;
+};
+
+/* --- listing ---------------------------------------------------------------------------------- */
+
+struct parsed {
+    uint8_t volume[ID_LEN], snapshot[ID_LEN];
+    uint32_t number;
+};
+
+/* "<kind>/<volume>/<snapshot>[/<number>]" */
+static bool parse(const char *name, bool numbered, struct parsed *ret)
+{
+    char text[ID_TEXT_LEN] = "";
+    const char *at = strchr(name, '/') + 1;
+    enum { DIGITS = ID_TEXT_LEN - 1, NUMBER_LEN = 8 };
+    if (strlen(at) != (size_t)(2 * DIGITS + 1 + (numbered ? NUMBER_LEN + 1 : 0)) ||
+        at[DIGITS] != '/')
+        return false;
+    memcpy(text, at, DIGITS);
+    if (!id_from_text(text, ret->volume))
+        return false;
+    at += DIGITS + 1;
+    memcpy(text, at, DIGITS);
+    if (!id_from_text(text, ret->snapshot))
+        return false;
+    at += DIGITS;
+    ret->number = numbered ? (uint32_t)strtoul(at + 1, NULL, 16) : 0;
+    return !numbered || (at[0] == '/' && strspn(at + 1, "0123456789abcdef") == NUMBER_LEN);
+}
+
+static struct stray *new_stray(struct sweep *sweep, const struct parsed *object, struct err *err)
+{
+    if (sweep->stray_count == sweep->stray_capacity) {
+        size_t capacity = sweep->stray_capacity ? 2 * sweep->stray_capacity : 16;
+        struct stray *strays = realloc(sweep->strays, capacity * sizeof(*strays));
+        if (!strays) {
+            (void)err_set(err, ERR_INTERNAL, "out of memory for a list of objects");
+            return NULL;
+        }
+        sweep->strays = strays;
+        sweep->stray_capacity = capacity;
+    }
+    assert(sweep->strays);
+    struct stray *stray = &sweep->strays[sweep->stray_count++];
+    *stray = (struct stray){.bytes = 0};
+    memcpy(stray->snapshot, object->snapshot, ID_LEN);
+    return stray;
+}
+
+/* A listing has the objects of one snapshot in a row, ascending. */
+static int add_stray(struct sweep *sweep, const struct parsed *object, const char *name,
+                     uint64_t size, struct err *err)
+{
+    struct stray *stray = sweep->stray_count ? &sweep->strays[sweep->stray_count - 1] : NULL;
+    size_t own_len = strlen(name) - strlen(strrchr(name, '/'));
+    if (!stray || memcmp(stray->snapshot, object->snapshot, ID_LEN) != 0 ||
+        strncmp(stray->last, name, own_len) != 0)
+        stray = new_stray(sweep, object, err);
+    if (!stray)
+        return -ERR_INTERNAL;
+    (void)snprintf(stray->last, sizeof(stray->last), "%s", name);
+    stray->bytes += size;
+    return 0;
+}
+
+static int take(struct sweep *sweep, const struct parsed *object, unsigned reached,
+                const char *name, uint64_t size, struct err *err)
+{
+    struct expire_item *item = expire_find(sweep->expire, object->snapshot);
+    if (!item)
+        return add_stray(sweep, object, name, size, err);
+    if ((item->withdrawn || item->goes) && !(reached & REACHED_LATER))
+        sweep->expire->later_bytes += size;
+    if (!item->dead)
+        return 0;
+    if (!(reached & REACHED_NOW))
+        return expire_names_add(&sweep->names, name, size, err);
+    item->left++;
+    return 0;
+}
+
+static int on_manifest(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    struct parsed object;
+    return parse(name, false, &object) ? take(ctx, &object, 0, name, size, err) : 0;
+}
+
+static int on_numbered(struct sweep *sweep, enum expire_kind kind, const char *name, uint64_t size,
+                       struct err *err)
+{
+    struct parsed object;
+    if (!parse(name, true, &object))
+        return 0;
+    unsigned reached =
+        expire_reached(sweep->reach, kind, object.volume, object.snapshot, object.number);
+    return take(sweep, &object, reached, name, size, err);
+}
+
+static int on_table(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    return on_numbered(ctx, EXPIRE_TABLE, name, size, err);
+}
+
+static int on_pack(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    return on_numbered(ctx, EXPIRE_PACK, name, size, err);
+}
+
+/* --- removing --------------------------------------------------------------------------------- */
+
+static int sweep_prefix(struct sweep *sweep, const char *prefix,
+                        int (*each)(void *ctx, const char *name, uint64_t size, struct err *err),
+                        struct err *err)
+{
+    struct expire *expire = sweep->expire;
+    int rc = store_list(expire->store, prefix, each, sweep, err);
+    if (rc == 0)
+        rc = expire_remove(expire, &sweep->names, err);
+    if (rc == 0) {
+        expire->objects += sweep->names.count;
+        expire->bytes += sweep->names.bytes;
+    }
+    expire_names_release(&sweep->names);
+    return rc;
+}
+
+/* First: a record that is there while its objects go would be a snapshot to whoever does not know
+ * of marks. */
+static int remove_records(struct expire *expire, struct err *err)
+{
+    struct expire_names names = {.names = NULL};
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < expire->count; i++) {
+        const struct expire_item *item = &expire->items[i];
+        char name[STORE_NAME_MAX + 1];
+        if (!item->dead || !item->has_record)
+            continue;
+        repo_record_name(name, item->name.cluster, item->name.node, item->name.id);
+        rc = expire_names_add(&names, name, 0, err);
+    }
+    if (rc == 0)
+        rc = expire_remove(expire, &names, err);
+    if (rc == 0)
+        expire->objects += names.count;
+    expire_names_release(&names);
+    return rc;
+}
+
+/* Of snapshots of which nothing is left. That of an abandoned one stays, see expire.h. */
+static int remove_marks(struct expire *expire, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < expire->count; i++) {
+        const struct expire_item *item = &expire->items[i];
+        bool expired = false;
+        if (!item->dead || item->left > 0 || expire->dry_run)
+            continue;
+        rc = mark_is_expired(expire->store, &expire->repo, item->name.id, &expired, err);
+        if (rc == 0 && expired)
+            rc = mark_remove(expire->store, MARK_WITHDRAWN, item->name.id, err);
+        if (rc == 0 && expired && item->pinned)
+            rc = mark_remove(expire->store, MARK_PIN, item->name.id, err);
+    }
+    return rc;
+}
+
+/* --- writers that died ------------------------------------------------------------------------ */
+
+static int compare_strays(const void *a, const void *b)
+{
+    const struct stray *left = a, *right = b;
+    return memcmp(left->snapshot, right->snapshot, ID_LEN);
+}
+
+static int abandon(struct expire *expire, const struct stray *stray, struct err *err)
+{
+    char id[ID_TEXT_LEN];
+    id_to_text(stray->snapshot, id);
+    expire->abandoned++;
+    if (expire->dry_run)
+        return 0;
+    log_info("snapshot=%s has no record and was last written to more than the grace period ago: "
+             "withdrawn",
+             id);
+    return mark_put(expire->store, &expire->repo, MARK_WITHDRAWN, stray->snapshot, mark_abandoned,
+                    expire->conf->node, err);
+}
+
+/* A snapshot is as old as the youngest of its objects. */
+static int judge_strays(struct sweep *sweep, struct err *err)
+{
+    struct expire *expire = sweep->expire;
+    int rc = 0;
+    if (sweep->stray_count)
+        qsort(sweep->strays, sweep->stray_count, sizeof(*sweep->strays), compare_strays);
+    for (size_t i = 0, end; rc == 0 && i < sweep->stray_count; i = end) {
+        int64_t age_s = INT64_MAX, one_s = 0;
+        uint64_t bytes = 0;
+        for (end = i; rc == 0 && end < sweep->stray_count &&
+                      compare_strays(&sweep->strays[i], &sweep->strays[end]) == 0;
+             end++) {
+            rc = expire_age(expire, sweep->strays[end].last, &one_s, err);
+            age_s = one_s < age_s ? one_s : age_s;
+            bytes += sweep->strays[end].bytes;
+        }
+        if (rc < 0 || age_s < (int64_t)expire->conf->retention_grace_s)
+            continue;
+        expire->later_bytes += bytes;
+        rc = abandon(expire, &sweep->strays[i], err);
+    }
+    return rc;
+}
+
+int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct err *err)
+{
+    struct sweep sweep = {.expire = expire, .reach = reach};
+    int rc = remove_records(expire, err);
+    if (rc == 0)
+        rc = sweep_prefix(&sweep, "volume/", on_manifest, err);
+    if (rc == 0)
+        rc = sweep_prefix(&sweep, "table/", on_table, err);
+    if (rc == 0)
+        rc = sweep_prefix(&sweep, "pack/", on_pack, err);
+    if (rc == 0)
+        rc = remove_marks(expire, err);
+    if (rc == 0)
+        rc = judge_strays(&sweep, err);
+    free(sweep.strays);
+    return rc;
+}

@@ -1,0 +1,203 @@
+/* WAL that no snapshot needs. What counts are the snapshots that are visible or withdrawn for less
+ * than the grace period. Of each timeline WAL is kept without a gap from the lowest start of those
+ * that are not pinned and may recover along it (wal_lineage.h); of a pinned one start … tag. The
+ * newest snapshot of a node counts as not pinned.
+ *
+ * Always kept: history files; timelines newer than those of all snapshots; everything of a system
+ * of which there is no snapshot, because its first one may be under way; everything while a record
+ * is damaged, which might need it; what is younger than the grace period. */
+#include "agent/expire.h"
+
+#include <stdio.h>
+
+#include "agent/log.h"
+#include "agent/pg_names.h"
+#include "agent/wal_lineage.h"
+
+struct wal_sweep {
+    struct expire *expire;
+    struct wal_archive archive;
+    uint32_t segment_size;
+    struct wal_lineage lineage;
+    uint32_t newest_timeline; /* of a snapshot */
+    uint64_t from;            /* number of the first segment needed of the timeline at hand */
+    struct expire_names names;
+    uint64_t *sizes; /* of names */
+    size_t sizes_capacity;
+};
+
+static bool counts(const struct wal_sweep *sweep, const struct expire_item *item)
+{
+    return item->known && item->archived && item->system_id == sweep->archive.system_id;
+}
+
+static bool is_continuous(const struct expire_item *item)
+{
+    return !item->pinned || item->is_newest;
+}
+
+/* UINT64_MAX: none. */
+static uint64_t first_needed(const struct wal_sweep *sweep, size_t index)
+{
+    const struct expire *expire = sweep->expire;
+    uint64_t lowest = UINT64_MAX;
+    if (sweep->lineage.timelines[index] > sweep->newest_timeline)
+        return 0;
+    for (size_t i = 0; i < expire->count; i++) {
+        const struct expire_item *item = &expire->items[i];
+        if (counts(sweep, item) && is_continuous(item) &&
+            wal_lineage_needs(&sweep->lineage, index, item->timeline, item->start_lsn))
+            lowest = min_u64(lowest, item->start_lsn / sweep->segment_size);
+    }
+    return lowest;
+}
+
+static bool is_pinned(const struct wal_sweep *sweep, uint64_t number)
+{
+    const struct expire *expire = sweep->expire;
+    for (size_t i = 0; i < expire->count; i++) {
+        const struct expire_item *item = &expire->items[i];
+        if (counts(sweep, item) && item->pinned && item->tag_lsn > item->start_lsn &&
+            number >= item->start_lsn / sweep->segment_size &&
+            number <= (item->tag_lsn - 1) / sweep->segment_size)
+            return true;
+    }
+    return false;
+}
+
+static int add(struct wal_sweep *sweep, const char *name, uint64_t size, struct err *err)
+{
+    if (sweep->names.count == sweep->sizes_capacity) {
+        size_t capacity = sweep->sizes_capacity ? 2 * sweep->sizes_capacity : 256;
+        uint64_t *sizes = realloc(sweep->sizes, capacity * sizeof(*sizes));
+        if (!sizes)
+            return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
+        sweep->sizes = sizes;
+        sweep->sizes_capacity = capacity;
+    }
+    sweep->sizes[sweep->names.count] = size;
+    return expire_names_add(&sweep->names, name, size, err);
+}
+
+static int on_file(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    struct wal_sweep *sweep = ctx;
+    char segment[PG_SEGMENT_TEXT];
+    enum wal_kind kind;
+    uint32_t timeline;
+    uint64_t number;
+    const char *base = strrchr(name, '/') + 1;
+    if (!wal_name_parse(base, &kind, NULL) || kind == WAL_HISTORY)
+        return 0;
+    (void)snprintf(segment, sizeof(segment), "%.24s", base);
+    if (!pg_segment_parse(segment, sweep->segment_size, &timeline, &number))
+        return 0;
+    return number >= sweep->from || is_pinned(sweep, number) ? 0 : add(sweep, name, size, err);
+}
+
+/* They were written in the order of their names, but for a few: the first that is too young is
+ * searched for. */
+static int count_old(struct wal_sweep *sweep, size_t *ret, struct err *err)
+{
+    size_t low = 0, high = sweep->names.count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int64_t age_s = 0;
+        int rc = expire_age(sweep->expire, sweep->names.names[middle], &age_s, err);
+        if (rc < 0)
+            return rc;
+        if (age_s >= (int64_t)sweep->expire->conf->retention_grace_s)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *ret = low;
+    return 0;
+}
+
+static int sweep_timeline(struct wal_sweep *sweep, size_t index, struct err *err)
+{
+    struct expire *expire = sweep->expire;
+    char prefix[STORE_NAME_MAX + 1];
+    size_t old = 0;
+    sweep->from = first_needed(sweep, index);
+    if (sweep->from == 0)
+        return 0;
+    repo_wal_name(prefix, sweep->archive.cluster, sweep->archive.system_id,
+                  sweep->lineage.timelines[index], "x");
+    strrchr(prefix, '/')[1] = '\0';
+    int rc = store_list(expire->store, prefix, on_file, sweep, err);
+    if (rc == 0)
+        rc = count_old(sweep, &old, err);
+    while (rc == 0 && sweep->names.count > old)
+        free(sweep->names.names[--sweep->names.count]);
+    if (rc == 0)
+        rc = expire_remove(expire, &sweep->names, err);
+    for (size_t i = 0; rc == 0 && i < sweep->names.count; i++) {
+        expire->wal_objects++;
+        expire->wal_bytes += sweep->sizes[i];
+    }
+    expire_names_release(&sweep->names);
+    return rc;
+}
+
+/* The snapshots of one system: false when its WAL has to stay. */
+static bool survey(struct wal_sweep *sweep)
+{
+    const struct expire *expire = sweep->expire;
+    bool any = false;
+    for (size_t i = 0; i < expire->count; i++) {
+        const struct expire_item *item = &expire->items[i];
+        if (!counts(sweep, item))
+            continue;
+        if (sweep->segment_size && sweep->segment_size != item->segment_size)
+            return false;
+        sweep->segment_size = item->segment_size;
+        if (item->timeline > sweep->newest_timeline)
+            sweep->newest_timeline = item->timeline;
+        any = any || is_continuous(item);
+    }
+    return any && pg_segment_size_valid(sweep->segment_size);
+}
+
+static int sweep_system(struct expire *expire, uint64_t system_id, struct err *err)
+{
+    struct wal_sweep sweep = {
+        .expire = expire,
+        .archive = {.store = expire->store, .repo = &expire->repo, .system_id = system_id}};
+    (void)snprintf(sweep.archive.cluster, sizeof(sweep.archive.cluster), "%s",
+                   expire->conf->cluster);
+    if (!survey(&sweep))
+        return 0;
+    int rc = wal_lineage_load(&sweep.archive, &sweep.lineage, err);
+    for (size_t i = 0; rc == 0 && i < sweep.lineage.count; i++)
+        rc = sweep_timeline(&sweep, i, err);
+    wal_lineage_release(&sweep.lineage);
+    free(sweep.sizes);
+    return rc;
+}
+
+static bool seen_before(const struct expire *expire, size_t index)
+{
+    for (size_t i = 0; i < index; i++)
+        if (expire->items[i].known && expire->items[i].archived &&
+            expire->items[i].system_id == expire->items[index].system_id)
+            return true;
+    return false;
+}
+
+int expire_wal(struct expire *expire, struct err *err)
+{
+    int rc = 0;
+    if (expire->damaged) {
+        log_warn("no WAL is removed: %zu records are damaged, the first: %s", expire->damaged,
+                 expire->first_damaged);
+        return 0;
+    }
+    for (size_t i = 0; rc == 0 && i < expire->count; i++) {
+        const struct expire_item *item = &expire->items[i];
+        if (item->known && item->archived && !seen_before(expire, i))
+            rc = sweep_system(expire, item->system_id, err);
+    }
+    return rc;
+}

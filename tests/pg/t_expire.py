@@ -1,0 +1,318 @@
+#!/usr/bin/env python3
+"""`tidemark expire`: nothing without --confirm, two phases, kill -9 at every removal, snapshots
+that were suspended for longer than the grace while their parent went, WAL. Ages are made by setting
+the times of objects: the store's clock is that of its files.
+check: build=asan timeout=400"""
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from tm import *  # noqa: E402,F403
+import snapshots as snap  # noqa: E402
+import tidemark_reader as stranger  # noqa: E402
+
+GRACE_S = 24 * 3600
+DATA = ("pack", "table", "volume", "snapshot", "withdrawn", "pin")  # all but WAL, which goes on
+
+
+def objects(node, *kinds):
+    top = snap.repository(node)
+    return {os.path.relpath(os.path.join(base, name), top)
+            for kind in kinds or ("",) for base, _, names in os.walk(os.path.join(top, kind))
+            for name in names}
+
+
+def age(node, names, seconds=GRACE_S + 60):
+    """Makes these objects older."""
+    for name in names:
+        path = os.path.join(snap.repository(node), name)
+        then = os.stat(path).st_mtime - seconds
+        os.utime(path, (then, then))
+
+
+def mark(node, tag_or_id):
+    found = [r for r in snap.record_by_age(node) if tag_or_id in (r["tag"], r["id"])]
+    return f"withdrawn/{found[0]['id'] if found else tag_or_id}"
+
+
+def visible(node):
+    done = node.cli("list", "--json")
+    is_status(done, 0, "the snapshots can be listed")
+    return [json.loads(line)["tag"] for line in done.out.splitlines()]
+
+
+def reached(node, tag):
+    """What a snapshot needs, by the reader that shares no code with expire."""
+    source = stranger.Repository(snap.repository(node))
+    record = stranger.find_record(source, tag)
+    found = set()
+    for entry in record["volumes"]:
+        volume = stranger.Volume(source, record, entry["name"])
+        found.add(f"volume/{volume.id_text}/{record['id']}")
+        found |= {f"pack/{volume.id_text}/{s.hex()}/{n:08x}" for s, n in volume.packs}
+        found |= {f"table/{volume.id_text}/{p[0].hex()}/{p[1]:08x}" for p in volume.places}
+    return found
+
+
+def whole(node, why, *tags):
+    """Every visible snapshot has all that it reaches, and reads back."""
+    names = visible(node)
+    is_(names, list(tags), f"{why}: what is visible")
+    there = objects(node, "pack", "table", "volume")
+    for tag in names:
+        is_(sorted(reached(node, tag) - there), [], f"{why}: {tag} has all its objects")
+        is_status(node.cli("verify", tag), 0, f"{why}: {tag} verifies")
+
+
+def expire(node, *args, **env):
+    return node.cli("expire", "--json", "--local", *args, **env)
+
+
+def result(done):
+    return json.loads(done.out.splitlines()[-1])["result"]
+
+
+def actions(done):
+    return {s.get("tag", s["id"]): s["action"] for s in result(done)["snapshots"]}
+
+
+def take(node, tag, rows=3000):
+    """A snapshot with packs of its own."""
+    node.server.psql("insert into noise select md5(random()::text) "
+                     f"from generate_series(1, {rows})")
+    is_status(node.cli("snapshot", "--tag", tag), 0, f"snapshot {tag}")
+
+
+def retention(node, **options):
+    node.sections["retention"] = options
+    node.write_conf()
+
+
+def test_nothing_happens(node):
+    """Dry runs, and what needs --confirm."""
+    retention(node, count=2)
+    node.wait_archived(node.server.switch_wal())
+    before = objects(node)
+    done = expire(node, "--dry-run")
+    is_status(done, 0, "a dry run")
+    is_(actions(done), {"t1": "withdraw", "t2": "withdraw", "t3": "keep", "t4": "keep"},
+        "says what would go")
+    ok(result(done)["later_bytes"] > 0, "and how much that is")
+    done = node.cli("expire", "t3")
+    is_status(done, 0, "expire TAG")
+    like(done.out, r"(?m)^withdraw +t3 .*asked for\n(.*\n)*this was a dry run.*--confirm",
+         "is one")
+    is_status(node.cli("expire", "t3", "--confirm", "--dry-run"), "usage", "both: usage")
+    is_status(node.cli("expire", "--confirm"), "usage", "--confirm without a name: usage")
+    is_status(node.cli("expire", "nothing", "--confirm"), "missing", "an unknown tag")
+    is_(objects(node), before, "nothing was changed")
+    is_status(node.cli("pin", "t1"), 0, "pin")
+    done = node.cli("expire", "t1", "--confirm")
+    is_status(done, "refused", "a pinned one cannot be expired by name")
+    like(done.err, "hint: `tidemark unpin t1` first", "and how it can")
+    is_(objects(node) - before, {"pin/" + snap.record(node, "t1")["id"]}, "but for the pin")
+
+
+def test_two_phases(node):
+    done = node.cli("expire")
+    is_status(done, 0, "expire by [retention]: no dry run")
+    is_(visible(node), ["t1", "t3", "t4"], "t2 is withdrawn, t1 is pinned")
+    like(done.out, r"(?m)^keep +t1 .*pinned$", "and says so")
+    is_status(node.cli("show", "t2"), "missing", "it is gone for show")
+    is_status(node.cli("restore", "t2", "--dry-run"), "missing", "and for restore")
+    before = objects(node, *DATA)
+    is_status(expire(node), 0, "expire within the grace")
+    is_(objects(node, *DATA), before, "removes nothing")
+
+
+def test_killed(node):
+    """kill -9 at the Nth removal, N = 0, 1, … until there is none."""
+    age(node, [mark(node, "t2")])
+    identity = snap.record(node, "t2")["id"]
+    own = {o for o in objects(node) if identity in o}
+    runs = 0
+    while True:
+        done = expire(node, TIDEMARK_TEST_STOP=f"expire-remove-{1 if runs else 0}")
+        if done.status == 0:
+            break
+        runs += 1
+        if runs == 2 or CAMPAIGN:
+            whole(node, f"killed {runs} times", "t1", "t3", "t4")
+    ok(runs >= 3, f"expire was killed {runs} times")
+    left = own & objects(node) - {f"withdrawn/{identity}"}
+    kept = set().union(*(reached(node, t) for t in ("t1", "t3", "t4")))
+    is_(sorted(left - kept), [], "of t2 there is only what others reach")
+    is_(sorted(objects(node, "pack", "table", "volume") - kept), [], "and no other object is left")
+    whole(node, "expired", "t1", "t3", "t4")
+    empty = [d for d, subs, names in os.walk(os.path.join(snap.repository(node), "pack"))
+             if not subs and not names]
+    is_(empty, [], "no empty directory is left")
+
+
+def test_wal(node):
+    """Kept from the start of t3; of t1, which is pinned, start … tag."""
+    def segments():
+        return {os.path.basename(o) for o in objects(node, "wal") if len(os.path.basename(o)) == 24}
+    node.wait_archived(node.server.switch_wal())
+    before = segments()
+    is_(result(expire(node))["wal_objects"], 0, "young WAL stays")
+    age(node, objects(node, "wal"))
+    is_status(expire(node), 0, "expire")
+    records = [snap.record(node, t) for t in ("t1", "t3")]
+    size = records[0]["postgresql"]["segment_size"]
+
+    def number(record, key):
+        high, low = record["postgresql"][key].split("/")
+        return (int(high, 16) << 32 | int(low, 16)) // size
+    first, last, start = (number(records[0], "start_lsn"), number(records[0], "tag_lsn"),
+                          number(records[1], "start_lsn"))
+    want = {s for s in before
+            if int(s[16:], 16) >= start or first <= int(s[16:], 16) <= last}
+    is_(sorted(segments()), sorted(want), "what is left")
+    ok(want < before, f"{len(before - want)} of {len(before)} segments went")
+    whole(node, "old WAL removed", "t1", "t3", "t4")
+
+
+class Sleeper:
+    """A snapshot that is stopped (SIGSTOP) at a point of its code."""
+
+    def __init__(self, node, tag, point):
+        self.node, self.tag = node, tag
+        self.log = node.box.join("log", f"sleeper-{tag}.log")
+        node.server.psql("insert into noise select md5(random()::text) "
+                         "from generate_series(1, 3000)")
+        before = set(snap.job_directories(node))
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMARK_")}
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [os.path.join(node.programs, "tidemark"), "snapshot", "--tag", tag, "--local"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**environ, "TIDEMARK_CONFIG": node.conf, "TIDEMARK_TEST_PAUSE": point})
+        self.pid = poll(lambda: self.find(before), 120, f"{tag} to stop at {point}")
+
+    def find(self, before):
+        for path in set(snap.job_directories(self.node)) - before:
+            for stat in glob.glob("/proc/[0-9]*/stat"):
+                try:
+                    with open(os.path.dirname(stat) + "/cmdline", "rb") as file:
+                        words = file.read().split(b"\0")
+                    with open(stat, encoding="ascii", errors="replace") as file:
+                        state = file.read().rsplit(")", 1)[1].split()[0]
+                except OSError:
+                    continue
+                if path.encode() in words and state == "T":
+                    return int(stat.split("/")[2])
+        return None
+
+    def wake(self):
+        os.kill(self.pid, signal.SIGCONT)
+        self.process.wait(120)
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            text = file.read()
+        return Result(self.process.returncode, text, text)
+
+
+def forget(node, *tags):
+    """Both phases for these snapshots, by hand of the clock."""
+    marks = [mark(node, tag) for tag in tags]
+    is_status(expire(node, "--confirm", *tags), 0, f"{' '.join(tags)} withdrawn")
+    age(node, marks)
+    is_status(expire(node), 0, "and removed")
+
+
+def test_slept_before_manifest(node):
+    """Its parent's objects are gone when it wakes up."""
+    before = objects(node, "pack")
+    sleeper = Sleeper(node, "slept", "snapshot-sealing")
+    forget(node, "t4")
+    ok(before - objects(node, "pack"), "objects of its parent are gone")
+    done = sleeper.wake()
+    is_status(done, "busy", "asleep before its manifest, its parent expired: it fails")
+    like(done.err, "parent went away while it ran", "and says why")
+    whole(node, "it failed", "t1", "t3")
+
+
+def test_slept(node, point, why):
+    """From its manifest on, all that it reaches stays, whatever becomes of its parent."""
+    take(node, "parent")
+    sleeper = Sleeper(node, "slept", point)
+    forget(node, "parent")
+    after = ["t1", "t3"] + (["slept"] if point == "snapshot-committed" else [])
+    whole(node, f"asleep {why}", *after)
+    is_status(sleeper.wake(), 0, f"asleep {why}, its parent expired: it is committed")
+    whole(node, f"woken {why}", "t1", "t3", "slept")
+    forget(node, "slept")
+    whole(node, "both gone", "t1", "t3")
+
+
+def test_abandoned(node, point, why):
+    """Asleep for so long that it is taken for dead: what it wrote goes, and it must never be
+    visible."""
+    known = objects(node)
+    sleeper = Sleeper(node, "lost", point)
+    own = objects(node, "pack", "table", "volume") - known
+    identity = {name.split("/")[2] for name in own}.pop()
+    before = objects(node, *DATA)
+    is_status(expire(node), 0, f"asleep {why}")
+    is_(objects(node, *DATA), before, f"asleep {why}: nothing of it goes while it is young")
+    age(node, own)
+    done = expire(node)
+    is_(result(done)["abandoned"], 1, f"asleep {why} for long: it is taken for dead")
+    is_(objects(node, *DATA) - before, {mark(node, identity)}, "and withdrawn")
+    age(node, [mark(node, identity)])
+    is_status(expire(node), 0, "a grace later")
+    is_(objects(node) & own, set(), "what it wrote is gone")
+    done = sleeper.wake()
+    is_status(done, "busy", f"asleep {why}: it fails when it wakes up")
+    like(done.err, "`tidemark expire` gave it up", "and says why")
+    whole(node, f"taken for dead {why}", "t1", "t3")
+    is_status(expire(node), 0, "and what it has written since")
+    is_({o for o in objects(node) if identity in o}, {mark(node, identity)}, "goes, its mark stays")
+
+
+def test_damaged(node):
+    """What cannot be read may need anything: nothing goes by rule, its id gives it up."""
+    take(node, "bad")
+    path = snap.record_path(node, "bad")
+    identity = snap.read_record(path)["id"]
+    with open(path, "r+b") as file:
+        file.seek(300)
+        file.write(b"\xff")
+    before = objects(node, *DATA)
+    done = node.cli("expire")
+    is_status(done, "corrupt", "a damaged record: said aloud")
+    is_(objects(node, *DATA), before, "and nothing of it goes")
+    is_status(node.cli("expire", "--confirm", identity), "corrupt", "its id names it")
+    age(node, [f"withdrawn/{identity}"])
+    is_status(node.cli("expire"), 0, "withdrawn it is no damage any more")
+    is_({o for o in objects(node) if identity in o and "withdrawn" not in o}, set(), "and goes")
+    whole(node, "after the damage", "t1", "t3")
+
+
+def main():
+    need_root()
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    box = Sandbox("t_expire")
+    node = Node(box, [box.volume("pgdata", 400 * MIB)])
+    node.start(agent=False)
+    node.server.psql("create table noise (t text)")
+    for tag in ("t1", "t2", "t3", "t4"):
+        take(node, tag)
+    test_nothing_happens(node)
+    test_two_phases(node)
+    test_killed(node)
+    test_wal(node)
+    retention(node)
+    test_slept_before_manifest(node)
+    test_slept(node, "snapshot-committing", "between its look and its record")
+    test_slept(node, "snapshot-committed", "behind its record")
+    test_abandoned(node, "snapshot-sealing", "before its manifest")
+    test_abandoned(node, "snapshot-committing", "between its look and its record")
+    test_damaged(node)
+
+
+run(main)
