@@ -2,8 +2,9 @@
 
 A sandbox is a directory /var/tmp/tidemark-<name>-XXXXXXXX (or under $TMPDIR when every user can
 pass through it). Everything a test makes lies below it or is backed by a file below it, so
-cleaning needs no memory of its own: the mounts, loop devices and processes that belong to a
-sandbox are found from the directory's name alone, in /proc and /sys. That holds for a run that was
+cleaning needs little memory of its own: the mounts, loop devices and processes that belong to a
+sandbox are found from the directory's name, in /proc and /sys; only devices that may not show it
+are written down there. That holds for a run that was
 killed as well as for one that ends normally; `reap_stale()` does it for the sandboxes whose owner
 (pid and start time in the file .owner) is gone.
 
@@ -26,6 +27,7 @@ PREFIX = "tidemark-"
 OWNER = ".owner"
 LATE = ".late"  # pids of FUSE servers: they have to outlive the mounts above them
 ZRAM = ".zram"  # devices that have no file below the sandbox to be found by
+LOOPS = ".loops"  # a loop device on a FUSE file whose server is dead names its file no more
 ZRAM_CONTROL = "/sys/class/zram-control"
 
 
@@ -117,9 +119,33 @@ def _loop_given_name(device, timeout_s=3):
     return answer[0] if answer else ""
 
 
+def disk_sequence(device):
+    """Tells it from a later one with the same number."""
+    try:
+        with open(f"/sys/block/{os.path.basename(device)}/diskseq", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _kept(root, name):
+    """Devices that are written down in the sandbox and still there."""
+    try:
+        with open(os.path.join(root, name), encoding="ascii") as file:
+            return [device for device, sequence in (line.split() for line in file)
+                    if disk_sequence(device) == sequence]
+    except (OSError, ValueError):
+        return []
+
+
+def _zrams(root):
+    return _kept(root, ZRAM)
+
+
 def loops_below(root):
     """Loop devices whose backing file is, or was, under root."""
-    found = []
+    found = [device for device in _kept(root, LOOPS)
+             if os.path.exists(f"/sys/block/{os.path.basename(device)}/loop")]
     for name in os.listdir("/sys/block"):
         if not name.startswith("loop"):
             continue
@@ -131,7 +157,7 @@ def loops_below(root):
                 found.append("/dev/" + name)
         except OSError:
             continue
-    return found
+    return sorted(set(found))
 
 
 def _ancestors():
@@ -226,24 +252,6 @@ def _late_pids(root):
                     if process_start(int(pid)) == int(start)}
     except (OSError, ValueError):
         return set()
-
-
-def zram_sequence(device):
-    """Tells it from a later one with the same number."""
-    try:
-        with open(f"/sys/block/{os.path.basename(device)}/diskseq", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return None
-
-
-def _zrams(root):
-    try:
-        with open(os.path.join(root, ZRAM), encoding="ascii") as file:
-            return [device for device, sequence in (line.split() for line in file)
-                    if zram_sequence(device) == sequence]
-    except OSError:
-        return []
 
 
 def _remove_zram(device):
@@ -416,7 +424,9 @@ class Sandbox:
 
     def loop(self, file, *options):
         """Attaches a loop device with direct I/O; returns /dev/loopN."""
-        return output("losetup", "-f", "--show", "--direct-io=on", *options, file).strip()
+        device = output("losetup", "-f", "--show", "--direct-io=on", *options, file).strip()
+        self._keep(LOOPS, device)
+        return device
 
     def unloop(self, device):
         """Also of a zram device."""
@@ -427,8 +437,11 @@ class Sandbox:
 
     def keep_zram(self, device):
         """It is removed with the sandbox."""
-        with open(self.join(ZRAM), "a", encoding="ascii") as file:
-            file.write(f"{device} {zram_sequence(device)}\n")
+        self._keep(ZRAM, device)
+
+    def _keep(self, name, device):
+        with open(self.join(name), "a", encoding="ascii") as file:
+            file.write(f"{device} {disk_sequence(device)}\n")
 
     def mkfs(self, device, fs="ext4", *options):
         if fs == "ext4":

@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
 from disks import has_zram  # noqa: E402
-from sandbox import ZRAM, clean, reap_stale, zram_sequence  # noqa: E402
+from sandbox import LATE, ZRAM, clean, disk_sequence, reap_stale  # noqa: E402
 
 CHILD = """
 import sys, time
@@ -28,6 +28,17 @@ time.sleep(600)
 """
 
 
+SLOW_CHILD = """
+import sys, time
+sys.path.insert(0, {lib!r})
+from tm import *
+from disks import SlowDisk
+box = Sandbox("selftest-slow")
+print(box.path, SlowDisk(box, "slow", 64 * MIB).volume.device, flush=True)
+time.sleep(600)
+"""
+
+
 def child():
     lib = os.path.join(SOURCE, "tests/lib")
     process = subprocess.Popen([sys.executable, "-c", CHILD.format(lib=lib)], text=True,
@@ -43,7 +54,7 @@ def zrams(path):
 
 def gone(path, devices):
     return not (os.path.exists(path) or mounts_below(path) or loops_below(path)
-                or processes_below(path) or any(zram_sequence(d) == n for d, n in devices))
+                or processes_below(path) or any(disk_sequence(d) == n for d, n in devices))
 
 
 def test_signals():
@@ -66,6 +77,28 @@ def test_killed(box):
     is_(reap_stale(), [], "the reaper finds it")
     ok(gone(path, devices), "nothing is left of it")
     ok(os.path.exists(box.path), "the sandbox of a run that is alive is not touched")
+
+
+def test_killed_fuse():
+    """A loop device on a FUSE file whose server is dead and whose mount is gone tells nobody where
+    its file was. The server dies first: if it were to unmount what it serves, it would wait for
+    itself for ever."""
+    lib = os.path.join(SOURCE, "tests/lib")
+    process = subprocess.Popen([sys.executable, "-c", SLOW_CHILD.format(lib=lib)], text=True,
+                               stdout=subprocess.PIPE)
+    path, device = process.stdout.readline().split()
+    attached = f"/sys/block/{os.path.basename(device)}/loop"
+    with open(os.path.join(path, LATE), encoding="ascii") as file:
+        server = int(file.read().split()[0])
+    process.kill()
+    process.wait()
+    kill_pid(server)
+    for mount in mounts_below(path):
+        output("umount", "-l", mount)
+    with open(attached + "/backing_file", encoding="utf-8") as file:
+        is_(file.read(), "/disk\n", "after kill -9 of a slow disk its loop device is still there")
+    is_(reap_stale(), [], "the reaper finds it")
+    ok(not os.path.exists(attached) and not os.path.exists(path), "nothing is left of it")
 
 
 def test_frozen(box):
@@ -120,6 +153,7 @@ def main():
     test_frozen(box)
     test_signals()
     test_killed(box)
+    test_killed_fuse()
 
 
 run(main)
