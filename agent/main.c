@@ -23,6 +23,7 @@
 #include "agent/log.h"
 #include "agent/notify.h"
 #include "agent/pg.h"
+#include "agent/track.h"
 
 enum { SWEEP_MS = 10000 };
 
@@ -179,6 +180,7 @@ static int serve(const struct conf *conf, int signal_fd, struct err *err)
     api_init(&api, conf);
     log_running(conf);
     capture_cleanup_stale(conf);
+    track_cleanup(conf);
     sweep(&api, conf->resume == RESUME_AUTO);
     int rc = api_serve(&api, &server, err);
     if (rc < 0)

@@ -13,13 +13,11 @@ void snapshot_track_prepare(struct snapshot *snapshot)
         const struct snapshot_volume *volume = &snapshot->volumes[i];
         struct track *track = &snapshot->tracks[i];
         track->wanted = snapshot->group.volumes[i].conf->track;
-        id_to_text(volume->id, track->name);
+        track_name(track, snapshot->conf, volume->id);
         if (volume->incremental)
             id_to_text(snapshot->parent.id, track->parent);
-        (void)snprintf(track->state_path, sizeof(track->state_path), "%s/tables/%s.track",
-                       snapshot->conf->state_dir, track->name);
         if (!track->wanted)
-            track_drop(track);
+            (void)track_drop(track);
     }
 }
 

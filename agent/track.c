@@ -174,7 +174,7 @@ static int start(struct track *track, struct marks **ret, struct err *err)
     track->kept = rc == 0;
     if (rc == 0)
         return 0;
-    marks_forget(track->name); /* also an earlier one, which nobody will ask for */
+    (void)marks_forget(track->name); /* also an earlier one, which nobody will ask for */
     log_warn("volume=%s marks cannot be kept for the next snapshot err=\"%s\" hint=\"%s\"",
              track->name, keep_err.text, keep_err.hint);
     broken(track, keep_err.text);
@@ -299,11 +299,52 @@ void track_abort(struct track *track)
         log_warn("volume=%s the next snapshot reads everything err=\"%s\"", track->name, err.text);
 }
 
-void track_drop(const struct track *track)
+bool track_drop(const struct track *track)
 {
     char path[TRACK_PATH_MAX + sizeof(open_suffix)];
-    marks_forget(track->name);
+    bool was_there = marks_forget(track->name);
     open_path(track, path);
     (void)unlink(path);
     (void)unlink(track->state_path);
+    return was_there;
+}
+
+/* By its id: a volume that was given another name has it under both. */
+static bool is_tracked(const struct conf *conf, const json_t *ids, const char *id)
+{
+    for (size_t i = 0; i < conf->volume_count; i++)
+        if (conf->volumes[i].track && json_is(ids, conf->volumes[i].name, id))
+            return true;
+    return false;
+}
+
+void track_name(struct track *track, const struct conf *conf, const uint8_t id[ID_LEN])
+{
+    id_to_text(id, track->name);
+    (void)snprintf(track->state_path, sizeof(track->state_path), "%s/tables/%s.track",
+                   conf->state_dir, track->name);
+}
+
+void track_cleanup(const struct conf *conf)
+{
+    char path[CONF_PATH_MAX + 32];
+    free_json json_t *ids = NULL;
+    const char *name;
+    json_t *value;
+    struct err err;
+    (void)snprintf(path, sizeof(path), "%s/volumes.json", conf->state_dir);
+    if (json_load_path(path, &ids, &err) < 0)
+        return; /* none yet; what is wrong with it the next snapshot says */
+    json_object_foreach(ids, name, value)
+    {
+        struct track track = {0};
+        uint8_t id[ID_LEN];
+        const char *text = json_string_value(value);
+        if (text == NULL || !id_from_text(text, id) || is_tracked(conf, ids, text))
+            continue;
+        track_name(&track, conf, id);
+        if (track_drop(&track))
+            log_info("volume=%s its tracker has ended: it is not configured with track = yes",
+                     name);
+    }
 }

@@ -36,6 +36,7 @@
 #ifndef TIDEMARK_AGENT_TRACK_H
 #define TIDEMARK_AGENT_TRACK_H
 
+#include "agent/conf.h"
 #include "io/device_sysfs.h"
 #include "io/extent.h"
 #include "io/marks.h"
@@ -70,6 +71,9 @@ struct track {
     char tracker[MARKS_INSTANCE_LEN];
 };
 
+/* Sets name and state_path. */
+void track_name(struct track *track, const struct conf *conf, const uint8_t id[ID_LEN]);
+
 /* The marks of a volume on `place` of the device; after a failure there are none. */
 int track_attach(struct track *track, const struct device_identity *device,
                  const struct marks_place *place, uint32_t chunk_size, struct marks **ret,
@@ -95,8 +99,13 @@ void track_commit(struct track *track, const char *snapshot);
 /* The snapshot failed: the next one may count from the same parent's instant as this one. */
 void track_abort(struct track *track);
 
-/* Ends what an earlier snapshot has left, now that the option is `no`. */
-void track_drop(const struct track *track);
+/* Ends the tracker that an earlier snapshot has left, now that the option is `no`. False: there was
+ * none. */
+bool track_drop(const struct track *track);
+
+/* When the agent starts: ends the trackers that earlier snapshots of this state_dir have left on
+ * volumes that are not configured any more, or with track = no. */
+void track_cleanup(const struct conf *conf);
 
 void track_release(struct track *track);
 

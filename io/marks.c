@@ -7,10 +7,13 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
 #include <linux/magic.h>
 #include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 
 #include "io/hash.h"
@@ -18,7 +21,7 @@
 
 #define BPF_FS "/sys/fs/bpf"
 
-enum { SECTOR = 512, PIN_PATH_MAX = 256 };
+enum { SECTOR = 512, PIN_PATH_MAX = 256, LOCKDOWN_MAX = 128 };
 
 /* io/marks_object.S */
 extern const char marks_object[], marks_object_end[];
@@ -37,6 +40,51 @@ struct marks {
 
 /* --- loading ---------------------------------------------------------------------------------- */
 
+/* Has this process itself what bpf() asks for? Then EPERM is somebody else's. */
+static bool has_capabilities(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3];
+    if (syscall(SYS_capget, &head, data) < 0)
+        return false;
+    uint64_t have = data[0].effective | (uint64_t)data[1].effective << 32;
+    uint64_t needed = UINT64_C(1) << CAP_BPF | UINT64_C(1) << CAP_PERFMON;
+    return (have & needed) == needed || (have & UINT64_C(1) << CAP_SYS_ADMIN) != 0;
+}
+
+/* kernel_lockdown(7). Distributions differ in how much of eBPF a mode forbids. The file reads like
+ * "none [integrity] confidentiality"; where securityfs is not mounted nobody can say. */
+static bool is_locked_down(char mode[LOCKDOWN_MAX])
+{
+    char text[LOCKDOWN_MAX];
+    close_fd int fd = open("/sys/kernel/security/lockdown", O_RDONLY | O_CLOEXEC);
+    ssize_t len = fd >= 0 ? read(fd, text, sizeof(text) - 1) : -1;
+    text[len > 0 ? len : 0] = '\0';
+    const char *start = strchr(text, '[');
+    if (start == NULL)
+        return false;
+    (void)snprintf(mode, LOCKDOWN_MAX, "%.*s", (int)strcspn(start + 1, "]"), start + 1);
+    return strcmp(mode, "none") != 0;
+}
+
+/* EPERM has several causes. */
+static int err_forbidden(struct err *err, int rc, const char *what)
+{
+    char mode[LOCKDOWN_MAX];
+    bool locked_down = has_capabilities() && is_locked_down(mode);
+    errno = -rc;
+    if (locked_down) {
+        err_sys(err, ERR_REFUSED, "the kernel is locked down (%s) and takes no eBPF: %s", mode,
+                what);
+        return err_hint(err, "no right of the agent helps: boot with lockdown=none (it comes with "
+                             "Secure Boot); providers freeze, command and offline do without");
+    }
+    err_sys(err, ERR_REFUSED, "watching writes needs CAP_BPF and CAP_PERFMON: %s", what);
+    return err_hint(err, "leave the agent these capabilities (CapabilityBoundingSet= of its unit) "
+                         "and bpf() (SystemCallFilter=), and start it again; providers freeze, "
+                         "command and offline do without");
+}
+
 /* libbpf's own messages are about its internals; errno and a look at the host say more. */
 static int err_load(struct err *err, int rc, const char *what)
 {
@@ -44,10 +92,7 @@ static int err_load(struct err *err, int rc, const char *what)
     if (access("/sys/kernel/btf/vmlinux", R_OK) < 0) {
         err_sys(err, ERR_REFUSED, "this kernel has no BTF (/sys/kernel/btf/vmlinux)");
     } else if (rc == -EPERM || rc == -EACCES) {
-        err_sys(err, ERR_REFUSED, "watching writes needs CAP_BPF and CAP_PERFMON: %s", what);
-        return err_hint(err, "leave the agent these capabilities (CapabilityBoundingSet= of its "
-                             "unit) and start it again; providers freeze, command and offline do "
-                             "without");
+        return err_forbidden(err, rc, what);
     } else if (rc == -ESRCH || rc == -ENOENT) {
         err_sys(err, ERR_REFUSED, "this kernel has no tracepoint block_bio_queue in its BTF");
     } else {
@@ -224,7 +269,7 @@ int marks_keep(struct marks *marks, const char *name, struct err *err)
         err_set(err, ERR_REFUSED, "no BPF file system is mounted on " BPF_FS);
         return err_hint(err, "mount -t bpf bpf " BPF_FS);
     }
-    marks_forget(name);
+    (void)marks_forget(name);
     pin_directory(path, name);
     if ((mkdir(BPF_FS "/tidemark", 0700) < 0 && errno != EEXIST) || mkdir(path, 0700) < 0)
         return err_sys(err, ERR_REFUSED, "create '%s'", path);
@@ -232,14 +277,14 @@ int marks_keep(struct marks *marks, const char *name, struct err *err)
         pin_path(path, name, i);
         if (bpf_obj_pin(fds[i], path) < 0) {
             err_sys(err, ERR_REFUSED, "create '%s'", path);
-            marks_forget(name);
+            (void)marks_forget(name);
             return -ERR_REFUSED;
         }
     }
     return 0;
 }
 
-void marks_forget(const char *name)
+bool marks_forget(const char *name)
 {
     char path[PIN_PATH_MAX];
     for (size_t i = 0; i < ARRAY_LEN(pin_names); i++) {
@@ -247,7 +292,7 @@ void marks_forget(const char *name)
         (void)unlink(path);
     }
     pin_directory(path, name);
-    (void)rmdir(path);
+    return rmdir(path) == 0;
 }
 
 static bool open_pins(struct marks *marks, const char *name)

@@ -74,8 +74,8 @@ int marks_keep(struct marks *marks, const char *name, struct err *err);
 int marks_find(const char *name, const struct marks_place *place, uint32_t chunk_size,
                struct marks **ret, struct err *err);
 
-/* Ends the one of that name, once no process has it open. None is no error. */
-void marks_forget(const char *name);
+/* Ends the one of that name, once no process has it open. False: there was none. */
+bool marks_forget(const char *name);
 
 /* NULL is accepted. A tracker that is kept goes on. */
 void marks_close(struct marks *marks);

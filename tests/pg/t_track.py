@@ -164,11 +164,28 @@ def remount(story, reattach=False):
 
 def without_track(story):
     set_track(story, "no")
+    is_((os.listdir(PINS), states(story)), ([], []), "without the option the agent ends it")
     record = take(story, "untracked")
     is_([key for volume in record["volumes"] for key in volume if key.startswith("track")], [],
-        "without the option the record says nothing of it")
-    is_((os.listdir(PINS), states(story)), ([], []), "and nothing of an earlier tracker is left")
+        "and the record says nothing of it")
     set_track(story, "yes")
+
+
+def not_configured(story):
+    """A volume that had a tracker is not in the configuration any more, when the agent starts;
+    another agent's may be there."""
+    path, other = story.node.state_dir + "/volumes.json", "f" * 32
+    with open(path, encoding="utf-8") as file:
+        ids = json.load(file)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({f"former-{name}": number for name, number in ids.items()}, file)
+    os.mkdir(f"{PINS}/{other}")
+    is_(len(os.listdir(PINS)), 1 + len(ids), "there are trackers")
+    story.node.agent.stop()
+    story.node.agent.start()
+    is_((os.listdir(PINS), states(story)), ([other], []),
+        "the agent ends the trackers of volumes that are not configured, and only its own")
+    os.rmdir(f"{PINS}/{other}")
 
 
 BREAKS = [
@@ -183,6 +200,7 @@ BREAKS = [
     ("remounted", remount, "the file system was mounted anew"),
     ("reattached", lambda story: remount(story, True), "it is another device"),
     ("after-untracked", without_track, "it was not tracked until now"),
+    ("not-configured", not_configured, "it was not tracked until now"),
 ]
 
 
