@@ -84,6 +84,27 @@ static void add_tracks(json_t *record)
     }
 }
 
+/* The record has what each barrier found changed; here the first pass comes before them: all that
+ * was read of the volumes, less those. */
+static void add_first_pass(json_t *record)
+{
+    size_t i;
+    json_t *value;
+    json_t *passes = json_object_get(json_object_get(record, "precopy"), "passes");
+    json_int_t first = 0;
+    if (!passes)
+        return;
+    json_array_foreach(json_object_get(record, "volumes"), i, value)
+    {
+        first += json_integer_value(json_object_get(value, "bytes_read"));
+    }
+    json_array_foreach(passes, i, value)
+    {
+        first -= json_integer_value(value);
+    }
+    (void)json_array_insert_new(passes, 0, json_integer(first));
+}
+
 static int run(struct cmd *cmd, struct err *err)
 {
     struct client *client;
@@ -104,6 +125,7 @@ static int run(struct cmd *cmd, struct err *err)
         return 0;
     }
     add_tracks(record);
+    add_first_pass(record);
     free_json json_t *shown = for_people(record);
     cmd_print_tree(shown, 0, stdout);
     return 0;
@@ -118,6 +140,8 @@ const struct cmd_verb verb_show = {
     .notes = "This node's own, else one of another node of the cluster. An ID may be cut to its "
              "first 6\n"
              "digits or more. Times are UTC; --json has every setting\n"
-             "that was recorded, and times in seconds.\n",
+             "that was recorded, and times in seconds. passes of a live copy: bytes of the\n"
+             "first, which reads what is used, then what each stop found changed; --json has\n"
+             "only the latter.\n",
     .run = run,
 };
