@@ -78,26 +78,29 @@ static bool same_mount(const struct volume *volume)
             mounted.st_dev == held.st_dev && mounted.st_ino == held.st_ino);
 }
 
-bool capture_unchanged(const struct capture *capture, bool compare_writes)
+static int check_unchanged(const struct capture *capture, size_t index, bool compare_writes,
+                           struct err *err)
 {
-    bool same = true;
+    const struct capture_volume *volume = &capture->volumes[index];
+    int rc = device_check_same(&volume->live, err);
+    if (rc == 0)
+        rc = device_check_same(&volume->device, err);
+    if (rc == 0 && !same_mount(&capture->group->volumes[index]))
+        rc = err_set(err, ERR_REFUSED, "another filesystem is mounted there now");
+    if (rc == 0 && compare_writes && written_sectors(&volume->live) != volume->written_sectors)
+        rc = err_set(err, ERR_REFUSED, "it was written to");
+    return rc;
+}
+
+int capture_check_unchanged(const struct capture *capture, bool compare_writes, struct err *err)
+{
     for (size_t i = 0; i < capture->group->count; i++) {
-        const struct capture_volume *volume = &capture->volumes[i];
-        struct err err;
-        const char *why = NULL;
-        if (device_check_same(&volume->live, &err) < 0 ||
-            device_check_same(&volume->device, &err) < 0)
-            why = err.text;
-        else if (!same_mount(&capture->group->volumes[i]))
-            why = "another filesystem is mounted there now";
-        else if (compare_writes && written_sectors(&volume->live) != volume->written_sectors)
-            why = "it was written to";
-        if (why == NULL)
-            continue;
-        log_warn("volume=%s the capture is void: %s", capture_volume_name(capture, i), why);
-        same = false;
+        int rc = check_unchanged(capture, i, compare_writes, err);
+        if (rc < 0)
+            return err_prefix(err, "volume %s: the capture is void",
+                              capture_volume_name(capture, i));
     }
-    return same;
+    return 0;
 }
 
 /* --- offline
@@ -395,15 +398,21 @@ int capture_begin(const struct conf *conf, struct volume_group *group,
 
 int capture_end(struct capture *capture, bool *ret_valid, struct err *err)
 {
+    struct err why;
     bool expired = false;
     int rc = 0;
-    /* Before the thaw: it writes the superblock. */
-    bool valid = capture_unchanged(capture, capture->provider == PROVIDER_FREEZE ||
-                                                capture->provider == PROVIDER_OFFLINE);
+    /* Before the thaw: it writes the superblock. What is found is logged after it: the log may be
+     * slow, or lie on what is frozen. */
+    bool valid = capture_check_unchanged(capture,
+                                         capture->provider == PROVIDER_FREEZE ||
+                                             capture->provider == PROVIDER_OFFLINE,
+                                         &why) == 0;
     if (capture->provider == PROVIDER_PRECOPY)
         freeze_disarm(&capture->freeze); /* nothing is frozen between passes */
     else if (capture->armed)
         rc = thaw_group(capture, &expired, err);
+    if (!valid)
+        log_warn("%s", why.text);
     release(capture);
     capture_command_drop(capture);
     if (rc < 0)

@@ -69,7 +69,8 @@ struct capture_request {
     /* NULL, or: ret_wal[i] receives, not normalised, the extents on volume i of the segment files
      * in this directory (regular, one link, not shared, in a fixed place). CONF_VOLUMES_MAX lists.
      * Of precopy they are normalised and begin before the instant: what is written to them later
-     * is marked. With freeze_by = script nothing is known of the instant and they stay empty. */
+     * is marked, and each try at the instant takes out, and reads, what no longer is like that.
+     * With freeze_by = script nothing is known of the instant and they stay empty. */
     const char *wal_directory;
     struct extent_list *ret_wal;
     /* precopy: NULL, or one for each volume of the group, with the first four members set. When

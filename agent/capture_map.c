@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "io/clock.h"
 #include "io/fsmap.h"
 #include "io/mountinfo.h"
 
@@ -106,8 +107,9 @@ static bool is_segment_name(const char *name)
 static int take_segment(int dir_fd, const char *name, struct extent_list *wal, struct err *err)
 {
     struct stat st;
-    close_fd int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (fd < 0 && (errno == ELOOP || errno == ENOENT))
+    /* O_NONBLOCK: nobody waits, frozen, for the other end of a pipe that has such a name. */
+    close_fd int fd = openat(dir_fd, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 && (errno == ELOOP || errno == ENOENT || errno == EWOULDBLOCK))
         return 0;
     if (fd < 0 || fstat(fd, &st) < 0)
         return err_sys(err, ERR_DEVICE, "open the WAL segment '%s'", name);
@@ -123,22 +125,62 @@ static int take_segment(int dir_fd, const char *name, struct extent_list *wal, s
     return rc < 0 ? err_prefix(err, "WAL segment '%s'", name) : 0;
 }
 
-int capture_take_wal(struct capture *capture, struct capture_request *request, struct err *err)
+/* As many as can be looked at until then. */
+static int take_segments(const char *directory, uint64_t until_ns, struct extent_list *wal,
+                         struct err *err)
 {
-    if (request->wal_directory == NULL)
-        return 0;
-    int index = volume_group_find_path(capture->group, request->wal_directory);
-    if (index < 0)
-        return 0;
-    DIR *dir = opendir(request->wal_directory);
+    DIR *dir = opendir(directory);
     if (dir == NULL)
-        return err_sys(err, ERR_DEVICE, "open '%s'", request->wal_directory);
+        return err_sys(err, ERR_DEVICE, "open '%s'", directory);
     int rc = 0;
-    for (struct dirent *entry; rc == 0 && (entry = readdir(dir)) != NULL;)
+    for (struct dirent *entry;
+         rc == 0 && monotonic_ns() < until_ns && (entry = readdir(dir)) != NULL;)
         if (is_segment_name(entry->d_name))
-            rc = take_segment(dirfd(dir), entry->d_name, &request->ret_wal[index], err);
+            rc = take_segment(dirfd(dir), entry->d_name, wal, err);
     (void)closedir(dir);
     return rc;
+}
+
+/* -1: nothing is left out. */
+static int wal_volume(const struct capture *capture, const struct capture_request *request)
+{
+    const char *directory = request->wal_directory;
+    return directory != NULL ? volume_group_find_path(capture->group, directory) : -1;
+}
+
+int capture_take_wal(struct capture *capture, struct capture_request *request, struct err *err)
+{
+    int index = wal_volume(capture, request);
+    if (index < 0)
+        return 0;
+    return take_segments(request->wal_directory, UINT64_MAX, &request->ret_wal[index], err);
+}
+
+int capture_recheck_wal(struct capture *capture, struct capture_request *request, uint64_t until_ns,
+                        size_t *ret_index, struct extent_list *ret_lost, struct err *err)
+{
+    int index = wal_volume(capture, request);
+    if (index < 0)
+        return 0;
+    struct extent_list *wal = &request->ret_wal[index];
+    struct extent_list now = {0}, lost = {0}, left = {0};
+    int rc = take_segments(request->wal_directory, until_ns, &now, err);
+    extent_list_normalise(&now);
+    if (rc == 0)
+        rc = extent_list_subtract(wal, &now, &lost, err);
+    if (rc == 0)
+        rc = extent_list_subtract(wal, &lost, &left, err);
+    extent_list_release(&now);
+    if (rc < 0) {
+        extent_list_release(&lost);
+        extent_list_release(&left);
+        return rc;
+    }
+    extent_list_release(wal);
+    *wal = left;
+    *ret_lost = lost;
+    *ret_index = (size_t)index;
+    return 0;
 }
 
 int capture_take_maps(struct capture *capture, struct capture_request *request, struct err *err)

@@ -11,6 +11,11 @@ int capture_take_maps(struct capture *capture, struct capture_request *request, 
 int capture_take_files(struct capture *capture, struct capture_request *request, struct err *err);
 int capture_take_used(struct capture *capture, struct err *err);
 int capture_take_wal(struct capture *capture, struct capture_request *request, struct err *err);
+/* Takes out of ret_wal, which is normalised, what is no segment file's own any more, or could not
+ * be looked at until then, into ret_lost: extents on volume *ret_index. Nothing is set when no WAL
+ * is left out. */
+int capture_recheck_wal(struct capture *capture, struct capture_request *request, uint64_t until_ns,
+                        size_t *ret_index, struct extent_list *ret_lost, struct err *err);
 /* Makes the whole device used. */
 int capture_use_all(struct capture_volume *volume, struct err *err);
 /* Bytes of files and metadata on all volumes, less the WAL that request leaves out. Live: a guess.
@@ -22,9 +27,9 @@ uint64_t capture_estimate_bytes(const struct capture *capture,
 int capture_arm(struct capture *capture, struct err *err);
 /* capture.c: writes out dirty pages, then freezes all volumes. */
 int capture_freeze(struct capture *capture, struct err *err);
-/* capture.c: the same devices and mounts as at the start; logs what is not. With compare_writes:
- * not one sector written since they were opened for reading. */
-bool capture_unchanged(const struct capture *capture, bool compare_writes);
+/* capture.c: ERR_DEVICE or ERR_REFUSED unless these are the devices and mounts of the start and,
+ * with compare_writes, not one sector has been written since they were opened for reading. */
+int capture_check_unchanged(const struct capture *capture, bool compare_writes, struct err *err);
 const char *capture_volume_name(const struct capture *capture, size_t index);
 
 /* capture_precopy.c */
@@ -48,7 +53,7 @@ int capture_keep_devices(const struct capture *capture, struct err *err);
 /* Whether a test wants this rule of the protocol broken, to see that the compare notices: the
  * environment has TIDEMARK_TEST_PRECOPY_BREAK=rule, and evidence is kept. "barrier": the first pass
  * takes its marks without a freeze; "map": marks of chunks that were free at the start are not
- * believed. */
+ * believed; "wal": what was left out is not looked at again. */
 bool capture_breaks(const char *rule);
 
 /* capture_command.c: the scripts. begin writes the list of what to drop; make runs snapshot_command

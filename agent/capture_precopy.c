@@ -8,13 +8,24 @@
  * The image is the last bytes read of every chunk. Why it is that of the instant F:
  *   - A freeze returns when every earlier write of the filesystem has completed, and none is queued
  *     until the thaw. M is cleared only then. So let r be the last read of a chunk, and w a write
- * to it. If w was queued before the barrier that r follows, it was complete there: r saw it. If
+ *     to it. If w was queued before the barrier that r follows, it was complete there: r saw it. If
  *     later, it set the chunk's bit, a later barrier took it, and the chunk was read again: r was
- * not the last.
+ *     not the last.
  *   - A chunk that was never read was free in U0 and never marked since. No file had data in it,
- * and none has gained any; what is allocated later without a write reads as zeros by the
+ *     and none has gained any; what is allocated later without a write reads as zeros by the
  *     filesystem's own books. U0 may therefore be of B0 or of any time after it, and no other map
- * is ever looked at. A mark beats the map; so it does with WAL segments that are left out.
+ *     is ever looked at. A mark beats the map; so it does with WAL segments that are left out.
+ *   - Left out are W, the blocks of WAL segment files a moment after B0 (snapshot_copy.c says why
+ *     nobody needs them). They hold data, and can become another file's without a write: so F looks
+ *     at them again, frozen, file by file. Of W stays left out what then belongs to a regular file
+ *     with a segment's name in pg_wal that has one link and shares no extent: that file alone has
+ *     it. The rest is read, at once if it fits in, else before the next barrier, like what pass 0
+ *     reads late. Blocks are compared, not files. A segment that was recycled, which renames it,
+ *     is one still. One that was removed is not found, whoever may have it open, and read: it may
+ *     have had another link or a clone. Nor is one that was renamed to anything else (.partial) or
+ *     moved elsewhere. A second link, and an extent that is shared since, show in the file; other
+ *     extents (defragmented, exchanged) in the list. Names and times prove less: a clone changes
+ *     neither ctime nor the link count of what it was made from.
  *   - That every write is marked is not believed but compared: at each barrier the kernel's own
  *     counters of the device (/sys/class/block/X/stat) must show no sector more than the marks
  *     have seen. Discards go on while frozen and are counted apart: they hit free blocks only.
@@ -29,22 +40,12 @@
 #include "agent/log.h"
 #include "io/clock.h"
 
-enum {
-    PASSES_MAX = 12,     /* then it is busy: each of them has stopped the writers */
-    BASE_TRIES = 5,      /* of a moment at which no discard is on its way */
-    SAMPLE_CHUNKS = 256, /* read to learn the device's rate */
-};
-
-static uint64_t freeze_max_ns(const struct capture *capture)
-{
-    const struct conf *conf = capture->conf;
-    return min_u64(conf->freeze_max_ms, conf->freeze_deadline_ms) * UINT64_C(1000000);
-}
+enum { BASE_TRIES = 5 }; /* of a moment at which no discard is on its way */
 
 /* Frozen: how long what was queued before may take. */
 static uint64_t settled_until_ns(const struct capture *capture)
 {
-    return capture->freeze.frozen_at_ns + freeze_max_ns(capture) / 2;
+    return capture->freeze.frozen_at_ns + capture_freeze_max_ns(capture) / 2;
 }
 
 void capture_precopy_end(struct capture *capture)
@@ -61,86 +62,6 @@ void capture_precopy_end(struct capture *capture)
     gather_close(precopy->gather);
     free(precopy);
     capture->precopy = NULL;
-}
-
-/* --- budget ----------------------------------------------------------------------------------- */
-
-static struct gather_source source_of(const struct capture *capture, size_t index,
-                                      const struct extent_list *extents)
-{
-    const struct device *device = &capture->volumes[index].live;
-    return (struct gather_source){
-        .fd = device->fd, .request_max = device->identity.request_max, .extents = extents};
-}
-
-/* `count` chunks, evenly spread over what is used. */
-static int sample(const struct capture *capture, size_t index, unsigned count,
-                  struct extent_list *ret, struct err *err)
-{
-    const struct capture_volume *volume = &capture->volumes[index];
-    uint64_t chunk_size = capture->precopy->chunk_size, size = volume->live.identity.size;
-    uint64_t step = max_u64(extent_list_bytes(&volume->used) / count, chunk_size);
-    uint64_t next = 0, passed = 0; /* bytes of used */
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < volume->used.count; i++) {
-        const struct extent *extent = &volume->used.items[i];
-        for (; rc == 0 && next < passed + extent->len; next += step) {
-            uint64_t at = align_down(extent->offset + (next - passed), chunk_size);
-            rc = extent_list_add(ret, at, min_u64(chunk_size, size - at), err);
-        }
-        passed += extent->len;
-    }
-    return rc;
-}
-
-/* How fast are scattered chunks read now, with the load that there is? */
-static int measure_rate(struct capture *capture, struct err *err)
-{
-    struct precopy *precopy = capture->precopy;
-    size_t count = capture->group->count;
-    struct extent_list samples[CONF_VOLUMES_MAX] = {0};
-    struct gather_source sources[CONF_VOLUMES_MAX];
-    struct gather *gather = NULL;
-    bool complete = false;
-    uint64_t bytes = 0, start_ns = 0;
-    int rc = 0;
-    for (size_t i = 0; rc == 0 && i < count; i++) {
-        rc = sample(capture, i, (unsigned)(SAMPLE_CHUNKS / count), &samples[i], err);
-        sources[i] = source_of(capture, i, &samples[i]);
-        bytes += extent_list_bytes(&samples[i]);
-    }
-    if (rc == 0)
-        rc = gather_open(bytes, &gather, err);
-    if (rc == 0) {
-        start_ns = monotonic_ns();
-        rc = gather_read(gather, sources, count, UINT64_MAX, &complete, err);
-    }
-    if (rc == 0)
-        precopy->rate = bytes * 1000000 / max_u64(1, (monotonic_ns() - start_ns) / 1000);
-    gather_close(gather);
-    for (size_t i = 0; i < count; i++)
-        extent_list_release(&samples[i]);
-    return rc;
-}
-
-/* Half of freeze_max is for reading; the other half for the freeze itself. */
-static int take_budget(struct capture *capture, const struct capture_request *request,
-                       struct err *err)
-{
-    struct precopy *precopy = capture->precopy;
-    int rc = measure_rate(capture, err);
-    if (rc < 0)
-        return rc;
-    uint64_t max = (uint64_t)((double)precopy->rate * (double)freeze_max_ns(capture) / 2e9);
-    precopy->budget = max_u64(min_u64(max, request->memory_max), precopy->chunk_size);
-    precopy->goal = min_u64(max / 5, precopy->budget);
-    precopy->changed = UINT64_MAX;
-    rc = gather_open(precopy->budget, &precopy->gather, err);
-    if (rc == 0)
-        log_info("precopy: memory: %" PRIu64 " KiB for what is read while frozen (%" PRIu64
-                 " MiB/s × half of freeze_max, at most %" PRIu64 " MiB)",
-                 precopy->budget / KIB, precopy->rate / MIB, request->memory_max / MIB);
-    return rc;
 }
 
 /* --- barriers --------------------------------------------------------------------------------- */
@@ -251,7 +172,7 @@ static int base_only(struct capture *capture, struct capture_request *request, b
 static int first_barrier(struct capture *capture, struct capture_request *request, uint64_t map_ns,
                          struct err *err)
 {
-    bool quiet = false, map_later = map_ns > freeze_max_ns(capture) / 4;
+    bool quiet = false, map_later = map_ns > capture_freeze_max_ns(capture) / 4;
     int rc = 0;
     for (int i = 0; rc == 0 && !quiet && i < BASE_TRIES; i++)
         rc = with_freeze(capture, request, map_later ? base_only : base_and_map, &quiet, err);
@@ -283,7 +204,7 @@ int capture_precopy_begin(struct capture *capture, struct capture_request *reque
         map_ns = monotonic_ns() - start_ns;
     }
     if (rc == 0)
-        rc = take_budget(capture, request, err);
+        rc = capture_budget_take(capture, request, err);
     return rc < 0 ? rc : first_barrier(capture, request, map_ns, err);
 }
 
@@ -302,9 +223,8 @@ static int believe_map(struct extent_list *changed, const struct extent_list *us
     return rc;
 }
 
-static int take_marks(struct capture *capture, uint64_t *ret_bytes, struct err *err)
+static int take_marks(struct capture *capture, struct err *err)
 {
-    *ret_bytes = 0;
     for (size_t i = 0; i < capture->group->count; i++) {
         struct extent_list *changed = &capture->volumes[i].changed;
         changed->count = 0;
@@ -315,9 +235,42 @@ static int take_marks(struct capture *capture, uint64_t *ret_bytes, struct err *
             rc = believe_map(changed, &capture->volumes[i].used, err);
         if (rc < 0)
             return rc;
-        *ret_bytes += extent_list_bytes(changed);
     }
     return 0;
+}
+
+static uint64_t changed_bytes(const struct capture *capture)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < capture->group->count; i++)
+        sum += extent_list_bytes(&capture->volumes[i].changed);
+    return sum;
+}
+
+/* What was left out and is no segment file's own any more is read like what has changed. */
+static int recheck_wal(struct capture *capture, struct capture_request *request,
+                       uint64_t deadline_ns, struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    struct extent_list lost = {0};
+    uint64_t chunk_size = precopy->chunk_size, start_ns = monotonic_ns();
+    uint64_t until_ns = min_u64(start_ns + capture_freeze_max_ns(capture) / 4, deadline_ns);
+    size_t index = 0;
+    int rc = capture_recheck_wal(capture, request, until_ns, &index, &lost, err);
+    struct capture_volume *volume = &capture->volumes[index];
+    for (size_t i = 0; rc == 0 && i < lost.count; i++) {
+        uint64_t from = align_down(lost.items[i].offset, chunk_size);
+        uint64_t to = align_up(lost.items[i].offset + lost.items[i].len, chunk_size);
+        rc = extent_list_add(&volume->changed, from, min_u64(to, volume->live.identity.size) - from,
+                             err);
+    }
+    extent_list_normalise(&volume->changed);
+    if (rc == 0)
+        rc = capture_keep_extents(capture, index, "changed", &lost, err);
+    precopy->wal_lost = extent_list_bytes(&lost);
+    precopy->wal_ns = monotonic_ns() - start_ns;
+    extent_list_release(&lost);
+    return rc;
 }
 
 /* For a test: the frozen devices, and what was discarded meanwhile. */
@@ -336,15 +289,24 @@ static int keep_evidence(struct capture *capture, struct err *err)
     return rc;
 }
 
-/* Reads what has changed while nothing changes. Not complete when the time is over. */
+/* Reads what has changed while nothing changes. Not complete when the time is over, or when WAL
+ * that was left out has become too much. */
 static int read_frozen(struct capture *capture, struct capture_request *request, bool *ret_complete,
                        struct err *err)
 {
+    struct precopy *precopy = capture->precopy;
     struct gather_source sources[CONF_VOLUMES_MAX];
+    uint64_t deadline_ns = capture->freeze.frozen_at_ns + capture_freeze_max_ns(capture);
+    if (monotonic_ns() >= deadline_ns)
+        return 0;
+    int rc = capture_breaks("wal") ? 0 : recheck_wal(capture, request, deadline_ns, err);
+    precopy->changed = changed_bytes(capture);
+    if (rc < 0 || precopy->changed > precopy->budget)
+        return rc;
     for (size_t i = 0; i < capture->group->count; i++)
-        sources[i] = source_of(capture, i, &capture->volumes[i].changed);
-    int rc = gather_read(capture->precopy->gather, sources, capture->group->count,
-                         capture->freeze.frozen_at_ns + freeze_max_ns(capture), ret_complete, err);
+        sources[i] = capture_gather_source(capture, i, &capture->volumes[i].changed);
+    rc = gather_read(precopy->gather, sources, capture->group->count, deadline_ns, ret_complete,
+                     err);
     if (rc < 0 || !*ret_complete)
         return rc;
     rc = capture_take_files(capture, request, err);
@@ -408,29 +370,18 @@ static int note_instant(struct capture *capture, struct err *err)
     return rc;
 }
 
-/* Is it time to read the rest while frozen? Another pass costs another short stall, and is worth it
- * while it makes the long one shorter. */
-static bool small_enough(struct precopy *precopy, uint64_t bytes)
-{
-    bool shrinks = bytes < precopy->changed / 4 * 3 && precopy->passes < PASSES_MAX;
-    precopy->changed = bytes;
-    return bytes <= precopy->goal || (bytes <= precopy->budget && !shrinks);
-}
-
 static int at_barrier(struct capture *capture, struct capture_request *request, bool *ret_last,
                       struct err *err)
 {
-    struct precopy *precopy = capture->precopy;
     struct marks_counters before[CONF_VOLUMES_MAX];
-    uint64_t bytes = 0;
     int rc = read_seen(capture, before, err);
     if (rc == 0)
         rc = capture_watch_check(capture, settled_until_ns(capture), err);
     if (rc == 0)
-        rc = take_marks(capture, &bytes, err);
+        rc = take_marks(capture, err);
     if (rc < 0)
         return rc;
-    if (small_enough(precopy, bytes))
+    if (capture_budget_allows(capture->precopy, changed_bytes(capture)))
         rc = read_frozen(capture, request, ret_last, err);
     if (rc == 0)
         rc = check_still(capture, before, err);
@@ -455,7 +406,7 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
 {
     struct precopy *precopy = capture->precopy;
     bool last = false;
-    if (precopy->passes == PASSES_MAX) {
+    if (precopy->passes == PRECOPY_PASSES_MAX) {
         err_set(
             err, ERR_BUSY,
             "after %u passes more than %" PRIu64 " KiB are still written between two of them, or "
@@ -466,14 +417,18 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
                              "written");
     }
     precopy->passes++;
-    uint64_t bytes = 0;
+    precopy->wal_ns = 0;
     int rc = precopy->passes == 1 && capture_breaks("barrier")
-                 ? take_marks(capture, &bytes, err)
+                 ? take_marks(capture, err)
                  : with_freeze(capture, request, at_barrier, &last, err);
     capture_watch_warn(capture); /* not while frozen: the log may be slow */
     if (rc == 0)
         log_info("precopy: barrier=%u changed=%" PRIu64 " KiB", precopy->passes,
                  precopy->changed / KIB);
+    if (rc == 0 && precopy->wal_ns > 0)
+        log_info("precopy: WAL that is left out was looked at in %.1f ms: %" PRIu64
+                 " KiB of it are read after all",
+                 ms(0, precopy->wal_ns), precopy->wal_lost / KIB);
     for (size_t i = 0; rc == 0 && i < capture->group->count; i++)
         capture->volumes[i].changed_fd = capture->volumes[i].device.fd;
     if (rc == 0 && last)

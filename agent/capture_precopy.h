@@ -1,10 +1,12 @@
-/* Private to agent/capture_precopy.c and capture_watch.c. One thread. */
+/* Private to agent/capture_precopy.c, capture_budget.c and capture_watch.c. One thread. */
 #ifndef TIDEMARK_AGENT_CAPTURE_PRECOPY_H
 #define TIDEMARK_AGENT_CAPTURE_PRECOPY_H
 
 #include "agent/capture_parts.h"
 #include "agent/track.h"
 #include "io/gather.h"
+
+enum { PRECOPY_PASSES_MAX = 12 }; /* then it is busy: each of them has stopped the writers */
 
 struct precopy {
     uint32_t chunk_size;
@@ -16,10 +18,23 @@ struct precopy {
     uint64_t changed; /* at the barrier before */
     uint64_t rate;    /* bytes a second, of scattered chunks */
     unsigned passes;
+    uint64_t wal_ns, wal_lost; /* the last look at what is left out: how long, bytes to be read */
     bool discards_unseen[CONF_VOLUMES_MAX], discards_warned[CONF_VOLUMES_MAX];
     uint64_t kept_ns;                 /* of a freeze, for the evidence of tests: no stall of ours */
     int memory_fds[CONF_VOLUMES_MAX]; /* of the last pass */
 };
+
+/* capture_budget.c: the option, or freeze_deadline where that is shorter. */
+uint64_t capture_freeze_max_ns(const struct capture *capture);
+struct gather_source capture_gather_source(const struct capture *capture, size_t index,
+                                           const struct extent_list *extents);
+/* Reads a sample to learn the rate, sets budget and goal, and opens gather. Half of freeze_max is
+ * for reading; the other half for the freeze itself. */
+int capture_budget_take(struct capture *capture, const struct capture_request *request,
+                        struct err *err);
+/* Is it time to read the rest, `bytes`, while frozen? Another pass costs another short stall, and
+ * is worth it while it makes the long one shorter. */
+bool capture_budget_allows(struct precopy *precopy, uint64_t bytes);
 
 /* What the marks have seen and what the kernel has counted until now. */
 int capture_watch_sums(const struct capture *capture, size_t index, struct track_sums *ret,

@@ -114,9 +114,7 @@ int capture_watch_check(const struct capture *capture, uint64_t until_ns, struct
         if (rc < 0)
             return err_prefix(err, "volume %s", capture_volume_name(capture, i));
     }
-    if (capture_unchanged(capture, false))
-        return 0;
-    return err_set(err, ERR_REFUSED, "a volume of the group was replaced or mounted anew");
+    return capture_check_unchanged(capture, false, err);
 }
 
 void capture_watch_warn(const struct capture *capture)
@@ -207,7 +205,8 @@ static int attach(struct capture *capture, size_t index, struct err *err)
     uint32_t chunk_size = capture->precopy->chunk_size;
     int rc = track != NULL ? track_attach(track, identity, &place, chunk_size, marks, err)
                            : marks_open(&place, chunk_size, marks, err);
-    if (rc == 0 && (marks_are_lossy(*marks) || capture_breaks("barrier") || capture_breaks("map")))
+    bool broken = capture_breaks("barrier") || capture_breaks("map") || capture_breaks("wal");
+    if (rc == 0 && (broken || marks_are_lossy(*marks)))
         log_warn("volume=%s a TIDEMARK_TEST_ variable damages this snapshot on purpose: never "
                  "restore it",
                  capture_volume_name(capture, index));

@@ -5,6 +5,7 @@ import ctypes
 import glob
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -47,15 +48,84 @@ class Load:
         self.parts = [server.pgbench(),
                       server.pgbench("-c", "1", "-f", story.box.write("ddl.sql", DDL))]
         os.makedirs(mount + "/churn", exist_ok=True)
-        self.writer = Writer("churn", mount + "/churn", mount, dice.getrandbits(30))
+        pg_wal = os.path.realpath(story.node.data + "/pg_wal")
+        links = (story.wal_volume or story.node.volumes[0]).mount + "/links"
+        os.makedirs(links, exist_ok=True)
+        self.writers = [Writer("churn", mount + "/churn", mount, dice.getrandbits(30)),
+                        Writer("segments", pg_wal, links, dice.getrandbits(30))]
         self.parts[0].wait_transactions(50)
 
     def stop(self):
-        ok(all(part.process.poll() is None for part in self.parts) and self.writer.running(),
-           "the load ran all the time")
-        for part in self.parts:
+        ok(all(part.process.poll() is None for part in self.parts)
+           and all(writer.running() for writer in self.writers), "the load ran all the time")
+        for part in self.parts + self.writers:
             part.stop()
-        self.writer.stop()
+
+
+class Moved:
+    """Files with the names of WAL segments (of a future that PostgreSQL does not touch) which stop
+    being one in every way there is, without a write to their blocks. size: of the one that is
+    renamed."""
+
+    def __init__(self, story, size=MIB):
+        self.story = story
+        self.volume = story.wal_volume or story.node.volumes[0]
+        self.wal = os.path.realpath(story.node.data + "/pg_wal")
+        self.away = self.volume.mount + "/away"
+        os.makedirs(self.away, exist_ok=True)
+        self.open_fd, self.files = None, {}
+        ways = ["kept", "recycled", "removed", "renamed", "partial", "linked", "link", "cloned",
+                "clone"][:9 if story.fs == "xfs" else 7]
+        for number, way in enumerate(ways):
+            path = f"{self.wal}/000000010000FFFF{number:08X}"
+            with open(path, "wb") as file:
+                file.write(os.urandom(size if way == "renamed" else MIB))
+                os.fsync(file.fileno())
+            shutil.chown(path, "postgres", "postgres")
+            self.files[way] = path
+        self.content = {way: self._read(path) for way, path in self.files.items()}
+
+    @staticmethod
+    def _read(path):
+        with open(path, "rb") as file:
+            return file.read()
+
+    def _clone(self, way):
+        output("cp", "--reflink=always", self.files[way], f"{self.away}/{way}")
+
+    def move(self):
+        """Each in its way; afterwards self.files says where its bytes are."""
+        files, away = self.files, self.away
+        for way, path in (("recycled", files["recycled"][:-2] + "FF"),
+                          ("renamed", away + "/renamed"),
+                          ("partial", files["partial"] + ".partial")):
+            os.rename(files[way], path)
+            files[way] = path
+        self.open_fd = os.open(files["removed"], os.O_RDONLY)
+        os.unlink(files.pop("removed"))
+        for way in "linked", "link":
+            os.link(files[way], f"{away}/{way}")
+        for way in {"cloned", "clone"} & set(files):
+            self._clone(way)
+        for way in {"link", "clone"} & set(files):  # and what it was made from is gone
+            os.unlink(files[way])
+            files[way] = f"{away}/{way}"
+
+    def wrong(self, image):
+        """The ways whose bytes are not in the image."""
+        mount, end = self.story.mount_image(image, "moved")
+        found = {way for way, path in self.files.items()
+                 if self._read(mount + path[len(self.volume.mount):]) != self.content[way]}
+        end()
+        return sorted(found)
+
+    def remove(self):
+        os.close(self.open_fd)
+        for path in self.files.values():
+            os.unlink(path)
+        shutil.rmtree(self.away)
+        for way in {"linked", "cloned"} & set(self.files):
+            self.files.pop(way)
 
 
 # --- the image ------------------------------------------------------------------------------------
@@ -204,13 +274,34 @@ class LiveStory(Story):
             found.images[volume.name] = image
         return found
 
+    def mount_image(self, path, name):
+        """(mount point, a function that ends it)"""
+        device = self.box.loop(path)
+        mount = self.box.mount(device, name, *("-o", "nouuid") * (self.fs == "xfs"))
+
+        def end():
+            self.box.umount(mount)
+            self.box.unloop(device)
+        return mount, end
+
+    def same_files(self, tag, images):
+        """By the filesystems' own word: every file of the frozen device is in the image with its
+        bytes, but for WAL segments, which are left out. Ends the copy of the frozen device."""
+        for name, image in images.items():
+            copy, end_copy = self.mount_image(f"{self.kept}/{name}.img", "frozen")
+            mount, end = self.mount_image(image, "image")
+            done = subprocess.run(["diff", "-r", "-q", "--no-dereference", "-x",
+                                   "[0-9A-F]" * 24, copy, mount], text=True, check=False,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            is_(done.stdout[:1000], "", f"{tag}: every file of {name} is as it was")
+            end()
+            end_copy()
+
     def start_image(self, tag, record, images):
         """A server on the image itself, beside its original, with nothing of ours but the WAL:
         recovered to the tag, it has all rows, and neither amcheck nor pg_checksums find a fault."""
-        box, mounts = self.box, {}
-        options = ("-o", "nouuid") if self.fs == "xfs" else ()
-        for name, path in images.items():
-            mounts[name] = (box.mount(box.loop(path), f"started-{name}", *options), path)
+        box = self.box
+        mounts = {name: self.mount_image(path, f"started-{name}") for name, path in images.items()}
         moved = {v.mount: mounts[v.name][0] for v in self.node.volumes}
         server = Server(box, moved[self.node.volumes[0].mount] + "/data")
         prepare(server.data, moved, record, self.node, server.port)
@@ -225,10 +316,8 @@ class LiveStory(Story):
         server.stop()
         is_(server.program("pg_checksums", "--check", "-D", server.data, check=False).returncode,
             0, f"{tag}: every checksum in it is right")
-        for mount, path in mounts.values():
-            device = output("findmnt", "-no", "SOURCE", mount).strip()
-            box.umount(mount)
-            box.unloop(device)
+        for _, end in mounts.values():
+            end()
 
     def remove_repository(self):
         subprocess.run(["rm", "-rf", snap.repository(self.node)], check=True)

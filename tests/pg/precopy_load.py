@@ -4,9 +4,12 @@
     precopy_load.py churn DIRECTORY MOUNT SEED   files come and go, grow and are renamed (blocks
                          change hands), O_DIRECT writes at random places, and now and then an fstrim
                          of the filesystem. On a full volume it begins again.
+    precopy_load.py segments PG_WAL DIRECTORY SEED   links and, where there are, clones of the
+                         server's WAL segments come and go
     precopy_load.py flight FILE COUNT SEED       O_DIRECT writes of b"held…" at random places of a
                          file that is there, COUNT at a time
 """
+import fcntl
 import mmap
 import os
 import random
@@ -15,6 +18,7 @@ import sys
 import threading
 import time
 
+FICLONE = 0x40049409
 FILES, FILE_MAX, DIRECT_LEN, PACE_S = 60, 384 << 10, 16 << 20, 0.03
 
 
@@ -59,6 +63,27 @@ def churn(directory, mount, seed):
                     os.unlink(os.path.join(directory, name))
 
 
+def clone(source, path):
+    with open(source, "rb") as old, open(path, "wb") as new:
+        fcntl.ioctl(new, FICLONE, old.fileno())
+
+
+def segments(pg_wal, directory, seed):
+    dice = random.Random(int(seed))
+    while True:
+        time.sleep(dice.random() / 2)
+        path = os.path.join(directory, f"s{dice.randrange(2)}")
+        source = os.path.join(pg_wal, dice.choice(
+            [n for n in os.listdir(pg_wal) if len(n) == 24 and "FFFF" not in n[8:16]]))
+        try:
+            if os.path.exists(path):
+                os.unlink(path)
+            else:
+                dice.choice((os.link, clone))(source, path)
+        except OSError:  # recycled meanwhile; ext4 has no clones
+            continue
+
+
 def flight(path, count, seed):
     fd = os.open(path, os.O_RDWR | os.O_DIRECT)
     size = os.fstat(fd).st_size
@@ -71,4 +96,4 @@ def flight(path, count, seed):
         threading.Thread(target=write, args=(number,)).start()
 
 
-{"churn": churn, "flight": flight}[sys.argv[1]](*sys.argv[2:])
+{"churn": churn, "flight": flight, "segments": segments}[sys.argv[1]](*sys.argv[2:])

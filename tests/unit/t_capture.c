@@ -2,7 +2,7 @@
  * both volumes? It is copied by its used extents only, mounted (log replay), compared with what a
  * writer had made durable, and checked by fsck. Then everything that can go wrong with a script. */
 /* check: build=asan timeout=300 */
-#include "agent/capture.h"
+#include "agent/capture_parts.h"
 
 #include <errno.h>
 #include <linux/fs.h>
@@ -20,8 +20,7 @@ static struct extent_list wal[CONF_VOLUMES_MAX];
 static struct fixture_volume *volumes[2];
 static struct fixture_volume *outer; /* XFS with reflink: holds the images of the two */
 
-/* --- writers
- * -------------------------------------------------------------------------------------- */
+/* --- writers ---------------------------------------------------------------------------------- */
 
 /* Counts upwards: number n is durable on the first volume before it is written to the second. */
 static void count_up(const char *first, const char *second)
@@ -75,8 +74,7 @@ static void stop(pid_t pid)
     waitpid(pid, NULL, 0);
 }
 
-/* --- images
- * --------------------------------------------------------------------------------------- */
+/* --- images ----------------------------------------------------------------------------------- */
 
 static void image_path(size_t index, char *ret, size_t ret_len)
 {
@@ -145,8 +143,7 @@ static void check_images(const char *what)
        (unsigned long long)second);
 }
 
-/* --- configuration
- * ---------------------------------------------------------------------------------- */
+/* --- configuration ---------------------------------------------------------------------------- */
 
 static void configure(enum conf_provider provider)
 {
@@ -233,8 +230,7 @@ static void nothing_left(const char *what)
        line);
 }
 
-/* --- the providers under load
- * --------------------------------------------------------------------- */
+/* --- the providers under load ----------------------------------------------------------------- */
 
 static void under_load(const char *what)
 {
@@ -272,7 +268,6 @@ static void test_offline(void)
     ok(end(), "offline: valid");
     uint64_t counter;
     ok(check_image(0, "ext4", &counter) && check_image(1, "xfs", &counter), "offline: sound");
-
     is_good(begin(NULL), &err, "offline: again");
     run("mount -o remount,rw '%s' && touch '%s/x' && sync -f '%s'", volumes[1]->mount,
         volumes[1]->mount, volumes[1]->mount);
@@ -281,20 +276,18 @@ static void test_offline(void)
     nothing_left("offline");
 }
 
-/* --- files and WAL
- * ---------------------------------------------------------------------------------- */
+/* --- files and WAL ---------------------------------------------------------------------------- */
 
 static void test_files_and_wal(enum conf_provider provider, const char *what)
 {
     char control[300], directory[300];
     snprintf(control, sizeof(control), "%s/pg/global/pg_control", volumes[0]->mount);
     snprintf(directory, sizeof(directory), "%s/pg_wal", volumes[1]->mount);
-    run("mkdir -p '%s/pg/global' '%s' && head -c 8192 /dev/urandom >'%s' && cd '%s' && for n in 1 "
-        "2 "
-        "3 4; do head -c 1M /dev/urandom >00000001000000000000000$n; done && ln -f "
-        "000000010000000000000002 link && cp --reflink=always 000000010000000000000003 clone; "
-        "head -c 1M /dev/zero >000000010000000000000004.partial; touch 00000002.history; ln -sf "
-        "000000010000000000000001 000000010000000000000009; sync -f .",
+    run("mkdir -p '%s/pg/global' '%s' && head -c 8192 /dev/urandom >'%s' && cd '%s' && "
+        "for n in 1 2 3 4; do head -c 1M /dev/urandom >00000001000000000000000$n; done && "
+        "ln -f 000000010000000000000002 link && cp --reflink=always 000000010000000000000003 clone;"
+        "head -c 1M /dev/zero >000000010000000000000004.partial; touch 00000002.history; "
+        "ln -sf 000000010000000000000001 000000010000000000000009; sync -f .",
         volumes[0]->mount, directory, control, directory);
     configure(provider);
     use_reflink();
@@ -318,14 +311,46 @@ static void test_files_and_wal(enum conf_provider provider, const char *what)
     extent_list_release(&file.extents);
     extent_list_release(&wal[1]);
     memset(wal, 0, sizeof(wal));
-
     file = (struct capture_file){.path = "/etc/passwd"};
     is_err(begin(&request), &err, ERR_REFUSED, "none of the volumes", "%s: a file elsewhere", what);
     nothing_left(what);
 }
 
-/* --- freeze
- * ------------------------------------------------------------------------------------------ */
+/* Bytes that are left out no more when precopy looks again; -1 after an error. */
+static int64_t lost(const char *command, uint64_t until_ns, struct capture_request *request)
+{
+    struct extent_list list = {0};
+    size_t index = 0;
+    int rc = run("cd '%s' && %s", request->wal_directory, command);
+    if (rc == 0)
+        rc = capture_recheck_wal(&capture, request, until_ns, &index, &list, &err);
+    int64_t bytes = rc == 0 ? (int64_t)extent_list_bytes(&list) : -1;
+    extent_list_release(&list);
+    return bytes;
+}
+
+static void test_wal_again(void)
+{
+    char directory[300];
+    snprintf(directory, sizeof(directory), "%s/pg_wal", volumes[1]->mount);
+    struct capture_request request = {.wal_directory = directory, .ret_wal = wal};
+    configure(PROVIDER_FREEZE);
+    capture = (struct capture){.conf = &conf, .group = &group};
+    ok(volume_group_open(&conf, &group, &err) == 0 &&
+           capture_take_wal(&capture, &request, &err) == 0,
+       "WAL again: the segments 1 and 4");
+    extent_list_normalise(&wal[1]);
+    ok(lost("mv 000000010000000000000001 000000010000000000000008", UINT64_MAX, &request) == 0 &&
+           extent_list_bytes(&wal[1]) == 2 * MIB,
+       "WAL again: what was recycled stays left out");
+    ok(lost("mv 000000010000000000000004 ../segment", UINT64_MAX, &request) == MIB &&
+           extent_list_bytes(&wal[1]) == MIB,
+       "WAL again: what was moved away does not");
+    ok(lost("true", 0, &request) == MIB && wal[1].count == 0, "WAL again: nor without time");
+    volume_group_close(&group);
+}
+
+/* --- freeze ----------------------------------------------------------------------------------- */
 
 static void test_freeze_limits(void)
 {
@@ -339,7 +364,6 @@ static void test_freeze_limits(void)
     is_good(begin(&request), &err, "freeze: little enough");
     ok(eventually(3000, is_thawed(0) && is_thawed(1)), "freeze: thawed at the deadline");
     ok(!end(), "freeze: then it is void");
-
     is_good(begin(NULL), &err, "freeze: begin");
     run("dd if=/dev/zero of=%s bs=4096 count=1 seek=%llu conv=notrunc oflag=direct 2>/dev/null",
         volumes[0]->loop, (unsigned long long)(200 * MIB / 4096));
@@ -381,8 +405,7 @@ static void test_freeze_killed(int number, const char *what)
     ok(number == SIGKILL || WEXITSTATUS(status) == 4, "%s: its capture is void", what);
 }
 
-/* --- command
- * ------------------------------------------------------------------------------------------ */
+/* --- command ---------------------------------------------------------------------------------- */
 
 static void test_command_errors(void)
 {
@@ -530,8 +553,7 @@ static void test_reflink_script(void)
     nothing_left("reflink-loop");
 }
 
-/* --- setting up
- * ------------------------------------------------------------------------------------------ */
+/* --- setting up ------------------------------------------------------------------------------- */
 
 /* The two volumes are loop devices over images on an XFS that is itself a loop volume. */
 static void set_up(void)
@@ -564,6 +586,7 @@ int main(void)
     under_load("command, again");
     test_files_and_wal(PROVIDER_FREEZE, "freeze");
     test_files_and_wal(PROVIDER_COMMAND, "command");
+    test_wal_again();
     test_freeze_limits();
     test_freeze_killed(SIGKILL, "SIGKILL");
     test_freeze_killed(SIGSTOP, "SIGSTOP");
