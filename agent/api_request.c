@@ -101,6 +101,7 @@ static const struct field expiration_fields[] = {
 static const struct field target_fields[] = {
     {"type", FIELD_WORD, true, target_words},
     {"value", FIELD_TEXT, false, NULL},
+    {"exclusive", FIELD_BOOL, false, NULL},
 };
 
 static const struct field cluster_fields[] = {

@@ -94,6 +94,14 @@ static bool asked(struct recovery *recovery)
 
 /* --- following -------------------------------------------------------------------------------- */
 
+/* Exclusive: the record before the target may end at the end of a page, in front of the header of
+ * the next one. */
+static bool is_at_target(const struct restore *restore, uint64_t lsn)
+{
+    enum { PAGE_HEADER_MAX = 40 };
+    return lsn + (restore->request.exclusive ? PAGE_HEADER_MAX : 0) >= restore->target_lsn;
+}
+
 /* Shutdown at the target leaves a server that is "shut down in recovery". So does a person's stop
  * on the way; the server's own word tells them apart, or the minimum recovery point, which may stay
  * behind the last record. Where neither is known (a name, a log in syslog), only a person's stop
@@ -109,7 +117,7 @@ static bool is_shut_down_there(struct recovery *recovery)
         return false;
     if (server_log_has(restore, &recovery->log, "shutdown at recovery target"))
         return true;
-    return restore->target_lsn ? control.min_recovery_lsn >= restore->target_lsn
+    return restore->target_lsn ? is_at_target(restore, control.min_recovery_lsn)
                                : !server_log_has(restore, &recovery->log, "shutdown request");
 }
 
@@ -118,7 +126,7 @@ static int check_paused(struct recovery *recovery, bool *ret_reached, struct err
 {
     struct restore *restore = recovery->restore;
     bool there = restore->target_lsn
-                     ? recovery->replay_lsn >= restore->target_lsn
+                     ? is_at_target(restore, recovery->replay_lsn)
                      : !server_log_has(restore, &recovery->log, "insufficient parameter settings");
     if (restore->request.action == ACTION_PAUSE && there) {
         *ret_reached = true;
@@ -255,7 +263,7 @@ static int check_fork(struct recovery *recovery, struct err *err)
     if (restore->target == TARGET_LATEST)
         return check_latest(restore, last->switch_lsn, err);
     if (restore->target_lsn == 0 || last->switch_lsn == restore->target_lsn ||
-        (!exact && last->switch_lsn > restore->target_lsn))
+        (!exact && is_at_target(restore, last->switch_lsn)))
         return 0;
     pg_lsn_format(restore->target_lsn, target);
     return err_set(err, ERR_POSTGRES, "the server left timeline %u at %s, but the target is %s",

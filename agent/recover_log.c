@@ -165,11 +165,25 @@ static const char *find_lower_setting(const char *text, char *ret, size_t size)
     return ret;
 }
 
+/* "2026-11-26 11:43:33.140799+00": of the last commit that was replayed. */
+static const char *find_last_commit(const char *text, char *ret, size_t size)
+{
+    static const char begin[] = "last completed transaction was at log time ";
+    const char *found = NULL;
+    for (const char *at = text; (at = strstr(at, begin)); at += sizeof(begin) - 1)
+        found = at;
+    if (!found)
+        return NULL;
+    found += sizeof(begin) - 1;
+    (void)snprintf(ret, size, "%.*s", (int)strcspn(found, "\n"), found);
+    return ret;
+}
+
 int server_log_error(struct restore *restore, const struct server_log *log, const char *what,
                      struct err *err)
 {
     free_mem char *text = read_log(restore, log);
-    char fatal[256], lines[512], setting[192];
+    char fatal[256], lines[512], setting[192], when[64];
     if (!text)
         return err_set(err, ERR_POSTGRES, "%s", what);
     const char *hint = NULL;
@@ -178,10 +192,15 @@ int server_log_error(struct restore *restore, const struct server_log *log, cons
             hint = causes[i].hint;
     last_fatal(text, fatal, sizeof(fatal));
     const char *lower = find_lower_setting(text, setting, sizeof(setting));
+    const char *commit =
+        restore->target == TARGET_TIME ? find_last_commit(text, when, sizeof(when)) : NULL;
     last_lines(text, lines, sizeof(lines));
     (void)err_set(err, ERR_POSTGRES, "%s%s%s; its log ends: %s", what,
                   lower || fatal[0] ? ": " : "", lower ? lower : fatal, lines);
     if (lower)
         return err_hint(err, "%s", "raise that setting to the primary's value, then resume");
-    return hint ? err_hint(err, "%s", hint) : err_hint(err, "the server's log is %s", log->path);
+    if (!hint)
+        return err_hint(err, "the server's log is %s", log->path);
+    return err_hint(err, "%s%s%s", hint, commit ? " The last commit in the WAL is of " : "",
+                    commit ? commit : "");
 }

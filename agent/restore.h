@@ -64,6 +64,7 @@ struct restore_request {
     bool target_given;
     enum target_type target;
     const char *target_value; /* "" when the type has none */
+    bool exclusive;           /* lsn, time, xid: stop before it */
     uint32_t target_timeline; /* 0 = find it */
     enum restore_action action;
     enum verify_level verify;
@@ -229,13 +230,25 @@ bool restore_is_marked(const char *path, const uint8_t *job_id, struct err *err)
 int restore_resolve_target(struct restore *restore, json_t *warnings, struct err *err);
 /* Every segment from the snapshot's start to the target is in the repository, or ERR_MISSING. */
 int restore_check_wal(struct restore *restore, struct err *err);
+/* End of the complete segments of the target's timeline: what a target without an LSN has to be
+ * found in. ERR_MISSING when the timeline has no WAL of its own. */
+int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err);
+
+/* --- restore_timeline.c --- */
+/* --target-timeline, or the only one that contains the target; ERR_REFUSED lists several. */
+int restore_choose_timeline(struct restore *restore, struct err *err);
+/* A target must not lie before it. */
+uint64_t restore_base_lsn(const struct record *record);
+/* End of what the timeline's last segment holds where it is there as this .partial only, because
+ * its server crashed or a standby of it was promoted. */
+int restore_partial_end(struct restore *restore, const char *name, uint64_t segment_lsn,
+                        uint64_t *ret_lsn, struct err *err);
 /* End of the archived WAL of a timeline (end of its last segment), 0 when it has none. ret_partial:
  * the name of that segment's fullest .partial when there is nothing else of it, else "". */
 int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *ret_end_lsn,
                          char ret_partial[WAL_NAME_MAX + 1], struct err *err);
-/* End of the complete segments of the target's timeline: what a target without an LSN has to be
- * found in. ERR_MISSING when the timeline has no WAL of its own. */
-int restore_last_complete(struct restore *restore, uint64_t *ret_lsn, struct err *err);
+
+/* --- restore_time.c --- */
 /* "2026-11-25 10:00:00+01" and its like → Unix microseconds and canonical UTC text. */
 int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t size,
                        struct err *err);

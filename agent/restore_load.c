@@ -55,6 +55,7 @@ static json_t *target_json(const struct restore *restore)
     json_t *object = json_object();
     json_object_set_new(object, "type", json_string(target_type_name(restore->target)));
     json_object_set_new(object, "value", json_string(restore->target_value));
+    json_object_set_new(object, "exclusive", json_boolean(restore->request.exclusive));
     json_object_set_new(object, "timeline", json_integer(restore->target_timeline));
     pg_lsn_format(restore->target_lsn, lsn);
     json_object_set_new(object, "lsn", restore->target_lsn ? json_string(lsn) : json_null());

@@ -102,7 +102,7 @@ static int parse_target(const json_t *body, struct restore_request *request, str
         return 0;
     if (!json_is_object(target))
         return err_set(err, ERR_USAGE, "target must be an object {\"type\", \"value\"}");
-    static const char *const known[] = {"type", "value", NULL};
+    static const char *const known[] = {"type", "value", "exclusive", NULL};
     int rc = json_check_keys(target, known, err);
     if (rc < 0)
         return rc;
@@ -112,6 +112,8 @@ static int parse_target(const json_t *body, struct restore_request *request, str
     rc = parse_word(target, "type", target_names, &type, err);
     if (rc == 0)
         rc = json_opt_string(target, "value", ERR_USAGE, &request->target_value, err);
+    if (rc == 0)
+        rc = json_opt_bool(target, "exclusive", ERR_USAGE, &request->exclusive, err);
     if (rc < 0)
         return rc;
     request->target = (enum target_type)type;
@@ -121,7 +123,11 @@ static int parse_target(const json_t *body, struct restore_request *request, str
     if (!target_has_value(request->target) && request->target != TARGET_TAG &&
         request->target_value[0])
         return err_set(err, ERR_USAGE, "target %s takes no value", target_names[type]);
-    return 0;
+    bool may_exclude = type == TARGET_TIME || type == TARGET_LSN || type == TARGET_XID;
+    if (!request->exclusive || may_exclude)
+        return 0;
+    (void)err_set(err, ERR_USAGE, "target %s cannot be exclusive", target_names[type]);
+    return err_hint(err, "a name is the end of a restore point; time, lsn and xid can be excluded");
 }
 
 /* An optional object of strings: volume → text. */

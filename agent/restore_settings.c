@@ -338,7 +338,7 @@ static void add_targets(const struct restore *restore, struct text *to)
     for (size_t i = 0; i < ARRAY_LEN(targets); i++)
         if (!own || strcmp(targets[i], own) != 0)
             add_setting(to, targets[i], "");
-    add_setting(to, "recovery_target_inclusive", "on");
+    add_setting(to, "recovery_target_inclusive", restore->request.exclusive ? "off" : "on");
     (void)snprintf(timeline, sizeof(timeline), "%u", restore->target_timeline);
     add_setting(to, "recovery_target_timeline", restore->request.standby ? "latest" : timeline);
     add_setting(to, "recovery_target_action", restore_action_name(restore->request.action));

@@ -23,6 +23,9 @@ static int parse_line(const char *line, struct wal_history_entry *ret, bool *ret
     return 0;
 }
 
+/* A recovery along timeline 2 that ends before 2 begins, on its parent 1, writes "1 X, 2 Y" with Y
+ * before X (StartupXLOG() gives the target's timeline, not the last record's): the new timeline
+ * left 1 at Y, and nothing of 2 is in it. */
 static int add_entry(struct wal_history *history, const struct wal_history_entry *entry,
                      struct err *err)
 {
@@ -33,10 +36,10 @@ static int add_entry(struct wal_history *history, const struct wal_history_entry
     if (entry->parent == 0 || entry->parent >= history->timeline ||
         (last && entry->parent <= last->parent))
         return err_set(err, ERR_CORRUPT, "timeline %" PRIu32 " is out of order", entry->parent);
-    if (last && entry->switch_lsn < last->switch_lsn)
-        return err_set(err, ERR_CORRUPT, "timeline %" PRIu32 " ends before it begins",
-                       entry->parent);
-    history->entries[history->count++] = *entry;
+    struct wal_history_entry added = *entry;
+    while (history->count && history->entries[history->count - 1].switch_lsn > added.switch_lsn)
+        added.parent = history->entries[--history->count].parent;
+    history->entries[history->count++] = added;
     return 0;
 }
 
@@ -54,7 +57,7 @@ int wal_history_parse(uint32_t timeline, const char *text, size_t len, struct wa
         size_t line_len = end ? (size_t)(end - text) - at : len - at;
         /* Only the reason at the end of a line can be long: it is cut. */
         size_t keep = min_u64(line_len, sizeof(line) - 1);
-        struct wal_history_entry entry;
+        struct wal_history_entry entry = {0};
         bool is_entry;
         memcpy(line, text + at, keep);
         line[keep] = '\0';

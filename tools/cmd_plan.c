@@ -33,7 +33,9 @@ void restore_print_target(const json_t *target, const char *action)
 {
     json_int_t timeline = json_integer_value(json_object_get(target, "timeline"));
     const char *value = cmd_text(target, "value");
-    (void)printf("  recover  to %s%s%s", cmd_text(target, "type"), value[0] ? " " : "", value);
+    (void)printf("  recover  to %s%s%s%s",
+                 json_is_true(json_object_get(target, "exclusive")) ? "just before " : "",
+                 cmd_text(target, "type"), value[0] ? " " : "", value);
     if (timeline > 0)
         (void)printf(" on timeline %lld", (long long)timeline);
     (void)printf(", then %s\n", action);

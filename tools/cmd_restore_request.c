@@ -12,6 +12,7 @@ const struct cmd_option restore_options[] = {
     {"target-time", 0, "TIME", "recover to this time"},
     {"target-lsn", 0, "LSN", "recover to this WAL location"},
     {"target-xid", 0, "XID", "recover to this transaction"},
+    {"target-exclusive", 0, NULL, "stop just before that time, location or transaction"},
     {"target-timeline", 0, "N", "along this timeline (default: found from the history files)"},
     {"action", 0, "promote|pause|shutdown", "what the server does at the target"},
     {"verify", 0, "LEVEL", "none, quick, standard (default) or full"},
@@ -77,12 +78,26 @@ static int take_timeline(json_t *body, const char *text, struct err *err)
     return 0;
 }
 
+static int exclude_target(const struct cmd *cmd, json_t *body, struct err *err)
+{
+    json_t *target = json_object_get(body, "target");
+    if (!cmd_option(cmd, "target-exclusive"))
+        return 0;
+    if (!target)
+        return err_set(err, ERR_USAGE,
+                       "--target-exclusive needs --target-time, --target-lsn or --target-xid");
+    (void)json_object_set_new(target, "exclusive", json_true());
+    return 0;
+}
+
 int restore_take_option(json_t *body, const char *name, const char *value, struct err *err)
 {
     if (strcmp(name, "target") == 0)
         return take_target(body, value, err);
     if (strcmp(name, "target-timeline") == 0)
         return take_timeline(body, value, err);
+    if (strcmp(name, "target-exclusive") == 0)
+        return 0; /* once the target is known */
     if (strncmp(name, "target-", 7) == 0)
         return set_target(body, name + 7, value, err);
     if (strcmp(name, "overwrite") == 0)
@@ -103,6 +118,8 @@ int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err)
     int rc = cmd_check_name("snapshot", cmd->args[0], err);
     for (size_t i = 0; rc == 0 && i < cmd->given_count; i++)
         rc = restore_take_option(body, cmd->given[i].name, cmd->given[i].value, err);
+    if (rc == 0)
+        rc = exclude_target(cmd, body, err);
     cmd_add_option(cmd, "action", "action", body);
     cmd_add_option(cmd, "verify", "verify", body);
     cmd_add_option(cmd, "reindex", "reindex", body);

@@ -166,7 +166,7 @@ def test_targets(case):
     case.refused("time before the backup's end", "refused", "lies before the end of the snapshot",
                  f"--target-time={time_text(stopped - 1)}")
     is_status(case.dry(f"--target-time={time_text(stopped)}"), 0, "the backup's end is a target")
-    case.refused("no such timeline", "refused", r"timeline 7 does not descend",
+    case.refused("no such timeline", "missing", r"timeline 7 cannot be followed.*00000007\.history",
                  "--target=latest", "--target-timeline=7")
     case.refused("not a time", "usage", r"'soon' is not a time", "--target-time=soon")
     case.refused("LSN in the future", "missing", r"", "--target-lsn=FF/0")

@@ -123,6 +123,7 @@ static void test_block(void)
     if (rc < 0)
         return;
     ok(strstr(text, "recovery_target_timeline = '3'\n"), "the timeline is a number");
+    ok(strstr(text, "recovery_target_inclusive = 'on'\n"), "inclusive");
     const char *last = strstr(text, "recovery_target_name = 'a''b@1'\n");
     ok(last && strlen(last) == strlen("recovery_target_name = 'a''b@1'\n"),
        "the target that is not empty comes last");
@@ -132,9 +133,12 @@ static void test_block(void)
        "a start needs the permit");
     free(text);
     restore.request.action = ACTION_PAUSE;
+    restore.request.exclusive = true;
     is_good(restore_settings_block(&restore, &text, &err), &err, "the settings of a pause");
     ok(strstr(text, "include") == NULL, "a server that waits for a person needs none");
+    ok(strstr(text, "recovery_target_inclusive = 'off'\n"), "exclusive");
     free(text);
+    restore.request.exclusive = false;
     restore.request.action = ACTION_PROMOTE;
     restore.target = TARGET_SNAPSHOT;
     is_good(restore_settings_block(&restore, &text, &err), &err, "target snapshot");
@@ -227,11 +231,12 @@ static void test_requests(void)
            request.action == ACTION_PROMOTE,
        "defaults");
     is_good(parse("{\"type\":\"restore\",\"snapshot\":\"t\",\"target\":{\"type\":\"lsn\","
-                  "\"value\":\"0/1\"},\"target_timeline\":2,\"action\":\"pause\",\"config\":"
-                  "\"image\",\"reindex\":\"auto\",\"verify\":\"full\",\"dry_run\":true}",
+                  "\"value\":\"0/1\",\"exclusive\":true},\"target_timeline\":2,"
+                  "\"action\":\"pause\",\"config\":\"image\",\"reindex\":\"auto\",\"verify\":"
+                  "\"full\",\"dry_run\":true}",
                   &request),
             &err, "everything");
-    ok(request.target == TARGET_LSN && request.target_timeline == 2 &&
+    ok(request.target == TARGET_LSN && request.exclusive && request.target_timeline == 2 &&
            request.action == ACTION_PAUSE && request.config_image && request.reindex &&
            request.verify == VERIFY_FULL && request.dry_run,
        "all taken");
@@ -244,6 +249,10 @@ static void test_requests(void)
            "needs a value", "no value");
     is_err(parse("{\"snapshot\":\"t\",\"target\":{\"type\":\"latest\",\"value\":\"1\"}}", &request),
            &err, ERR_USAGE, "takes no value", "too much");
+    is_err(parse("{\"snapshot\":\"t\",\"target\":{\"type\":\"name\",\"value\":\"x\","
+                 "\"exclusive\":true}}",
+                 &request),
+           &err, ERR_USAGE, "cannot be exclusive", "a name");
     is_err(parse("{\"snapshot\":\"t\",\"devices\":{\"pg\":1}}", &request), &err, ERR_USAGE,
            "devices 'pg'", "devices are texts");
     is_err(parse("{\"snapshot\":\"t\",\"target_timeline\":4294967296}", &request), &err, ERR_USAGE,

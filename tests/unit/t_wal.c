@@ -269,6 +269,13 @@ static void test_history_text(void)
     is_u64(wal_history_owner(h, 0x3000000), 2, "owner at the fork");
     is_u64(wal_history_owner(h, 0x105000028), 3, "owner after the second fork");
     is_good(parse(2, "1\t0/3000000", h), &err, "no newline at the end, no reason");
+    is_good(parse(4, "1\t0/900\n2\t0/A00\n3\t0/200\n", h), &err, "a target before two forks");
+    ok(h->count == 1 && h->entries[0].parent == 1 && h->entries[0].switch_lsn == 0x200,
+       "it left the timeline that holds it");
+    is_good(parse(4, "1\t0/100\n2\t0/900\n3\t0/200\n", h), &err, "a target between two forks");
+    ok(h->count == 2 && h->entries[0].switch_lsn == 0x100 && h->entries[1].parent == 2 &&
+           h->entries[1].switch_lsn == 0x200,
+       "it left the second");
     static const struct {
         uint32_t timeline;
         const char *text, *message;
@@ -282,7 +289,6 @@ static void test_history_text(void)
         {2, "2\t0/1\n", "out of order"},
         {2, "0\t0/1\n", "out of order"},
         {4, "2\t0/1\n1\t0/2\n", "out of order"},
-        {4, "1\t0/9\n2\t0/2\n", "ends before"},
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         is_err(parse(bad[i].timeline, bad[i].text, h), &err, ERR_CORRUPT, bad[i].message,
