@@ -127,9 +127,15 @@ static int bench_push(struct bench *bench, unsigned lanes, struct err *err)
 
 /* --- pull --------------------------------------------------------------------------------- */
 
-static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lanes, bool null,
-                      struct err *err)
+enum pull_kind { TO_NULL, TO_DEVICE, DELTA };
+
+/* DELTA: onto a device where all is right already. */
+static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lanes,
+                      enum pull_kind kind, struct err *err)
 {
+    static const char *const names[] = {"directory to null", "directory to device",
+                                        "with delta, all is right"};
+    bool null = kind == TO_NULL;
     struct bench_time time;
     struct io_progress progress = {0};
     struct pull pull = {
@@ -140,6 +146,7 @@ static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lan
         .fd = null ? -1 : bench->target,
         .alignment = 4096,
         .free_policy = PULL_FREE_ZERO,
+        .compare = kind == DELTA,
         .options = {.lane_count = lanes},
         .progress = &progress,
     };
@@ -147,8 +154,7 @@ static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lan
     int rc = pull_run(&pull, err);
     bench_stop(&time);
     char name[64];
-    (void)snprintf(name, sizeof(name), "pull directory to %s, %u lanes", null ? "null" : "device",
-                   lanes);
+    (void)snprintf(name, sizeof(name), "pull %s, %u lanes", names[kind], lanes);
     if (rc == 0)
         bench_report(name, bench->size, &time, "");
     return rc;
@@ -198,9 +204,11 @@ static int bench_directory(struct bench *bench, const char *directory, unsigned 
     if (rc == 0 && with_reference)
         rc = read_repository(bench, &shot, directory, err);
     if (rc == 0)
-        rc = bench_pull(bench, &shot, lanes, true, err);
+        rc = bench_pull(bench, &shot, lanes, TO_NULL, err);
     if (rc == 0)
-        rc = bench_pull(bench, &shot, lanes, false, err);
+        rc = bench_pull(bench, &shot, lanes, TO_DEVICE, err);
+    if (rc == 0)
+        rc = bench_pull(bench, &shot, lanes, DELTA, err);
     shot_close(&shot);
     return rc;
 }

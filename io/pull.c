@@ -77,9 +77,9 @@ static uint32_t drop_repeats(struct pull_object *objects, uint32_t count)
 }
 
 /* Every pack and every table pack that the manifest reaches. */
-static int list_objects(struct pull_job *job, struct err *err)
+static int list_reached(const struct fmt_manifest *manifest, struct pull_object **ret,
+                        uint32_t *ret_count, struct err *err)
 {
-    const struct fmt_manifest *manifest = job->pull->manifest;
     size_t count = (size_t)manifest->pack_count + manifest->region_count;
     struct pull_object *objects = calloc(count, sizeof(*objects));
     if (objects == NULL)
@@ -97,9 +97,32 @@ static int list_objects(struct pull_job *job, struct err *err)
         memcpy(object->snapshot, manifest->regions[i].snapshot, ID_LEN);
     }
     qsort(objects, count, sizeof(*objects), compare_objects);
-    job->objects = objects;
-    job->object_count = drop_repeats(objects, (uint32_t)count);
+    *ret = objects;
+    *ret_count = drop_repeats(objects, (uint32_t)count);
     return 0;
+}
+
+/* Those that were not looked at with the earlier snapshot, and are in the sample. */
+static int list_objects(struct pull_job *job, struct err *err)
+{
+    struct pull *pull = job->pull;
+    free_mem struct pull_object *known = NULL;
+    uint32_t known_count = 0, kept = 0;
+    int rc = list_reached(pull->manifest, &job->objects, &job->object_count, err);
+    if (rc == 0 && pull_is_comparable(pull))
+        rc = list_reached(pull->known, &known, &known_count, err);
+    for (uint32_t i = 0; rc == 0 && i < job->object_count; i++) {
+        const struct pull_object *object = &job->objects[i];
+        if (pull_skips_object(pull, object) ||
+            (known != NULL &&
+             bsearch(object, known, known_count, sizeof(*known), compare_objects) != NULL))
+            continue;
+        pull->packs_checked += object->kind == FMT_PACK;
+        pull->tables_checked += object->kind == FMT_TABLES;
+        job->objects[kept++] = *object;
+    }
+    job->object_count = kept;
+    return rc;
 }
 
 struct listing {
@@ -192,6 +215,7 @@ static int plan_memory(struct pull *pull, const struct store_lane_shape *shape,
         .object_spare = 1, /* the one that is being decoded */
         .object_extra = shape->overhead_len,
         .fixed_len = PULL_BLOCK_LEN + PULL_REGIONS * PULL_TABLE_BUF_LEN +
+                     (pull_is_comparable(pull) ? PULL_REGIONS * PULL_TABLE_BUF_LEN : 0) +
                      PULL_PROBES * PULL_PROBE_BUF_LEN + FMT_CHUNK_SIZE_MAX,
         .lane_max = pull->manifest->region_count,
     };
@@ -235,6 +259,16 @@ static int run_lanes(struct pull_job *job, const struct buffers_plan *plan, stru
     return rc;
 }
 
+static int plan_null(struct pull_job *job, struct err *err)
+{
+    job->skip = calloc(1, job->bitmap_len);
+    if (job->skip == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    pull_skip_regions(job);
+    int rc = list_objects(job, err);
+    return rc < 0 ? rc : list_sizes(job, err);
+}
+
 int pull_run(struct pull *pull, struct err *err)
 {
     int rc = check_pull(pull, err);
@@ -260,13 +294,12 @@ int pull_run(struct pull *pull, struct err *err)
     if (pull->done_before != NULL)
         memcpy(job.bitmap, pull->done_before, job.bitmap_len);
     if (pull->sink == PULL_TO_NULL)
-        rc = list_objects(&job, err);
-    if (rc == 0)
-        rc = list_sizes(&job, err);
-    (void)atomic_fetch_add(&pull->progress->bytes_total, pull->manifest->size);
+        rc = plan_null(&job, err);
+    (void)atomic_fetch_add(&pull->progress->bytes_total, pull->manifest->size - job.bytes_skipped);
     if (rc == 0)
         rc = run_lanes(&job, &plan, err);
     free(job.objects);
+    free(job.skip);
     free(job.bitmap);
     return rc;
 }

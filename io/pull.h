@@ -27,6 +27,14 @@ enum pull_free {
     PULL_FREE_KNOWN_ZERO, /* the target reads back as zeros already: skip FREE and ZERO */
 };
 
+/* One object that is damaged or missing, or one range of it. Strings are the callee's only during
+ * the call. */
+struct pull_damage {
+    const char *object;
+    const struct err *err; /* ERR_CORRUPT or ERR_MISSING; names object, region and chunk */
+    uint32_t chunk_count;  /* chunks that cannot be read for it; 0 = none, or not known */
+};
+
 struct pull {
     struct store *store;
     const struct repo *repo;
@@ -43,17 +51,34 @@ struct pull {
     uint8_t head[PULL_HEAD_LEN]; /* out */
     char memory_sum[192];        /* out: payload memory as a sum, for the log */
     /* Resume: bit i set = region i is on the medium already; it is then read from the target and
-     * digested, and pulled again where it differs. region_count bits, owned by the caller; NULL =
-     * none. */
+     * digested, and pulled again where it differs. The null sink does not read it again.
+     * region_count bits, owned by the caller; NULL = none. */
     const uint8_t *done_before;
+    /* All regions are like that: what is right on the target is not fetched (restore --delta). */
+    bool compare;
     /* Called now and then (≤ every 5 s or 1 GiB) by the thread that called pull_run(), after the
      * target was flushed: bitmap says which regions are durable now. NULL = not wanted. */
     int (*acknowledge)(void *ctx, const uint8_t *bitmap, size_t bitmap_len, struct err *err);
     void *acknowledge_ctx;
+    /* --- the null sink only --- */
+    /* The manifest of an earlier snapshot of the volume that was verified: objects, tables and
+     * chunks that both reach are not read again. Ignored when the volume's size was another. */
+    const struct fmt_manifest *known;
+    /* A random part of the regions and objects, at least one region, the same for the same seed in
+     * every snapshot of the volume. 0 = all of them. */
+    unsigned sample_percent;
+    uint64_t sample_seed;
+    /* Is told of damage, and the run goes on; NULL: the first ends it. One call at a time, on any
+     * thread. */
+    void (*damaged)(void *ctx, const struct pull_damage *damage);
+    void *damaged_ctx;
+    uint32_t packs_checked,
+        tables_checked; /* out: objects whose header and length were looked at */
 };
 
-/* Adds the volume's size to progress->bytes_total. With PULL_TO_NULL the headers and lengths of all
- * packs and table packs that the manifest reaches are checked as well.
+/* Adds the volume's size to progress->bytes_total (of the null sink what it does not skip). With
+ * PULL_TO_NULL the headers and lengths of all packs and table packs that the manifest reaches are
+ * checked as well.
  *
  * Errors: ERR_CORRUPT and ERR_MISSING name object, region and chunk; ERR_STORE; ERR_DEVICE;
  * ERR_CANCELLED; ERR_CONFIG (memory_max too small). When it returns 0 for a device or file, all

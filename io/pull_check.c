@@ -1,5 +1,5 @@
-/* What is right already: chunks on the target of a resumed restore, and, for the null sink, headers
- * and lengths of objects. */
+/* What is right already: chunks on the target of a resumed restore or one with --delta, and, for
+ * the null sink, headers and lengths of objects. */
 #include <assert.h>
 #include <inttypes.h>
 
@@ -7,7 +7,7 @@
 #include "io/hash.h"
 #include "io/pull_lane.h"
 
-/* --- the target of a resumed restore -------------------------------------------------------- */
+/* --- what is on the target ------------------------------------------------------------------ */
 
 static bool is_same(const struct pull_lane *pl, const struct pull_region *region, uint32_t chunk,
                     const uint8_t *ptr)
@@ -34,6 +34,8 @@ static void compare_block(struct pull_lane *pl, const struct pull_piece *piece)
         if (!pull_todo(region, chunk) || !is_same(pl, region, chunk, ptr))
             continue;
         region->todo[chunk / 64] &= ~((uint64_t)1 << (chunk % 64));
+        pull_count(&pl->pull->progress->chunks_same, 1);
+        pull_count(&pl->pull->progress->bytes_same, pull_chunk_len(region, chunk));
         pull_chunk_done(pl, region, chunk);
     }
 }
@@ -132,7 +134,8 @@ static void probe_end(struct pull_probe *probe, int rc)
         /* The store's own errors name the object already. */
         if (strstr(probe->request.err.text, probe->request.name) == NULL)
             (void)err_prefix(&probe->request.err, "object '%s'", probe->request.name);
-        lane_fail(pl->lane, &probe->request.err);
+        if (!pull_note_damage(pl, probe->request.name, 0, &probe->request.err))
+            lane_fail(pl->lane, &probe->request.err);
     }
     probe->next_free = pl->free_probes;
     pl->free_probes = probe;

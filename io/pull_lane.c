@@ -16,14 +16,35 @@ enum {
 
 /* --- errors ------------------------------------------------------------------------------- */
 
-void pull_fail_chunk(struct pull_lane *pl, const struct pull_region *region, uint32_t chunk,
-                     const char *object, struct err *err)
+bool pull_note_damage(struct pull_lane *pl, const char *object, uint32_t chunk_count,
+                      const struct err *err)
 {
-    uint64_t first =
+    const struct pull *pull = pl->pull;
+    if (pull->sink != PULL_TO_NULL || pull->damaged == NULL ||
+        (err->code != ERR_CORRUPT && err->code != ERR_MISSING))
+        return false;
+    struct pull_damage damage = {.object = object, .err = err, .chunk_count = chunk_count};
+    (void)pthread_mutex_lock(&pl->job->mutex);
+    pull->damaged(pull->damaged_ctx, &damage);
+    (void)pthread_mutex_unlock(&pl->job->mutex);
+    return true;
+}
+
+/* count chunks of order[] from `first` on cannot be read. False: that ends the run. */
+static bool lose_chunks(struct pull_lane *pl, struct pull_region *region, uint32_t first,
+                        uint32_t count, const char *object, struct err *err)
+{
+    uint64_t start =
         (uint64_t)region->index * (pl->manifest->region_size / pl->manifest->chunk_size);
     (void)err_prefix(err, "object '%s' region %" PRIu32 " chunk %" PRIu64, object, region->index,
-                     first + chunk);
-    lane_fail(pl->lane, err);
+                     start + region->order[first]);
+    if (!pull_note_damage(pl, object, count, err)) {
+        lane_fail(pl->lane, err);
+        return false;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        pull_chunk_done(pl, region, region->order[first + i]);
+    return true;
 }
 
 bool pull_read_again(struct pull_lane *pl, struct store_request *request, unsigned *tries)
@@ -36,10 +57,21 @@ bool pull_read_again(struct pull_lane *pl, struct store_request *request, unsign
     return true;
 }
 
-static void fail_region(struct pull_lane *pl, const struct pull_region *region, struct err *err)
+/* Its table cannot be read: what the region holds is not known. */
+static void fail_region(struct pull_lane *pl, struct pull_region *region, struct err *err)
 {
+    uint64_t bytes = pull_region_bytes(pl->manifest, region->index);
     (void)err_prefix(err, "object '%s' region %" PRIu32, region->request.name, region->index);
-    lane_fail(pl->lane, err);
+    if (!pull_note_damage(pl, region->request.name,
+                          (uint32_t)div_round_up(bytes, pl->manifest->chunk_size), err)) {
+        lane_fail(pl->lane, err);
+        return;
+    }
+    pull_count(&pl->pull->progress->bytes_done, bytes);
+    region->state = REGION_FETCH;
+    region->chunks_left = 0;
+    region->order_count = region->order_next = 0;
+    pull_region_settle(region);
 }
 
 void pull_fail_op(struct pull_lane *pl, const struct ring_op *op, const char *verb)
@@ -53,16 +85,12 @@ void pull_fail_op(struct pull_lane *pl, const struct ring_op *op, const char *ve
 
 /* --- region tables ------------------------------------------------------------------------ */
 
-static uint64_t region_bytes(const struct fmt_manifest *manifest, uint32_t index)
-{
-    uint64_t start = (uint64_t)index * manifest->region_size;
-    return min_u64(manifest->region_size, manifest->size - start);
-}
-
-static bool was_done_before(const struct pull_lane *pl, uint32_t index)
+static bool may_be_there(const struct pull_lane *pl, uint32_t index)
 {
     const uint8_t *bits = pl->pull->done_before;
-    return pl->pull->sink != PULL_TO_NULL && bits != NULL && (bits[index / 8] >> (index % 8) & 1);
+    if (pl->pull->sink == PULL_TO_NULL)
+        return false;
+    return pl->pull->compare || (bits != NULL && (bits[index / 8] >> (index % 8) & 1));
 }
 
 static void table_done(struct store_request *request)
@@ -85,10 +113,16 @@ static void table_done(struct store_request *request)
     region->zero_next = 0;
     region->check_next = 0;
     pull_plan_todo(pl, region);
-    if (was_done_before(pl, region->index)) {
+    if (may_be_there(pl, region->index))
         region->state = REGION_CHECK;
-        return;
-    }
+    else if (region->known_buf != NULL && region->chunks_left > 0)
+        pull_known_start(pl, region);
+    else
+        pull_region_fetch(region);
+}
+
+void pull_region_fetch(struct pull_region *region)
+{
     pull_plan_order(region);
     region->state = REGION_FETCH;
     pull_region_settle(region);
@@ -122,7 +156,7 @@ void pull_region_settle(struct pull_region *region)
         return;
     region->state = REGION_IDLE;
     pull_region_durable_next_flush(pl->job, region->index,
-                                   region_bytes(pl->manifest, region->index));
+                                   pull_region_bytes(pl->manifest, region->index));
 }
 
 /* --- items -------------------------------------------------------------------------------- */
@@ -147,14 +181,25 @@ static void admit_items(struct pull_lane *pl)
             pl->no_more = true;
             return;
         }
-        if (item < pl->manifest->region_count)
+        if (item < pl->manifest->region_count && !pull_skips_region(pl->job, (uint32_t)item))
             start_region(pl, region, (uint32_t)item);
-        else
+        else if (item >= pl->manifest->region_count)
             pull_probe_start(pl, &pl->job->objects[item - pl->manifest->region_count]);
     }
 }
 
 /* --- GETs --------------------------------------------------------------------------------- */
+
+/* Its chunks are done with. */
+static void free_get(struct pull_lane *pl, struct pull_get *get)
+{
+    struct pull_region *region = get->region;
+    get->following = pl->free_gets;
+    pl->free_gets = get;
+    if (region->chunks_left == 0)
+        pull_write_flush(pl, region);
+    pull_region_settle(region); /* the null sink has nothing in flight */
+}
 
 static void get_done(struct store_request *request)
 {
@@ -164,8 +209,8 @@ static void get_done(struct store_request *request)
     if (request->rc == -ERR_CORRUPT && pull_read_again(pl, request, &get->tries))
         return;
     if (request->rc < 0) {
-        pull_fail_chunk(pl, get->region, get->region->order[get->first], request->name,
-                        &request->err);
+        if (lose_chunks(pl, get->region, get->first, get->count, request->name, &request->err))
+            free_get(pl, get);
         return;
     }
     get->following = NULL;
@@ -265,24 +310,26 @@ static int check_get_header(const struct pull_lane *pl, const struct pull_get *g
     return pull_check_header(pl, get->request.payload, &want, NULL, err);
 }
 
-/* A chunk, or the pack's header, is not what its checksum says. */
-static void damaged(struct pull_lane *pl, struct pull_get *get, uint32_t chunk, struct err *err)
+/* The next chunk, or the pack's header before the first, is not what its checksum says. With a
+ * wrong header its chunks may still be right. */
+static void damaged(struct pull_lane *pl, struct pull_get *get, struct err *err)
 {
-    if (err->code == ERR_CORRUPT && pull_read_again(pl, &get->request, &get->tries))
+    if (err->code == ERR_CORRUPT && pull_read_again(pl, &get->request, &get->tries)) {
         pl->get = NULL;
-    else
-        pull_fail_chunk(pl, get->region, chunk, get->request.name, err);
+        return;
+    }
+    bool header = get->next == 0 && get->has_header;
+    get->has_header = false;
+    if (lose_chunks(pl, get->region, get->first + get->next, header ? 0 : 1, get->request.name,
+                    err) &&
+        !header)
+        get->next++;
 }
 
 static void end_get(struct pull_lane *pl, struct pull_get *get)
 {
-    struct pull_region *region = get->region;
     pl->get = NULL;
-    get->following = pl->free_gets;
-    pl->free_gets = get;
-    if (region->chunks_left == 0)
-        pull_write_flush(pl, region);
-    pull_region_settle(region); /* the null sink has nothing in flight */
+    free_get(pl, get);
 }
 
 /* The GET that is being decoded, or the next; NULL when none is here. */
@@ -306,20 +353,20 @@ static bool decode_some(struct pull_lane *pl)
         return false;
     struct err err;
     struct pull_region *region = get->region;
-    uint32_t chunk = region->order[get->first];
     bool null = pl->pull->sink == PULL_TO_NULL;
     if (get->next == 0 && get->has_header && check_get_header(pl, get, &err) < 0) {
-        damaged(pl, get, chunk, &err);
+        damaged(pl, get, &err);
         return true;
     }
+    get->has_header = false;
     uint64_t len = 0;
     for (; get->next < get->count && len < DECODE_STEP_LEN; get->next++) {
-        chunk = region->order[get->first + get->next];
+        uint32_t chunk = region->order[get->first + get->next];
         uint8_t *to = null ? pl->scratch : pull_write_slot(pl, region, chunk);
         if (to == NULL)
             return len > 0;
         if (decode_chunk(pl, get, chunk, to, &err) < 0) {
-            damaged(pl, get, chunk, &err);
+            damaged(pl, get, &err);
             return true;
         }
         if (null)
@@ -377,6 +424,8 @@ static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
     for (unsigned i = 0; i < PULL_REGIONS; i++) {
         pl->regions[i].lane = pl;
         pl->regions[i].buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
+        if (pull_is_comparable(pl->pull))
+            pl->regions[i].known_buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
     }
     for (unsigned i = 0; i < PULL_PROBES; i++) {
         pl->probes[i].lane = pl;

@@ -4,6 +4,7 @@
  *     pull_plan.c   what a region needs: fetch order, ranges, zero runs (pure)
  *     pull_write.c  write buffers, runs of adjoining chunks, zeroing
  *     pull_check.c  digests of what is on the target already; headers of objects
+ *     pull_skip.c   what the null sink need not read
  *     pull.c        pull_run(), acknowledging
  *
  * A region slot is done when no chunk is left and no operation of it is in flight. */
@@ -48,7 +49,9 @@ struct pull_job {
     uint32_t piece_max; /* bytes of one write */
     struct pull_object *objects;
     uint32_t object_count;
-    pthread_mutex_t mutex; /* guards what follows */
+    uint8_t *skip; /* regions that the null sink does not read; NULL for other sinks */
+    uint64_t bytes_skipped;
+    pthread_mutex_t mutex; /* guards what follows, and calls of pull->damaged() */
     uint8_t *bitmap;       /* regions whose operations have all completed */
     size_t bitmap_len;
     uint64_t bytes_unacknowledged;
@@ -65,6 +68,7 @@ struct pull_region {
     struct store_request request; /* of its table */
     unsigned table_tries;
     uint8_t *buf;
+    uint8_t *known_buf; /* for the table of pull->known; NULL when there is none */
     struct fmt_region table;
     uint64_t todo[PULL_CHUNKS_MAX / 64]; /* chunks that must be fetched or zeroed */
     uint16_t order[PULL_CHUNKS_MAX];     /* chunks with data, by pack and offset */
@@ -186,6 +190,12 @@ static inline bool pull_has_data(const struct fmt_entry *entry)
 /* Byte offset of a chunk on the volume. */
 uint64_t pull_chunk_offset(const struct pull_lane *pl, const struct pull_region *region,
                            uint32_t chunk);
+/* Bytes of the volume in one region. */
+static inline uint64_t pull_region_bytes(const struct fmt_manifest *manifest, uint32_t index)
+{
+    uint64_t start = (uint64_t)index * manifest->region_size;
+    return min_u64(manifest->region_size, manifest->size - start);
+}
 
 /* --- pull_plan.c */
 /* Sets todo and chunks_left; chunks that need nothing count as done. */
@@ -227,16 +237,28 @@ void pull_object_name(const struct pull *pull, const struct pull_object *object,
 int pull_check_header(const struct pull_lane *pl, const uint8_t *from,
                       const struct pull_object *want, uint64_t *ret_len, struct err *err);
 
+/* --- pull_skip.c: the null sink */
+bool pull_is_comparable(const struct pull *pull);
+/* Fills job->skip, and the bitmap with it. */
+void pull_skip_regions(struct pull_job *job);
+bool pull_skips_region(const struct pull_job *job, uint32_t index);
+bool pull_skips_object(const struct pull *pull, const struct pull_object *object);
+/* Drops the chunks that pull->known has at the same place; leads to REGION_FETCH. */
+void pull_known_start(struct pull_lane *pl, struct pull_region *region);
+
 /* --- pull_lane.c */
+/* What is left to do of the region is known: it is fetched. */
+void pull_region_fetch(struct pull_region *region);
+/* True: err is damage that the caller of pull_run() wants to hear of; it has, and the run goes on.
+ */
+bool pull_note_damage(struct pull_lane *pl, const char *object, uint32_t chunk_count,
+                      const struct err *err);
 int pull_lane_run(struct lane *lane, struct err *err);
 /* Ends the region when nothing is left of it. */
 void pull_region_settle(struct pull_region *region);
 /* What was read is damaged: starts the same request again, STORE_READ_TRIES in all. False when it
  * was tried often enough, or the job ends. */
 bool pull_read_again(struct pull_lane *pl, struct store_request *request, unsigned *tries);
-/* Keeps err after naming object, region and chunk. */
-void pull_fail_chunk(struct pull_lane *pl, const struct pull_region *region, uint32_t chunk,
-                     const char *object, struct err *err);
 void pull_fail_op(struct pull_lane *pl, const struct ring_op *op, const char *verb);
 
 /* --- pull.c */

@@ -29,6 +29,11 @@ static void leads(const char *from, const char *to)
 
 int main(void)
 {
+    ok(path_is_plain("/a") && path_is_plain("/srv/p.g/..x"), "plain paths");
+    static const char *const others[] = {"",      "/",    "a",    "a/b",     "/a/", "//a",
+                                         "/a//b", "/a/.", "/./a", "/a/../b", "/..", NULL};
+    for (size_t i = 0; others[i]; i++)
+        ok(!path_is_plain(others[i]), "'%s' is none", others[i]);
     char name[] = "/var/tmp/tidemark-path-XXXXXX", path[PATH_MAX + 32];
     if (!mkdtemp(name) || !realpath(name, root))
         abort();

@@ -213,6 +213,55 @@ static void test_resume(struct fixture *fixture, int direct, int expected, struc
     shot_close(&shot);
 }
 
+/* restore --delta: onto a stranger's bytes, then onto a state that differs a little. */
+static void test_compare(struct fixture *fixture, int direct, int expected, struct err *err)
+{
+    struct lane_options options = {.lane_count = 2};
+    struct shot shot;
+    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &options, &shot, err),
+            err, "push");
+    struct io_progress progress = {0};
+    close_fd int target = make_target(fixture, "target");
+    struct pull pull = pull_of(fixture, &shot, target, &options, &progress);
+    pull.compare = true;
+    is_good(pull_run(&pull, err), err, "compare with a stranger's bytes");
+    is_u64(progress.bytes_same, 0, "nothing of them was right");
+    commit_head(&pull, target, "target", fixture);
+    ok(same_bytes(expected, target, SIZE), "the bytes are right");
+    uint64_t whole = progress.bytes_stored;
+    char path[128];
+    snprintf(path, sizeof(path), "%s/target", fixture->dir);
+    close_fd int plain = open(path, O_RDWR);
+    static uint8_t junk[65536];
+    memset(junk, 0xdd, sizeof(junk));
+    static const off_t places[] = {25 << 20, 120 << 20, (130 << 20) + 4096, SIZE - 65536};
+    for (size_t i = 0; i < ARRAY_LEN(places); i++)
+        ok(pwrite(plain, junk, sizeof(junk), places[i]) == sizeof(junk), "damage a place");
+    ok(fsync(plain) == 0, "flush");
+    static const struct extent withheld[] = {{(21 << 20) + 512, 8192}};
+    progress = (struct io_progress){0};
+    pull = pull_of(fixture, &shot, target, &options, &progress);
+    pull.compare = true;
+    pull.withheld = withheld;
+    pull.withheld_count = ARRAY_LEN(withheld);
+    is_good(pull_run(&pull, err), err, "compare again");
+    is_u64(progress.bytes_done, SIZE, "all bytes are counted");
+    ok(progress.bytes_stored < whole / 10, "little was fetched (%llu of %llu)",
+       (unsigned long long)progress.bytes_stored, (unsigned long long)whole);
+    ok(progress.bytes_same > SIZE - 20 * 65536, "the rest was right (%llu)",
+       (unsigned long long)progress.bytes_same);
+    static const uint8_t zeros[8192];
+    static uint8_t got[8192], want[8192];
+    ok(pread(plain, got, sizeof(got), (21 << 20) + 512) == sizeof(got) &&
+           memcmp(got, zeros, sizeof(got)) == 0,
+       "what is withheld is zeros");
+    ok(pread(expected, want, sizeof(want), (21 << 20) + 512) == sizeof(want) &&
+           pwrite(plain, want, sizeof(want), (21 << 20) + 512) == sizeof(want) && fsync(plain) == 0,
+       "write it as its owner does");
+    ok(same_bytes(expected, target, SIZE), "the bytes are right");
+    shot_close(&shot);
+}
+
 static void test_incremental(struct fixture *fixture, int image, int direct, struct err *err)
 {
     struct lane_options options = {.lane_count = 2};
@@ -511,6 +560,7 @@ int main(void)
         test_lanes(&fixture, direct, expected, &err);
         if (i == 0) {
             test_policies(&fixture, direct, expected, &err);
+            test_compare(&fixture, direct, expected, &err);
             test_resume(&fixture, direct, expected, &err);
             test_damage(direct, &fixture, &err);
             test_limits(&fixture, direct, &err);
