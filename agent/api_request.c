@@ -83,6 +83,8 @@ static const struct field restore_fields[] = {
     {"reindex", FIELD_WORD, false, reindex_words},
     {"overwrite", FIELD_MAP, false, NULL},
     {"devices", FIELD_MAP, false, NULL},
+    {"mounts", FIELD_MAP, false, NULL},
+    {"delta", FIELD_BOOL, false, NULL},
     {"config", FIELD_WORD, false, config_words},
     {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
@@ -97,6 +99,12 @@ static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true
 static const struct field expiration_fields[] = {
     {"snapshots", FIELD_NAMES, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
+};
+static const struct field export_fields[] = {
+    {"snapshot", FIELD_TEXT, true, NULL},
+    {"volume", FIELD_TEXT, false, NULL},
+    {"file", FIELD_TEXT, true, NULL},
+    {"force", FIELD_BOOL, false, NULL},
 };
 static const struct field target_fields[] = {
     {"type", FIELD_WORD, true, target_words},
@@ -146,6 +154,7 @@ static const struct {
     {"restore", restore_fields, ARRAY_LEN(restore_fields)},
     {"verification", verification_fields, ARRAY_LEN(verification_fields)},
     {"expiration", expiration_fields, ARRAY_LEN(expiration_fields)},
+    {"export", export_fields, ARRAY_LEN(export_fields)},
     {"execute", execute_fields, ARRAY_LEN(execute_fields)},
     {"verify", verify_fields, ARRAY_LEN(verify_fields)},
     {"cluster_snapshot", cluster_snapshot_fields, ARRAY_LEN(cluster_snapshot_fields)},

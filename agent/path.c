@@ -22,6 +22,20 @@ bool path_inside(const char *path, const char *directory)
     return strncmp(path, directory, len) == 0 && (path[len] == '\0' || path[len] == '/');
 }
 
+bool path_is_plain(const char *path)
+{
+    if (path[0] != '/')
+        return false;
+    while (*path == '/') {
+        size_t len = strcspn(++path, "/");
+        bool dots = (len == 1 && path[0] == '.') || (len == 2 && path[0] == '.' && path[1] == '.');
+        if (len == 0 || dots)
+            return false;
+        path += len;
+    }
+    return true;
+}
+
 /* parent without its last name; the root stays. */
 static void drop_name(char *parent)
 {

@@ -8,6 +8,8 @@
 
 /* By the text alone: path is directory or lies below it. */
 bool path_inside(const char *path, const char *directory);
+/* By the text alone: absolute, not "/" itself, no empty, "." or ".." component. */
+bool path_is_plain(const char *path);
 /* Follows the links of what exists of an absolute path: "/a/link/new.log" → "/target/new.log". A
  * link to nothing is what its own text says. */
 void path_resolve(const char *path, char ret[PATH_MAX]);

@@ -127,16 +127,19 @@ static int replace_link(const struct restore *restore, const char *path, const c
     return 0;
 }
 
-/* A link to a recorded place becomes one to the place here; one to nowhere of ours is refused. */
-static int fix_link(const struct restore *restore, const char *path, struct err *err)
+/* A link to a recorded place becomes one to the place here; one to nowhere of ours is refused.
+ * here: where it has to lead in the end, NULL = its own text has to say. Only that tells a link
+ * that an earlier run has moved from one it has not, when two volumes change places. */
+static int fix_link(const struct restore *restore, const char *path, const char *here,
+                    struct err *err)
 {
     char target[CONF_PATH_MAX + 1], mapped[CONF_PATH_MAX + 1];
     ssize_t len = readlink(path, target, sizeof(target) - 1);
     if (len < 0)
         return errno == EINVAL || errno == ENOENT ? 0 : err_sys(err, ERR_DEVICE, "read '%s'", path);
     target[len] = '\0';
-    if (target[0] != '/')
-        return 0; /* stays inside, or the isolation check says otherwise */
+    if (target[0] != '/' || (here && strcmp(target, here) == 0))
+        return 0; /* stays inside, or the isolation check says otherwise; or is right */
     if (restore_map_path(restore, target, mapped, sizeof(mapped)))
         return strcmp(target, mapped) == 0 ? 0 : replace_link(restore, path, mapped, err);
     for (size_t i = 0; i < restore->volume_count; i++)
@@ -147,21 +150,31 @@ static int fix_link(const struct restore *restore, const char *path, struct err 
     return err_hint(err, "take the snapshot with that place as a volume of its own");
 }
 
+/* pg_tblspc/OID of a tablespace in the record. */
+static int fix_tablespace(const struct restore *restore, const char *oid, struct err *err)
+{
+    const struct record *record = &restore->record;
+    char path[CONF_PATH_MAX + 288], here[CONF_PATH_MAX + 1];
+    bool known = false;
+    for (size_t i = 0; !known && i < record->tablespace_count; i++)
+        known = strtoull(oid, NULL, 10) == record->tablespaces[i].oid &&
+                restore_map_path(restore, record->tablespaces[i].location, here, sizeof(here));
+    (void)snprintf(path, sizeof(path), "%s/pg_tblspc/%s", restore->data_directory, oid);
+    return fix_link(restore, path, known ? here : NULL, err);
+}
+
 static int fix_links(const struct restore *restore, struct err *err)
 {
     char path[CONF_PATH_MAX + 288];
     (void)snprintf(path, sizeof(path), "%s/pg_wal", restore->data_directory);
-    int rc = fix_link(restore, path, err);
+    int rc = fix_link(restore, path, restore->wal_directory, err);
     (void)snprintf(path, sizeof(path), "%s/pg_tblspc", restore->data_directory);
     DIR *dir = rc == 0 ? opendir(path) : NULL;
     if (rc == 0 && !dir)
         return err_sys(err, ERR_CORRUPT, "open '%s'", path);
     for (struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
-        if (entry->d_name[0] == '.')
-            continue;
-        (void)snprintf(path, sizeof(path), "%s/pg_tblspc/%s", restore->data_directory,
-                       entry->d_name);
-        rc = fix_link(restore, path, err);
+        if (entry->d_name[0] != '.')
+            rc = fix_tablespace(restore, entry->d_name, err);
     }
     if (dir)
         (void)closedir(dir);

@@ -89,6 +89,7 @@ json_t *restore_plan_json(const struct restore *restore, json_t *warnings)
     json_object_set_new(plan, "reindex", json_string(restore->request.reindex ? "auto" : "none"));
     json_object_set_new(plan, "config",
                         json_string(restore->request.config_image ? "image" : "keep"));
+    json_object_set_new(plan, "delta", json_boolean(restore->request.delta));
     json_object_set_new(plan, "data_directory", json_string(restore->data_directory));
     json_object_set_new(plan, "wal_directory", json_string(restore->wal_directory));
     json_object_set_new(plan, "server_running", json_boolean(restore->server_was_running));

@@ -109,6 +109,15 @@ static void warn_losses(const struct restore *restore, const json_t *settings, j
                              names);
     }
     restore_host_warn(restore, warnings);
+    for (size_t i = 0; i < restore->volume_count; i++) {
+        const struct restore_volume *volume = &restore->volumes[i];
+        const struct conf_volume *conf = conf_volume_by_name(&restore->conf, volume->name);
+        if (conf && conf->mount[0] && strcmp(conf->mount, volume->mount_point) != 0)
+            json_append_text(warnings,
+                             "volume '%s' will be mounted at '%s', the configuration says '%s': "
+                             "change it there before the next snapshot",
+                             volume->name, volume->mount_point, conf->mount);
+    }
     if (restore->request.discard_unarchived_wal)
         json_append_text(warnings, "commits that were acknowledged but not archived may be lost "
                                    "(--discard-unarchived-wal)");

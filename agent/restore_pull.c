@@ -174,11 +174,13 @@ static int pull_without(struct restore *restore, struct restore_volume *volume,
         .options = {.lane_count = conf->lanes, .memory_max = conf->memory_max},
         .progress = &restore->job->progress,
         .done_before = before,
+        .compare = restore->request.delta,
         .acknowledge = save_bitmap,
         .acknowledge_ctx = &acknowledged,
     };
-    log_info("pulling: volume=%s device=%s bytes=%llu%s", volume->name, volume->identity.path,
-             (unsigned long long)volume->manifest.size, before ? " resumed=1" : "");
+    log_info("pulling: volume=%s device=%s bytes=%llu%s%s", volume->name, volume->identity.path,
+             (unsigned long long)volume->manifest.size, before ? " resumed=1" : "",
+             restore->request.delta ? " delta=1" : "");
     int rc = pull_run(&pull, err);
     if (rc == 0)
         rc = device_flush(&volume->device, err);
@@ -207,9 +209,28 @@ static int pull_volume(struct restore *restore, struct restore_volume *volume, s
     extent_list_release(&withheld);
     return rc;
 }
+
+/* Of this run: one that was interrupted had its own share. */
+static void note_copied(struct restore *restore)
+{
+    const struct io_progress *progress = &restore->job->progress;
+    json_t *copied = json_pack("{s:b,s:I,s:I,s:I}", "delta", restore->request.delta, "bytes",
+                               (json_int_t)atomic_load(&progress->bytes_total), "bytes_same",
+                               (json_int_t)atomic_load(&progress->bytes_same), "bytes_fetched",
+                               (json_int_t)atomic_load(&progress->bytes_stored));
+    (void)json_object_set_new(restore->job->journal, "copied", copied);
+    log_info("pulled: bytes=%llu same=%llu fetched=%llu",
+             (unsigned long long)atomic_load(&progress->bytes_total),
+             (unsigned long long)atomic_load(&progress->bytes_same),
+             (unsigned long long)atomic_load(&progress->bytes_stored));
+}
+
 int restore_pull(struct restore *restore, struct err *err)
 {
-    return each_volume(restore, false, pull_volume, err);
+    int rc = each_volume(restore, false, pull_volume, err);
+    if (rc == 0)
+        note_copied(restore); /* durable with the next step's journal */
+    return rc;
 }
 
 /* --- commit ----------------------------------------------------------------------------------- */

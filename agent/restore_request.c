@@ -259,10 +259,11 @@ static int parse_handover(const json_t *body, struct restore_request *ret, struc
     ret->leader_timeline = timeline <= UINT32_MAX ? (uint32_t)timeline : 0;
     if ((system && ret->leader_system == 0) || (timeline && ret->leader_timeline == 0))
         return err_set(err, ERR_USAGE, "handover: the leader's system_id or timeline is not one");
-    if (ret->cluster_job || ret->overwrite || ret->devices || ret->action != ACTION_PROMOTE)
+    if (ret->cluster_job || ret->overwrite || ret->devices || ret->mounts ||
+        ret->action != ACTION_PROMOTE)
         return err_set(err, ERR_USAGE,
                        "a handover promotes, on the volumes that are configured: no cluster, "
-                       "overwrite, devices or action");
+                       "overwrite, devices, mounts or action");
     if (ret->replica && (ret->target_given || ret->target_timeline))
         return err_set(err, ERR_USAGE, "a replica follows its leader: no target");
     return 0;
@@ -281,7 +282,9 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
                                         "reindex",
                                         "config",
                                         "devices",
+                                        "mounts",
                                         "overwrite",
+                                        "delta",
                                         "discard_unarchived_wal",
                                         "dry_run",
                                         "execute",
@@ -305,7 +308,11 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
     if (rc == 0)
         rc = parse_map(body, "devices", &request.devices, err);
     if (rc == 0)
+        rc = parse_map(body, "mounts", &request.mounts, err);
+    if (rc == 0)
         rc = parse_map(body, "overwrite", &request.overwrite, err);
+    if (rc == 0)
+        rc = json_opt_bool(body, "delta", ERR_USAGE, &request.delta, err);
     if (rc == 0)
         rc = json_opt_bool(body, "discard_unarchived_wal", ERR_USAGE,
                            &request.discard_unarchived_wal, err);

@@ -93,15 +93,25 @@ static int check_names(const json_t *map, const char *what, const struct record 
     return 0;
 }
 
-static void set_mount(const struct restore *restore, const struct record_volume *record,
-                      struct restore_volume *volume)
+/* --mount, else as configured, else where it was. */
+static int set_mount(const struct restore *restore, const struct record_volume *record,
+                     struct restore_volume *volume, struct err *err)
 {
     const struct conf_volume *conf = conf_volume_by_name(&restore->conf, volume->name);
+    const char *asked = json_string_value(json_object_get(restore->request.mounts, volume->name));
     bool here = conf && conf->mount[0];
+    if (asked && !path_is_plain(asked)) {
+        (void)err_set(err, ERR_USAGE, "--mount: '%.200s' cannot be the mount point of volume '%s'",
+                      asked, volume->name);
+        return err_hint(err, "an absolute path below /, without '.', '..' and a '/' at its end");
+    }
     (void)snprintf(volume->mount_point, sizeof(volume->mount_point), "%s",
-                   here ? conf->mount : record->mount_point);
+                   asked  ? asked
+                   : here ? conf->mount
+                          : record->mount_point);
     restore_mount_options(record->mount_options, volume->mount_options,
                           sizeof(volume->mount_options));
+    return 0;
 }
 
 static int refuse_twice(const struct restore_volume *a, const struct restore_volume *b,
@@ -118,14 +128,17 @@ int restore_choose_volumes(struct restore *restore, struct err *err)
     int rc = check_names(restore->request.devices, "--device", record, err);
     if (rc == 0)
         rc = check_names(restore->request.overwrite, "--overwrite", record, err);
+    if (rc == 0)
+        rc = check_names(restore->request.mounts, "--mount", record, err);
     restore->volume_count = record->volume_count;
     for (size_t i = 0; rc == 0 && i < record->volume_count; i++) {
         struct restore_volume *volume = &restore->volumes[i];
         volume->index = i;
         (void)snprintf(volume->name, sizeof(volume->name), "%s", record->volumes[i].name);
         volume->holds_control = strcmp(volume->name, record->control_volume) == 0;
-        set_mount(restore, &record->volumes[i], volume);
-        rc = find_device(restore, volume, err);
+        rc = set_mount(restore, &record->volumes[i], volume, err);
+        if (rc == 0)
+            rc = find_device(restore, volume, err);
     }
     for (size_t i = 0; rc == 0 && i < restore->volume_count; i++)
         for (size_t k = 0; rc == 0 && k < i; k++)

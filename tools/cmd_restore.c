@@ -109,6 +109,18 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
     return rc < 0 ? rc : carry_on(cmd, client, status, err);
 }
 
+static void print_copied(const json_t *copied)
+{
+    char bytes[24], same[24], fetched[24];
+    if (!json_is_true(json_object_get(copied, "delta")))
+        return;
+    cmd_format_size((uint64_t)json_integer_value(json_object_get(copied, "bytes")), bytes);
+    cmd_format_size((uint64_t)json_integer_value(json_object_get(copied, "bytes_same")), same);
+    cmd_format_size((uint64_t)json_integer_value(json_object_get(copied, "bytes_fetched")),
+                    fetched);
+    (void)printf("delta: %s of %s were right already, %s fetched\n", same, bytes, fetched);
+}
+
 /* What there is now: the first thing that whoever was woken up wants to know. */
 static void print_end(const json_t *status)
 {
@@ -123,6 +135,7 @@ static void print_end(const json_t *status)
     else
         (void)printf("restore %s is complete: the server runs on timeline %lld, restored to %s\n",
                      id, (long long)json_integer_value(json_object_get(status, "timeline")), lsn);
+    print_copied(json_object_get(status, "copied"));
     if (json_is_true(json_object_get(status, "archived")))
         (void)printf("the server archives: its new timeline is in the repository\n");
     else if (warning[0])

@@ -22,6 +22,8 @@ const struct cmd_option restore_options[] = {
      "also overwrite this foreign device, named by WWN, serial, dm "
      "uuid or path:size:diskseq"},
     {"device", 0, "VOLUME:PATH", "write this volume to this device"},
+    {"mount", 0, "VOLUME:PATH", "mount this volume there (default: as configured, as it was)"},
+    {"delta", 0, NULL, "read the devices first, and fetch only what differs"},
     {"server-config", 0, "keep|image",
      "PostgreSQL's configuration files: those of this host, or "
      "those of the snapshot"},
@@ -104,6 +106,8 @@ int restore_take_option(json_t *body, const char *name, const char *value, struc
         return take_pair(body, "overwrite", value, '=', err);
     if (strcmp(name, "device") == 0)
         return take_pair(body, "devices", value, ':', err);
+    if (strcmp(name, "mount") == 0)
+        return take_pair(body, "mounts", value, ':', err);
     return 0;
 }
 
@@ -124,6 +128,7 @@ int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err)
     cmd_add_option(cmd, "verify", "verify", body);
     cmd_add_option(cmd, "reindex", "reindex", body);
     cmd_add_option(cmd, "server-config", "config", body);
+    cmd_add_option(cmd, "delta", "delta", body);
     cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
     cmd_add_option(cmd, "dry-run", "dry_run", body);
     return rc;

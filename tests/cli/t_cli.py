@@ -43,6 +43,7 @@ def test_help():
              "`tidemark list` shows the tags; `tidemark restore --resume` goes on with a restore "
              "that stopped"),
             (["restore", "t", "--device=x"], "'x' is not VOLUME:VALUE", None),
+            (["restore", "t", "--mount=x=/y"], "'x=/y' is not VOLUME:VALUE", None),
             (["restore", "t", "--overwrite=x:y"], "'x:y' is not VOLUME=VALUE", None),
             (["restore", "t", "--target-timeline=0"], "'0' is not a timeline", None),
             (["restore", "t", "--target=latest", "--target-xid=3"], "more than one target", None),
