@@ -276,6 +276,16 @@ static int post_expiration(struct api *api, struct api_call *call, const char *a
     return post_job(api, call, "expiration", NULL, NULL, err);
 }
 
+/* Whoever is let in by the TCP port may restore what is configured here, not write any file. */
+static int post_export(struct api *api, struct api_call *call, const char *arg, struct err *err)
+{
+    (void)arg;
+    if (!call->asker.remote)
+        return post_job(api, call, "export", NULL, NULL, err);
+    (void)err_set(err, ERR_REFUSED, "an export writes a file of its host");
+    return err_hint(err, "run `tidemark export` there, or anywhere with --repository");
+}
+
 static int continue_restore(struct api *api, struct api_call *call, const char *id,
                             const char *verb, struct err *err)
 {
@@ -448,6 +458,7 @@ static const struct route routes[] = {
     {"POST", "expirations", post_expiration, false},
     {"POST", "snapshots/*/pin", api_post_pin, false},
     {"DELETE", "snapshots/*/pin", api_delete_pin, false},
+    {"POST", "exports", post_export, false},
     {"GET", "cluster", api_get_cluster, false},
     {"POST", "cluster/snapshots", post_cluster_snapshot, false},
     {"POST", "cluster/restores", post_cluster_restore, false},

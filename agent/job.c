@@ -81,6 +81,7 @@ static void write_progress(struct job *job, struct rate *rate)
     set_u64(json, "bytes_stored", atomic_load(&from->bytes_stored));
     set_u64(json, "chunks_stored", atomic_load(&from->chunks_stored));
     set_u64(json, "chunks_same", atomic_load(&from->chunks_same));
+    set_u64(json, "bytes_same", atomic_load(&from->bytes_same));
     set_u64(json, "chunks_zero", atomic_load(&from->chunks_zero));
     set_u64(json, "objects", atomic_load(&from->objects));
     set_u64(json, "rate_bytes_s", bytes_s);
@@ -233,7 +234,8 @@ static int lock_cluster(struct job *job, struct err *err)
 
 static int lock_node(struct job *job, struct err *err)
 {
-    if (strcmp(job->type, "verification") == 0 || strcmp(job->type, "expiration") == 0)
+    if (strcmp(job->type, "verification") == 0 || strcmp(job->type, "expiration") == 0 ||
+        strcmp(job->type, "export") == 0)
         return 0;
     int rc = node_lock(&job->conf, job->type, job->id, &job->node_lock_fd, err);
     return rc < 0 ? rc : lock_cluster(job, err);
@@ -400,6 +402,8 @@ static int run_verb(struct job *job, struct err *err)
         return verification_run(job, err);
     if (strcmp(job->type, "expiration") == 0)
         return expire_run(job, err);
+    if (strcmp(job->type, "export") == 0)
+        return export_run(job, err);
     if (strcmp(job->type, "cluster_snapshot") == 0)
         return cluster_snapshot_run(job, err);
     if (strcmp(job->type, "cluster_restore") == 0)

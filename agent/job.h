@@ -1,4 +1,4 @@
-/* A job: one snapshot, restore or verification, in a process of its own (fork + exec of
+/* A job: one snapshot, restore, verification or export, in a process of its own (fork + exec of
  * `tidemark-agent job DIR`), so that it outlives the agent. Everything about it is in its
  * directory <state_dir>/jobs/<id>/:
  *
@@ -19,7 +19,8 @@
  *     key.json       the Idempotency-Key of the request, if it had one
  *
  * Journal: {"id","type","state","phase","phase_s","created_ms","started_s","ended_s",
- * "error":{code,text,hint}|null, "result":{…}, …fields of the verb}. state is "created" (not
+ * "error":{code,text,hint}|null, "result":{…}, "interrupted_hint": what to do should it be killed,
+ * …fields of the verb}. state is "created" (not
  * started yet), "running", "complete", "failed", "cancelled", "prepared" and "executed" (a restore
  * between its goals), "held" (a part of a cluster restore at "held_at": "fenced", "configured" or
  * "recovered"), "interrupted" (derived: the journal says running, but nothing runs; whoever found
@@ -77,7 +78,7 @@ void job_close(struct job *job, int rc, const struct err *err);
  * and it is closed. */
 void job_keep_ready(int ready_fd);
 void job_report_ready(int ready_fd, int rc, const struct err *err);
-/* The process's main: runs snapshot_run / restore_run / verification_run by type; returns the exit
+/* The process's main: runs snapshot_run, restore_run, … by type; returns the exit
  * status. ready_fd (-1 = none) gets "ok" once job_open() has succeeded, or its error. */
 int job_main(const char *dir, int ready_fd);
 
@@ -165,6 +166,7 @@ int snapshot_run(struct job *job, struct err *err);     /* agent/snapshot.c */
 int restore_run(struct job *job, struct err *err);      /* agent/restore.c */
 int verification_run(struct job *job, struct err *err); /* agent/verification.c: repository only */
 int expire_run(struct job *job, struct err *err);       /* agent/expire.c: repository only */
+int export_run(struct job *job, struct err *err);       /* agent/export.c */
 /* Of a coordinator, see cluster.h. */
 int cluster_snapshot_run(struct job *job, struct err *err);
 int cluster_restore_run(struct job *job, struct err *err);

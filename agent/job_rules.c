@@ -203,8 +203,11 @@ static void sweep_failed(const struct conf *conf, const json_t *status, const ch
     const char *id = json_str(status, "id");
     bool committing = json_is(status, "phase", "committing");
     struct err why, err;
+    const char *hint = json_str(status, "interrupted_hint");
     (void)err_set(&why, strcmp(state, "cancelled") == 0 ? ERR_CANCELLED : ERR_INTERNAL, "%s", text);
-    if (strcmp(state, "failed") == 0)
+    if (hint[0])
+        (void)err_hint(&why, "%s", hint);
+    else if (strcmp(state, "failed") == 0)
         (void)err_hint(&why, "%s; its log is %s/jobs/%s/log, and dmesg says whether memory ran out",
                        committing ? "it was becoming visible: `tidemark list` says whether it did"
                                   : "start it again: nothing of it is visible",

@@ -54,8 +54,8 @@ struct cmd_verb {
 };
 
 extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, verb_restore,
-    verb_verify, verb_expire, verb_pin, verb_unpin, verb_status, verb_jobs, verb_cancel, verb_check,
-    verb_cluster, verb_patroni;
+    verb_verify, verb_export, verb_expire, verb_pin, verb_unpin, verb_status, verb_jobs,
+    verb_cancel, verb_check, verb_cluster, verb_patroni;
 
 /* --- cmd_status.c --- */
 /* 0 for a healthy node, else the cause: ERR_BUSY while a restore is at work, ERR_PARTIAL when one
@@ -81,6 +81,9 @@ void cmd_print_man(const struct cmd_verb *const *verbs, size_t count, FILE *to);
 
 /* --- cmd_common.c --- */
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err);
+/* For verbs that need no root: jobs without an agent get a state_dir below the user's home when the
+ * configured one is not his. Before cmd_open(). */
+int cmd_use_own_state(struct cmd *cmd, struct err *err);
 /* Name of a snapshot or job, as part of a path: ERR_USAGE when it cannot be one. */
 int cmd_check_name(const char *what, const char *name, struct err *err);
 /* Completes a unique prefix of a job's id (≥ 6 digits); NULL = the newest restore that can be

@@ -1,7 +1,9 @@
 /* What several verbs need: see cmd.h. */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #include "agent/job.h"
 #include "agent/log.h"
@@ -31,6 +33,36 @@ int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err)
     if (rc == 0 && client_is_local(*ret) && !cmd->local)
         log_info("no agent answers, working without one: socket=%s", cmd->conf.socket);
     return rc;
+}
+
+static int make_own_state(char *path, struct err *err)
+{
+    for (char *at = path + 1; *at; at++) {
+        if (*at != '/')
+            continue;
+        *at = '\0';
+        if (mkdir(path, 0700) < 0 && errno != EEXIST)
+            return err_sys(err, ERR_DEVICE, "create '%s'", path);
+        *at = '/';
+    }
+    if (mkdir(path, 0700) < 0 && errno != EEXIST)
+        return err_sys(err, ERR_DEVICE, "create '%s'", path);
+    return 0;
+}
+
+int cmd_use_own_state(struct cmd *cmd, struct err *err)
+{
+    struct conf *conf = &cmd->conf;
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    if (!cmd->local || geteuid() == 0 || access(conf->state_dir, W_OK) == 0)
+        return 0;
+    bool given = state && state[0] == '/';
+    if (!given && !(home && home[0] == '/'))
+        return err_set(err, ERR_CONFIG, "state_dir '%s' is not writable, and HOME is not set",
+                       conf->state_dir);
+    (void)snprintf(conf->state_dir, sizeof(conf->state_dir), "%s%s/tidemark", given ? state : home,
+                   given ? "" : "/.local/state");
+    return make_own_state(conf->state_dir, err);
 }
 
 int cmd_check_name(const char *what, const char *name, struct err *err)

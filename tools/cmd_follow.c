@@ -203,7 +203,9 @@ static int outcome(const struct cmd *cmd, const json_t *status, const char *id, 
     } else {
         (void)err_set(err, job_is_partial(status) ? ERR_PARTIAL : ERR_INTERNAL,
                       "the process of job %s ended without a word", id);
-        if (!job_is_partial(status))
+        if (cmd_text(status, "interrupted_hint")[0])
+            (void)err_hint(err, "%s", cmd_text(status, "interrupted_hint"));
+        else if (!job_is_partial(status))
             (void)err_hint(err,
                            "start it again; its log is %s/jobs/%s/log, and dmesg says whether "
                            "memory ran out",
