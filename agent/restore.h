@@ -72,7 +72,7 @@ struct restore_request {
     bool config_image; /* --config=image */
     bool discard_unarchived_wal;
     bool dry_run;
-    bool delta; /* what is right on the devices already is not fetched */
+    bool delta;              /* what is right on the devices already is not fetched */
     const json_t *overwrite; /* object volume → identity, or NULL */
     const json_t *devices;   /* object volume → path, or NULL */
     const json_t *mounts;    /* object volume → mount point, or NULL */

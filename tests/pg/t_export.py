@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # check: build=asan timeout=300
-"""`tidemark export`: the file has the bytes of the device at the captured instant, a filesystem that
-mounts and a server that starts; FILE is whole or not there, whatever happens meanwhile."""
+"""`tidemark export`: the file has the bytes of the device at the captured instant, a filesystem
+that mounts and a server that starts; FILE is whole or not there, whatever happens meanwhile."""
 import json
 import os
 import shutil
@@ -55,7 +55,8 @@ def test_cold(node, box):
     for volume in volumes:
         path = box.join("out", f"cold-{volume.name}.img")
         done = export(node, "cold", path, f"--volume={volume.name}")
-        like(done.out, f"volume {volume.name} of snapshot cold is in {path}: ", "says what is where")
+        like(done.out, f"volume {volume.name} of snapshot cold is in {path}: ",
+             "says what is where")
         is_sound(node, "cold", path, volume, f"cold {volume.name}")
     is_(sorted(os.listdir(box.join("out"))),
         sorted(f"cold-{volume.name}.img" for volume in volumes), "nothing else is left")
@@ -91,7 +92,7 @@ def test_names(node, box):
     path = box.join("out", "taken.img")
     with open(path, "w", encoding="ascii") as file:
         file.write("precious")
-    done = export(node, "cold", path, "--volume=pgdata", want="refused", what="a name that is taken")
+    done = export(node, "cold", path, "--volume=pgdata", want="refused", what="a taken name")
     like(done.err, "hint: choose another name, or say --force", "with a hint")
     with open(path, encoding="ascii") as file:
         is_(file.read(), "precious", "the file is untouched")
