@@ -36,6 +36,7 @@ static const struct {
     {"archiving", FOR_NODE | NEEDS_WHOLE, check_archiving},
     {"patroni", FOR_NODE, check_patroni},
     {"snapshots", FOR_BOTH, check_snapshots},
+    {"wal", FOR_BOTH, check_wal},
     {"verification", FOR_NODE, check_verification},
     {"drill", FOR_NODE, check_drill},
     {"members", FOR_COORDINATOR, check_members},

@@ -69,6 +69,7 @@ int check_repository(struct check *check, struct err *err);
 int check_writing(struct check *check, struct err *err);
 int check_clock(struct check *check, struct err *err);
 int check_snapshots(struct check *check, struct err *err);
+int check_wal(struct check *check, struct err *err);
 int check_verification(struct check *check, struct err *err);
 int check_drill(struct check *check, struct err *err);
 

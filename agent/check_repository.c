@@ -9,6 +9,7 @@
 #include "agent/job.h"
 #include "agent/repository.h"
 #include "agent/text.h"
+#include "agent/wal_gaps.h"
 
 enum {
     RETRY_S = 5,          /* a person waits: a few tries tell enough */
@@ -171,6 +172,21 @@ int check_snapshots(struct check *check, struct err *err)
     text_age((int64_t)time(NULL) - newest.captured_s, age);
     (void)snprintf(check->detail, sizeof(check->detail), "%zu, the newest is '%s' of %s, %s old",
                    newest.count, newest.tag, newest.node, age);
+    return 0;
+}
+
+int check_wal(struct check *check, struct err *err)
+{
+    struct wal_gaps gaps;
+    if (!check->store)
+        return CHECK_NONE;
+    int rc = wal_gaps(check->store, &check->repo, check->conf->cluster, &gaps, err);
+    if (rc < 0)
+        return rc;
+    if (gaps.timelines == 0)
+        return CHECK_NONE;
+    (void)snprintf(check->detail, sizeof(check->detail),
+                   "no gap from snapshot '%s' on (timelines: %zu)", gaps.oldest, gaps.timelines);
     return 0;
 }
 

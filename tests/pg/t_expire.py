@@ -177,6 +177,26 @@ def test_wal(node):
     whole(node, "old WAL removed", "t1", "t3", "t4")
 
 
+def test_gap(node):
+    """What `check` says of the WAL that is kept."""
+    def row():
+        done = node.cli("check", "--json")
+        rows = [json.loads(line) for line in done.out.splitlines()]
+        return [r for r in rows if r["check"] == "wal"][0]
+    found = row()
+    is_((found["result"], found["detail"]),
+        ("ok", "no gap from snapshot 't3' on (timelines: 1)"), "check: the WAL is whole")
+    newest = max(o for o in objects(node, "wal") if len(os.path.basename(o)) == 24)
+    middle = f"{newest[:-2]}{int(newest[-2:], 16) - 1:02X}"
+    path, aside = os.path.join(snap.repository(node), middle), node.box.join("aside.wal")
+    os.rename(path, aside)
+    found = row()
+    is_((found["result"], found.get("code")), ("failed", "missing"), "check: a segment is missing")
+    like(found["detail"], f"from snapshot 't3' on has a gap.*{os.path.basename(middle)}",
+         "and is named")
+    os.rename(aside, path)
+
+
 class Sleeper:
     """A snapshot that is stopped (SIGSTOP) at a point of its code."""
 
@@ -306,6 +326,7 @@ def main():
     test_two_phases(node)
     test_killed(node)
     test_wal(node)
+    test_gap(node)
     retention(node)
     test_slept_before_manifest(node)
     test_slept(node, "snapshot-committing", "between its look and its record")
