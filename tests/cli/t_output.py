@@ -68,6 +68,24 @@ def test_show(node):
          "list: the same time")
 
 
+def test_list(node):
+    """What does not fit leaves, whole columns at a time; a pipe has all."""
+    title = node.cli("list").out.split("\n")[0].split()
+    is_(title, ["TAG", "ID", "CAPTURED", "AGE", "NODE", "SIZE", "STORED", "TL", "LSN"],
+        "list on a pipe: all columns")
+    for columns, left in ((200, title), (100, title[:7]), (60, ["TAG", "NODE", "STORED"]),
+                          (10, ["TAG"])):
+        lines = [line for line in on_terminal(node, columns, "list") if line]
+        ok(max(map(len, lines)) <= max(columns, len("first")), f"{columns} columns: list fits")
+        if columns != 60:
+            is_(lines[0].split(), left, f"{columns} columns: of list")
+        else:
+            ok(set(left) <= set(lines[0].split()), f"{columns} columns: of list") or diag(lines[0])
+    lines = on_terminal(node, 80, "check")
+    ok(max(map(len, lines)) <= 110, "80 columns: check breaks its lines between words") or \
+        diag("\n".join(lines))
+
+
 def test_jobs(node):
     """A verification of a damaged repository has a long error."""
     done = node.cli("verify", "x" * 30)
@@ -123,6 +141,7 @@ def main():
         file.write("\n# hunter2-of-the-configuration\n")
     is_status(node.cli("snapshot", "--tag", "first"), 0, "a snapshot is taken")
     test_show(node)
+    test_list(node)
     test_jobs(node)
     test_check(node, box)
 

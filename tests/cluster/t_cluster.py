@@ -12,9 +12,15 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 from tm import *  # noqa: E402, F403
 from cluster_lib import Cluster, Coordinator  # noqa: E402
+import schemas  # noqa: E402
 import tm  # noqa: E402
 
 ROWS = "select count(*), coalesce(sum(hashtext(pad)::bigint), 0) from orders"
+
+
+def verbs_of(coordinator):
+    """`tidemark …` with the coordinator's configuration."""
+    return lambda *args: tm.cli(*args, conf=coordinator.conf)
 
 
 def test_status(coordinator):
@@ -35,6 +41,7 @@ def test_snapshot(box, coordinator, node):
         [("db1", "primary"), ("db2", "standby"), ("db3", "standby")], "the record knows them all")
     is_(members[0]["replication"][0]["sync_state"], "sync", "and who is synchronous")
     is_status(coordinator.cli("snapshot", "--tag", "t1"), "busy", "the tag is taken")
+    schemas.conform_all(verbs_of(coordinator), "cluster snapshot, coordinator", 1, 1)
 
 
 def disaster(cluster):
@@ -72,6 +79,9 @@ def test_restore(cluster, coordinator, rows):
     is_(coordinator.status()["status"], "ok", "the cluster is well")
     journal = coordinator.journal()
     is_((journal["state"], journal["fork"]["timeline"]), ("complete", 2), "so says the journal")
+    schemas.conform_all(verbs_of(coordinator), "cluster restore, coordinator", 1, 2)
+    for member in cluster.members[:2]:
+        schemas.conform_all(member.cli, f"cluster restore, {member.name}", 1, 1)
 
 
 def test_refusals(cluster, coordinator):

@@ -7,6 +7,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
+import schemas  # noqa: E402
 import snapshots as snap  # noqa: E402
 
 CHUNK = 32 * KIB
@@ -69,6 +70,8 @@ def test_unmounted(node, box, system_id):
     stored = sum(v["chunks_stored"] for v in record["volumes"])
     ok(stored < 200, f"that stores {stored} chunks")
     is_status(node.cli("verify", "unmounted"), 0, "verify finds it good")
+    for verb in (["list"], ["show", "unmounted"], ["jobs"]):
+        schemas.conform(node.cli, "offline", *verb, want=1)
 
 
 def test_refused(node):

@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from tm import *  # noqa: E402, F403
 from t_precopy import LiveStory, Load  # noqa: E402
+import schemas  # noqa: E402
 import snapshots as snap  # noqa: E402
 import tm  # noqa: E402
 
@@ -301,6 +302,8 @@ def main():
         test_lost_marks(story)
         story.agent()
         story.server.psql("drop table orders")
+        schemas.conform(story.node.cli, "tracked", "list", want=2)
+        schemas.conform(story.node.cli, "tracked", "jobs", want=2)
         story.restore(tag=tag)
         story.check_tag(f"{fs}, restored")
         is_full(story, take(story, "restored"), "the tracker is gone|mounted anew", "restored")
