@@ -248,16 +248,6 @@ static bool epoch_of(struct MHD_Connection *connection, uint64_t *ret)
            (len < 20 && strspn(text, "0123456789") == len && *ret > 0 && *ret <= CLUSTER_EPOCH_MAX);
 }
 
-/* MHD counts our own time as the client's idleness and would close instead of sending the answer.
- * From none to some begins anew. */
-static void handle(struct api *api, struct MHD_Connection *connection, struct api_call *call)
-{
-    (void)MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
-    api_handle(api, call);
-    (void)MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT,
-                                    (unsigned)IDLE_TIMEOUT_S);
-}
-
 static enum MHD_Result answer(const struct door *door, struct MHD_Connection *connection,
                               const char *path, const char *method, struct request *request)
 {
@@ -285,7 +275,7 @@ static enum MHD_Result answer(const struct door *door, struct MHD_Connection *co
         refuse(&call, 415, "the body is not application/json",
                "send the header Content-Type: application/json");
     else
-        handle(server->api, connection, &call);
+        api_handle(server->api, &call);
     log_call(door, connection, &call, refused);
     enum MHD_Result rc =
         call.follow_id[0] ? send_follow(connection, server, &call) : send_answer(connection, &call);
