@@ -87,9 +87,9 @@ def archive_to(node, url, command):
 
     def arrives():
         segment = node.server.switch_wal()
-        node.wait_archived(segment, 200)
+        node.wait_archived(segment)
         return any(segment in files for _, _, files in os.walk(url[len("file://"):] + "/wal"))
-    poll(arrives, 200, f"WAL to arrive in {url}")
+    poll(arrives, 60, f"WAL to arrive in {url}")
 
 
 def test_archive(node, box):
@@ -108,15 +108,6 @@ def test_archive(node, box):
     failed(node, "archives to another repository", "refused",
            "archiving +the server does not archive to this repository: [0-9A-F]{24} was archived, "
            "but is not here", "archive_command is '.*other.conf': does the configuration that it")
-    if CAMPAIGN:  # longer than an idle connection is kept
-        node.agent.start()
-        archive_to(node, node.repository, f"sleep 35; {node.archive_command}")
-        set_option(node, "wal", archive_timeout="2min")
-        node.agent.stop()
-        node.agent.start()
-        intact(node, "a slow archive")
-        node.agent.stop()
-        set_option(node, "wal", archive_timeout="20s")
     archive_to(node, node.repository, node.archive_command)
     intact(node, "archive again")
 
