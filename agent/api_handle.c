@@ -319,6 +319,13 @@ static int post_resume(struct api *api, struct api_call *call, const char *id, s
     return rc;
 }
 
+static int post_resume_verification(struct api *api, struct api_call *call, const char *id,
+                                    struct err *err)
+{
+    int rc = job_resume_verification(api->conf, id, err);
+    return rc < 0 ? rc : answer_job(call, 202, id);
+}
+
 static int get_jobs(struct api *api, struct api_call *call, const char *arg, struct err *err)
 {
     free_json json_t *jobs = NULL;
@@ -455,6 +462,7 @@ static const struct route routes[] = {
     {"POST", "restores/*/verify", post_verify, true},
     {"POST", "restores/*/resume", post_resume, false},
     {"POST", "verifications", post_verification, false},
+    {"POST", "verifications/*/resume", post_resume_verification, true},
     {"POST", "expirations", post_expiration, false},
     {"POST", "snapshots/*/pin", api_post_pin, false},
     {"DELETE", "snapshots/*/pin", api_delete_pin, false},

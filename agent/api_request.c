@@ -95,7 +95,12 @@ static const struct field restore_fields[] = {
     {"try_primary", FIELD_BOOL, false, NULL},
     {"handover", FIELD_HANDOVER, false, NULL},
 };
-static const struct field verification_fields[] = {{"snapshot", FIELD_TEXT, true, NULL}};
+static const struct field verification_fields[] = {
+    {"snapshot", FIELD_TEXT, false, NULL},
+    {"all", FIELD_BOOL, false, NULL},
+    {"percent", FIELD_NUMBER, false, NULL},
+    {"seed", FIELD_NUMBER, false, NULL},
+};
 static const struct field expiration_fields[] = {
     {"snapshots", FIELD_NAMES, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
@@ -379,6 +384,18 @@ static int check_rejoin(const json_t *obj, struct err *err)
     return 0;
 }
 
+static int check_verification(const json_t *obj, struct err *err)
+{
+    bool all = json_is_true(json_object_get(obj, "all"));
+    if (!json_object_get(obj, "snapshot") != all)
+        return err_set(err, ERR_USAGE, "a snapshot, or all of them: one of 'snapshot' and 'all'");
+    if (json_integer_value(json_object_get(obj, "percent")) > 100)
+        return err_set(err, ERR_USAGE, "field 'percent' must be a number from 1 to 100");
+    if (json_object_get(obj, "seed") && !json_object_get(obj, "percent"))
+        return err_set(err, ERR_USAGE, "a 'seed' chooses the sample: give 'percent', too");
+    return 0;
+}
+
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret, struct err *err)
 {
     size_t len_max = strcmp(type, "snapshot") == 0 ? API_TOPOLOGY_MAX : API_BODY_MAX;
@@ -397,6 +414,8 @@ int api_request_parse(const char *type, const char *body, size_t len, json_t **r
         rc = check_tag(obj, err);
     if (rc == 0)
         rc = check_dry_run(obj, err);
+    if (rc == 0 && strcmp(type, "verification") == 0)
+        rc = check_verification(obj, err);
     if (rc == 0 && strcmp(type, "cluster_restore") == 0)
         rc = check_rejoin(obj, err);
     if (rc < 0)

@@ -143,6 +143,24 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
     return rc < 0 ? rc : start(conf, id, goal, options, ret_pid, err);
 }
 
+int job_resume_verification(const struct conf *conf, const char *id, struct err *err)
+{
+    free_json json_t *status = NULL;
+    int pid, rc = job_status(conf, id, &status, err);
+    if (rc < 0)
+        return rc;
+    if (!json_is(status, "type", "verification"))
+        return err_set(err, ERR_REFUSED, "job %s is a %s, not a verification", id,
+                       json_str(status, "type"));
+    if (is_running(status))
+        return err_set(err, ERR_BUSY, "job %s is running", id);
+    if (json_object_get(status, "position"))
+        return start(conf, id, "all", NULL, &pid, err);
+    (void)err_set(err, ERR_REFUSED, "verification %s came to its end: %s", id,
+                  json_str(status, "state"));
+    return err_hint(err, "start another one");
+}
+
 int job_goal_parse(const json_t *json, char ret[JOB_GOAL_MAX], struct err *err)
 {
     static const char *const goals[] = {"prepare", "execute", "verify", "all", "abort"};

@@ -21,6 +21,9 @@ struct job_asker {
 int job_continue(const struct conf *conf, const char *id, const char *verb, const json_t *call,
                  int *ret_pid, struct err *err);
 
+/* Starts a new run of a verification that was cut off: it goes on where it was. */
+int job_resume_verification(const struct conf *conf, const char *id, struct err *err);
+
 /* The part of job_continue() that is about cluster restores (job_cluster.c). A call about one of
  * their parts has the epoch of its coordinator, which is checked and, when it is a new one, made
  * durable even if the job is busy; a call about another restore has nothing of a cluster in it.

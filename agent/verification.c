@@ -1,58 +1,23 @@
-/* `tidemark verify`: reads everything that a restore of one snapshot would read, from the
- * repository alone, and checks it: record, manifests, region tables, every chunk (decoded and
- * digested, through pull's null sink), pg_control against the record, every WAL segment from start
- * to tag (decoded and compared with its SHA-256).
+/* `tidemark verify`: reads everything that a restore of a snapshot would read, from the repository
+ * alone, and checks it: record, manifests, region tables, every chunk (decoded and digested,
+ * through pull's null sink), pg_control against the record, every WAL segment from start to tag. Of
+ * all snapshots of the cluster, what two of them share is read once.
  *
- * It stops at the first damage, with its full context and how many objects were good before: what a
- * person needs to know is whether this snapshot restores, and a damaged repository is examined with
- * tidemark-inspect. */
+ * Damage ends nothing: all of it is listed, because what a person has to know is which snapshots
+ * still restore. What can be read again after that is examined with tidemark-inspect. */
+#include "agent/verification.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "agent/catalog.h"
-#include "agent/job.h"
 #include "agent/log.h"
-#include "agent/pg_names.h"
 #include "agent/repository.h"
-#include "agent/wal.h"
-#include "io/pull.h"
+#include "agent/restore.h"
 
-struct verification {
-    struct job *job;
-    const char *what;
-    struct store *store;
-    struct repo repo;
-    struct record record;
-    /* objects that were read whole and are good */
-    uint64_t manifests, table_packs, packs, wal_objects;
-};
+enum { KNOWN_TRIES = 16 }; /* records that are looked at for an earlier state of a volume */
 
-/* Region tables are written in order, so the table packs of a snapshot come in runs: a change of
- * (snapshot, number) from region to region is a new object often enough to count by a set. */
-static int compare_ref(const void *a, const void *b)
-{
-    return memcmp(a, b, sizeof(struct fmt_pack_ref));
-}
-
-static int count_table_packs(const struct fmt_manifest *manifest, uint64_t *ret, struct err *err)
-{
-    struct fmt_pack_ref *refs = calloc((size_t)manifest->region_count + 1, sizeof(*refs));
-    if (!refs)
-        return err_set(err, ERR_INTERNAL, "out of memory for %u regions", manifest->region_count);
-    for (uint32_t i = 0; i < manifest->region_count; i++) {
-        memcpy(refs[i].snapshot, manifest->regions[i].snapshot, ID_LEN);
-        refs[i].number = manifest->regions[i].number;
-    }
-    qsort(refs, manifest->region_count, sizeof(*refs), compare_ref);
-    uint64_t count = 0;
-    for (uint32_t i = 0; i < manifest->region_count; i++)
-        count += i == 0 || compare_ref(&refs[i], &refs[i - 1]) != 0;
-    free(refs);
-    *ret = count;
-    return 0;
-}
-
-/* --- volumes ---------------------------------------------------------------------------------- */
+/* --- volumes -----------------------------------------------------------------------------------
+ */
 
 /* The record's copy of pg_control is what restore writes last: it must be the image's. */
 static int check_control(struct verification *own, const struct fmt_manifest *manifest,
@@ -75,10 +40,48 @@ static int check_control(struct verification *own, const struct fmt_manifest *ma
     return 0;
 }
 
+/* The manifest of the last snapshot in the list before this one that has the volume. */
+static void find_known(struct verification *own, const uint8_t *volume, void **ret_buf,
+                       struct fmt_manifest *ret, const struct fmt_manifest **ret_known)
+{
+    struct record *record = calloc(1, sizeof(*record));
+    struct err ignored;
+    uint8_t id[ID_LEN];
+    for (uint64_t i = own->at; record && i-- > 0 && own->at - i <= KNOWN_TRIES && !*ret_known;) {
+        const json_t *entry = json_array_get(own->snapshots, (size_t)i);
+        if (!id_from_text(json_str(entry, "id"), id) ||
+            catalog_read(own->store, &own->repo, json_str(entry, "cluster"),
+                         json_str(entry, "node"), id, record, &ignored) < 0)
+            continue;
+        for (size_t k = 0; k < record->volume_count && !*ret_known; k++)
+            if (memcmp(record->volumes[k].id, volume, ID_LEN) == 0 &&
+                catalog_manifest(own->store, &own->repo, record, k, ret_buf, ret, &ignored) == 0)
+                *ret_known = ret;
+        record_release(record);
+        memset(record, 0, sizeof(*record));
+    }
+    free(record);
+}
+
+static void note_damage(void *ctx, const struct pull_damage *damage)
+{
+    (void)verification_note(ctx, damage->object, damage->chunk_count, damage->err);
+}
+
+static int save_regions(void *ctx, const uint8_t *bitmap, size_t len, struct err *err)
+{
+    int rc = verification_save(ctx, bitmap, len, err);
+    if (rc == 0)
+        restore_test_stop("verify-ack");
+    return rc;
+}
+
 static int check_chunks(struct verification *own, const struct fmt_manifest *manifest,
-                        struct err *err)
+                        const uint8_t *done_before, struct err *err)
 {
     const struct conf *conf = &own->job->conf;
+    struct fmt_manifest known;
+    free_mem void *known_buf = NULL;
     struct pull pull = {
         .store = own->store,
         .repo = &own->repo,
@@ -89,190 +92,235 @@ static int check_chunks(struct verification *own, const struct fmt_manifest *man
         .free_policy = PULL_FREE_LEAVE,
         .options = {.lane_count = conf->lanes, .memory_max = conf->memory_max},
         .progress = &own->job->progress,
+        .done_before = done_before,
+        .acknowledge = save_regions,
+        .acknowledge_ctx = own,
+        .sample_percent = own->percent,
+        .sample_seed = own->seed,
+        .damaged = note_damage,
+        .damaged_ctx = own,
     };
-    return pull_run(&pull, err);
+    find_known(own, manifest->volume, &known_buf, &known, &pull.known);
+    int rc = pull_run(&pull, err);
+    own->packs += rc == 0 ? pull.packs_checked : 0;
+    own->table_packs += rc == 0 ? pull.tables_checked : 0;
+    return rc;
 }
 
-static int check_volume(struct verification *own, size_t index, struct err *err)
+/* done_before: regions of an earlier run, NULL = none. */
+static int check_volume(struct verification *own, size_t index, const uint8_t *done_before,
+                        size_t done_len, bool *affected, struct err *err)
 {
     const struct record_volume *volume = &own->record.volumes[index];
+    char name[STORE_NAME_MAX + 1];
     free_mem void *buf = NULL;
     struct fmt_manifest manifest;
-    uint64_t table_packs = 0;
+    repo_manifest_name(name, volume->id, own->record.id);
+    (void)snprintf(own->where, sizeof(own->where), "volume '%s'", volume->name);
     int rc = job_check_cancel(own->job, err);
     if (rc == 0)
         rc = catalog_manifest(own->store, &own->repo, &own->record, index, &buf, &manifest, err);
-    if (rc == 0)
-        rc = count_table_packs(&manifest, &table_packs, err);
-    if (rc == 0)
-        rc = check_chunks(own, &manifest, err);
-    if (rc == 0 && strcmp(volume->name, own->record.control_volume) == 0)
+    if (rc < 0)
+        return verification_note(own, name, 0, err) ? 0 : rc;
+    if (done_before && done_len != div_round_up(manifest.region_count, 8))
+        done_before = NULL;
+    rc = check_chunks(own, &manifest, done_before, err);
+    if (rc == 0 && strcmp(volume->name, own->record.control_volume) == 0) {
         rc = check_control(own, &manifest, err);
-    if (rc < 0)
-        return err_prefix(err, "volume '%s'", volume->name);
-    own->manifests++;
-    own->table_packs += table_packs;
-    own->packs += manifest.pack_count;
-    return 0;
-}
-
-/* --- WAL -------------------------------------------------------------------------------------- */
-
-static int check_wal_header(const struct verification *own, const char *name,
-                            const struct fmt_wal *wal, struct err *err)
-{
-    const struct record *record = &own->record;
-    if (strcmp(wal->name, name) != 0 || strcmp(wal->cluster, record->cluster) != 0 ||
-        wal->system_id != record->system_id || wal->timeline != record->timeline)
-        return err_set(err, ERR_CORRUPT, "it is another WAL file: %s of cluster %s", wal->name,
-                       wal->cluster);
-    if (wal->raw_len != record->segment_size)
-        return err_set(err, ERR_CORRUPT, "it has %" PRIu64 " bytes, a segment has %u", wal->raw_len,
-                       record->segment_size);
-    return 0;
-}
-
-static int check_segment_once(struct verification *own, const char *name, struct err *err)
-{
-    const struct record *record = &own->record;
-    char object[STORE_NAME_MAX + 1];
-    free_mem void *buf = NULL, *raw = NULL;
-    struct fmt_wal wal;
-    size_t len;
-    repo_wal_name(object, record->cluster, record->system_id, record->timeline, name);
-    int rc =
-        store_get_all(own->store, object, fmt_wal_len_max(record->segment_size), &buf, &len, err);
-    if (rc < 0)
-        return rc;
-    rc = fmt_wal_decode_header(buf, len, own->repo.id, &wal, err);
-    if (rc == 0)
-        rc = check_wal_header(own, name, &wal, err);
-    if (rc == 0 && !(raw = malloc(record->segment_size)))
-        rc = err_set(err, ERR_INTERNAL, "out of memory for a segment");
-    if (rc == 0)
-        rc = fmt_wal_decode_body(buf, len, &wal, raw, err);
-    return rc < 0 ? err_prefix(err, "%s", object) : 0;
-}
-
-static int check_segment(struct verification *own, const char *name, struct err *err)
-{
-    int rc = -ERR_CORRUPT;
-    for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
-        rc = check_segment_once(own, name, err);
-    return rc;
-}
-
-static int check_wal(struct verification *own, struct err *err)
-{
-    const struct record *record = &own->record;
-    uint64_t last = (record->tag_lsn - 1) / record->segment_size;
-    for (uint64_t i = record->start_lsn / record->segment_size; i <= last; i++) {
-        char name[PG_SEGMENT_TEXT];
-        pg_segment_name(record->timeline, i, record->segment_size, name);
-        int rc = job_check_cancel(own->job, err);
-        if (rc == 0)
-            rc = check_segment(own, name, err);
-        if (rc < 0)
-            return rc;
-        own->wal_objects++;
+        if (rc < 0 && verification_note(own, "pg_control", 0, err))
+            rc = 0;
     }
-    if (record->timeline == 1)
-        return 0;
-    struct wal_archive archive = {
-        .store = own->store, .repo = &own->repo, .system_id = record->system_id};
-    struct wal_history history;
-    (void)snprintf(archive.cluster, sizeof(archive.cluster), "%s", record->cluster);
-    int rc = wal_history_read(&archive, record->timeline, &history, err);
-    own->wal_objects += rc == 0;
-    return rc;
+    if (rc < 0)
+        return err_prefix(err, "%s", own->where);
+    own->manifests++;
+    *affected |= verification_reaches_damage(own, &manifest);
+    return 0;
 }
 
-/* --- the whole -------------------------------------------------------------------------------- */
+/* --- snapshots ---------------------------------------------------------------------------------
+ */
 
-static uint64_t object_count(const struct verification *own)
+static int check_parts(struct verification *own, uint8_t *bitmap, size_t bitmap_len, bool *affected,
+                       struct err *err)
 {
-    bool has_record = own->record.volume_count > 0;
-    return has_record + own->manifests + own->table_packs + own->packs + own->wal_objects;
-}
-
-static void set_result(struct verification *own)
-{
-    char id[ID_TEXT_LEN];
-    id_to_text(own->record.id, id);
-    json_t *result = json_pack(
-        "{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "snapshot", id, "tag", own->record.tag, "objects",
-        (json_int_t)object_count(own), "manifests", (json_int_t)own->manifests, "table_packs",
-        (json_int_t)own->table_packs, "packs", (json_int_t)own->packs, "wal_objects",
-        (json_int_t)own->wal_objects, "bytes_read", (json_int_t)own->job->progress.bytes_done,
-        "bytes_stored", (json_int_t)own->job->progress.bytes_stored);
-    json_object_set_new(own->job->journal, "result", result);
-}
-
-static int open_snapshot(struct verification *own, struct err *err)
-{
-    static const char *const known[] = {"type", "snapshot", NULL};
-    const struct conf *conf = &own->job->conf;
-    size_t damaged = 0;
-    int rc = json_check_keys(own->job->request, known, err);
-    if (rc == 0)
-        rc = json_get_string(own->job->request, "snapshot", ERR_USAGE, &own->what, err);
-    if (rc == 0)
-        rc = job_journal(own->job, NULL, "record", err);
-    if (rc == 0)
-        rc = repository_open(conf, &own->job->progress.cancel, &own->store, &own->repo, err);
-    if (rc == 0)
-        rc = catalog_find(own->store, &own->repo, conf->cluster, NULL, own->what, &own->record,
-                          &damaged, err);
-    return rc;
-}
-
-static int check_all(struct verification *own, struct err *err)
-{
-    char phase[32];
+    char phase[64];
+    const struct record *record = &own->record;
     int rc = 0;
-    for (size_t i = 0; rc == 0 && i < own->record.volume_count; i++) {
-        (void)snprintf(phase, sizeof(phase), "volume %.20s", own->record.volumes[i].name);
+    for (; rc == 0 && own->volume < record->volume_count; own->volume++) {
+        (void)snprintf(phase, sizeof(phase), "%s%svolume %.20s", own->what ? "" : record->tag,
+                       own->what ? "" : " ", record->volumes[own->volume].name);
         rc = job_journal(own->job, NULL, phase, err);
         if (rc == 0)
-            rc = check_volume(own, i, err);
+            rc = check_volume(own, (size_t)own->volume, bitmap, bitmap_len, affected, err);
+        bitmap = NULL;
+        if (rc < 0)
+            return rc;
     }
-    if (rc == 0 && own->record.archived) {
+    own->where[0] = '\0';
+    if (rc == 0 && record->archived) {
         rc = job_journal(own->job, NULL, "WAL", err);
         if (rc == 0)
-            rc = check_wal(own, err);
+            rc = verification_wal(own, err);
     }
     return rc;
 }
 
-/* How far it came belongs to what a person is told about damage. */
-static int report(struct verification *own, int rc, struct err *err)
+/* One that is gone by now was expired meanwhile. */
+static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitmap_len,
+                          struct err *err)
 {
-    set_result(own);
-    if (rc == 0) {
-        log_info("verification of '%s': %" PRIu64 " objects, all good", own->what,
-                 object_count(own));
+    const json_t *entry = json_array_get(own->snapshots, (size_t)own->at);
+    uint8_t id[ID_LEN];
+    uint64_t damaged = own->damaged_count;
+    bool affected = false;
+    if (!id_from_text(json_str(entry, "id"), id))
+        return err_set(err, ERR_CORRUPT, "the job's list of snapshots is not one");
+    own->where[0] = '\0';
+    int rc = catalog_read(own->store, &own->repo, json_str(entry, "cluster"),
+                          json_str(entry, "node"), id, &own->record, err);
+    if (rc == -ERR_MISSING) {
+        log_warn("snapshot is gone meanwhile: tag=%s", json_str(entry, "tag"));
         return 0;
     }
-    if (rc == -ERR_CORRUPT || rc == -ERR_MISSING)
-        (void)err_hint(err,
-                       "%" PRIu64
-                       " object%s good before it; this snapshot cannot be restored, take "
-                       "a new one",
-                       object_count(own), object_count(own) == 1 ? " was" : "s were");
+    if (rc < 0)
+        return verification_note(own, json_str(entry, "id"), 0, err) ? 0 : rc;
+    own->record_read = true;
+    rc = check_parts(own, bitmap, bitmap_len, &affected, err);
+    if (rc == 0 && (affected || own->damaged_count > damaged))
+        (void)json_array_append_new(own->affected, json_string(own->record.tag));
+    record_release(&own->record);
+    memset(&own->record, 0, sizeof(own->record));
     return rc;
+}
+
+static int check_all(struct verification *own, uint8_t *bitmap, size_t bitmap_len, struct err *err)
+{
+    int rc = 0;
+    for (; rc == 0 && own->at < json_array_size(own->snapshots); own->at += rc == 0) {
+        rc = check_snapshot(own, bitmap, bitmap_len, err);
+        bitmap = NULL;
+        if (rc == 0)
+            own->volume = 0;
+    }
+    return rc;
+}
+
+/* --- beginning and end -------------------------------------------------------------------------
+ */
+
+static int add_snapshot(void *ctx, const struct record *record, struct err *err)
+{
+    char id[ID_TEXT_LEN];
+    (void)err;
+    id_to_text(record->id, id);
+    (void)json_array_append_new(ctx, json_pack("{s:s,s:s,s:s,s:s}", "cluster", record->cluster,
+                                               "node", record->node, "id", id, "tag", record->tag));
+    return 0;
+}
+
+static int list_snapshots(struct verification *own, struct err *err)
+{
+    const struct conf *conf = &own->job->conf;
+    size_t damaged = 0;
+    own->snapshots = json_array();
+    if (own->what) {
+        int rc = catalog_find(own->store, &own->repo, conf->file[0] ? conf->cluster : NULL, NULL,
+                              own->what, &own->record, &damaged, err);
+        if (rc == 0)
+            rc = add_snapshot(own->snapshots, &own->record, err);
+        record_release(&own->record);
+        memset(&own->record, 0, sizeof(own->record));
+        return rc;
+    }
+    int rc = catalog_list(own->store, &own->repo, conf->file[0] ? conf->cluster : "", add_snapshot,
+                          own->snapshots, &damaged, err);
+    struct err broken;
+    (void)err_set(&broken, ERR_CORRUPT, "%zu snapshot records are damaged", damaged);
+    if (rc == 0 && damaged > 0)
+        (void)verification_note(own, "snapshot records", 0, &broken);
+    return rc;
+}
+
+static int parse_request(struct verification *own, struct err *err)
+{
+    static const char *const known[] = {"type", "snapshot", "all", "percent", "seed", NULL};
+    const json_t *request = own->job->request;
+    uint64_t percent = 0;
+    uint8_t random[ID_LEN];
+    int rc = json_check_keys(request, known, err);
+    if (rc == 0)
+        rc = json_opt_string(request, "snapshot", ERR_USAGE, &own->what, err);
+    if (rc == 0)
+        rc = json_opt_u64(request, "percent", ERR_USAGE, &percent, err);
+    if (rc == 0)
+        rc = id_random(random, err);
+    own->seed = get_le32(random);
+    if (rc == 0)
+        rc = json_opt_u64(request, "seed", ERR_USAGE, &own->seed, err);
+    own->percent = (unsigned)percent;
+    return rc;
+}
+
+static int begin(struct verification *own, uint8_t **ret_bitmap, size_t *ret_len, struct err *err)
+{
+    bool resumed = false;
+    char hint[96];
+    int rc = parse_request(own, err);
+    if (rc == 0)
+        rc = repository_open(&own->job->conf, &own->job->progress.cancel, &own->store, &own->repo,
+                             err);
+    if (rc == 0)
+        rc = verification_load(own, &resumed, ret_bitmap, ret_len, err);
+    if (rc == 0 && !resumed)
+        rc = list_snapshots(own, err);
+    if (rc < 0 || resumed)
+        return rc;
+    (void)snprintf(hint, sizeof(hint), "`tidemark verify --resume=%s` goes on", own->job->id);
+    (void)json_object_set_new(own->job->journal, "interrupted_hint", json_string(hint));
+    return verification_save(own, NULL, 0, err);
+}
+
+/* What came to its end cannot be resumed; what was cut off can, with what it has found so far. */
+static int end(struct verification *own, int rc, struct err *err)
+{
+    struct err failed;
+    verification_set_result(own);
+    if (rc < 0)
+        return rc;
+    (void)json_object_del(own->job->journal, "position");
+    (void)json_object_del(own->job->journal, "interrupted_hint");
+    (void)json_object_del(own->job->journal, "damaged");
+    (void)json_object_del(own->job->journal, "affected");
+    if (job_journal(own->job, NULL, NULL, &failed) < 0)
+        log_err(&failed);
+    log_info("verification: objects=%" PRIu64 " damaged=%" PRIu64, verification_objects(own),
+             own->damaged_count);
+    return verification_outcome(own, err);
 }
 
 int verification_run(struct job *job, struct err *err)
 {
     struct verification *own = calloc(1, sizeof(*own));
+    uint8_t *bitmap = NULL;
+    size_t bitmap_len = 0;
     if (!own)
         return err_set(err, ERR_INTERNAL, "out of memory for a verification");
     own->job = job;
-    int rc = open_snapshot(own, err);
+    own->damaged = json_array();
+    own->affected = json_array();
+    (void)pthread_mutex_init(&own->mutex, NULL);
+    int rc = job_journal(job, NULL, "record", err);
     if (rc == 0)
-        rc = report(own, check_all(own, err), err);
+        rc = begin(own, &bitmap, &bitmap_len, err);
+    if (rc == 0)
+        rc = end(own, check_all(own, bitmap, bitmap_len, err), err);
+    free(bitmap);
     record_release(&own->record);
+    json_decref(own->damaged);
+    json_decref(own->affected);
+    json_decref(own->snapshots);
     store_close(own->store);
+    (void)pthread_mutex_destroy(&own->mutex);
     free(own);
     return rc;
 }

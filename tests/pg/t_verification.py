@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """`tidemark verify`: the intact snapshot first, then every kind of object with every mutilation,
 each with its exit status and a message that names the place."""
+import json
 import os
 import re
 import sys
@@ -86,8 +87,8 @@ def test_exact(node):
     is_status(done, "corrupt", "a flipped bit in the first chunk")
     like(done.err, f"error: volume 'pgdata': .*{re.escape(name)}.*", "names volume and object")
     like(done.err, where, "names region and chunk")
-    like(done.err, r"hint: \d+ objects? (was|were) good before it; "
-                   "this snapshot cannot be restored, take a new one", "says how far it came")
+    like(done.err, r"hint: of \d+ objects; two cannot be restored whole, take a new one",
+         "says which snapshot")
     name = places.wal[-1]
     with mutilate.mutilated(mutilate.Case(directory, "wal", "missing", {name: None}, "")):
         done = node.cli("verify", "two")
@@ -97,12 +98,110 @@ def test_exact(node):
     is_status(other, 0, "a snapshot that does not need it is good")
 
 
+def result_of(node, status, *args):
+    """The job's result, also of one that has failed."""
+    running = snap.Running(node, "verify", *args)
+    is_status(running.wait(), status, f"verify {' '.join(args)}")
+    return running.journal()["result"]
+
+
+def test_many(node):
+    """Everything that is damaged is listed; whatever else is there was read."""
+    directory = snap.repository(node)
+    places = mutilate.Places(directory, "two")
+    name, at, *_ = places.chunks[0]
+    gone = next(pack for pack in reversed(places.packs) if pack != name)
+    changes = {name: mutilate.flip(mutilate.load(directory, name), 8 * at + 3), gone: None,
+               places.wal[0]: None}
+    with mutilate.mutilated(mutilate.Case(directory, "chunk", "bit", changes, "")):
+        result = result_of(node, "corrupt", "two")
+        everything = result_of(node, "corrupt", "--all")
+    is_({entry["object"] for entry in result["damaged"]},
+        {name, gone, places.wal[0].rsplit("/", maxsplit=1)[-1]}, "a chunk, a pack and a segment")
+    is_(result["damaged_objects"], 3, "are counted")
+    ok(all(entry["chunks"] > 0 for entry in result["damaged"] if "pack" in entry["object"]),
+       "with the chunks that are lost")
+    ok("two" in everything["affected"], f"--all says which snapshots: {everything['affected']}")
+    reach = [tag for tag in ("one", "two", "cold-wal")
+             if {name, gone} & set(mutilate.Places(directory, tag).packs)]
+    ok(set(reach) <= set(everything["affected"]), f"{reach} reach a damaged pack")
+
+
+def test_all(node):
+    alone = [result_of(node, 0, tag) for tag in ("one", "two", "cold-wal")]
+    together = result_of(node, 0, "--all")
+    packs = set().union(*(mutilate.Places(snap.repository(node), tag).packs
+                          for tag in ("one", "two", "cold-wal")))
+    is_(together["packs"], len(packs), "--all: every pack once")
+    ok(together["bytes_stored"] < 0.8 * sum(result["bytes_stored"] for result in alone),
+       f"{together['bytes_stored']} bytes are read, one by one "
+       f"{[result['bytes_stored'] for result in alone]}")
+    is_(together["snapshots"], 3, "three snapshots")
+
+
+def test_sample(node):
+    whole = result_of(node, 0, "two")
+    sample = result_of(node, 0, "two", "--percent=20")
+    ok(0 < sample["bytes_read"] < whole["bytes_read"], "a sample reads less, but something")
+    done = node.cli("verify", "two", "--percent=20", f"--seed={sample['seed']}")
+    like(done.out, fr"a sample: --percent=20 --seed={sample['seed']}\)", "the seed is printed")
+    again = result_of(node, 0, "two", "--percent=20", f"--seed={sample['seed']}")
+    is_(again["bytes_stored"], sample["bytes_stored"], "and repeats it")
+    for args in (("two", "--all"), (), ("two", "--percent=0"), ("two", "--percent=101"),
+                 ("two", "--seed=3"), ("two", "--percent=x")):
+        is_status(node.cli("verify", *args), "usage", f"verify {' '.join(args)}")
+
+
+def test_resume(node):
+    """Killed when the first snapshot's volume is read: what was read is not read again, so damage
+    of it is not met, and damage of the rest is."""
+    directory = snap.repository(node)
+    whole = result_of(node, 0, "--all")
+    is_status(node.cli("verify", "--resume"), "missing", "nothing is there to resume")
+    node.agent.stop()
+    node.agent.start(TIDEMARK_TEST_STOP="verify-ack")
+    killed = snap.Running(node, "verify", "--all")
+    done = killed.wait()
+    job = os.path.basename(killed.job())
+    is_status(done, "internal", "the job is killed")
+    like(done.err, f"hint: `tidemark verify --resume={job}` goes on", "the hint goes on")
+    node.agent.stop()
+    node.agent.start()
+    poll(lambda: killed.journal()["state"] == "failed", 30, "the agent to end it")
+    is_(killed.journal()["error"]["hint"], f"`tidemark verify --resume={job}` goes on",
+        "so does the journal's")
+    first = set(mutilate.Places(directory, "one").packs)
+    later = sorted(set(mutilate.Places(directory, "two").packs) - first)[0]
+    name, at, *_ = mutilate.Places(directory, "one").chunks[0]
+    read = {name: mutilate.flip(mutilate.load(directory, name), 8 * at + 3)}
+    with mutilate.mutilated(mutilate.Case(directory, "chunk", "bit", read, "")):
+        is_status(node.cli("verify", "--resume"), 0, "it goes on")
+    with open(killed.job() + "/progress.json", encoding="ascii") as file:
+        rest = json.load(file)["bytes_stored"]
+    ok(0 < rest < whole["bytes_stored"] / 2, f"{rest} of {whole['bytes_stored']} bytes were left")
+    is_(killed.journal()["result"]["packs"], whole["packs"], "both runs together read all packs")
+    is_status(node.cli("verify", f"--resume={job}"), "refused", "what has ended is not resumed")
+    node.agent.stop()
+    node.agent.start(TIDEMARK_TEST_STOP="verify-ack")
+    node.cli("verify", "--all")
+    node.agent.stop()
+    node.agent.start()
+    with mutilate.mutilated(mutilate.Case(directory, "chunk", "missing", {later: None}, "")):
+        done = node.cli("verify", "--resume")
+    is_status(done, "missing", "damage of what is left is met")
+    like(done.err, later, "and named")
+
+
 def test_alone(node):
     """With nothing but the repository: no agent, no configuration."""
     node.agent.stop()
     done = run_program(os.path.join(node.programs, "tidemark"), "verify", "two",
                        f"--repository={node.repository}")
     is_status(done, 0, "verify --repository without an agent")
+    home = node.box.mkdir("home", 0o777)
+    done = run_program(os.path.join(node.programs, "tidemark"), "verify", "--all",
+                       f"--repository={node.repository}", user="postgres", HOME=home)
+    is_status(done, 0, "by the server's user, without root")
     done = run_program(os.path.join(node.programs, "tidemark"), "verify", "two",
                        "--repository=file:///nonexistent/tidemark")
     ok(done.status in (EXIT["store"], EXIT["missing"]), f"a repository that is not there: exit "
@@ -128,6 +227,10 @@ def main():
     test_intact(node)
     test_counts(node)
     test_exact(node)
+    test_many(node)
+    test_all(node)
+    test_sample(node)
+    test_resume(node)
     test_mutilations(node, rng)
     test_alone(node)
 

@@ -1,0 +1,59 @@
+/* What the parts of `tidemark verify` share (verification.c, verification_wal.c,
+ * verification_notes.c). */
+#ifndef TIDEMARK_AGENT_VERIFICATION_H
+#define TIDEMARK_AGENT_VERIFICATION_H
+
+#include <pthread.h>
+
+#include "agent/catalog.h"
+#include "agent/job.h"
+#include "io/pull.h"
+
+enum { VERIFICATION_DAMAGED_MAX = 100 }; /* objects that are listed; more are counted */
+
+struct verification {
+    struct job *job;
+    const char *what; /* of the request; NULL: all snapshots */
+    unsigned percent; /* 0 = all */
+    uint64_t seed;
+    struct store *store;
+    struct repo repo;
+    struct record record; /* of the snapshot that is read */
+    bool record_read;
+    char where[96]; /* "volume 'pgdata'", before the texts of damage */
+    /* How far it is: journalled as "position". */
+    json_t *snapshots; /* [{"cluster","node","id","tag"}] */
+    uint64_t at;       /* in snapshots */
+    uint64_t volume;   /* of the record; behind the last: its WAL */
+    /* objects that were read, and bytes of earlier runs */
+    uint64_t manifests, table_packs, packs, wal_objects;
+    uint64_t bytes_read, bytes_stored;
+    pthread_mutex_t mutex; /* lanes note damage, this thread writes it */
+    json_t *damaged;       /* [{"object","code","text","chunks"}] */
+    uint64_t damaged_count;
+    bool corrupt;
+    json_t *affected; /* tags */
+};
+
+/* --- verification_wal.c: every WAL segment from start to tag */
+int verification_wal(struct verification *own, struct err *err);
+
+/* --- verification_notes.c */
+/* Keeps one entry an object. True: err is damage, and the verification goes on. */
+bool verification_note(struct verification *own, const char *object, uint32_t chunk_count,
+                       const struct err *err);
+/* Something that is damaged already belongs to this volume's manifest as well. */
+bool verification_reaches_damage(struct verification *own, const struct fmt_manifest *manifest);
+/* Journals the position; bitmap: regions of the volume that are done, NULL = none. */
+int verification_save(struct verification *own, const uint8_t *bitmap, size_t bitmap_len,
+                      struct err *err);
+/* The position of an earlier run; *ret false when there is none. *ret_bitmap is malloc'ed or NULL.
+ */
+int verification_load(struct verification *own, bool *ret, uint8_t **ret_bitmap,
+                      size_t *ret_bitmap_len, struct err *err);
+uint64_t verification_objects(const struct verification *own);
+void verification_set_result(struct verification *own);
+/* The damage as the job's error; 0 when there was none. */
+int verification_outcome(struct verification *own, struct err *err);
+
+#endif
