@@ -42,6 +42,7 @@ static int parse_request(struct image *image, struct err *err)
 {
     static const char *const known[] = {"type", "snapshot", "volume", "file", "force", NULL};
     const json_t *request = image->job->request;
+    image->file = "";
     int rc = json_check_keys(request, known, err);
     if (rc == 0)
         rc = json_get_string(request, "snapshot", ERR_USAGE, &image->what, err);
@@ -53,8 +54,8 @@ static int parse_request(struct image *image, struct err *err)
         rc = json_opt_bool(request, "force", ERR_USAGE, &image->force, err);
     if (rc < 0)
         return rc;
-    if (image->file[0] != '/' || strlen(image->file) > CONF_PATH_MAX ||
-        image->file[strlen(image->file) - 1] == '/')
+    size_t len = strlen(image->file);
+    if (image->file[0] != '/' || len > CONF_PATH_MAX || image->file[len - 1] == '/')
         return err_set(err, ERR_USAGE, "'%.200s' is not the absolute path of a file", image->file);
     (void)snprintf(image->partial, sizeof(image->partial), "%s.partial", image->file);
     return 0;
