@@ -59,7 +59,8 @@ struct conf {
     enum store_s3_addressing repository_addressing;
     char repository_credentials_file[CONF_PATH_MAX + 1]; /* empty: credentials.h */
     char repository_ca_file[CONF_PATH_MAX + 1];
-    unsigned repository_connections; /* of all lanes together */
+    char repository_key_file[CONF_PATH_MAX + 1]; /* empty: the repository is plain */
+    unsigned repository_connections;             /* of all lanes together */
     unsigned repository_retry_timeout_s;
     /* [postgresql] */
     char data_directory[CONF_PATH_MAX + 1];
@@ -79,6 +80,7 @@ struct conf {
     unsigned wal_push_ahead;           /* files pushed at once; 0 = off */
     unsigned wal_get_timeout_s;        /* 600 */
     char wal_credentials_file[CONF_PATH_MAX + 1]; /* empty = the repository's */
+    char wal_key_file[CONF_PATH_MAX + 1];         /* empty: the repository is plain */
     unsigned wal_archive_timeout_s; /* how long a snapshot waits for its WAL to arrive */
     /* [retention] */
     unsigned retention_count; /* newest snapshots of each node; 0 = no such rule */

@@ -110,6 +110,11 @@ const struct option option_table[] = {
     {"repository", "ca_file", OPTION_PATH, FIELD(repository_ca_file), "", 0, 0, NULL, "path",
      "Certificates (PEM) that the endpoint's is checked against. Default: the system's.",
      "/etc/tidemark/ca.crt"},
+    {"repository", "key_file", OPTION_PATH, FIELD(repository_key_file), "", 0, 0, NULL, "path",
+     "The key file of an encrypted repository, root's with mode 0600: `tidemark key generate` "
+     "makes it, `tidemark init --cipher=aes-256-gcm` uses it. Who loses it loses every snapshot. "
+     "With it a repository that is not encrypted is refused.",
+     "/etc/tidemark/repository.key"},
     {"repository", "connections", OPTION_COUNT, FIELD(repository_connections), "32", 1, 256, NULL,
      "number (1 … 256)", "Requests at the same time of one job, to an s3:// repository.", NULL},
     {"repository", "retry_timeout", OPTION_TIME_S, FIELD(repository_retry_timeout_s), "2min", 1,
@@ -167,6 +172,11 @@ const struct option option_table[] = {
      "user with mode 0600, or to root with that user's group and 0640. Default: as in "
      "[repository].",
      "/etc/tidemark/wal-credentials"},
+    {"wal", "key_file", OPTION_PATH, FIELD(wal_key_file), "", 0, 0, NULL, "path",
+     "For tidemark-wal, as the server's user, the key file of an encrypted repository, made by "
+     "`tidemark key wal`: good for wal/ only. It belongs to that user with mode 0600, or to root "
+     "with that user's group and 0640.",
+     "/etc/tidemark/wal.key"},
     {"wal", "archive_timeout", OPTION_TIME_S, FIELD(wal_archive_timeout_s), "5min", 1, 86400, NULL,
      "time (1s … 24h)", "How long a snapshot waits for its WAL to arrive in the repository.", NULL},
 

@@ -1,13 +1,11 @@
 /* Reading keys: see credentials.h. Everything that held a value is overwritten. */
 #include "agent/credentials.h"
 
-#include <fcntl.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
 
-#include "io/file.h"
+#include "agent/secret_file.h"
 #include "io/secret.h"
 
 enum { FILE_LEN_MAX = 64 << 10, PATH_LEN_MAX = 1200 };
@@ -116,60 +114,19 @@ static int parse(struct file *file, const char *text, size_t len, struct credent
     return rc;
 }
 
-static int check_owner(const char *path, uid_t owner, struct err *err)
-{
-    uid_t reader = geteuid();
-    if (owner == 0 || owner == reader)
-        return 0;
-    (void)err_set(err, ERR_AUTH,
-                  "credentials '%s' belong to user %u, not to root or to user %u, "
-                  "who reads them",
-                  path, (unsigned)owner, (unsigned)reader);
-    return err_hint(err, "chown root '%s' (and 640 with the group of whoever else needs it)", path);
-}
-
-static int check_mode(const char *path, int fd, struct err *err)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return err_sys(err, ERR_AUTH, "stat credentials '%s'", path);
-    if (!S_ISREG(st.st_mode))
-        return err_set(err, ERR_AUTH, "credentials '%s' are not a file", path);
-    if ((st.st_mode & (st.st_uid == 0 ? 037 : 077)) == 0)
-        return check_owner(path, st.st_uid, err);
-    (void)err_set(err, ERR_AUTH, "credentials '%s' may be used by others (mode %04o)", path,
-                  (unsigned)st.st_mode & 07777);
-    return err_hint(err, "chmod 600 '%s' (640 for a group of root's file)", path);
-}
-
-static int read_whole(const char *path, int fd, char *buf, size_t *ret_len, struct err *err)
-{
-    if (read_all(fd, buf, FILE_LEN_MAX + 1, ret_len) < 0)
-        return err_sys(err, ERR_AUTH, "read credentials '%s'", path);
-    if (*ret_len > FILE_LEN_MAX)
-        return err_set(err, ERR_AUTH, "credentials '%s' are longer than 64 KiB", path);
-    return 0;
-}
-
 static int load_file(const char *path, struct credentials *to, struct err *err)
 {
     const char *profile = getenv("AWS_PROFILE");
     struct file file = {.path = path, .profile = profile && *profile ? profile : "default"};
     void *buf;
     size_t len = 0;
-    /* Not to wait for the other end of a FIFO: it is refused below. */
-    close_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
-    if (fd < 0) {
-        (void)err_sys(err, ERR_AUTH, "open credentials '%s'", path);
-        return err_hint(err, "credentials_file has to name a file that this user can read: lines "
-                             "access_key = … and secret_key = …, mode 0600 or root's 0640");
-    }
-    int rc = check_mode(path, fd, err);
-    if (rc == 0)
-        rc = secret_alloc(FILE_LEN_MAX + 1, &buf, err);
+    int rc = secret_alloc(FILE_LEN_MAX + 1, &buf, err);
     if (rc < 0)
         return rc;
-    rc = read_whole(path, fd, buf, &len, err);
+    rc = secret_file_read("credentials", path, SECRET_GROUP, buf, FILE_LEN_MAX + 1, &len, err);
+    if (rc < 0 && err->hint[0] == '\0')
+        (void)err_hint(err, "credentials_file has to name a file that this user can read: lines "
+                            "access_key = … and secret_key = …, mode 0600 or root's 0640");
     if (rc == 0)
         rc = parse(&file, buf, len, to, err);
     secret_free(buf, FILE_LEN_MAX + 1);

@@ -4,6 +4,7 @@
 #include <grp.h>
 #include <sys/stat.h>
 
+#include "agent/key_file.h"
 #include "agent/log.h"
 #include "agent/repository_access.h"
 
@@ -54,6 +55,11 @@ int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct 
                                  "init`");
         return rc;
     }
+    rc = key_file_unlock(conf, REPOSITORY_JOBS, store, ret_repo, err);
+    if (rc < 0) {
+        store_close(store);
+        return rc;
+    }
     if (used_copy)
         log_warn("repository=%s tidemark.repo is damaged or missing, its copy was used",
                  conf->repository_url);
@@ -85,13 +91,43 @@ static void warn_unwritable(const struct conf *conf)
              path);
 }
 
-int repository_init(const struct conf *conf, struct repo *ret, struct err *err)
+static int create(const struct conf *conf, bool encrypt, struct store *store, struct repo *ret,
+                  struct err *err)
+{
+    struct key_secret secret;
+    if (!encrypt)
+        return repo_create(store, conf->chunk_size, ret, err);
+    int rc = key_file_load(conf->repository_key_file, FMT_ROLE_DATA, &secret, err);
+    if (rc == 0)
+        rc = repo_create_sealed(store, conf->chunk_size, &secret, ret, err);
+    explicit_bzero(&secret, sizeof(secret));
+    return rc;
+}
+
+/* Who has a key file means to use it. */
+static int check_encrypt(const struct conf *conf, bool encrypt, struct err *err)
+{
+    if (encrypt == (conf->repository_key_file[0] != '\0'))
+        return 0;
+    if (!encrypt) {
+        (void)err_set(err, ERR_USAGE, "there is a key_file, but no --cipher");
+        return err_hint(err, "--cipher=aes-256-gcm makes an encrypted repository; for a plain one "
+                             "remove key_file");
+    }
+    (void)err_set(err, ERR_USAGE, "an encrypted repository needs a key file");
+    return err_hint(err, "`tidemark key generate FILE` makes one; then set `key_file` in section "
+                         "[repository], or give --key-file=FILE");
+}
+
+int repository_init(const struct conf *conf, bool encrypt, struct repo *ret, struct err *err)
 {
     struct store *store;
-    int rc = repository_open_store(conf, true, NULL, &store, err);
+    int rc = check_encrypt(conf, encrypt, err);
+    if (rc == 0)
+        rc = repository_open_store(conf, true, NULL, &store, err);
     if (rc < 0)
         return rc;
-    rc = repo_create(store, conf->chunk_size, ret, err);
+    rc = create(conf, encrypt, store, ret, err);
     store_close(store);
     if (rc == 0 && !repository_needs_credentials(conf) && !conf->repository_group[0] &&
         !getgrnam("tidemark-repo"))

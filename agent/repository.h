@@ -12,13 +12,15 @@
 int repository_open_store(const struct conf *conf, bool create, const _Atomic bool *cancel,
                           struct store **ret, struct err *err);
 
-/* Store and tidemark.repo; warns in the log when only the copy is good. */
+/* Store, tidemark.repo and, of an encrypted repository, its keys (key_file.h); warns in the log
+ * when only the copy is good. */
 int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct store **ret_store,
                     struct repo *ret_repo, struct err *err);
 
-/* `tidemark init`: makes the directory and tidemark.repo with conf->chunk_size. ERR_REFUSED when
- * there is a repository already. */
-int repository_init(const struct conf *conf, struct repo *ret, struct err *err);
+/* `tidemark init`: makes the directory and tidemark.repo with conf->chunk_size, and keys when it is
+ * to be encrypted. ERR_REFUSED when there is a repository already, ERR_USAGE when encrypt and
+ * key_file do not go together. */
+int repository_init(const struct conf *conf, bool encrypt, struct repo *ret, struct err *err);
 
 /* The directory of a file:// repository, NULL for others. Borrowed. */
 const char *repository_directory(const struct conf *conf);

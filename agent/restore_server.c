@@ -159,6 +159,9 @@ static int run_get(struct restore *restore, const char *name, const char *path, 
         return rc;
     (void)err_set(err, ERR_REFUSED, "the server's user '%s' cannot fetch WAL (status %d): %s",
                   restore->conf.os_user, status, errors);
+    if (restore->repo.cipher != REPO_PLAIN && !restore->conf.wal_key_file[0])
+        return err_hint(err, "the repository is encrypted: `tidemark key wal FILE` makes a key "
+                             "file for it; then [wal] key_file or --wal-key-file=FILE");
     if (repository_needs_credentials(&restore->conf))
         return err_hint(err, "give it keys in a file of its own, mode 0600: [wal] credentials_file "
                              "or --wal-credentials-file=FILE");

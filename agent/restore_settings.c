@@ -240,11 +240,13 @@ static void add_given(struct text *to, const char *name, const char *value)
         add_option(to, name, value);
 }
 
-/* Where an s3:// repository is; of its keys only the name of their file. */
+/* Where an s3:// repository is; of its keys, and those of an encrypted one, only the name of their
+ * file. */
 static void add_access(const struct conf *conf, struct text *to)
 {
     static const char *const words[] = {
         [STORE_S3_AUTO] = "", [STORE_S3_PATH] = "path", [STORE_S3_VIRTUAL] = "virtual"};
+    add_given(to, "key-file", conf->wal_key_file);
     if (!repository_needs_credentials(conf))
         return;
     add_given(to, "endpoint", conf->repository_endpoint);

@@ -11,12 +11,19 @@
 static const struct {
     const char *option, *key;
 } conf_options[] = {
-    {"--repository", "repository.url"},   {"--endpoint", "repository.endpoint"},
-    {"--region", "repository.region"},    {"--addressing", "repository.addressing"},
-    {"--ca-file", "repository.ca_file"},  {"--credentials-file", "wal.credentials_file"},
-    {"--cluster", "tidemark.cluster"},    {"--spool", "wal.spool"},
-    {"--prefetch", "wal.prefetch"},       {"--push-ahead", "wal.push_ahead"},
-    {"--get-timeout", "wal.get_timeout"}, {"--data-directory", "postgresql.data_directory"},
+    {"--repository", "repository.url"},
+    {"--endpoint", "repository.endpoint"},
+    {"--region", "repository.region"},
+    {"--addressing", "repository.addressing"},
+    {"--ca-file", "repository.ca_file"},
+    {"--credentials-file", "wal.credentials_file"},
+    {"--key-file", "wal.key_file"},
+    {"--cluster", "tidemark.cluster"},
+    {"--spool", "wal.spool"},
+    {"--prefetch", "wal.prefetch"},
+    {"--push-ahead", "wal.push_ahead"},
+    {"--get-timeout", "wal.get_timeout"},
+    {"--data-directory", "postgresql.data_directory"},
 };
 
 void wal_command_usage(FILE *to)
@@ -32,6 +39,7 @@ void wal_command_usage(FILE *to)
         "  --endpoint=URL --region=NAME --addressing=WORD --ca-file=FILE\n"
         "                            where an s3:// repository is (tidemark.conf(5))\n"
         "  --credentials-file=FILE   its keys, mode 0600\n"
+        "  --key-file=FILE           of an encrypted repository: `tidemark key wal` makes it\n"
         "  --cluster=NAME            cluster whose WAL it is\n"
         "  --system-id=N             instead of reading global/pg_control\n"
         "  --repository-id=HEX       the repository that must answer\n"

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "agent/key_file.h"
 #include "agent/log.h"
 #include "agent/pg_names.h"
 #include "agent/repository.h"
@@ -61,7 +62,8 @@ int wal_identify(const struct wal_command *command, struct wal_connection *conne
         return err_set(err, ERR_STORE, "%s is another repository (%s)",
                        command->conf.repository_url, have);
     }
-    return 0;
+    return key_file_unlock(&command->conf, REPOSITORY_WAL, connection->archive.store,
+                           &connection->repo, err);
 }
 
 /* How long a request to an object store is repeated inside of one try: for push as configured (the

@@ -22,7 +22,7 @@ struct wire_header {
     uint32_t number;
     uint32_t zero1;
     uint8_t digest[FMT_SHA256_LEN];
-    uint8_t salt[32];
+    uint8_t salt[FMT_SALT_LEN];
     uint8_t zero2[24];
     uint8_t checksum[FMT_DIGEST_LEN];
 };
@@ -46,14 +46,14 @@ struct wire_repo {
     uint32_t region_size;
     uint64_t digest_seed;
     int64_t created_s;
-    uint32_t wrapped_key_count;
+    uint32_t cipher;
     uint8_t zero[36];
 };
 static_assert(sizeof(struct wire_repo) == FMT_REPO_BODY_LEN, "wire size");
 static_assert(offsetof(struct wire_repo, region_size) == 4, "wire offset");
 static_assert(offsetof(struct wire_repo, digest_seed) == 8, "wire offset");
 static_assert(offsetof(struct wire_repo, created_s) == 16, "wire offset");
-static_assert(offsetof(struct wire_repo, wrapped_key_count) == 24, "wire offset");
+static_assert(offsetof(struct wire_repo, cipher) == 24, "wire offset");
 static_assert(offsetof(struct wire_repo, zero) == 28, "wire offset");
 
 struct wire_marker {
@@ -82,13 +82,15 @@ static const struct {
     bool has_snapshot;
     bool has_number;
     bool has_digest;
+    bool is_open; /* is never sealed */
 } kinds[FMT_KIND_COUNT] = {
-    [FMT_REPO] = {"TMREPO\0\0", "tidemark.repo", false, false, false, true},
-    [FMT_PACK] = {"TMPACK\0\0", "pack", true, true, true, false},
-    [FMT_TABLES] = {"TMTABLE\0", "table pack", true, true, true, false},
-    [FMT_MANIFEST] = {"TMVOLUME", "volume manifest", true, true, false, true},
-    [FMT_JSON] = {"TMJSON\0\0", "JSON object", false, true, true, true},
-    [FMT_WAL] = {"TMWAL\0\0\0", "WAL object", false, false, false, true},
+    [FMT_REPO] = {"TMREPO\0\0", "tidemark.repo", false, false, false, true, true},
+    [FMT_PACK] = {"TMPACK\0\0", "pack", true, true, true, false, false},
+    [FMT_TABLES] = {"TMTABLE\0", "table pack", true, true, true, false, false},
+    [FMT_MANIFEST] = {"TMVOLUME", "volume manifest", true, true, false, true, false},
+    [FMT_JSON] = {"TMJSON\0\0", "JSON object", false, true, true, true, false},
+    [FMT_WAL] = {"TMWAL\0\0\0", "WAL object", false, false, false, true, false},
+    [FMT_KEYS] = {"TMKEYS\0\0", "key ring", false, false, true, true, true},
 };
 
 const char *fmt_kind_name(enum fmt_kind kind)
@@ -107,12 +109,15 @@ static const char *header_fault(const struct fmt_header *header)
         return "volume id does not fit the kind";
     if (id_is_zero(header->snapshot) == kinds[header->kind].has_snapshot && !job)
         return "snapshot id does not fit the kind";
+    if (header->key_id != 0 && codec_is_zero(header->salt, FMT_SALT_LEN))
+        return "sealed without a salt";
     if (header->number != 0 && !kinds[header->kind].has_number)
         return "number does not fit the kind";
     if (header->kind == FMT_JSON &&
         (header->number < FMT_JSON_RECORD || header->number > FMT_JSON_MARK))
         return "unknown kind of JSON object";
-    if (!kinds[header->kind].has_digest && !codec_is_zero(header->digest, FMT_SHA256_LEN))
+    if ((!kinds[header->kind].has_digest || header->key_id != 0) &&
+        !codec_is_zero(header->digest, FMT_SHA256_LEN))
         return "digest does not fit the kind";
     return NULL;
 }
@@ -120,11 +125,13 @@ static const char *header_fault(const struct fmt_header *header)
 void fmt_header_encode(const struct fmt_header *header, uint8_t to[FMT_HEADER_LEN])
 {
     assert(header->kind < FMT_KIND_COUNT);
-    assert(header->key_id == 0);
+    assert(header->key_id == 0 ? codec_is_zero(header->salt, FMT_SALT_LEN)
+                               : !kinds[header->kind].is_open);
     assert(header_fault(header) == NULL);
     struct wire_header wire = {
         .version = FMT_VERSION,
         .header_len = FMT_HEADER_LEN,
+        .key_id = header->key_id,
         .body_len = header->body_len,
         .number = header->number,
     };
@@ -133,6 +140,7 @@ void fmt_header_encode(const struct fmt_header *header, uint8_t to[FMT_HEADER_LE
     memcpy(wire.volume, header->volume, ID_LEN);
     memcpy(wire.snapshot, header->snapshot, ID_LEN);
     memcpy(wire.digest, header->digest, FMT_SHA256_LEN);
+    memcpy(wire.salt, header->salt, FMT_SALT_LEN);
     hash_xxh3_128(&wire, offsetof(struct wire_header, checksum), 0, wire.checksum);
     memcpy(to, &wire, sizeof(wire));
 }
@@ -163,13 +171,14 @@ static int header_check(const struct wire_header *wire, enum fmt_kind *ret_kind,
         (void)err_set(err, ERR_REFUSED, "%s header: unknown version %" PRIu32, name, wire->version);
         return err_hint(err, "a newer Tidemark wrote it: use that one");
     }
-    if (wire->key_id != 0)
+    if (wire->key_id != 0 && kinds[*ret_kind].is_open)
         return err_set(err, ERR_REFUSED,
-                       "%s header: sealed with key %" PRIu32 ", which this version cannot open",
-                       name, wire->key_id);
+                       "%s header: sealed with key %" PRIu32 ", which is never done", name,
+                       wire->key_id);
     if (wire->flags != 0)
         return err_set(err, ERR_REFUSED, "%s header: unknown flags 0x%" PRIx32, name, wire->flags);
-    if (wire->zero1 != 0 || !codec_is_zero(wire->salt, sizeof(wire->salt)) ||
+    bool has_salt = !codec_is_zero(wire->salt, sizeof(wire->salt));
+    if (wire->zero1 != 0 || (wire->key_id == 0 && has_salt) ||
         !codec_is_zero(wire->zero2, sizeof(wire->zero2)))
         return err_set(err, ERR_REFUSED, "%s header: reserved bytes are not zero", name);
     return 0;
@@ -185,12 +194,14 @@ int fmt_header_decode(const uint8_t *from, size_t len, struct fmt_header *ret, s
     int rc = header_check(&wire, &header.kind, err);
     if (rc < 0)
         return rc;
+    header.key_id = wire.key_id;
     header.body_len = wire.body_len;
     header.number = wire.number;
     memcpy(header.repository, wire.repository, ID_LEN);
     memcpy(header.volume, wire.volume, ID_LEN);
     memcpy(header.snapshot, wire.snapshot, ID_LEN);
     memcpy(header.digest, wire.digest, FMT_SHA256_LEN);
+    memcpy(header.salt, wire.salt, FMT_SALT_LEN);
     const char *fault = header_fault(&header);
     if (fault)
         return err_set(err, ERR_CORRUPT, "%s header: %s", kinds[header.kind].name, fault);
@@ -210,6 +221,11 @@ int fmt_header_expect(const uint8_t *from, size_t len, enum fmt_kind kind,
                        kinds[kind].name);
     if (repository && memcmp(header.repository, repository, ID_LEN) != 0)
         return err_set(err, ERR_CORRUPT, "%s of another repository", kinds[kind].name);
+    if (header.key_id != 0 && kind != FMT_PACK && kind != FMT_TABLES) {
+        (void)err_set(err, ERR_REFUSED, "%s: sealed with key %" PRIu32 ", and nobody opened it",
+                      kinds[kind].name, header.key_id);
+        return err_hint(err, "it is an object of an encrypted repository: its key file is needed");
+    }
     *ret = header;
     return 0;
 }
@@ -242,6 +258,7 @@ void fmt_repo_encode(const struct repo *repo, uint8_t to[FMT_REPO_LEN])
         .region_size = repo->region_size,
         .digest_seed = repo->digest_seed,
         .created_s = repo->created_s,
+        .cipher = repo->cipher,
     };
     struct fmt_header header = {.kind = FMT_REPO, .body_len = sizeof(wire)};
     assert(fmt_chunk_size_valid(repo->chunk_size));
@@ -263,9 +280,8 @@ int fmt_repo_decode(const uint8_t *from, size_t len, struct repo *ret, struct er
         return err_set(err, ERR_CORRUPT, "tidemark.repo: body of %" PRIu64 " bytes",
                        header.body_len);
     memcpy(&wire, from + FMT_HEADER_LEN, sizeof(wire));
-    if (wire.wrapped_key_count != 0)
-        return err_set(err, ERR_REFUSED,
-                       "tidemark.repo: encrypted, which this version cannot open");
+    if (wire.cipher != REPO_PLAIN && wire.cipher != REPO_AES_256_GCM)
+        return err_set(err, ERR_REFUSED, "tidemark.repo: unknown cipher %" PRIu32, wire.cipher);
     if (!codec_is_zero(wire.zero, sizeof(wire.zero)))
         return err_set(err, ERR_REFUSED, "tidemark.repo: reserved bytes are not zero");
     if (!fmt_chunk_size_valid(wire.chunk_size) || wire.region_size != FMT_REGION_SIZE)
@@ -278,6 +294,7 @@ int fmt_repo_decode(const uint8_t *from, size_t len, struct repo *ret, struct er
         .region_size = wire.region_size,
         .digest_seed = wire.digest_seed,
         .created_s = wire.created_s,
+        .cipher = (enum repo_cipher)wire.cipher,
     };
     memcpy(ret->id, header.repository, ID_LEN);
     return 0;

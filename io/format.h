@@ -23,6 +23,12 @@ enum {
     FMT_WAL_FIXED_LEN = 192,
     FMT_SHA256_LEN = 32,
     FMT_DIGEST_LEN = 16,
+    FMT_SALT_LEN = 32,
+    FMT_TAG_LEN = 16, /* bytes behind each ciphertext */
+    FMT_MANIFEST_ORIGIN_LEN = 56,
+    FMT_KEYS_FIXED_LEN = 16,
+    FMT_KEY_LEN = 112,
+    FMT_KEYS_MAX = 256,
     FMT_REPO_LEN = FMT_HEADER_LEN + FMT_REPO_BODY_LEN,
     FMT_MARKER_LEN = 4096,
     FMT_REGION_SIZE = 64 << 20,
@@ -47,6 +53,7 @@ enum fmt_kind {
     FMT_MANIFEST, /* "TMVOLUME": header | fixed part | regions | packs */
     FMT_JSON,     /* "TMJSON\0\0": header | JSON; number = enum fmt_json */
     FMT_WAL,      /* "TMWAL\0\0\0": header | fixed part | blocks */
+    FMT_KEYS,     /* "TMKEYS\0\0": header | wrapped keys; number = generation */
     FMT_KIND_COUNT
 };
 
@@ -54,18 +61,20 @@ enum fmt_json { FMT_JSON_RECORD = 1, FMT_JSON_DRILL = 2, FMT_JSON_JOB = 3, FMT_J
 
 /* 0 magic 8 | 8 version 4 | 12 header_len 4 | 16 key_id 4 | 20 flags 4 | 24 body_len 8 |
  * 32 repository 16 | 48 volume 16 | 64 snapshot 16 | 80 number 4 | 84 zero 4 | 88 digest 32 |
- * 120 salt 32 (zero while key_id = 0) | 152 zero 24 | 176 checksum 16 = XXH3-128 of [0, 176) */
+ * 120 salt 32 (zero when key_id = 0) | 152 zero 24 | 176 checksum 16 = XXH3-128 of [0, 176) */
 struct fmt_header {
     enum fmt_kind kind;
-    uint32_t key_id; /* 0 = plain; anything else is refused until encryption exists */
+    uint32_t key_id; /* of the master key that seals the body; 0 = plain */
     uint64_t body_len;
     uint8_t repository[ID_LEN];
     uint8_t volume[ID_LEN];   /* zero where the kind has none */
     uint8_t snapshot[ID_LEN]; /* zero where the kind has none */
     uint32_t number;          /* pack number, or enum fmt_json */
     /* SHA-256 of the body (repo, manifest, JSON), of the raw file (WAL), zero for packs and table
-     * packs: their parts are covered by the digests of whoever refers to them. */
+     * packs: their parts are covered by the digests of whoever refers to them. Zero when sealed: it
+     * would tell what is inside. */
     uint8_t digest[FMT_SHA256_LEN];
+    uint8_t salt[FMT_SALT_LEN]; /* sealed objects only */
 };
 
 void fmt_header_encode(const struct fmt_header *header, uint8_t to[FMT_HEADER_LEN]);
@@ -74,7 +83,9 @@ int fmt_header_decode(const uint8_t *from, size_t len, struct fmt_header *ret, s
 /* Name of a kind for messages: "pack", "volume manifest", … */
 const char *fmt_kind_name(enum fmt_kind kind);
 
-/* Decodes and also requires kind, and repository id when it is not NULL. */
+/* Decodes and also requires kind, and repository id when it is not NULL. An object that is sealed
+ * as a whole, which is all but packs and table packs, must have been opened (seal.h): ERR_REFUSED.
+ */
 int fmt_header_expect(const uint8_t *from, size_t len, enum fmt_kind kind,
                       const uint8_t repository[ID_LEN], struct fmt_header *ret, struct err *err);
 
@@ -85,9 +96,36 @@ int fmt_header_expect_whole(const uint8_t *from, size_t len, enum fmt_kind kind,
                             struct err *err);
 
 /* --- tidemark.repo: body 64 bytes: chunk_size 4 | region_size 4 | digest_seed 8 | created_s 8 |
- * wrapped_key_count 4 (0) | zero 36 */
+ * cipher 4 (enum repo_cipher) | zero 36 */
 void fmt_repo_encode(const struct repo *repo, uint8_t to[FMT_REPO_LEN]);
 int fmt_repo_decode(const uint8_t *from, size_t len, struct repo *ret, struct err *err);
+
+/* --- key ring: count 4 | zero 12 | wrapped keys, 112 bytes each, ascending by id. */
+enum fmt_role { FMT_ROLE_DATA = 1, FMT_ROLE_WAL = 2 };
+struct fmt_key {
+    uint32_t id;
+    uint32_t role;
+    int64_t created_s;
+    uint8_t file_id[16]; /* of the key file that wraps it */
+    uint8_t salt[FMT_SALT_LEN];
+    uint8_t wrapped[32];
+    uint8_t tag[FMT_TAG_LEN];
+};
+_Static_assert(sizeof(struct fmt_key) == FMT_KEY_LEN, "wire size of a wrapped key");
+
+static inline size_t fmt_keys_len(uint32_t count)
+{
+    return FMT_HEADER_LEN + FMT_KEYS_FIXED_LEN + (size_t)count * FMT_KEY_LEN;
+}
+
+/* Encodes the whole object, fmt_keys_len() bytes. */
+void fmt_keys_encode(const struct fmt_key *keys, uint32_t count, uint32_t generation,
+                     const uint8_t repository[ID_LEN], uint8_t *to);
+/* Decodes a whole object: 1 … FMT_KEYS_MAX keys. *ret points into the caller's buffer, which is
+ * 8-aligned. */
+int fmt_keys_decode(const uint8_t *from, size_t len, const uint8_t repository[ID_LEN],
+                    uint32_t *ret_generation, const struct fmt_key **ret, uint32_t *ret_count,
+                    struct err *err);
 
 /* --- chunk entries ----------------------------------------------------------------------- */
 enum fmt_chunk_flag {
@@ -161,7 +199,8 @@ int fmt_region_decode(const uint8_t *from, size_t len, struct fmt_region *ret, s
  * fs_type text 16 | fs_uuid text 40 | fs_label text 64 | zero. Texts are NUL-padded.
  * Region (64): snapshot 16 | table pack number 4 | offset 4 | len 4 | zero 4 | SHA-256 32.
  * Pack (40): snapshot 16 | number 4 | zero 4 | stored_len 8 | live_len 8; sorted by
- * (snapshot, number), stored_len is the whole object, live_len the sum of chunks reached. */
+ * (snapshot, number), stored_len is the whole object, live_len the sum of chunks reached.
+ * Origin (56), in encrypted repositories: snapshot 16 | key id 4 | zero 4 | salt 32; sorted. */
 struct fmt_manifest_region {
     uint8_t snapshot[ID_LEN];
     uint32_t number;
@@ -180,6 +219,16 @@ struct fmt_manifest_pack {
     uint64_t live_len;
 };
 _Static_assert(sizeof(struct fmt_manifest_pack) == FMT_MANIFEST_PACK_LEN, "wire size");
+
+/* What seals the packs and table packs that a snapshot wrote for this volume: a ranged GET does not
+ * see their headers. */
+struct fmt_manifest_origin {
+    uint8_t snapshot[ID_LEN];
+    uint32_t key_id;
+    uint32_t zero;
+    uint8_t salt[FMT_SALT_LEN];
+};
+_Static_assert(sizeof(struct fmt_manifest_origin) == FMT_MANIFEST_ORIGIN_LEN, "wire size");
 
 /* Order of the pack list: snapshot id as bytes, then number. */
 static inline int fmt_manifest_pack_compare(const struct fmt_manifest_pack *a,
@@ -205,6 +254,8 @@ struct fmt_manifest {
     char fs_label[64];
     const struct fmt_manifest_region *regions; /* decode: into the caller's buffer (8-aligned) */
     const struct fmt_manifest_pack *packs;
+    const struct fmt_manifest_origin *origins; /* of every snapshot in regions and packs */
+    uint32_t origin_count;                     /* 0 in a plain repository */
 };
 
 static inline size_t fmt_manifest_len(uint32_t region_count, uint32_t pack_count)
@@ -214,7 +265,11 @@ static inline size_t fmt_manifest_len(uint32_t region_count, uint32_t pack_count
            (size_t)pack_count * FMT_MANIFEST_PACK_LEN;
 }
 
-/* Encodes the whole object, header included, fmt_manifest_len() bytes. */
+/* The origin of a snapshot that the manifest reaches; NULL in a plain repository. */
+const struct fmt_manifest_origin *fmt_manifest_origin(const struct fmt_manifest *manifest,
+                                                      const uint8_t snapshot[ID_LEN]);
+
+/* Encodes the whole object, header included: fmt_manifest_len() bytes and the origins. */
 void fmt_manifest_encode(const struct fmt_manifest *manifest, const uint8_t repository[ID_LEN],
                          uint8_t *to);
 /* Decodes a whole object and checks its SHA-256, geometry and sort order. */

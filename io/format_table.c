@@ -48,7 +48,8 @@ struct wire_manifest {
     char fs_type[16];
     char fs_uuid[40];
     char fs_label[64];
-    uint8_t zero[88];
+    uint32_t origin_count;
+    uint8_t zero[84];
 };
 static_assert(sizeof(struct wire_manifest) == FMT_MANIFEST_FIXED_LEN, "wire size");
 static_assert(offsetof(struct wire_manifest, chunk_size) == 8, "wire offset");
@@ -59,7 +60,8 @@ static_assert(offsetof(struct wire_manifest, parent) == 32, "wire offset");
 static_assert(offsetof(struct wire_manifest, fs_type) == 48, "wire offset");
 static_assert(offsetof(struct wire_manifest, fs_uuid) == 64, "wire offset");
 static_assert(offsetof(struct wire_manifest, fs_label) == 104, "wire offset");
-static_assert(offsetof(struct wire_manifest, zero) == 168, "wire offset");
+static_assert(offsetof(struct wire_manifest, origin_count) == 168, "wire offset");
+static_assert(offsetof(struct wire_manifest, zero) == 172, "wire offset");
 
 static_assert(offsetof(struct fmt_manifest_region, number) == 16, "wire offset");
 static_assert(offsetof(struct fmt_manifest_region, offset) == 20, "wire offset");
@@ -68,6 +70,8 @@ static_assert(offsetof(struct fmt_manifest_region, sha256) == 32, "wire offset")
 static_assert(offsetof(struct fmt_manifest_pack, number) == 16, "wire offset");
 static_assert(offsetof(struct fmt_manifest_pack, stored_len) == 24, "wire offset");
 static_assert(offsetof(struct fmt_manifest_pack, live_len) == 32, "wire offset");
+static_assert(offsetof(struct fmt_manifest_origin, key_id) == 16, "wire offset");
+static_assert(offsetof(struct fmt_manifest_origin, salt) == 24, "wire offset");
 
 static const uint8_t region_magic[8] = "TMREGION";
 
@@ -206,12 +210,14 @@ void fmt_manifest_encode(const struct fmt_manifest *manifest, const uint8_t repo
         .pack_count = manifest->pack_count,
         .logical_sector = manifest->logical_sector,
         .physical_sector = manifest->physical_sector,
+        .origin_count = manifest->origin_count,
     };
     size_t regions_len = (size_t)manifest->region_count * FMT_MANIFEST_REGION_LEN;
     size_t packs_len = (size_t)manifest->pack_count * FMT_MANIFEST_PACK_LEN;
+    size_t origins_len = (size_t)manifest->origin_count * FMT_MANIFEST_ORIGIN_LEN;
     struct fmt_header header = {
         .kind = FMT_MANIFEST,
-        .body_len = sizeof(wire) + regions_len + packs_len,
+        .body_len = sizeof(wire) + regions_len + packs_len + origins_len,
     };
     assert(manifest->region_count == div_round_up(manifest->size, manifest->region_size));
     memcpy(wire.parent, manifest->parent, ID_LEN);
@@ -225,6 +231,8 @@ void fmt_manifest_encode(const struct fmt_manifest *manifest, const uint8_t repo
     memcpy(at + sizeof(wire), manifest->regions, regions_len);
     if (packs_len)
         memcpy(at + sizeof(wire) + regions_len, manifest->packs, packs_len);
+    if (origins_len)
+        memcpy(at + sizeof(wire) + regions_len + packs_len, manifest->origins, origins_len);
     memcpy(header.repository, repository, ID_LEN);
     memcpy(header.volume, manifest->volume, ID_LEN);
     memcpy(header.snapshot, manifest->snapshot, ID_LEN);
@@ -256,11 +264,12 @@ static int manifest_check_fixed(const struct wire_manifest *wire, uint64_t body_
         return err_set(err, ERR_CORRUPT,
                        "volume manifest: %" PRIu32 " regions for %" PRIu64 " bytes",
                        wire->region_count, wire->size);
-    if (body_len != fmt_manifest_len(wire->region_count, wire->pack_count) - FMT_HEADER_LEN)
+    if (body_len != fmt_manifest_len(wire->region_count, wire->pack_count) - FMT_HEADER_LEN +
+                        (uint64_t)wire->origin_count * FMT_MANIFEST_ORIGIN_LEN)
         return err_set(err, ERR_CORRUPT,
                        "volume manifest: %" PRIu64 " bytes for %" PRIu32 " regions and %" PRIu32
-                       " packs",
-                       body_len, wire->region_count, wire->pack_count);
+                       " packs, %" PRIu32 " origins",
+                       body_len, wire->region_count, wire->pack_count, wire->origin_count);
     if (!text_valid(wire->fs_type, sizeof(wire->fs_type)) ||
         !text_valid(wire->fs_uuid, sizeof(wire->fs_uuid)) ||
         !text_valid(wire->fs_label, sizeof(wire->fs_label)))
@@ -307,6 +316,44 @@ static int manifest_check_packs(const struct fmt_manifest *manifest, struct err 
     return 0;
 }
 
+static int compare_origins(const void *a, const void *b)
+{
+    const struct fmt_manifest_origin *left = a, *right = b;
+    return memcmp(left->snapshot, right->snapshot, ID_LEN);
+}
+
+const struct fmt_manifest_origin *fmt_manifest_origin(const struct fmt_manifest *manifest,
+                                                      const uint8_t snapshot[ID_LEN])
+{
+    struct fmt_manifest_origin key = {0};
+    memcpy(key.snapshot, snapshot, ID_LEN);
+    return manifest->origin_count ? bsearch(&key, manifest->origins, manifest->origin_count,
+                                            sizeof(key), compare_origins)
+                                  : NULL;
+}
+
+/* In an encrypted repository every snapshot that is reached has its origin, once. */
+static int manifest_check_origins(const struct fmt_manifest *manifest, struct err *err)
+{
+    const struct fmt_manifest_origin *origins = manifest->origins;
+    for (uint32_t i = 0; i < manifest->origin_count; i++) {
+        if (origins[i].zero != 0)
+            return err_set(err, ERR_REFUSED, "volume manifest: origin %" PRIu32 ": reserved bytes",
+                           i);
+        if (origins[i].key_id == 0 || (i > 0 && compare_origins(&origins[i - 1], &origins[i]) >= 0))
+            return err_set(err, ERR_CORRUPT,
+                           "volume manifest: origin %" PRIu32 " has no key or is not in order", i);
+    }
+    for (uint32_t i = 0; origins && i < manifest->region_count; i++)
+        if (!fmt_manifest_origin(manifest, manifest->regions[i].snapshot))
+            return err_set(err, ERR_CORRUPT, "volume manifest: region %" PRIu32 " has no origin",
+                           i);
+    for (uint32_t i = 0; origins && i < manifest->pack_count; i++)
+        if (!fmt_manifest_origin(manifest, manifest->packs[i].snapshot))
+            return err_set(err, ERR_CORRUPT, "volume manifest: pack %" PRIu32 " has no origin", i);
+    return 0;
+}
+
 int fmt_manifest_decode(const uint8_t *from, size_t len, const uint8_t repository[ID_LEN],
                         struct fmt_manifest *ret, struct err *err)
 {
@@ -334,6 +381,10 @@ int fmt_manifest_decode(const uint8_t *from, size_t len, const uint8_t repositor
         .regions = (const void *)regions,
         .packs = (const void *)(regions + (size_t)wire.region_count * FMT_MANIFEST_REGION_LEN),
     };
+    if (wire.origin_count > 0) {
+        manifest.origin_count = wire.origin_count;
+        manifest.origins = (const void *)(manifest.packs + wire.pack_count);
+    }
     memcpy(manifest.volume, header.volume, ID_LEN);
     memcpy(manifest.snapshot, header.snapshot, ID_LEN);
     memcpy(manifest.parent, wire.parent, ID_LEN);
@@ -343,6 +394,8 @@ int fmt_manifest_decode(const uint8_t *from, size_t len, const uint8_t repositor
     rc = manifest_check_regions(&manifest, err);
     if (rc == 0)
         rc = manifest_check_packs(&manifest, err);
+    if (rc == 0)
+        rc = manifest_check_origins(&manifest, err);
     if (rc < 0)
         return rc;
     *ret = manifest;

@@ -216,7 +216,7 @@ static int plan_memory(struct pull *pull, const struct store_lane_shape *shape,
         .object_extra = shape->overhead_len,
         .fixed_len = PULL_BLOCK_LEN + PULL_REGIONS * PULL_TABLE_BUF_LEN +
                      (pull_is_comparable(pull) ? PULL_REGIONS * PULL_TABLE_BUF_LEN : 0) +
-                     PULL_PROBES * PULL_PROBE_BUF_LEN + FMT_CHUNK_SIZE_MAX,
+                     PULL_PROBES * PULL_PROBE_BUF_LEN + 2 * FMT_CHUNK_SIZE_MAX,
         .lane_max = pull->manifest->region_count,
     };
     int rc = buffers_plan(&pull->options, &need, ret, err);

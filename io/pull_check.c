@@ -103,6 +103,18 @@ void pull_check_start(struct pull_lane *pl, struct pull_region *region)
 
 /* --- objects ------------------------------------------------------------------------------ */
 
+/* Swapped for an object that was sealed otherwise, or never. */
+static int check_origin(const struct pull_lane *pl, const struct fmt_header *header,
+                        struct err *err)
+{
+    const struct fmt_manifest_origin *origin = fmt_manifest_origin(pl->manifest, header->snapshot);
+    if (pl->seal == NULL ? header->key_id == 0
+                         : origin != NULL && header->key_id == origin->key_id &&
+                               memcmp(header->salt, origin->salt, FMT_SALT_LEN) == 0)
+        return 0;
+    return err_set(err, ERR_CORRUPT, "it is not sealed as the manifest says");
+}
+
 int pull_check_header(const struct pull_lane *pl, const uint8_t *from,
                       const struct pull_object *want, uint64_t *ret_len, struct err *err)
 {
@@ -113,6 +125,9 @@ int pull_check_header(const struct pull_lane *pl, const uint8_t *from,
     if (memcmp(header.volume, pl->manifest->volume, ID_LEN) != 0 ||
         memcmp(header.snapshot, want->snapshot, ID_LEN) != 0 || header.number != want->number)
         return err_set(err, ERR_CORRUPT, "the header is another object's");
+    rc = check_origin(pl, &header, err);
+    if (rc < 0)
+        return rc;
     uint64_t len;
     if (!add_u64(header.body_len, FMT_HEADER_LEN, &len) ||
         (want->stored_len != 0 && len != want->stored_len))

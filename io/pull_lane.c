@@ -93,12 +93,26 @@ static bool may_be_there(const struct pull_lane *pl, uint32_t index)
     return pl->pull->compare || (bits != NULL && (bits[index / 8] >> (index % 8) & 1));
 }
 
+int pull_open_table(struct pull_lane *pl, struct pull_region *region,
+                    const struct fmt_manifest *manifest, struct err *err)
+{
+    struct store_request *request = &region->request;
+    if (pl->seal == NULL)
+        return 0;
+    pl->seal_name[0] = '\0'; /* of a pack */
+    return table_open_region(pl->seal, store_keys(pl->pull->store), manifest, region->index,
+                             request->name, request->payload,
+                             request->buf + (request->payload - request->buf), err);
+}
+
 static void table_done(struct store_request *request)
 {
     struct pull_region *region = CONTAINER_OF(request, struct pull_region, request);
     struct pull_lane *pl = region->lane;
     int rc = request->rc;
     pl->requests_left--;
+    if (rc == 0)
+        rc = pull_open_table(pl, region, pl->manifest, &request->err);
     if (rc == 0)
         rc = table_decode_region(pl->manifest, region->index, request->payload, &region->table,
                                  &request->err);
@@ -142,7 +156,7 @@ static void start_region(struct pull_lane *pl, struct pull_region *region, uint3
     request->buf = region->buf;
     request->capacity = PULL_TABLE_BUF_LEN;
     request->offset = place->offset;
-    request->len = place->len;
+    request->len = place->len + pl->tag_len;
     request->done = table_done;
     pl->requests_left++;
     store_lane_get(pl->lane->store, request);
@@ -277,17 +291,49 @@ static void admit_work(struct pull_lane *pl)
 
 /* --- decoding ----------------------------------------------------------------------------- */
 
-static int decode_chunk(const struct pull_lane *pl, const struct pull_get *get, uint32_t chunk,
+/* The pack's key, unless the lane has it. */
+static int begin_pack(struct pull_lane *pl, const struct pull_get *get, struct err *err)
+{
+    const struct fmt_region *table = &get->region->table;
+    const struct fmt_pack_ref *ref =
+        &table->packs[table->entries[get->region->order[get->first]].pack];
+    if (strcmp(pl->seal_name, get->request.name) == 0)
+        return 0;
+    int rc = seal_begin_reached(pl->seal, store_keys(pl->pull->store), pl->manifest, ref->snapshot,
+                                get->request.name, err);
+    if (rc == 0)
+        memcpy(pl->seal_name, get->request.name, sizeof(pl->seal_name));
+    return rc;
+}
+
+/* What compression made of a chunk: as it came, or opened, a RAW one right to where it goes. */
+static int open_chunk(struct pull_lane *pl, const struct pull_get *get,
+                      const struct fmt_entry *entry, uint8_t *to, const uint8_t **from,
+                      struct err *err)
+{
+    uint8_t *opened = fmt_entry_flags(entry) & FMT_RAW ? to : pl->opened;
+    int rc = begin_pack(pl, get, err);
+    if (rc == 0 && !seal_open_part(pl->seal, entry->offset, *from, fmt_entry_len(entry), opened))
+        rc = err_set(err, ERR_CORRUPT, "the stored bytes are not what was sealed there");
+    *from = opened;
+    return rc;
+}
+
+static int decode_chunk(struct pull_lane *pl, const struct pull_get *get, uint32_t chunk,
                         uint8_t *to, struct err *err)
 {
     const struct pull_region *region = get->region;
     const struct fmt_entry *entry = &region->table.entries[chunk];
     uint32_t len = pull_chunk_len(region, chunk), stored = fmt_entry_len(entry);
     const uint8_t *from = get->request.payload + (entry->offset - get->request.offset);
-    assert(entry->offset - get->request.offset + stored <= get->request.len);
+    assert(entry->offset - get->request.offset + stored + pl->tag_len <= get->request.len);
+    int rc = pl->seal != NULL ? open_chunk(pl, get, entry, to, &from, err) : 0;
+    if (rc < 0)
+        return rc;
     if (fmt_entry_flags(entry) & FMT_RAW) {
         assert(stored == len);
-        memcpy(to, from, len);
+        if (from != to)
+            memcpy(to, from, len);
     } else if (!codec_decompress(from, stored, to, len)) {
         return err_set(err, ERR_CORRUPT, "the stored bytes are no LZ4 block of this length");
     }
@@ -434,6 +480,7 @@ static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
         pl->free_probes = &pl->probes[i];
     }
     pl->scratch = buffers_cut(buffers, FMT_CHUNK_SIZE_MAX, STORE_LANE_ALIGN);
+    pl->opened = buffers_cut(buffers, FMT_CHUNK_SIZE_MAX, STORE_LANE_ALIGN);
 }
 
 int pull_lane_run(struct lane *lane, struct err *err)
@@ -445,9 +492,14 @@ int pull_lane_run(struct lane *lane, struct err *err)
     pl->job = lane->ctx;
     pl->pull = pl->job->pull;
     pl->manifest = pl->pull->manifest;
+    if (store_keys(pl->pull->store) != NULL) {
+        pl->seal = seal_new();
+        pl->tag_len = FMT_TAG_LEN;
+    }
     cut_buffers(pl, &lane->buffers);
     pull_write_init(pl);
     int rc = pull_loop(pl, err);
+    seal_free(pl->seal);
     free(pl);
     return rc;
 }

@@ -15,6 +15,7 @@
 
 #include "io/lane.h"
 #include "io/pull.h"
+#include "io/seal.h"
 
 enum {
     PULL_BLOCK_LEN = 1 << 20, /* bytes of the largest write: never split by the kernel (FACTS) */
@@ -27,7 +28,7 @@ enum {
     PULL_CHUNKS_MAX = FMT_REGION_SIZE / FMT_CHUNK_SIZE_MIN,
     PULL_TABLE_LEN_MAX =
         FMT_REGION_HEADER_LEN + PULL_CHUNKS_MAX * (FMT_PACK_REF_LEN + FMT_ENTRY_LEN),
-    PULL_TABLE_BUF_LEN = ((PULL_TABLE_LEN_MAX + 4095) & ~4095) + STORE_LANE_SLACK,
+    PULL_TABLE_BUF_LEN = ((PULL_TABLE_LEN_MAX + FMT_TAG_LEN + 4095) & ~4095) + STORE_LANE_SLACK,
     PULL_PROBE_BUF_LEN = 4096 + STORE_LANE_SLACK,
     PULL_PIECES_MAX = 2 * PULL_BLOCK_LEN / FMT_CHUNK_SIZE_MIN, /* writes of one buffer */
 };
@@ -159,9 +160,13 @@ struct pull_lane {
     struct pull_run run;
     struct pull_zero zeros[PULL_ZEROS];
     struct pull_zero *free_zeros;
-    bool no_punch, no_zero_range; /* the target refused them */
-    uint8_t *zero_buf;            /* PULL_BLOCK_LEN zeros */
-    uint8_t *scratch;             /* one chunk, for the null sink */
+    bool no_punch, no_zero_range;       /* the target refused them */
+    uint8_t *zero_buf;                  /* PULL_BLOCK_LEN zeros */
+    uint8_t *scratch;                   /* one chunk, for the null sink */
+    struct seal *seal;                  /* NULL: the repository is plain */
+    char seal_name[STORE_NAME_MAX + 1]; /* the object whose key it has */
+    uint8_t *opened;                    /* one LZ4 block */
+    uint32_t tag_len;                   /* behind each stored chunk and region table */
     struct pull_probe probes[PULL_PROBES];
     struct pull_probe *free_probes;
 };
@@ -254,6 +259,10 @@ void pull_region_fetch(struct pull_region *region);
 bool pull_note_damage(struct pull_lane *pl, const char *object, uint32_t chunk_count,
                       const struct err *err);
 int pull_lane_run(struct lane *lane, struct err *err);
+/* In an encrypted repository: opens the table of a region of manifest that was fetched, where it
+ * lies in a buffer of ours. */
+int pull_open_table(struct pull_lane *pl, struct pull_region *region,
+                    const struct fmt_manifest *manifest, struct err *err);
 /* Ends the region when nothing is left of it. */
 void pull_region_settle(struct pull_region *region);
 /* What was read is damaged: starts the same request again, STORE_READ_TRIES in all. False when it

@@ -100,14 +100,15 @@ void pull_plan_range(struct pull_region *region, uint32_t *ret_first, uint32_t *
     uint32_t first = region->order_next, count = 1;
     assert(first < region->order_count);
     const struct fmt_entry *begin = &entries[region->order[first]];
-    uint64_t start = begin->offset, end = start + fmt_entry_len(begin);
+    uint32_t tag_len = region->lane->tag_len;
+    uint64_t start = begin->offset, end = start + fmt_entry_len(begin) + tag_len;
     /* The header costs nothing here and tells a swapped object by its name. */
     bool has_header = start <= GET_GAP_MAX;
     if (has_header)
         start = 0;
     for (; first + count < region->order_count; count++) {
         const struct fmt_entry *next = &entries[region->order[first + count]];
-        uint64_t next_end = max_u64(end, (uint64_t)next->offset + fmt_entry_len(next));
+        uint64_t next_end = max_u64(end, (uint64_t)next->offset + fmt_entry_len(next) + tag_len);
         if (next->pack != begin->pack || next->offset > end + GET_GAP_MAX ||
             next_end - start > region->lane->job->get_len)
             break;

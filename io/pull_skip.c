@@ -135,8 +135,9 @@ static void known_done(struct store_request *request)
     pl->requests_left--;
     if (request->rc == 0)
         pull_count(&pl->pull->progress->bytes_stored, request->len);
-    if (request->rc == 0 && table_decode_region(pl->pull->known, region->index, request->payload,
-                                                &known, &ignored) == 0)
+    if (request->rc == 0 && pull_open_table(pl, region, pl->pull->known, &ignored) == 0 &&
+        table_decode_region(pl->pull->known, region->index, request->payload, &known, &ignored) ==
+            0)
         drop_known(region, &known);
     pull_region_fetch(region);
 }
@@ -149,7 +150,7 @@ void pull_known_start(struct pull_lane *pl, struct pull_region *region)
     request->buf = region->known_buf;
     request->capacity = PULL_TABLE_BUF_LEN;
     request->offset = place->offset;
-    request->len = place->len;
+    request->len = place->len + pl->tag_len;
     request->done = known_done;
     region->state = REGION_TABLE;
     pl->requests_left++;

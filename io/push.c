@@ -10,7 +10,8 @@
 
 /* A pack is closed when a chunk might not fit any more, so every one but a lane's last holds at
  * least this. */
-static const uint64_t pack_fill_min = FMT_PACK_TARGET - FMT_HEADER_LEN - FMT_CHUNK_SIZE_MAX;
+static const uint64_t pack_fill_min =
+    FMT_PACK_TARGET - FMT_HEADER_LEN - FMT_CHUNK_SIZE_MAX - FMT_TAG_LEN;
 
 static void check_push(const struct push *push, const struct extent *used, size_t used_count)
 {
@@ -83,6 +84,8 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     (void)snprintf(push->memory_sum, sizeof(push->memory_sum), "%s", plan.text);
     rc = grow_pack_len(push, bytes, plan.lane_count, err);
     if (rc == 0)
+        rc = push_need_origin(push, err);
+    if (rc == 0)
         rc = store_prepare_puts(push->store, err);
     if (rc < 0)
         return rc;
@@ -113,6 +116,15 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
     return rc;
 }
 
+int push_need_origin(struct push *push, struct err *err)
+{
+    const struct keyring *keys = store_keys(push->store);
+    assert((keys != NULL) == (push->repo->cipher != REPO_PLAIN));
+    return keys == NULL || push->origin.key_id != 0
+               ? 0
+               : seal_origin_new(keys, FMT_ROLE_DATA, &push->origin, err);
+}
+
 void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, uint8_t *object,
                  size_t len)
 {
@@ -120,6 +132,8 @@ void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, u
     memcpy(header.repository, push->repo->id, ID_LEN);
     memcpy(header.volume, push->work->volume, ID_LEN);
     memcpy(header.snapshot, push->work->snapshot, ID_LEN);
+    header.key_id = push->origin.key_id;
+    memcpy(header.salt, push->origin.salt, FMT_SALT_LEN);
     fmt_header_encode(&header, object);
 }
 

@@ -12,6 +12,7 @@
 
 #include "io/extent.h"
 #include "io/lane_options.h"
+#include "io/seal.h"
 #include "io/table.h"
 
 struct push {
@@ -24,6 +25,9 @@ struct push {
     const struct table *parent; /* NULL: full snapshot */
     struct lane_options options;
     struct io_progress *progress;
+    /* Encrypted repositories: of all packs and table packs of this snapshot, drawn at the first
+     * run. Their names differ, and so do their keys; no name is used twice with one origin. */
+    struct seal_origin origin;
     uint32_t next_pack; /* first free pack number of this snapshot; starts at 0 */
     /* stored object length of every pack of this snapshot, by number; owned, freed by
      * push_release(). */

@@ -46,6 +46,8 @@ struct push_lane {
     unsigned read_first, read_count; /* FIFO in reads[] */
     struct push_read reads[PUSH_READ_COUNT];
     struct push_pack *open; /* the pack that is being filled */
+    struct seal *seal;      /* with its key; NULL: the repository is plain */
+    size_t tag_len;         /* of each stored chunk */
     struct push_pack *free_packs;
     unsigned puts_pending;
     uint32_t next_number;
@@ -85,9 +87,7 @@ static void put_done(struct store_request *request)
 static void close_pack(struct push_lane *pl)
 {
     struct push_pack *pack = pl->open;
-    const struct table *work = pl->push->work;
     push_header(pl->push, FMT_PACK, pack->number, pack->buf, pack->len);
-    repo_pack_name(pack->request.name, work->volume, work->snapshot, pack->number);
     pack->request.buf = pack->buf;
     pack->request.capacity = FMT_PACK_TARGET;
     pack->request.len = pack->len;
@@ -95,6 +95,16 @@ static void close_pack(struct push_lane *pl)
     pl->open = NULL;
     pl->puts_pending++;
     store_lane_put(pl->lane->store, &pack->request);
+}
+
+/* The keys are there (push_need_origin()), so it cannot fail. */
+static void begin_seal(struct push_lane *pl, const struct push_pack *pack)
+{
+    struct err err;
+    const struct seal_origin *origin = &pl->push->origin;
+    int rc = seal_begin(pl->seal, store_keys(pl->push->store), FMT_ROLE_DATA, origin->key_id,
+                        origin->salt, pack->request.name, &err);
+    assert(rc == 0);
 }
 
 /* The open pack, with room for len bytes. can_use() promised that one is free. */
@@ -113,6 +123,10 @@ static struct push_pack *pack_for(struct push_lane *pl, size_t len)
     pack->len = FMT_HEADER_LEN;
     pack->plain_len = 0;
     pack->chunk_count = 0;
+    repo_pack_name(pack->request.name, pl->push->work->volume, pl->push->work->snapshot,
+                   pack->number);
+    if (pl->seal != NULL)
+        begin_seal(pl, pack);
     pl->open = pack;
     return pack;
 }
@@ -122,7 +136,7 @@ static struct push_pack *pack_for(struct push_lane *pl, size_t len)
 static void store_chunk(struct push_lane *pl, const uint8_t *ptr, uint32_t len,
                         struct fmt_entry *entry)
 {
-    struct push_pack *pack = pack_for(pl, len);
+    struct push_pack *pack = pack_for(pl, len + pl->tag_len);
     uint8_t *to = pack->buf + pack->len;
     int acceleration = pl->push->options.acceleration;
     /* Room for the whole chunk is there, so that what is RAW depends on the chunk alone. */
@@ -136,7 +150,9 @@ static void store_chunk(struct push_lane *pl, const uint8_t *ptr, uint32_t len,
     entry->pack = pl->push->work->parent_pack_count + pack->number;
     entry->offset = (uint32_t)pack->len;
     entry->len_flags = (uint32_t)stored | flags << 24;
-    pack->len += stored;
+    if (pl->seal != NULL)
+        seal_part(pl->seal, pack->len, to, stored);
+    pack->len += stored + pl->tag_len;
     pack->plain_len += len;
     pack->chunk_count++;
 }
@@ -246,7 +262,8 @@ static bool can_use(const struct push_lane *pl)
 {
     if (pl->read_count == 0 || !pl->reads[pl->read_first].ready)
         return false;
-    bool fits = pl->open != NULL && FMT_PACK_TARGET - pl->open->len >= PUSH_READ_LEN;
+    size_t most = PUSH_READ_LEN + PUSH_READ_CHUNKS_MAX * pl->tag_len;
+    bool fits = pl->open != NULL && FMT_PACK_TARGET - pl->open->len >= most;
     return fits || pl->free_packs != NULL;
 }
 
@@ -320,8 +337,13 @@ int push_lane_run(struct lane *lane, struct err *err)
     pl->job = job;
     pl->push = job->push;
     pl->next_number = job->pack_first + lane->index;
+    if (job->push->origin.key_id != 0) {
+        pl->seal = seal_new();
+        pl->tag_len = FMT_TAG_LEN;
+    }
     cut_buffers(pl, &lane->buffers);
     int rc = push_loop(pl, err);
+    seal_free(pl->seal);
     free(pl);
     return rc;
 }

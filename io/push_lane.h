@@ -51,6 +51,9 @@ bool push_cursor_next(struct push_cursor *cursor, struct push_span *ret);
 /* Bytes of all chunks that touch the extents. */
 uint64_t push_wanted_bytes(const struct table *work, const struct extent *used, size_t used_count);
 
+/* Draws push->origin where the repository is encrypted and it is not there yet. */
+int push_need_origin(struct push *push, struct err *err);
+
 /* Writes the header of a pack or table pack of len bytes, header included, into its first bytes. */
 void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, uint8_t *object,
                  size_t len);

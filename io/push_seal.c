@@ -23,6 +23,10 @@ struct seal {
     uint8_t *table_pack; /* FMT_PACK_TARGET bytes */
     size_t table_pack_len;
     uint32_t table_pack_number;
+    struct seal *cipher; /* NULL: the repository is plain */
+    size_t tag_len;
+    struct fmt_manifest_origin *origins;
+    uint32_t origin_count;
     struct push_result result;
 };
 
@@ -50,12 +54,17 @@ static int seal_open(struct seal *seal, uint32_t region_count, struct err *err)
     seal->packs = get(work->pack_count, sizeof(*seal->packs));
     /* Small volumes have small tables. */
     seal->table_pack =
-        get(1, (size_t)min_u64(FMT_PACK_TARGET, FMT_HEADER_LEN + table_len * region_count));
+        get(1, (size_t)min_u64(FMT_PACK_TARGET,
+                               FMT_HEADER_LEN + (table_len + FMT_TAG_LEN) * region_count));
     if (!seal->live_len || !seal->local_index || !seal->local_packs || !seal->local_entries ||
         !seal->region || !seal->regions || !seal->packs || !seal->table_pack)
         return err_set(err, ERR_INTERNAL, "out of memory for the tables of a snapshot");
     memset(seal->local_index, 0xff, work->pack_count * sizeof(*seal->local_index));
     seal->table_pack_len = FMT_HEADER_LEN;
+    if (seal->push->origin.key_id != 0) {
+        seal->cipher = seal_new();
+        seal->tag_len = FMT_TAG_LEN;
+    }
     return 0;
 }
 
@@ -69,6 +78,8 @@ static void seal_release(struct seal *seal)
     free(seal->regions);
     free(seal->packs);
     free(seal->table_pack);
+    free(seal->origins);
+    seal_free(seal->cipher);
 }
 
 /* Object names contain a random snapshot id: one that exists is a bug or a copied state_dir. */
@@ -141,6 +152,25 @@ static size_t encode_region(struct seal *seal, uint32_t index)
     return fmt_region_len(region.chunk_count, region.pack_count);
 }
 
+/* Puts the table that is in seal->region behind the others. */
+static int add_table(struct seal *seal, size_t len, struct err *err)
+{
+    const struct push *push = seal->push;
+    uint8_t *to = seal->table_pack + seal->table_pack_len;
+    char name[STORE_NAME_MAX + 1];
+    memcpy(to, seal->region, len);
+    if (seal->cipher != NULL) {
+        repo_table_name(name, push->work->volume, push->work->snapshot, seal->table_pack_number);
+        int rc = seal_begin(seal->cipher, store_keys(push->store), FMT_ROLE_DATA,
+                            push->origin.key_id, push->origin.salt, name, err);
+        if (rc < 0)
+            return rc;
+        seal_part(seal->cipher, seal->table_pack_len, to, len);
+    }
+    seal->table_pack_len += len + seal->tag_len;
+    return 0;
+}
+
 static int seal_region(struct seal *seal, uint32_t index, struct err *err)
 {
     const struct fmt_manifest *parent = seal->identity->parent_manifest;
@@ -153,7 +183,7 @@ static int seal_region(struct seal *seal, uint32_t index, struct err *err)
         return 0;
     }
     int rc = 0;
-    if (FMT_PACK_TARGET - seal->table_pack_len < len)
+    if (FMT_PACK_TARGET - seal->table_pack_len < len + seal->tag_len)
         rc = flush_table_pack(seal, err);
     if (rc < 0)
         return rc;
@@ -161,9 +191,7 @@ static int seal_region(struct seal *seal, uint32_t index, struct err *err)
     to->number = seal->table_pack_number;
     to->offset = (uint32_t)seal->table_pack_len;
     to->len = (uint32_t)len;
-    memcpy(seal->table_pack + seal->table_pack_len, seal->region, len);
-    seal->table_pack_len += len;
-    return 0;
+    return add_table(seal, len, err);
 }
 
 /* --- manifest ----------------------------------------------------------------------------- */
@@ -224,6 +252,55 @@ static int collect_packs(struct seal *seal, uint32_t *ret_count, struct err *err
     return 0;
 }
 
+static int compare_origins(const void *a, const void *b)
+{
+    return memcmp(a, b, ID_LEN);
+}
+
+/* Our own, and the parent's of those that are still reached. */
+static int add_origin(struct seal *seal, const uint8_t snapshot[ID_LEN], struct err *err)
+{
+    const struct fmt_manifest *parent = seal->identity->parent_manifest;
+    struct fmt_manifest_origin own = {.key_id = seal->push->origin.key_id};
+    const struct fmt_manifest_origin *origin = &own;
+    for (uint32_t i = 0; i < seal->origin_count; i++)
+        if (memcmp(seal->origins[i].snapshot, snapshot, ID_LEN) == 0)
+            return 0;
+    memcpy(own.snapshot, snapshot, ID_LEN);
+    memcpy(own.salt, seal->push->origin.salt, FMT_SALT_LEN);
+    if (memcmp(snapshot, seal->push->work->snapshot, ID_LEN) != 0)
+        origin = parent ? fmt_manifest_origin(parent, snapshot) : NULL;
+    if (origin == NULL)
+        return seal_no_origin(snapshot, err);
+    struct fmt_manifest_origin *origins =
+        reallocarray(seal->origins, seal->origin_count + 1, sizeof(*origins));
+    if (origins == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory for the origins of packs");
+    origins[seal->origin_count++] = *origin;
+    seal->origins = origins;
+    return 0;
+}
+
+/* Runs of one snapshot are long: its origin is looked for once a run. */
+static int collect_origins(struct seal *seal, uint32_t region_count, uint32_t pack_count,
+                           struct err *err)
+{
+    const uint8_t *last = NULL;
+    int rc = 0;
+    if (seal->cipher == NULL)
+        return 0;
+    for (uint32_t i = 0; rc == 0 && i < region_count + pack_count; i++) {
+        const uint8_t *snapshot =
+            i < region_count ? seal->regions[i].snapshot : seal->packs[i - region_count].snapshot;
+        if (last == NULL || memcmp(last, snapshot, ID_LEN) != 0)
+            rc = add_origin(seal, snapshot, err);
+        last = snapshot;
+    }
+    if (rc == 0)
+        qsort(seal->origins, seal->origin_count, sizeof(*seal->origins), compare_origins);
+    return rc;
+}
+
 static void fill_manifest(const struct seal *seal, uint32_t region_count, uint32_t pack_count,
                           struct fmt_manifest *manifest)
 {
@@ -239,6 +316,8 @@ static void fill_manifest(const struct seal *seal, uint32_t region_count, uint32
         .physical_sector = identity->physical_sector,
         .regions = seal->regions,
         .packs = seal->packs,
+        .origins = seal->origins,
+        .origin_count = seal->origin_count,
     };
     memcpy(manifest->volume, work->volume, ID_LEN);
     memcpy(manifest->snapshot, work->snapshot, ID_LEN);
@@ -253,11 +332,14 @@ static int put_manifest(struct seal *seal, uint32_t region_count, struct err *er
 {
     uint32_t pack_count;
     int rc = collect_packs(seal, &pack_count, err);
+    if (rc == 0)
+        rc = collect_origins(seal, region_count, pack_count, err);
     if (rc < 0)
         return rc;
     struct fmt_manifest manifest;
     fill_manifest(seal, region_count, pack_count, &manifest);
-    size_t len = fmt_manifest_len(region_count, pack_count);
+    size_t len = fmt_manifest_len(region_count, pack_count) +
+                 seal->origin_count * (size_t)FMT_MANIFEST_ORIGIN_LEN;
     free_mem uint8_t *object = malloc(len);
     if (object == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory for a manifest of %zu bytes", len);
@@ -290,6 +372,8 @@ int push_seal(struct push *push, const struct push_identity *identity, struct pu
     struct table *work = push->work;
     assert((push->parent == NULL) == (identity->parent_manifest == NULL));
     int rc = table_add_packs(work, push->next_pack, err);
+    if (rc == 0)
+        rc = push_need_origin(push, err);
     if (rc < 0)
         return rc;
     struct seal seal = {.push = push, .identity = identity};

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "io/format.h"
+#include "io/keyring.h"
 
 static const char repo_object[] = "tidemark.repo";
 static const char repo_object_copy[] = "tidemark.repo.copy";
@@ -90,26 +90,31 @@ static int refuse_copy(struct store *store, struct err *err)
     return rc == -ERR_MISSING ? 0 : rc;
 }
 
-int repo_create(struct store *store, uint32_t chunk_size, struct repo *ret, struct err *err)
+static int make(uint32_t chunk_size, enum repo_cipher cipher, struct repo *ret, struct err *err)
 {
-    struct repo repo = {.chunk_size = chunk_size, .region_size = FMT_REGION_SIZE};
+    struct repo repo = {.chunk_size = chunk_size, .region_size = FMT_REGION_SIZE, .cipher = cipher};
+    uint8_t seed[ID_LEN];
     if (!fmt_chunk_size_valid(chunk_size))
         return err_set(err, ERR_USAGE, "chunk size %" PRIu32 " is not 16, 32 or 64 KiB",
                        chunk_size);
     int rc = id_random(repo.id, err);
-    if (rc < 0)
-        return rc;
-    uint8_t seed[ID_LEN];
-    rc = id_random(seed, err);
+    if (rc == 0)
+        rc = id_random(seed, err);
     if (rc < 0)
         return rc;
     repo.digest_seed = get_le64(seed);
     repo.created_s = (int64_t)time(NULL);
-    rc = refuse_copy(store, err);
+    *ret = repo;
+    return 0;
+}
+
+static int create(struct store *store, const struct repo *repo, struct err *err)
+{
+    uint8_t object[FMT_REPO_LEN];
+    int rc = refuse_copy(store, err);
     if (rc < 0)
         return rc;
-    uint8_t object[FMT_REPO_LEN];
-    fmt_repo_encode(&repo, object);
+    fmt_repo_encode(repo, object);
     rc = store_put(store, repo_object, object, sizeof(object), err);
     if (rc == STORE_EXISTS)
         return refuse_existing(store, err);
@@ -120,6 +125,42 @@ int repo_create(struct store *store, uint32_t chunk_size, struct repo *ret, stru
         struct err ignored; /* the first error is what the caller must see */
         (void)store_remove(store, repo_object, &ignored);
         return rc == STORE_EXISTS ? refuse_existing(store, err) : rc;
+    }
+    return 0;
+}
+
+int repo_create(struct store *store, uint32_t chunk_size, struct repo *ret, struct err *err)
+{
+    struct repo repo;
+    int rc = make(chunk_size, REPO_PLAIN, &repo, err);
+    if (rc == 0)
+        rc = create(store, &repo, err);
+    if (rc == 0)
+        *ret = repo;
+    return rc;
+}
+
+/* Without a key ring nobody can use what would be left. */
+static void undo_create(struct store *store)
+{
+    struct err ignored;
+    (void)store_remove(store, repo_object, &ignored);
+    (void)store_remove(store, repo_object_copy, &ignored);
+}
+
+int repo_create_sealed(struct store *store, uint32_t chunk_size, const struct key_secret *secret,
+                       struct repo *ret, struct err *err)
+{
+    struct repo repo;
+    int rc = make(chunk_size, REPO_AES_256_GCM, &repo, err);
+    if (rc == 0)
+        rc = create(store, &repo, err);
+    if (rc < 0)
+        return rc;
+    rc = keyring_create(store, &repo, secret, err);
+    if (rc < 0) {
+        undo_create(store);
+        return rc;
     }
     *ret = repo;
     return 0;
@@ -169,6 +210,8 @@ int repo_open(struct store *store, struct repo *ret, bool *ret_used_copy, struct
     }
     if (rc < 0)
         return rc;
+    if (repo.cipher != REPO_PLAIN)
+        store_set_sealed(store);
     *ret = repo;
     *ret_used_copy = use_copy;
     return 0;

@@ -3,6 +3,8 @@
 
 #include <assert.h>
 
+#include "io/seal.h"
+
 static bool component_valid(const char *name, size_t len)
 {
     if (len == 0 || (len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.'))
@@ -108,36 +110,90 @@ int store_clone(struct store *store, struct store **ret, struct err *err)
     if (store->ops->clone == NULL)
         return err_set(err, ERR_INTERNAL, "%s: no second handle on it", store->url);
     int rc = store->ops->clone(store, &clone, err);
-    return rc < 0 ? rc : finish_open(clone, store->url, store->cancel, ret, err);
+    if (rc < 0)
+        return rc;
+    clone->sealed = store->sealed;
+    clone->keys = store->keys;
+    return finish_open(clone, store->url, store->cancel, ret, err);
 }
 
 void store_close(struct store *store)
 {
     if (store == NULL)
         return;
+    if (store->owns_keys)
+        keyring_free(store->keys);
     store->ops->close(store);
     free(store->url);
     free(store);
 }
+
+/* --- encrypted repositories ------------------------------------------------------------------- */
+
+void store_set_sealed(struct store *store)
+{
+    store->sealed = true;
+}
+
+void store_give_keys(struct store *store, struct keyring *keys)
+{
+    if (store->owns_keys)
+        keyring_free(store->keys);
+    store->sealed = true;
+    store->keys = keys;
+    store->owns_keys = true;
+}
+
+const struct keyring *store_keys(const struct store *store)
+{
+    return store->keys;
+}
+
+/* 1: this object is sealed, and we have keys; 0: it is not. */
+static int check_keys(const struct store *store, const char *name, struct err *err)
+{
+    if (!store->sealed || seal_exempts(name))
+        return 0;
+    if (store->keys != NULL)
+        return 1;
+    (void)err_set(err, ERR_AUTH, "%s is encrypted, and there is no key for it", store->url);
+    return err_hint(err, "set key_file, or give --key-file=FILE");
+}
+
+/* --- objects ---------------------------------------------------------------------------------- */
 
 const char *store_url(const struct store *store)
 {
     return store->url;
 }
 
+static int put(struct store *store, const char *name, const void *ptr, size_t len, bool absent,
+               struct err *err)
+{
+    free_mem uint8_t *sealed = NULL;
+    int rc = check_name(store, name, err);
+    if (rc == 0)
+        rc = check_keys(store, name, err);
+    if (rc > 0)
+        rc = seal_object(store->keys, name, ptr, len, &sealed, &len, err);
+    if (rc < 0)
+        return rc;
+    if (sealed != NULL)
+        ptr = sealed;
+    return absent && store->ops->put_absent != NULL
+               ? store->ops->put_absent(store, name, ptr, len, err)
+               : store->ops->put(store, name, ptr, len, err);
+}
+
 int store_put(struct store *store, const char *name, const void *ptr, size_t len, struct err *err)
 {
-    int rc = check_name(store, name, err);
-    return rc < 0 ? rc : store->ops->put(store, name, ptr, len, err);
+    return put(store, name, ptr, len, false, err);
 }
 
 int store_put_absent(struct store *store, const char *name, const void *ptr, size_t len,
                      struct err *err)
 {
-    int rc = check_name(store, name, err);
-    if (rc == 0 && store->ops->put_absent != NULL)
-        return store->ops->put_absent(store, name, ptr, len, err);
-    return rc < 0 ? rc : store->ops->put(store, name, ptr, len, err);
+    return put(store, name, ptr, len, true, err);
 }
 
 int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
@@ -150,8 +206,25 @@ int store_get(struct store *store, const char *name, uint64_t offset, void *buf,
 int store_get_head(struct store *store, const char *name, void *buf, size_t len, size_t *ret_len,
                    uint64_t *ret_size, struct err *err)
 {
+    uint8_t head[SEAL_WAL_HEAD_LEN];
+    size_t got;
+    uint64_t size;
     int rc = check_name(store, name, err);
-    return rc < 0 ? rc : store->ops->get(store, name, 0, buf, len, ret_len, ret_size, err);
+    if (rc == 0)
+        rc = check_keys(store, name, err);
+    if (rc == 0)
+        return store->ops->get(store, name, 0, buf, len, ret_len, ret_size, err);
+    if (rc < 0)
+        return rc;
+    assert(len == FMT_HEADER_LEN + FMT_WAL_FIXED_LEN);
+    rc = store->ops->get(store, name, 0, head, sizeof(head), &got, &size, err);
+    if (rc == 0)
+        rc = seal_open_wal_head(store->keys, name, head, got, buf, err);
+    if (rc < 0)
+        return rc;
+    *ret_len = len;
+    *ret_size = size - SEAL_WAL_OVERHEAD;
+    return 0;
 }
 
 int store_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)
@@ -172,15 +245,14 @@ int store_too_long(const char *name, uint64_t size, size_t len_max, struct err *
                    (unsigned long long)size, len_max);
 }
 
-int store_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,
-                  size_t *ret_len, struct err *err)
+/* As it is stored. */
+static int get_whole(struct store *store, const char *name, size_t len_max, void **ret_buf,
+                     size_t *ret_len, struct err *err)
 {
     uint64_t size;
-    int rc = check_name(store, name, err);
-    if (rc == 0 && store->ops->get_all != NULL)
+    if (store->ops->get_all != NULL)
         return store->ops->get_all(store, name, len_max, ret_buf, ret_len, err);
-    if (rc == 0)
-        rc = store_size(store, name, &size, err);
+    int rc = store_size(store, name, &size, err);
     if (rc < 0)
         return rc;
     if (size > len_max)
@@ -197,6 +269,26 @@ int store_get_all(struct store *store, const char *name, size_t len_max, void **
     *ret_buf = take_ptr(&buf);
     *ret_len = len;
     return 0;
+}
+
+int store_get_all(struct store *store, const char *name, size_t len_max, void **ret_buf,
+                  size_t *ret_len, struct err *err)
+{
+    free_mem void *sealed = NULL;
+    uint8_t *plain;
+    size_t len;
+    int rc = check_name(store, name, err);
+    if (rc == 0)
+        rc = check_keys(store, name, err);
+    if (rc == 0)
+        return get_whole(store, name, len_max, ret_buf, ret_len, err);
+    if (rc > 0)
+        rc = get_whole(store, name, len_max + SEAL_OVERHEAD_MAX, &sealed, &len, err);
+    if (rc == 0)
+        rc = seal_open_object(store->keys, name, sealed, len, &plain, ret_len, err);
+    if (rc == 0)
+        *ret_buf = plain;
+    return rc;
 }
 
 int store_list(struct store *store, const char *prefix,

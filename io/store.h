@@ -81,6 +81,16 @@ void store_close(struct store *store);
  * ERR_INTERNAL where the store has no such thing. */
 int store_clone(struct store *store, struct store **ret, struct err *err);
 
+/* The repository is encrypted: without keys nothing but what leads to them is read or written from
+ * now on (ERR_AUTH). With them store_put(), store_get_all() and store_get_head() seal and open by
+ * themselves; packs and table packs are sealed by whoever builds them (seal.h). */
+struct keyring;
+void store_set_sealed(struct store *store);
+/* The store frees them; clones made from now on use them. Replaces those it had. */
+void store_give_keys(struct store *store, struct keyring *keys);
+/* NULL for a plain repository. */
+const struct keyring *store_keys(const struct store *store);
+
 /* The URL as given, for messages. */
 const char *store_url(const struct store *store);
 
@@ -98,7 +108,9 @@ int store_put_absent(struct store *store, const char *name, const void *ptr, siz
 int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
               size_t *ret_len, struct err *err);
 
-/* The same from offset 0, with the size of the object: one request instead of two. */
+/* The same from offset 0, with the size of the object: one request instead of two. In an encrypted
+ * repository for the heads of WAL objects only, which it opens: head and size are the plain one's.
+ * store_get() opens nothing. */
 int store_get_head(struct store *store, const char *name, void *buf, size_t len, size_t *ret_len,
                    uint64_t *ret_size, struct err *err);
 

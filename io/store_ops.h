@@ -54,6 +54,10 @@ struct store {
     const struct store_ops *ops;
     char *url; /* malloc'ed, freed by store_close() */
     const _Atomic bool *cancel;
+    /* Of an encrypted repository (seal.h). A clone has its original's. */
+    bool sealed;
+    struct keyring *keys;
+    bool owns_keys;
 };
 
 /* file://: path is the part of the URL after the scheme. */

@@ -17,6 +17,7 @@
 
 #include "io/crypt.h"
 #include "io/file.h"
+#include "io/seal.h"
 
 enum { TABLE_HEADER_LEN = 4096, TABLE_VERSION = 1 };
 
@@ -385,15 +386,37 @@ int table_decode_region(const struct fmt_manifest *manifest, uint32_t region_ind
     return rc;
 }
 
+int table_open_region(struct seal *seal, const struct keyring *keys,
+                      const struct fmt_manifest *manifest, uint32_t region_index, const char *name,
+                      const uint8_t *from, uint8_t *to, struct err *err)
+{
+    const struct fmt_manifest_region *place = &manifest->regions[region_index];
+    int rc = seal_begin_reached(seal, keys, manifest, place->snapshot, name, err);
+    if (rc == 0 && !seal_open_part(seal, place->offset, from, place->len, to))
+        rc = err_set(err, ERR_CORRUPT, "region table: not what was sealed there");
+    return rc;
+}
+
+static int region_open(struct store *store, const struct fmt_manifest *manifest,
+                       uint32_t region_index, const char *name, uint8_t *buf, struct err *err)
+{
+    if (store_keys(store) == NULL)
+        return 0;
+    struct seal *seal = seal_new();
+    int rc =
+        table_open_region(seal, store_keys(store), manifest, region_index, name, buf, buf, err);
+    seal_free(seal);
+    return rc;
+}
+
 /* Reads exactly the bytes that the manifest promises. */
 static int region_read(struct store *store, const char *name,
                        const struct fmt_manifest_region *place, void *buf, struct err *err)
 {
-    size_t got;
-    int rc = store_get(store, name, place->offset, buf, place->len, &got, err);
-    if (rc == 0 && got != place->len)
-        rc = err_set(err, ERR_CORRUPT, "region table is cut: %zu of %" PRIu32 " bytes", got,
-                     place->len);
+    size_t got, want = place->len + (store_keys(store) != NULL ? (size_t)FMT_TAG_LEN : 0);
+    int rc = store_get(store, name, place->offset, buf, want, &got, err);
+    if (rc == 0 && got != want)
+        rc = err_set(err, ERR_CORRUPT, "region table is cut: %zu of %zu bytes", got, want);
     return rc;
 }
 
@@ -408,10 +431,12 @@ static int table_fetch_region_once(struct store *store, const struct repo *repo,
     if (manifest->chunk_size != repo->chunk_size || manifest->region_size != repo->region_size)
         return err_set(err, ERR_CORRUPT, "manifest and repository differ in geometry");
     repo_table_name(name, manifest->volume, place->snapshot, place->number);
-    free_mem void *buf = malloc(place->len);
+    free_mem void *buf = malloc(place->len + (size_t)FMT_TAG_LEN);
     if (!buf)
         return err_sys(err, ERR_INTERNAL, "region table of %" PRIu32 " bytes", place->len);
     int rc = region_read(store, name, place, buf, err);
+    if (rc == 0)
+        rc = region_open(store, manifest, region_index, name, buf, err);
     if (rc == 0)
         rc = table_decode_region(manifest, region_index, buf, &region, err);
     if (rc < 0)

@@ -55,6 +55,13 @@ uint32_t table_chunk_len(const struct table *table, uint64_t chunk_index);
 
 void table_close(struct table *table);
 
+/* Of an encrypted repository, before the next: opens the regions[].len bytes and their tag at from,
+ * read from the object name, into to, which may be from. ERR_CORRUPT, ERR_AUTH. */
+struct seal;
+int table_open_region(struct seal *seal, const struct keyring *keys,
+                      const struct fmt_manifest *manifest, uint32_t region_index, const char *name,
+                      const uint8_t *from, uint8_t *to, struct err *err);
+
 /* Decodes the table of a region from the regions[].len bytes that the manifest promises (8-aligned)
  * and checks them: SHA-256, structure, place, and that the manifest lists every pack it names. ret
  * points into them. ERR_CORRUPT, ERR_REFUSED. Pure. */

@@ -55,7 +55,7 @@ struct cmd_verb {
 
 extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, verb_restore,
     verb_verify, verb_export, verb_expire, verb_pin, verb_unpin, verb_status, verb_jobs,
-    verb_cancel, verb_check, verb_cluster, verb_patroni;
+    verb_cancel, verb_check, verb_cluster, verb_patroni, verb_key;
 
 /* --- cmd_status.c --- */
 /* 0 for a healthy node, else the cause: ERR_BUSY while a restore is at work, ERR_PARTIAL when one

@@ -21,6 +21,8 @@ const struct cmd_option cmd_common_options[] = {
     {"ca-file", 0, "FILE", "certificates that the server's is checked against"},
     {"credentials-file", 0, "FILE", "its keys, mode 0600"},
     {"wal-credentials-file", 0, "FILE", "keys for the server's own user (tidemark-wal)"},
+    {"key-file", 0, "FILE", "the key file of an encrypted repository"},
+    {"wal-key-file", 0, "FILE", "that for the server's own user (tidemark-wal)"},
     {"json", 0, NULL, "print JSON, one object a line"},
     {"yes", 'y', NULL, "do not ask"},
     {"local", 0, NULL, "run the job from here even when an agent answers"},
@@ -108,7 +110,9 @@ static const char *conf_key(const char *option)
                 {"addressing", "repository.addressing"},
                 {"ca-file", "repository.ca_file"},
                 {"credentials-file", "repository.credentials_file"},
-                {"wal-credentials-file", "wal.credentials_file"}};
+                {"wal-credentials-file", "wal.credentials_file"},
+                {"key-file", "repository.key_file"},
+                {"wal-key-file", "wal.key_file"}};
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (strcmp(keys[i].option, option) == 0)
             return keys[i].key;

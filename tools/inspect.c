@@ -13,8 +13,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
+#include "agent/key_file.h"
 #include "agent/record.h"
-#include "agent/repository_access.h"
 #include "io/codec.h"
 #include "io/crypt.h"
 
@@ -28,6 +28,7 @@ static const char usage[] =
     "  --repository=URL  NAME is an object of this repository (file:///DIR, s3://BUCKET/PREFIX)\n"
     "  --endpoint=URL --region=NAME --addressing=WORD --ca-file=FILE --credentials-file=FILE\n"
     "                    of an s3:// repository; default: as in tidemark.conf\n"
+    "  --key-file=FILE   of an encrypted one; without it only headers are shown\n"
     "  --help, --version\n";
 
 struct options {
@@ -96,6 +97,7 @@ static int print_repo(const uint8_t *from, size_t len, struct err *err)
     printf("region size: %" PRIu32 "\n", repo.region_size);
     printf("digest seed: %016" PRIx64 "\n", repo.digest_seed);
     printf("created: %" PRId64 "\n", repo.created_s);
+    printf("cipher: %s\n", repo.cipher == REPO_PLAIN ? "none" : "AES-256-GCM");
     return 0;
 }
 
@@ -172,7 +174,7 @@ static int print_tables(const uint8_t *from, size_t len, bool entries, struct er
 {
     struct fmt_header header;
     int rc = fmt_header_expect_whole(from, len, FMT_TABLES, NULL, &header, err);
-    if (rc < 0)
+    if (rc < 0 || header.key_id != 0) /* where sealed tables lie, only the manifest says */
         return rc;
     for (size_t at = FMT_HEADER_LEN; at < len;) {
         struct fmt_region region;
@@ -289,6 +291,20 @@ static int print_wal(const uint8_t *from, size_t len, struct err *err)
     return 0;
 }
 
+/* What a key ring tells without a key file. */
+static int print_keys(const uint8_t *from, size_t len, struct err *err)
+{
+    const struct fmt_key *keys;
+    uint32_t generation, count;
+    int rc = fmt_keys_decode(from, len, NULL, &generation, &keys, &count, err);
+    for (uint32_t i = 0; rc == 0 && i < count; i++) {
+        printf("key %" PRIu32 ": %s, made %" PRId64, keys[i].id,
+               keys[i].role == FMT_ROLE_WAL ? "WAL" : "data", keys[i].created_s);
+        print_hex(", key file", keys[i].file_id, 8);
+    }
+    return rc;
+}
+
 static int print_pack_object(const uint8_t *from, size_t len, struct err *err)
 {
     struct fmt_header header;
@@ -315,6 +331,8 @@ static int print_object(const uint8_t *from, size_t len, bool entries, struct er
         return print_json(from, len, &header, err);
     case FMT_WAL:
         return print_wal(from, len, err);
+    case FMT_KEYS:
+        return print_keys(from, len, err);
     case FMT_KIND_COUNT:
         break;
     }
@@ -365,12 +383,25 @@ static int read_file(const char *path, void **ret_buf, size_t *ret_len, struct e
     return 0;
 }
 
+/* Of an encrypted repository: objects come in their plain form from here. */
+static int unlock(const struct conf *conf, struct store *store, struct err *err)
+{
+    struct repo repo;
+    bool used_copy;
+    int rc = repo_open(store, &repo, &used_copy, err);
+    if (rc == 0)
+        rc = key_file_unlock(conf, REPOSITORY_JOBS, store, &repo, err);
+    if (rc < 0)
+        store_close(store);
+    return rc;
+}
+
 static int open_store(const struct options *options, struct store **ret, struct err *err)
 {
     static struct conf conf;
     struct repository_access access;
     /* A directory needs no configuration: this is the tool for when that is broken. */
-    bool plain = strncmp(options->repository, "file://", 7) == 0 && options->access_count == 0;
+    bool plain = strncmp(options->repository, "file://", 7) == 0;
     int rc = plain ? conf_parse("defaults", "", 0, &conf, err) : conf_load(NULL, &conf, err);
     if (rc == 0)
         rc = conf_set(&conf, "repository.url", options->repository, err);
@@ -382,7 +413,7 @@ static int open_store(const struct options *options, struct store **ret, struct 
         return rc;
     rc = store_open(conf.repository_url, &access.options, false, ret, err);
     repository_access_free(&access);
-    return rc;
+    return rc < 0 || !conf.repository_key_file[0] ? rc : unlock(&conf, *ret, err);
 }
 
 static int read_named(const struct options *options, void **ret_buf, size_t *ret_len,
@@ -412,9 +443,9 @@ static int inspect(const struct options *options, struct err *err)
     return rc < 0 ? err_prefix(err, "%s", options->name) : 0;
 }
 
-static const char *const access_keys[] = {"repository.endpoint", "repository.region",
-                                          "repository.addressing", "repository.ca_file",
-                                          "repository.credentials_file"};
+static const char *const access_keys[] = {"repository.endpoint",         "repository.region",
+                                          "repository.addressing",       "repository.ca_file",
+                                          "repository.credentials_file", "repository.key_file"};
 
 static void add_access(struct options *options, const char *key, const char *value)
 {
@@ -436,6 +467,7 @@ static int parse_options(int argc, char **argv, struct options *ret, struct err 
         {"addressing", required_argument, NULL, OPTION_ACCESS + 2},
         {"ca-file", required_argument, NULL, OPTION_ACCESS + 3},
         {"credentials-file", required_argument, NULL, OPTION_ACCESS + 4},
+        {"key-file", required_argument, NULL, OPTION_ACCESS + 5},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
@@ -460,6 +492,7 @@ static int parse_options(int argc, char **argv, struct options *ret, struct err 
         case OPTION_ACCESS + 2:
         case OPTION_ACCESS + 3:
         case OPTION_ACCESS + 4:
+        case OPTION_ACCESS + 5:
             add_access(ret, access_keys[option - OPTION_ACCESS], optarg);
             break;
         default:

@@ -8,7 +8,7 @@
 static const struct cmd_verb *const verbs[] = {
     &verb_init,   &verb_check,   &verb_snapshot, &verb_list,    &verb_show,  &verb_verify,
     &verb_export, &verb_restore, &verb_expire,   &verb_pin,     &verb_unpin, &verb_status,
-    &verb_jobs,   &verb_cancel,  &verb_cluster,  &verb_patroni,
+    &verb_jobs,   &verb_cancel,  &verb_cluster,  &verb_patroni, &verb_key,
 };
 
 enum { LEFT_COLUMNS = 30 };

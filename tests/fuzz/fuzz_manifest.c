@@ -7,7 +7,8 @@ static void one(const uint8_t *data, size_t size)
     struct err err;
     if (!fuzz_good(fmt_manifest_decode(data, size, NULL, &manifest, &err), &err))
         return;
-    FUZZ_CHECK(size == fmt_manifest_len(manifest.region_count, manifest.pack_count));
+    FUZZ_CHECK(size == fmt_manifest_len(manifest.region_count, manifest.pack_count) +
+                           manifest.origin_count * (size_t)FMT_MANIFEST_ORIGIN_LEN);
     free_mem uint8_t *again = malloc(size);
     FUZZ_CHECK(again != NULL);
     fmt_manifest_encode(&manifest, data + 32, again);

@@ -2,7 +2,10 @@
 """The golden objects of the format: the writer still makes them, tidemark-inspect reads them and
 refuses the bad ones, and the independent reader finds the bytes that the rule below gives.
 
-    tests/golden/t_golden.py --update    writes tests/golden/v1 anew: only when the format changes
+    tests/golden/t_golden.py --update           writes tests/golden/v1 anew: only when the format
+                                                changes
+    tests/golden/t_golden.py --update-sealed    the same of tests/golden/sealed, an encrypted
+                                                repository with the same volume
 
 check: build=asan timeout=120
 """
@@ -18,6 +21,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "lib"))
 from tm import BUILD, diag, is_, like, need_programs, ok, run  # noqa: E402
 
 V1 = os.path.join(HERE, "v1")
+SEALED = os.path.join(HERE, "sealed")
 TOOL = "tests/golden/tool_golden"
 READER = os.path.join(HERE, "..", "lib", "tidemark_reader.py")
 CHUNK, REGION, LAST = 65536, 64 << 20, 1536
@@ -143,16 +147,50 @@ def test_reader():
         is_(reader(copy, "first"), device(False, 2), "the other is not affected")
 
 
-def test_reader_refuses():
+def test_sealed():
+    """The same volume, encrypted: random salts make it another one each time it is written."""
+    with tempfile.TemporaryDirectory(prefix="tidemark-golden-", dir="/var/tmp") as scratch:
+        fresh = os.path.join(scratch, "fresh")
+        os.mkdir(fresh)
+        done = subprocess.run([os.path.join(BUILD, TOOL), fresh, "--sealed"], check=False)
+        is_(done.returncode, 0, "the writer makes an encrypted repository")
+        is_(files_of(os.path.join(fresh, "repo")), files_of(os.path.join(SEALED, "repo")),
+            "with the same objects")
+        for place, what in ((SEALED, "committed"), (fresh, "fresh")):
+            repo, key = os.path.join(place, "repo"), f"--key-file={os.path.join(place, 'key')}"
+            is_(reader(repo, "first", "pgdata", key), device(False, 2),
+                f"{what}: the reader opens it")
+            is_(reader(repo, "second", "pgdata", key), device(True, 4), "and its second snapshot")
+        repo, key = os.path.join(SEALED, "repo"), os.path.join(scratch, "key")
+        other = f"--key-file={os.path.join(fresh, 'key')}"
+        like(reader(repo, "second", "pgdata", other), "not the one of this repo",
+             "a wrong key file")
+        like(reader(repo, "second"), "do not fit", "no key file")
+        shutil.copyfile(os.path.join(SEALED, "key"), key)
+        os.chmod(key, 0o600)
+        access = f"--repository=file://{repo}", f"--key-file={key}"
+        for name in files_of(repo):
+            like(inspect(*access, name), r"\nexit 0\n$", f"inspect opens {name}")
+        like(inspect(access[0], access[1][:-3] + "none", "volume/x"), r"exit 13\n$",
+             "no such key file")
+        shutil.copyfile(os.path.join(SEALED, "wal.key"), key)
+        like(inspect(*access, "volume/x"), r"(?s)WAL only.*exit 13\n$", "the key file of WAL")
+
+
+def test_reader_refuses(place, *key):
     """Each object that the second snapshot reads: one flipped bit, one byte cut, missing."""
     with tempfile.TemporaryDirectory(prefix="tidemark-golden-", dir="/var/tmp") as scratch:
         repo = os.path.join(scratch, "repo")
-        shutil.copytree(os.path.join(V1, "repo"), repo)
-        is_(reader(repo, "second"), device(True, 4), "the copy is intact")
+        shutil.copytree(os.path.join(place, "repo"), repo)
+
+        def read_it(snapshot):
+            return reader(repo, snapshot, "pgdata", *key)
+
+        is_(read_it("second"), device(True, 4), "the copy is intact")
         for name in files_of(repo):
             # Each part of a pack and of a table pack is covered by who refers to it, but not the
             # dead parts; the copy of tidemark.repo, WAL and marks are not read.
-            if name.startswith(("wal/", "tidemark", "withdrawn/")) or "31" * 16 in name:
+            if name.startswith(("wal/", "tidemark", "withdrawn/", "key/")) or "31" * 16 in name:
                 continue
             path = os.path.join(repo, name)
             data = read(path)
@@ -163,21 +201,26 @@ def test_reader_refuses():
                 with open(path, "wb") as file:
                     file.write(damaged)
                 # The header of a table pack is not read: its tables stand alone.
-                want = device(True, 4) if name.startswith("table/") and what == "header" else None
-                got = reader(repo, "32" * 16)
+                alone = name.startswith("table/") and what == "header"
+                want = device(True, 4) if alone else None
+                got = read_it("32" * 16)
                 ok(got == want if want else got.startswith("tidemark_reader: "),
                    f"{name.split('/')[0]} {what}: {got.strip()}")
             with open(path, "wb") as file:
                 file.write(data)
-        is_(reader(repo, "second"), device(True, 4), "put right again")
+        is_(read_it("second"), device(True, 4), "put right again")
+
+
+def write_anew(directory, *options):
+    shutil.rmtree(directory, ignore_errors=True)
+    os.mkdir(directory)
+    subprocess.run([os.path.join(BUILD, TOOL), directory, *options], check=True)
+    for name in files_of(directory):
+        os.chmod(os.path.join(directory, name), 0o644)
 
 
 def update():
-    shutil.rmtree(V1, ignore_errors=True)
-    os.mkdir(V1)
-    subprocess.run([os.path.join(BUILD, TOOL), V1], check=True)
-    for name in files_of(V1):
-        os.chmod(os.path.join(V1, name), 0o644)
+    write_anew(V1)
     for name, runs in transcripts():
         with open(os.path.join(V1, name), "w", encoding="utf-8") as file:
             file.writelines([inspect(*args) for args in runs])
@@ -188,10 +231,14 @@ def main():
     test_writer()
     test_inspect()
     test_reader()
-    test_reader_refuses()
+    test_sealed()
+    test_reader_refuses(V1)
+    test_reader_refuses(SEALED, f"--key-file={os.path.join(SEALED, 'key')}")
 
 
 if sys.argv[1:] == ["--update"]:
     update()
+elif sys.argv[1:] == ["--update-sealed"]:
+    write_anew(SEALED, "--sealed")
 else:
     run(main)

@@ -1,7 +1,9 @@
 /* Writes the golden objects of the format: a small repository with two snapshots of one volume, a
  * device marker, and objects that must be refused. Everything is fixed: the same bytes each time.
  *
- *     tool_golden DIR      DIR/repo/…, DIR/marker, DIR/bad/<name>
+ *     tool_golden DIR              DIR/repo/…, DIR/marker, DIR/bad/<name>
+ *     tool_golden DIR --sealed     the same repository, encrypted, and its key files DIR/key and
+ *                                  DIR/wal.key: with other salts, so other bytes, each time
  *
  * tests/golden/t_golden.py compares its output with the committed files. */
 #include <fcntl.h>
@@ -12,6 +14,7 @@
 #include "io/codec.h"
 #include "io/crypt.h"
 #include "io/hash.h"
+#include "io/seal.h"
 #include "tests/unit/record_fixture.h"
 
 enum {
@@ -32,6 +35,8 @@ static struct repo repo = {
 };
 static uint8_t volume[ID_LEN], first[ID_LEN], second[ID_LEN];
 static struct store *store;
+static struct seal *cipher; /* NULL: plain */
+static struct fmt_manifest_origin origins[2];
 
 static void must(int rc)
 {
@@ -62,11 +67,32 @@ static void fill_noise(uint8_t *to, size_t len)
 struct pack {
     uint8_t bytes[OBJECT_MAX];
     size_t len;
+    size_t live_len;
 };
 
-static struct fmt_entry add_chunk(struct pack *pack, uint32_t pack_index, const uint8_t *plain,
-                                  size_t len)
+static const struct fmt_manifest_origin *origin_of(const uint8_t snapshot[ID_LEN])
 {
+    return &origins[memcmp(snapshot, first, ID_LEN) != 0];
+}
+
+/* Seals what has been put at this place of an object; returns the bytes that it adds. */
+static size_t seal_at(const char *name, const uint8_t snapshot[ID_LEN], uint8_t *object, size_t at,
+                      size_t len)
+{
+    const struct fmt_manifest_origin *origin = origin_of(snapshot);
+    if (!cipher)
+        return 0;
+    must(seal_begin(cipher, store_keys(store), FMT_ROLE_DATA, origin->key_id, origin->salt, name,
+                    &err));
+    seal_part(cipher, at, object + at, len);
+    return FMT_TAG_LEN;
+}
+
+/* pack_index is the pack's number as well. */
+static struct fmt_entry add_chunk(struct pack *pack, const uint8_t snapshot[ID_LEN],
+                                  uint32_t pack_index, const uint8_t *plain, size_t len)
+{
+    char name[STORE_NAME_MAX + 1];
     struct fmt_entry entry = {.pack = pack_index, .offset = (uint32_t)pack->len};
     uint8_t *to = pack->bytes + pack->len;
     size_t stored = codec_compress(plain, len, to, len, 2);
@@ -78,7 +104,9 @@ static struct fmt_entry add_chunk(struct pack *pack, uint32_t pack_index, const 
         entry.len_flags = (uint32_t)stored;
     }
     hash_xxh3_128(plain, len, repo.digest_seed, entry.digest);
-    pack->len += stored;
+    repo_pack_name(name, volume, snapshot, pack_index);
+    pack->live_len += stored;
+    pack->len += stored + seal_at(name, snapshot, pack->bytes, pack->len, stored);
     return entry;
 }
 
@@ -90,6 +118,8 @@ static void put_with_header(enum fmt_kind kind, const uint8_t snapshot[ID_LEN], 
     memcpy(header.repository, repo.id, ID_LEN);
     memcpy(header.volume, volume, ID_LEN);
     memcpy(header.snapshot, snapshot, ID_LEN);
+    header.key_id = origin_of(snapshot)->key_id;
+    memcpy(header.salt, origin_of(snapshot)->salt, FMT_SALT_LEN);
     fmt_header_encode(&header, object);
     if (kind == FMT_PACK)
         repo_pack_name(name, volume, snapshot, number);
@@ -111,7 +141,9 @@ static size_t add_region(uint8_t *object, size_t at, const uint8_t snapshot[ID_L
     *place = (struct fmt_manifest_region){.offset = (uint32_t)at, .len = (uint32_t)len};
     memcpy(place->snapshot, snapshot, ID_LEN);
     sha256(object + at, len, place->sha256);
-    return at + len;
+    char name[STORE_NAME_MAX + 1];
+    repo_table_name(name, volume, snapshot, 0);
+    return at + len + seal_at(name, snapshot, object, at, len);
 }
 
 static struct fmt_region region_of(uint32_t index, uint32_t chunks, uint32_t last_len,
@@ -159,12 +191,15 @@ static void put_manifest(const uint8_t snapshot[ID_LEN], const uint8_t parent[ID
         .fs_label = "pgdata",
         .regions = places,
         .packs = manifest_packs,
+        .origins = cipher ? origins : NULL,
+        .origin_count = cipher ? (pack_count > 2 ? 2 : 1) : 0,
     };
     memcpy(manifest.volume, volume, ID_LEN);
     memcpy(manifest.snapshot, snapshot, ID_LEN);
     memcpy(manifest.parent, parent, ID_LEN);
     fmt_manifest_encode(&manifest, repo.id, object);
-    size_t len = fmt_manifest_len(2, pack_count);
+    size_t len =
+        fmt_manifest_len(2, pack_count) + manifest.origin_count * (size_t)FMT_MANIFEST_ORIGIN_LEN;
     repo_manifest_name(name, volume, snapshot);
     must(store_put(store, name, object, len, &err));
     sha256(object, len, ret_sha256);
@@ -217,22 +252,22 @@ static void put_first(void)
     packs[0].len = packs[1].len = FMT_HEADER_LEN;
     clear_entries();
     fill_chunk(plain, CHUNK, 1);
-    entries[0] = add_chunk(&packs[0], 0, plain, CHUNK);
+    entries[0] = add_chunk(&packs[0], first, 0, plain, CHUNK);
     entries[1] = (struct fmt_entry){.len_flags = (uint32_t)FMT_ZERO << 24};
     fill_chunk(plain, CHUNK, 2);
-    entries[3] = add_chunk(&packs[0], 0, plain, CHUNK);
+    entries[3] = add_chunk(&packs[0], first, 0, plain, CHUNK);
     struct fmt_region region = region_of(0, REGION_CHUNKS, CHUNK, refs, 1);
     size_t len = add_region(tables, FMT_HEADER_LEN, first, &region);
     fill_chunk(plain, CHUNK, 3);
-    entries[0] = add_chunk(&packs[0], 0, plain, CHUNK); /* a pack serves several regions */
+    entries[0] = add_chunk(&packs[0], first, 0, plain, CHUNK); /* a pack serves several regions */
     fill_noise(plain, LAST_LEN);
-    entries[1] = add_chunk(&packs[1], 1, plain, LAST_LEN);
+    entries[1] = add_chunk(&packs[1], first, 1, plain, LAST_LEN);
     region = region_of(1, 2, LAST_LEN, refs, 2);
     len = add_region(tables, len, first, &region);
     for (uint32_t i = 0; i < 2; i++) {
         put_with_header(FMT_PACK, first, i, packs[i].bytes, packs[i].len);
         manifest_packs[i] = (struct fmt_manifest_pack){
-            .number = i, .stored_len = packs[i].len, .live_len = packs[i].len - FMT_HEADER_LEN};
+            .number = i, .stored_len = packs[i].len, .live_len = packs[i].live_len};
         memcpy(manifest_packs[i].snapshot, first, ID_LEN);
     }
     put_with_header(FMT_TABLES, first, 0, tables, len);
@@ -252,7 +287,7 @@ static void put_second(void)
     clear_entries();
     entries[0] = entries[1] = (struct fmt_entry){.len_flags = (uint32_t)FMT_ZERO << 24};
     fill_chunk(plain, CHUNK, 4);
-    entries[3] = add_chunk(&pack, 0, plain, CHUNK);
+    entries[3] = add_chunk(&pack, second, 0, plain, CHUNK);
     struct fmt_region region = region_of(0, REGION_CHUNKS, CHUNK, refs, 1);
     size_t len = add_region(tables, FMT_HEADER_LEN, second, &region);
     put_with_header(FMT_PACK, second, 0, pack.bytes, pack.len);
@@ -264,7 +299,7 @@ static void put_second(void)
     }
     manifest_packs[0].live_len -= dead;
     manifest_packs[2] =
-        (struct fmt_manifest_pack){.stored_len = pack.len, .live_len = pack.len - FMT_HEADER_LEN};
+        (struct fmt_manifest_pack){.stored_len = pack.len, .live_len = pack.live_len};
     memcpy(manifest_packs[2].snapshot, second, ID_LEN);
     put_manifest(second, first, 3, digest);
     put_record(second, first, "second", digest);
@@ -320,7 +355,7 @@ static void write_file(const char *name, const void *bytes, size_t len)
 }
 
 enum base { BASE_REPO, BASE_MANIFEST, BASE_TABLE, BASE_JSON, BASE_WAL, BASE_MARKER };
-enum seal {
+enum repair {
     SEAL_NONE,   /* the damage is there for a checksum to find */
     SEAL_HEADER, /* header checksum put right */
     SEAL_BODY,   /* digest of the body and header checksum put right */
@@ -332,7 +367,7 @@ enum seal {
 static const struct bad_case {
     const char *name;
     enum base base;
-    enum seal seal;
+    enum repair seal;
     size_t at; /* one byte is changed … */
     uint8_t value;
     size_t cut; /* … and so many bytes are cut from the end */
@@ -350,7 +385,7 @@ static const struct bad_case {
     {"repo-bit", BASE_REPO, SEAL_NONE, 200, 1, 0},
     {"repo-cut", BASE_REPO, SEAL_NONE, 0, 'T', 1},
     {"repo-chunk-size", BASE_REPO, SEAL_BODY, 194, 2, 0},
-    {"repo-keys", BASE_REPO, SEAL_BODY, 216, 1, 0},
+    {"repo-cipher", BASE_REPO, SEAL_BODY, 216, 2, 0},
     {"manifest-bit", BASE_MANIFEST, SEAL_NONE, 300, 1, 0},
     {"manifest-cut", BASE_MANIFEST, SEAL_NONE, 0, 'T', 40},
     {"manifest-size", BASE_MANIFEST, SEAL_BODY, 192, 1, 0},
@@ -431,7 +466,7 @@ static size_t make_base(enum base base, uint8_t *object)
     abort();
 }
 
-static void reseal(enum seal seal, uint8_t *object, size_t len)
+static void reseal(enum repair seal, uint8_t *object, size_t len)
 {
     switch (seal) {
     case SEAL_NONE:
@@ -477,31 +512,69 @@ static void make_directory(const char *name)
     }
 }
 
-int main(int argc, char **argv)
+static void write_key_file(const char *name, const struct key_secret *secret)
+{
+    char text[KEY_FILE_TEXT_MAX];
+    key_secret_print(secret, text);
+    write_file(name, text, strlen(text));
+}
+
+static void make_keys(void)
+{
+    struct key_secret secret, wal;
+    must(key_secret_random(&secret, &err));
+    must(keyring_create(store, &repo, &secret, &err));
+    write_key_file("key", &secret);
+    key_secret_wal(&secret, &wal);
+    write_key_file("wal.key", &wal);
+    cipher = seal_new();
+    for (size_t i = 0; i < ARRAY_LEN(origins); i++) {
+        struct seal_origin origin;
+        must(seal_origin_new(store_keys(store), FMT_ROLE_DATA, &origin, &err));
+        origins[i].key_id = origin.key_id;
+        memcpy(origins[i].salt, origin.salt, FMT_SALT_LEN);
+        memcpy(origins[i].snapshot, i ? second : first, ID_LEN);
+    }
+}
+
+static void put_repository(bool sealed)
 {
     char url[PATH_MAX];
-    uint8_t object[FMT_REPO_LEN], marker[FMT_MARKER_LEN];
-    if (argc != 2)
+    uint8_t object[FMT_REPO_LEN];
+    (void)snprintf(url, sizeof(url), "file://%s/repo", out_dir);
+    must(store_open(url, NULL, true, &store, &err));
+    repo.cipher = sealed ? REPO_AES_256_GCM : REPO_PLAIN;
+    fmt_repo_encode(&repo, object);
+    must(store_put(store, "tidemark.repo", object, sizeof(object), &err));
+    must(store_put(store, "tidemark.repo.copy", object, sizeof(object), &err));
+    if (sealed)
+        make_keys();
+    put_first();
+    put_second();
+    put_mark();
+    put_wal();
+    seal_free(cipher);
+    store_close(store);
+}
+
+int main(int argc, char **argv)
+{
+    uint8_t marker[FMT_MARKER_LEN];
+    bool sealed = argc == 3 && strcmp(argv[2], "--sealed") == 0;
+    if (argc != 2 && !sealed)
         return 2;
     out_dir = argv[1];
     memset(repo.id, 0x10, ID_LEN);
     memset(volume, 0x20, ID_LEN);
     memset(first, 0x31, ID_LEN);
     memset(second, 0x32, ID_LEN);
+    put_repository(sealed);
+    if (sealed)
+        return 0;
     make_directory("bad");
-    (void)snprintf(url, sizeof(url), "file://%s/repo", out_dir);
-    must(store_open(url, NULL, true, &store, &err));
-    fmt_repo_encode(&repo, object);
-    must(store_put(store, "tidemark.repo", object, sizeof(object), &err));
-    must(store_put(store, "tidemark.repo.copy", object, sizeof(object), &err));
-    put_first();
-    put_second();
-    put_mark();
-    put_wal();
     fmt_marker_encode(first, VOLUME_SIZE, marker);
     write_file("marker", marker, sizeof(marker));
     for (size_t i = 0; i < ARRAY_LEN(bad_cases); i++)
         write_bad(&bad_cases[i]);
-    store_close(store);
     return 0;
 }

@@ -17,6 +17,7 @@ struct fixture {
     char url[96];
     struct store *store;
     struct repo repo;
+    struct key_secret secret; /* of an encrypted one */
     uint64_t seed;
     unsigned snapshot_number;
     uint8_t volume[ID_LEN];
@@ -40,8 +41,10 @@ static inline uint64_t next_random(uint64_t *state)
     return *state;
 }
 
-__attribute__((unused)) static int fixture_open(struct fixture *fixture, const char *base,
-                                                uint32_t chunk_size, uint64_t seed, struct err *err)
+/* sealed: an encrypted repository, with keys. */
+__attribute__((unused)) static int fixture_open_as(struct fixture *fixture, const char *base,
+                                                   uint32_t chunk_size, uint64_t seed, bool sealed,
+                                                   struct err *err)
 {
     *fixture = (struct fixture){.seed = seed | 1};
     snprintf(fixture->dir, sizeof(fixture->dir), "%s/tidemark-pipes-XXXXXX", base);
@@ -51,7 +54,19 @@ __attribute__((unused)) static int fixture_open(struct fixture *fixture, const c
     for (size_t i = 0; i < ID_LEN; i++)
         fixture->volume[i] = (uint8_t)(i + 1);
     int rc = store_open(fixture->url, NULL, true, &fixture->store, err);
-    return rc < 0 ? rc : repo_create(fixture->store, chunk_size, &fixture->repo, err);
+    if (rc == 0 && sealed)
+        rc = key_secret_random(&fixture->secret, err);
+    if (rc < 0)
+        return rc;
+    return sealed ? repo_create_sealed(fixture->store, chunk_size, &fixture->secret, &fixture->repo,
+                                       err)
+                  : repo_create(fixture->store, chunk_size, &fixture->repo, err);
+}
+
+__attribute__((unused)) static int fixture_open(struct fixture *fixture, const char *base,
+                                                uint32_t chunk_size, uint64_t seed, struct err *err)
+{
+    return fixture_open_as(fixture, base, chunk_size, seed, false, err);
 }
 
 __attribute__((unused)) static void fixture_close(struct fixture *fixture)

@@ -6,6 +6,7 @@ its own LZ4 block decoder and XXH3-128. Checksums and SHA-256 of every object th
 always checked; the digests of chunks as --check says.
 
     tidemark_reader.py REPO_DIR SNAPSHOT_ID_OR_TAG VOLUME OUT_FILE [--check=all|none|N] [--map=FILE]
+                       [--key-file=FILE]
 
 OUT_FILE becomes a sparse file of the volume's size: ZERO and FREE chunks are holes. N checks every
 N-th chunk. --map writes one line a chunk: "zero", "free", or its digest, "raw" or "lz4". Exit
@@ -18,6 +19,8 @@ import json
 import os
 import struct
 import sys
+
+import tidemark_cipher
 
 M64 = (1 << 64) - 1
 P32_1, P32_2, P32_3 = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
@@ -184,8 +187,10 @@ class Header:
         need(data[:8] == magic.ljust(8, b"\0"), f"{what}: wrong magic {data[:8]!r}")
         need(PLAIN.digest(data[:176]) == data[176:192], f"{what}: wrong header checksum")
         version, size, key, flags, self.body_len = struct.unpack_from("<IIIIQ", data, 8)
-        need((version, size, key, flags) == (1, 192, 0, 0), f"{what}: unknown version or flags")
-        need(not any(data[84:88]) and not any(data[120:176]), f"{what}: reserved bytes")
+        need((version, size, flags) == (1, 192, 0), f"{what}: unknown version or flags")
+        self.key, self.salt = key, data[120:152]
+        need(bool(key) == any(self.salt), f"{what}: salt and key do not fit")
+        need(not any(data[84:88]) and not any(data[152:176]), f"{what}: reserved bytes")
         self.repository, self.volume, self.snapshot = data[32:48], data[48:64], data[64:80]
         self.number = struct.unpack_from("<I", data, 80)[0]
         self.digest = data[88:120]
@@ -198,20 +203,52 @@ class Header:
 class Repository:
     """Section 4, and access to objects by name."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, key_file=None):
         self.directory = directory
+        self.keys = None
         try:
             self.parse(self.read("tidemark.repo"))
         except (Bad, OSError):
             self.parse(self.read("tidemark.repo.copy"))
+        need(bool(key_file) == bool(self.cipher), "key file and cipher do not fit")
+        if self.cipher:
+            with open(key_file, encoding="utf-8") as file:
+                self.read_ring(tidemark_cipher.read_key_file(file.read()))
+
+    def read_ring(self, secrets):
+        """Section 13: the newest generation, or its copy."""
+        names = [name.split(".")[0] for name in os.listdir(self.path("key"))]
+        name = f"key/{max(names)}"
+        try:
+            data = self.read(name)
+            header = self.header(data, b"TMKEYS", name, number=int(max(names), 16))
+            header.whole(data, name)
+        except (Bad, OSError):
+            data = self.read(name + ".copy")
+            header = self.header(data, b"TMKEYS", name, number=int(max(names), 16))
+            header.whole(data, name)
+        self.keys = tidemark_cipher.Keys(self.id, secrets, data[192:])
+
+    def plain(self, data, magic, name):
+        """The plain form of a manifest or a JSON object."""
+        if not self.keys:
+            return data
+        header = Header(data, magic, name)
+        need(header.key and len(data) == 192 + header.body_len, f"{name}: not sealed, or cut")
+        gcm = self.keys.of_object(name, header.key, header.salt)
+        body = self.keys.open_part(gcm, name, 192, data[192:])
+        head = (data[:16] + bytes(8) + struct.pack("<Q", len(body)) + data[32:88]
+                + hashlib.sha256(body).digest() + bytes(56))
+        return head + PLAIN.digest(head) + body
 
     def parse(self, data):
         header = Header(data, b"TMREPO", "tidemark.repo")
         header.whole(data, "tidemark.repo")
         need(len(data) == 256, "tidemark.repo: wrong length")
-        self.chunk_size, self.region_size, seed, _, keys = struct.unpack_from("<IIQqI", data, 192)
+        self.chunk_size, self.region_size, seed, _, self.cipher = struct.unpack_from(
+            "<IIQqI", data, 192)
         need(self.chunk_size in (16384, 32768, 65536) and self.region_size == 64 << 20, "geometry")
-        need(keys == 0 and not any(data[220:]), "tidemark.repo: keys or reserved bytes")
+        need(self.cipher in (0, 1) and not any(data[220:]), "tidemark.repo: cipher or reserved")
         self.id, self.hash = header.repository, Xxh3(seed)
 
     def path(self, name):
@@ -247,7 +284,7 @@ def find_record(repository, wanted):
             continue  # section 2: no snapshot any more
         by_id = wanted == identity
         try:
-            data = repository.read(name)
+            data = repository.plain(repository.read(name), b"TMJSON", name)
             header = repository.header(data, b"TMJSON", name, ZERO_ID, text_id(identity), 1)
             header.whole(data, name)
             record = json.loads(data[192:])
@@ -273,7 +310,7 @@ class Volume:
         self.id = text_id(entry[0]["id"])
         self.id_text = self.id.hex()
         what = f"volume/{self.id_text}/{record['id']}"
-        data = repository.read(what)
+        data = repository.plain(repository.read(what), b"TMVOLUME", what)
         digest = hashlib.sha256(data).hexdigest()
         need(digest == entry[0]["manifest_sha256"], f"{what}: not the record's")
         header = repository.header(data, b"TMVOLUME", what, self.id, text_id(record["id"]))
@@ -284,20 +321,38 @@ class Volume:
              f"{what}: other geometry than the repository's")
         need(self.size and self.size % 512 == 0 and regions == -(-self.size // region_size),
              f"{what}: impossible size")
-        need(len(data) == 448 + 64 * regions + 40 * packs, f"{what}: wrong length")
-        need(not any(data[192 + 168:448]), f"{what}: reserved bytes")
-        self.places = list(struct.iter_unpack("<16sIIII32s", data[448:448 + 64 * regions]))
-        listed = list(struct.iter_unpack("<16sIIQQ", data[448 + 64 * regions:]))
+        origins = struct.unpack_from("<I", data, 192 + 168)[0]
+        ends = 448 + 64 * regions, 448 + 64 * regions + 40 * packs
+        need(len(data) == ends[1] + 56 * origins, f"{what}: wrong length")
+        need(bool(origins) == bool(repository.keys), f"{what}: origins and cipher do not fit")
+        need(not any(data[192 + 172:448]), f"{what}: reserved bytes")
+        self.places = list(struct.iter_unpack("<16sIIII32s", data[448:ends[0]]))
+        listed = list(struct.iter_unpack("<16sIIQQ", data[ends[0]:ends[1]]))
+        self.origins = {snapshot: (key, salt) for snapshot, key, _, salt
+                        in struct.iter_unpack("<16sII32s", data[ends[1]:])}
+        self.tag_len = 16 if repository.keys else 0
+        self.ciphers = {}
         need(all(a[:2] < b[:2] for a, b in zip(listed, listed[1:])), f"{what}: packs not in order")
         self.packs = {pack[:2]: pack for pack in listed}
         self.files = {}
+
+    def open_part(self, name, snapshot, offset, data):
+        """The plain bytes of a part of a pack or a table pack."""
+        keys = self.repository.keys
+        if not keys:
+            return data
+        if name not in self.ciphers:
+            need(snapshot in self.origins, f"{name}: has no origin")
+            self.ciphers[name] = keys.of_object(name, *self.origins[snapshot])
+        return keys.open_part(self.ciphers[name], name, offset, data)
 
     def region(self, index):
         """The (pack list, entries, plain lengths) of one region."""
         snapshot, number, offset, size, zero, digest = self.places[index]
         what = f"table/{self.id_text}/{snapshot.hex()}/{number:08x} region {index}"
         need(zero == 0 and offset >= 192, f"{what}: impossible place")
-        data = self.repository.read(what.split()[0], offset, size)
+        data = self.repository.read(what.split()[0], offset, size + self.tag_len)
+        data = self.open_part(what.split()[0], snapshot, offset, data)
         need(hashlib.sha256(data).digest() == digest, f"{what}: wrong SHA-256")
         need(size >= 64 and data[:8] == b"TMREGION" and PLAIN.digest(data[:48]) == data[48:64],
              f"{what}: no region table")
@@ -324,13 +379,15 @@ class Volume:
             file = self.files[name] = open(self.repository.path(name), "rb")
             head = file.read(192)
             header = self.repository.header(head, b"TMPACK", name, self.id, snapshot, number)
+            need((header.key, header.salt) == self.origins.get(snapshot, (0, bytes(32))),
+                 f"{name}: not sealed as the manifest says")
             size_now = os.fstat(file.fileno()).st_size
             need(size_now == 192 + header.body_len == self.packs[snapshot, number][3],
                  f"{name}: wrong length")
         self.files[name].seek(offset)
-        data = self.files[name].read(size)
-        need(len(data) == size, f"{name}: cut")
-        return data
+        data = self.files[name].read(size + self.tag_len)
+        need(len(data) == size + self.tag_len, f"{name}: cut")
+        return self.open_part(name, snapshot, offset, data)
 
     def chunk(self, references, entry, plain_len, check):
         """The plain bytes of a chunk, or None for ZERO and FREE."""
@@ -358,7 +415,7 @@ class Volume:
                 count += 1
                 try:
                     data = self.chunk(references, entry, plain_len, check)
-                except (Bad, OSError) as error:
+                except (Bad, OSError, ValueError) as error:
                     raise Bad(f"region {index} chunk {i}: {error}") from None
                 flags = entry[3] >> 24
                 if entry_map:
@@ -378,14 +435,15 @@ def main():
     parser.add_argument("--check", default=1, help="digests: all, none, or every N-th chunk",
                         type=lambda text: int({"all": 1, "none": 0}.get(text, text)))
     parser.add_argument("--map", help="file for one line a chunk")
+    parser.add_argument("--key-file", help="of an encrypted repository")
     options = parser.parse_args()
     try:
-        repository = Repository(options.repository)
+        repository = Repository(options.repository, options.key_file)
         volume = Volume(repository, find_record(repository, options.snapshot), options.volume)
         with open(options.out, "wb") as out, open(options.map or os.devnull, "w") as entry_map:
             out.truncate(volume.size)
             volume.read(options.check, out, entry_map if options.map else None)
-    except (Bad, OSError) as error:
+    except (Bad, OSError, ValueError) as error:
         print(f"tidemark_reader: {error}", file=sys.stderr)
         return 1
     return 0

@@ -87,7 +87,7 @@ static void check_owner(const char *file)
         skip("needs root");
         return;
     }
-    refuses(file, "belong to user 1, not to root or to user 0", "another user's");
+    refuses(file, "the owner is user 1, not root or user 0", "another user's");
     ok(seteuid(1) == 0, "as user 1");
     gives(file, "a", "HUSH", "", "of the user who reads it");
     bool ready = seteuid(0) == 0 && chown(file, 0, 1) == 0 && chmod(file, 0640) == 0 &&
@@ -120,7 +120,7 @@ static void check_bad_files(void)
         skip("needs root");
     check_owner(write_file(good, 0600));
     refuses("/nonexistent/file", "open credentials '/nonexistent/file': No such", "an absent file");
-    refuses(dir, "are not a file", "a directory");
+    refuses(dir, "not a file", "a directory");
     refuses(write_file("access_key = a\n", 0600), "have no access_key and", "without a secret");
     refuses(write_file("access_key a HUSH\n", 0600), "file:1: not KEY = VALUE", "without =");
     refuses(write_file("\nsecret = HUSH\n", 0600), "file:2: unknown key", "an unknown key");
@@ -131,7 +131,7 @@ static void check_bad_files(void)
     refuses(write_file(text, 0600), "empty or too long", "a long value");
     char *large = calloc(1, 70000);
     memset(large, '#', 66000);
-    refuses(write_file(large, 0600), "longer than 64 KiB", "a long file");
+    refuses(write_file(large, 0600), "longer than 65536 bytes", "a long file");
     free(large);
 }
 

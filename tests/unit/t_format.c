@@ -76,7 +76,7 @@ static void test_header_refusals(void)
     header_case(2, 'Q', ERR_CORRUPT, "unknown magic");
     header_case(8, 2, ERR_REFUSED, "unknown version 2");
     header_case(12, 200, ERR_REFUSED, "unknown version");
-    header_case(16, 1, ERR_REFUSED, "key 1");
+    header_case(16, 1, ERR_CORRUPT, "sealed without a salt");
     header_case(21, 1, ERR_REFUSED, "unknown flags 0x100");
     header_case(84, 1, ERR_REFUSED, "reserved");
     header_case(120, 1, ERR_REFUSED, "reserved");
@@ -132,7 +132,7 @@ static void test_repo(void)
     } cases[] = {
         {FMT_HEADER_LEN + 1, 0x20, "unknown geometry"}, /* chunks of 8 KiB */
         {FMT_HEADER_LEN + 7, 1, "unknown geometry"},
-        {FMT_HEADER_LEN + 24, 1, "encrypted"},
+        {FMT_HEADER_LEN + 24, 2, "unknown cipher 2"},
         {FMT_HEADER_LEN + 63, 1, "reserved"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {

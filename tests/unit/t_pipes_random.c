@@ -285,8 +285,10 @@ static void round_of(const char *base, struct err *err)
 {
     struct fixture fixture;
     struct shot shots[GENERATIONS];
-    is_good(fixture_open(&fixture, base, (uint32_t)(16 * KIB) << below(3), next_random(&seed), err),
-            err, "repository in %s", base);
+    bool sealed = below(2);
+    is_good(fixture_open_as(&fixture, base, (uint32_t)(16 * KIB) << below(3), next_random(&seed),
+                            sealed, err),
+            err, "%s repository in %s", sealed ? "encrypted" : "plain", base);
     struct volume volume = {.size = random_size()};
     struct extent_list first = {0};
     random_extents(volume.size, &first, err);

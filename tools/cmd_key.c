@@ -1,0 +1,219 @@
+/* tidemark key: the key files and the keys of an encrypted repository. Works from here, as init
+ * does: an agent has the key file, but no business in changing it. */
+#include <stdio.h>
+
+#include "agent/key_file.h"
+#include "agent/process.h"
+#include "agent/repository.h"
+#include "tools/cmd.h"
+
+static void id_text(const struct key_secret *secret, char text[2 * KEY_FILE_ID_LEN + 1])
+{
+    uint8_t id[KEY_FILE_ID_LEN];
+    key_secret_id(secret, id);
+    id_to_text(id, text); /* as long as any id */
+    text[16] = '\0';
+}
+
+static int need_file(const struct cmd *cmd, struct err *err)
+{
+    if (cmd->arg_count == 2)
+        return 0;
+    return err_set(err, ERR_USAGE, "expected: tidemark key %s FILE", cmd->args[0]);
+}
+
+static int need_configured(const struct cmd *cmd, struct err *err)
+{
+    if (cmd->conf.repository_key_file[0])
+        return 0;
+    (void)err_set(err, ERR_USAGE, "no key file is configured");
+    return err_hint(err, "set `key_file` in section [repository], or give --key-file=FILE");
+}
+
+static void print_made(const struct cmd *cmd, const struct key_secret *secret, const char *path)
+{
+    char id[2 * KEY_FILE_ID_LEN + 1];
+    id_text(secret, id);
+    if (cmd->json) {
+        free_json json_t *json = json_pack("{s:s, s:s}", "file", path, "id", id);
+        cmd_print_json(json);
+    } else {
+        (void)printf("key file %s made at %s\n", id, path);
+    }
+}
+
+/* --- files ------------------------------------------------------------------------------------ */
+
+static int run_generate(struct cmd *cmd, struct err *err)
+{
+    struct key_secret secret = {0};
+    int rc = need_file(cmd, err);
+    if (rc == 0)
+        rc = key_secret_random(&secret, err);
+    if (rc == 0)
+        rc = key_file_make(cmd->args[1], &secret, -1, err);
+    if (rc == 0) {
+        print_made(cmd, &secret, cmd->args[1]);
+        (void)fputs("Keep a copy of it where neither this server nor the repository is: without it "
+                    "NOBODY\ncan read what it encrypts, and with it everybody can.\n",
+                    stderr);
+    }
+    explicit_bzero(&secret, sizeof(secret));
+    return rc;
+}
+
+/* Root makes it for the server's user. */
+static int64_t server_group(const struct conf *conf)
+{
+    struct err ignored;
+    char home[256];
+    uid_t uid;
+    gid_t gid;
+    if (geteuid() != 0 || process_user(conf->os_user, &uid, &gid, home, &ignored) < 0)
+        return -1;
+    return (int64_t)gid;
+}
+
+static int run_wal(struct cmd *cmd, struct err *err)
+{
+    struct key_secret data = {0}, wal = {0};
+    int rc = need_file(cmd, err);
+    if (rc == 0)
+        rc = need_configured(cmd, err);
+    if (rc == 0)
+        rc = key_file_load(cmd->conf.repository_key_file, FMT_ROLE_DATA, &data, err);
+    if (rc == 0) {
+        key_secret_wal(&data, &wal);
+        rc = key_file_make(cmd->args[1], &wal, server_group(&cmd->conf), err);
+    }
+    if (rc == 0)
+        print_made(cmd, &wal, cmd->args[1]);
+    explicit_bzero(&data, sizeof(data));
+    explicit_bzero(&wal, sizeof(wal));
+    return rc;
+}
+
+/* --- the repository --------------------------------------------------------------------------- */
+
+static void print_ring(const struct cmd *cmd, const struct keyring_info *info)
+{
+    if (cmd->json) {
+        free_json json_t *json =
+            json_pack("{s:I, s:I, s:I, s:I}", "generation", (json_int_t)info->generation, "keys",
+                      (json_int_t)info->count, "data_key", (json_int_t)info->data_key, "wal_key",
+                      (json_int_t)info->wal_key);
+        cmd_print_json(json);
+        return;
+    }
+    (void)printf("generation %u of the key ring, %u keys; new objects: key %u, WAL: key %u\n",
+                 info->generation, info->count, info->data_key, info->wal_key);
+}
+
+static int open_encrypted(const struct cmd *cmd, struct store **ret, struct repo *repo,
+                          struct err *err)
+{
+    int rc = need_configured(cmd, err);
+    return rc < 0 ? rc : repository_open(&cmd->conf, NULL, ret, repo, err);
+}
+
+static void show_ring(const struct cmd *cmd, const struct store *store)
+{
+    struct keyring_info info;
+    keyring_describe(store_keys(store), &info);
+    print_ring(cmd, &info);
+}
+
+static int run_status(struct cmd *cmd, struct err *err)
+{
+    struct store *store;
+    struct repo repo;
+    int rc = open_encrypted(cmd, &store, &repo, err);
+    if (rc < 0)
+        return rc;
+    show_ring(cmd, store);
+    store_close(store);
+    return 0;
+}
+
+/* A new generation, wrapped by the key file at path. */
+static int advance(struct cmd *cmd, const char *path, bool new_keys, struct err *err)
+{
+    struct store *store;
+    struct repo repo;
+    struct key_secret secret = {0};
+    uint32_t left = 0;
+    int rc = open_encrypted(cmd, &store, &repo, err);
+    if (rc < 0)
+        return rc;
+    rc = key_file_load(path, FMT_ROLE_DATA, &secret, err);
+    if (rc == 0)
+        rc = keyring_advance(store, &repo, &secret, new_keys, &left, err);
+    explicit_bzero(&secret, sizeof(secret));
+    if (rc == 0)
+        show_ring(cmd, store);
+    store_close(store);
+    if (rc == 0 && left > 0)
+        (void)fprintf(stderr,
+                      "%u objects of older generations in key/ could not be removed: as long as "
+                      "they are there,\nthe old key file opens all objects made so far. Remove "
+                      "them with keys that may delete.\n",
+                      left);
+    return rc;
+}
+
+static int run_rotate(struct cmd *cmd, struct err *err)
+{
+    return advance(cmd, cmd->conf.repository_key_file, true, err);
+}
+
+static int run_rewrap(struct cmd *cmd, struct err *err)
+{
+    int rc = need_file(cmd, err);
+    if (rc == 0)
+        rc = advance(cmd, cmd->args[1], false, err);
+    if (rc == 0)
+        (void)fprintf(stderr,
+                      "From now on the key file is %s, on every host that uses the repository: "
+                      "name it in\n`key_file` of [repository], and make that of [wal] anew "
+                      "(`tidemark key wal FILE`).\nUntil then they get exit 13, and WAL waits in "
+                      "pg_wal.\n",
+                      cmd->args[1]);
+    return rc;
+}
+
+static int run(struct cmd *cmd, struct err *err)
+{
+    static const struct {
+        const char *name;
+        int (*run)(struct cmd *cmd, struct err *err);
+    } actions[] = {{"generate", run_generate},
+                   {"wal", run_wal},
+                   {"status", run_status},
+                   {"rotate", run_rotate},
+                   {"rewrap", run_rewrap}};
+    for (size_t i = 0; i < ARRAY_LEN(actions); i++)
+        if (strcmp(cmd->args[0], actions[i].name) == 0)
+            return actions[i].run(cmd, err);
+    (void)err_set(err, ERR_USAGE, "unknown action '%.40s'", cmd->args[0]);
+    return err_hint(err, "generate, wal, status, rotate or rewrap");
+}
+
+const struct cmd_verb verb_key = {
+    .name = "key",
+    .args = "generate|wal|status|rotate|rewrap [FILE]",
+    .args_min = 1,
+    .args_max = 2,
+    .summary = "Makes key files, and changes the keys of an encrypted repository.",
+    .notes = "generate FILE   a new key file, for `tidemark init --cipher=aes-256-gcm`\n"
+             "wal FILE        from [repository] key_file, the one for tidemark-wal; always the "
+             "same\n"
+             "status          which keys the repository has\n"
+             "rotate          new keys, which new objects are sealed with; the old ones stay "
+             "readable\n"
+             "rewrap FILE     the key file FILE takes the place of [repository] key_file; objects "
+             "stay as they\n"
+             "                are, so who had the old file and a copy of the repository still has "
+             "them\n",
+    .is_local = true,
+    .run = run,
+};
