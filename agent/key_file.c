@@ -41,6 +41,10 @@ int key_file_load(const char *path, enum fmt_role role, struct key_secret *ret, 
     char *text = memory;
     rc = secret_file_read(what, path, role == FMT_ROLE_WAL ? SECRET_GROUP : SECRET_OWNER, text,
                           KEY_FILE_TEXT_MAX, &len, err);
+    if (rc < 0 && err->hint[0] == '\0')
+        (void)err_hint(err,
+                       "key_file has to name a key file that this user can read: `tidemark key "
+                       "generate` makes one, `tidemark key wal` that for the server's user");
     if (rc == 0 && key_secret_parse(text, len, &secret, err) < 0)
         rc = err_prefix(err, "key file '%s'", path);
     if (rc == 0)

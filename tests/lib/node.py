@@ -166,6 +166,7 @@ class Node:
         for section, values in (options or {}).items():
             sections.setdefault(section, {}).update(values)
         self.sections = sections
+        self.init_options = ()
         self.conf = box.join(f"{name}.conf")
         self.write_conf()
         self.archive_command = f"{self.programs}/tidemark-wal push %p --config={self.conf}"
@@ -173,12 +174,24 @@ class Node:
                             if archive else {}), **(settings or {})}
         self.agent = Agent(box, self.conf, self.socket, self.programs, f"{name}-agent")
 
+    def encrypt(self):
+        """Before start(): the repository will be encrypted."""
+        self.key, self.wal_key = self.box.join("repository.key"), self.box.join("wal.key")
+        for args in (("generate", self.key), ("wal", self.wal_key, f"--key-file={self.key}")):
+            done = self.cli("key", *args)
+            if done.status != 0:
+                raise RuntimeError(f"tidemark key: exit {done.status}: {done.err}")
+        self.sections["repository"]["key_file"] = self.key
+        self.sections.setdefault("wal", {})["key_file"] = self.wal_key
+        self.init_options = ("--cipher=aes-256-gcm",)
+        self.write_conf()
+
     def write_conf(self):
         self.box.write(os.path.basename(self.conf), conf_text(self.sections))
 
     def start(self, agent=True):
         """init of the repository, initdb, server, tablespaces, agent."""
-        done = self.cli("init")
+        done = self.cli("init", *self.init_options)
         if done.status != 0:
             raise RuntimeError(f"tidemark init: exit {done.status}: {done.err}")
         wal_dir = os.path.join(self.wal_volume.mount, "wal") if self.wal_volume else None
