@@ -1,9 +1,10 @@
-/* bench-pipeline SOURCE TARGET REPOSITORY SCRATCH [LANES…]
+/* bench-pipeline SOURCE TARGET REPOSITORY SCRATCH [LANES…] [sealed]
  *
  * push and pull of a whole device for each lane count, beside the physical references of the same
  * run: O_DIRECT read of the source, O_DIRECT write of the target, cold O_DIRECT read of the
  * repository. SOURCE is filled with PostgreSQL-like rows first; REPOSITORY is an empty directory,
- * SCRATCH one for table files. bench/bench-pipeline.sh makes the devices and calls this. */
+ * SCRATCH one for table files. sealed: each lane count once more with an encrypted repository.
+ * bench/bench-pipeline.sh makes the devices and calls this. */
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
@@ -14,13 +15,21 @@
 #include "io/pull.h"
 #include "io/push.h"
 
+/* A repository and the store that forgets what it is given. */
+struct place {
+    const char *what; /* behind the name of each row */
+    char directory[480];
+    struct store *store;
+    struct store *null_store;
+    struct repo repo;
+};
+
 struct bench {
     const char *scratch;
     int source, target;
     uint64_t size;
-    struct store *store;
-    struct store *null_store;
-    struct repo repo;
+    struct place *place; /* the one at work */
+    struct place plain, sealed;
     unsigned shot_count;
 };
 
@@ -68,13 +77,14 @@ static int push_once(struct bench *bench, struct store *store, unsigned lanes, s
     int rc = id_random(id, err);
     (void)snprintf(path, sizeof(path), "%s/table-%u", bench->scratch, bench->shot_count++);
     if (rc == 0)
-        rc = table_create(path, volume, id, bench->size, &bench->repo, NULL, &shot->table, err);
+        rc = table_create(path, volume, id, bench->size, &bench->place->repo, NULL, &shot->table,
+                          err);
     if (rc < 0)
         return rc;
     (void)unlink(path);
     shot->push = (struct push){
         .store = store,
-        .repo = &bench->repo,
+        .repo = &bench->place->repo,
         .fd = bench->source,
         .alignment = 4096,
         .work = &shot->table,
@@ -94,10 +104,10 @@ static int seal(struct bench *bench, struct shot *shot, struct err *err)
     char name[STORE_NAME_MAX + 1];
     size_t len;
     repo_manifest_name(name, shot->table.volume, shot->table.snapshot);
-    rc = store_get_all(bench->store, name, (size_t)64 << 20, &shot->manifest_buf, &len, err);
-    return rc < 0
-               ? rc
-               : fmt_manifest_decode(shot->manifest_buf, len, bench->repo.id, &shot->manifest, err);
+    rc = store_get_all(bench->place->store, name, (size_t)64 << 20, &shot->manifest_buf, &len, err);
+    return rc < 0 ? rc
+                  : fmt_manifest_decode(shot->manifest_buf, len, bench->place->repo.id,
+                                        &shot->manifest, err);
 }
 
 static void shot_close(struct shot *shot)
@@ -113,10 +123,10 @@ static int bench_push(struct bench *bench, unsigned lanes, struct err *err)
     struct shot shot;
     char name[64], note[96];
     bench_start(&time);
-    int rc = push_once(bench, bench->null_store, lanes, &shot, err);
+    int rc = push_once(bench, bench->place->null_store, lanes, &shot, err);
     bench_stop(&time);
     if (rc == 0) {
-        (void)snprintf(name, sizeof(name), "push to null, %u lanes", lanes);
+        (void)snprintf(name, sizeof(name), "push to null, %u lanes%s", lanes, bench->place->what);
         (void)snprintf(note, sizeof(note), "ratio %.2f",
                        (double)bench->size / (double)shot.progress.bytes_stored);
         bench_report(name, bench->size, &time, note);
@@ -139,8 +149,8 @@ static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lan
     struct bench_time time;
     struct io_progress progress = {0};
     struct pull pull = {
-        .store = bench->store,
-        .repo = &bench->repo,
+        .store = bench->place->store,
+        .repo = &bench->place->repo,
         .manifest = &shot->manifest,
         .sink = null ? PULL_TO_NULL : PULL_TO_DEVICE,
         .fd = null ? -1 : bench->target,
@@ -154,15 +164,15 @@ static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lan
     int rc = pull_run(&pull, err);
     bench_stop(&time);
     char name[64];
-    (void)snprintf(name, sizeof(name), "pull %s, %u lanes", names[kind], lanes);
+    (void)snprintf(name, sizeof(name), "pull %s, %u lanes%s", names[kind], lanes,
+                   bench->place->what);
     if (rc == 0)
         bench_report(name, bench->size, &time, "");
     return rc;
 }
 
 /* Cold: O_DIRECT never looks into the page cache. */
-static int read_repository(struct bench *bench, const struct shot *shot, const char *directory,
-                           struct err *err)
+static int read_repository(struct bench *bench, const struct shot *shot, struct err *err)
 {
     struct bench_time time;
     uint64_t stored = 0;
@@ -171,7 +181,7 @@ static int read_repository(struct bench *bench, const struct shot *shot, const c
         const struct fmt_manifest_pack *pack = &shot->manifest.packs[i];
         char name[STORE_NAME_MAX + 1], path[STORE_NAME_MAX + 512];
         repo_pack_name(name, shot->table.volume, pack->snapshot, pack->number);
-        (void)snprintf(path, sizeof(path), "%s/%s", directory, name);
+        (void)snprintf(path, sizeof(path), "%s/%s", bench->place->directory, name);
         close_fd int fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC);
         if (fd < 0)
             return err_sys(err, ERR_STORE, "open '%s'", path);
@@ -187,22 +197,22 @@ static int read_repository(struct bench *bench, const struct shot *shot, const c
     return 0;
 }
 
-static int bench_directory(struct bench *bench, const char *directory, unsigned lanes,
-                           bool with_reference, struct err *err)
+static int bench_directory(struct bench *bench, unsigned lanes, bool with_reference,
+                           struct err *err)
 {
     struct bench_time time;
     struct shot shot;
     bench_start(&time);
-    int rc = push_once(bench, bench->store, lanes, &shot, err);
+    int rc = push_once(bench, bench->place->store, lanes, &shot, err);
     if (rc == 0)
         rc = seal(bench, &shot, err);
     bench_stop(&time);
     char name[64];
-    (void)snprintf(name, sizeof(name), "push to directory, %u lanes", lanes);
+    (void)snprintf(name, sizeof(name), "push to directory, %u lanes%s", lanes, bench->place->what);
     if (rc == 0)
         bench_report(name, bench->size, &time, "sealed and durable");
     if (rc == 0 && with_reference)
-        rc = read_repository(bench, &shot, directory, err);
+        rc = read_repository(bench, &shot, err);
     if (rc == 0)
         rc = bench_pull(bench, &shot, lanes, TO_NULL, err);
     if (rc == 0)
@@ -215,7 +225,41 @@ static int bench_directory(struct bench *bench, const char *directory, unsigned 
 
 /* --- main --------------------------------------------------------------------------------- */
 
-static int prepare(struct bench *bench, char **argv, struct err *err)
+static int open_place(struct place *place, const char *directory, bool sealed, struct err *err)
+{
+    struct key_secret secret;
+    char url[512];
+    place->what = sealed ? ", sealed" : "";
+    (void)snprintf(place->directory, sizeof(place->directory), "%s%s", directory,
+                   sealed ? "-sealed" : "");
+    (void)snprintf(url, sizeof(url), "file://%s", place->directory);
+    int rc = store_open(url, NULL, true, &place->store, err);
+    if (rc == 0 && !sealed)
+        rc = repo_create(place->store, 32 << 10, &place->repo, err);
+    if (rc == 0 && sealed)
+        rc = key_secret_random(&secret, err);
+    if (rc == 0 && sealed)
+        rc = repo_create_sealed(place->store, 32 << 10, &secret, &place->repo, err);
+    if (rc == 0)
+        place->null_store = bench_null_store(place->store);
+    return rc;
+}
+
+static void close_place(struct place *place)
+{
+    store_close(place->null_store);
+    store_close(place->store);
+}
+
+static int bench_place(struct bench *bench, struct place *place, unsigned lanes,
+                       bool with_reference, struct err *err)
+{
+    bench->place = place;
+    int rc = bench_push(bench, lanes, err);
+    return rc < 0 ? rc : bench_directory(bench, lanes, with_reference, err);
+}
+
+static int prepare(struct bench *bench, char **argv, bool sealed, struct err *err)
 {
     uint64_t target_size = 0;
     bench->source = open_device(argv[1], O_RDWR, &bench->size, err);
@@ -226,13 +270,10 @@ static int prepare(struct bench *bench, char **argv, struct err *err)
         return bench->target;
     if (target_size < bench->size)
         return err_set(err, ERR_USAGE, "the target is smaller than the source");
-    char url[512];
-    (void)snprintf(url, sizeof(url), "file://%s", argv[3]);
-    int rc = store_open(url, NULL, true, &bench->store, err);
-    if (rc == 0)
-        rc = repo_create(bench->store, 32 << 10, &bench->repo, err);
     bench->scratch = argv[4];
-    bench->null_store = bench_null_store();
+    int rc = open_place(&bench->plain, argv[3], false, err);
+    if (rc == 0 && sealed)
+        rc = open_place(&bench->sealed, argv[3], true, err);
     if (rc == 0)
         rc = bench_fill(bench->source, bench->size, 20261125, err);
     return rc < 0 ? rc : bench_warm_memory(2 * GIB, err);
@@ -241,7 +282,9 @@ static int prepare(struct bench *bench, char **argv, struct err *err)
 static int run(int argc, char **argv, struct err *err)
 {
     struct bench bench = {0};
-    int rc = prepare(&bench, argv, err);
+    bool sealed = strcmp(argv[argc - 1], "sealed") == 0;
+    int lanes_end = sealed ? argc - 1 : argc;
+    int rc = prepare(&bench, argv, sealed, err);
     if (rc == 0)
         rc = check_rate(&bench, "reference: source read", bench.source, false, err);
     /* Twice: the first pass allocates what lies under the target. */
@@ -249,21 +292,22 @@ static int run(int argc, char **argv, struct err *err)
         rc = bench_transfer(bench.target, bench.size, true, err);
     if (rc == 0)
         rc = check_rate(&bench, "reference: target write", bench.target, true, err);
-    for (int i = 5; rc == 0 && i < argc; i++) {
+    for (int i = 5; rc == 0 && i < lanes_end; i++) {
         unsigned lanes = (unsigned)strtoul(argv[i], NULL, 10);
-        rc = bench_push(&bench, lanes, err);
-        if (rc == 0)
-            rc = bench_directory(&bench, argv[3], lanes, i == 5, err);
+        rc = bench_place(&bench, &bench.plain, lanes, i == 5, err);
+        if (rc == 0 && sealed)
+            rc = bench_place(&bench, &bench.sealed, lanes, false, err);
     }
-    store_close(bench.store);
-    store_close(bench.null_store);
+    close_place(&bench.sealed);
+    close_place(&bench.plain);
     return rc;
 }
 
 int main(int argc, char **argv)
 {
     if (argc < 6) {
-        (void)fprintf(stderr, "usage: %s SOURCE TARGET REPOSITORY SCRATCH LANES…\n", argv[0]);
+        (void)fprintf(stderr, "usage: %s SOURCE TARGET REPOSITORY SCRATCH LANES… [sealed]\n",
+                      argv[0]);
         return 2;
     }
     struct err err = {0};

@@ -1,8 +1,8 @@
 #!/bin/sh
-# bench/bench-pipeline.sh [LANES…]: push and pull between RAM-backed loop devices and a directory
-# store, for each lane count (default 1 2 4). Prints GB/s and CPU-seconds per GB of volume, beside
-# the references measured in the same run. Seconds vary with what else the machine does; compare
-# rows of one run, and CPU-seconds.
+# bench/bench-pipeline.sh [LANES…] [sealed]: push and pull between RAM-backed loop devices and a
+# directory store, for each lane count (default 1 2 4). Prints GB/s and CPU-seconds per GB of
+# volume, beside the references measured in the same run. Seconds vary with what else the machine
+# does; compare rows of one run, and CPU-seconds. sealed: once more with an encrypted repository.
 #
 #   SIZE_MIB=1024        volume size
 #   REPOSITORY_DIR=DIR   where the repository lies (default: a temporary directory in /var/tmp)

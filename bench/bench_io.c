@@ -301,10 +301,13 @@ static const struct store_ops null_ops = {
     .lane_put = null_lane_put,
 };
 
-struct store *bench_null_store(void)
+struct store *bench_null_store(const struct store *like)
 {
     struct store *store = calloc(1, sizeof(*store));
-    if (store != NULL)
+    if (store != NULL) {
         store->ops = &null_ops;
+        store->sealed = like->sealed;
+        store->keys = like->keys;
+    }
     return store;
 }

@@ -30,6 +30,6 @@ int bench_fill(int fd, uint64_t len, uint64_t seed, struct err *err);
 
 /* A store that takes everything and keeps nothing; store_close() releases it. */
 struct store;
-struct store *bench_null_store(void);
+struct store *bench_null_store(const struct store *like);
 
 #endif

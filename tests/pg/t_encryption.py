@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # check: timeout=300
 """An encrypted repository with a real server: nothing plain in it; every kind of object flipped,
-cut and swapped is corrupt and named; wrong, missing and loose key files; a plain repository put in its
-place; rotation; another key file; and a restore with only repository and key file."""
+cut and swapped is corrupt and named; wrong, missing and loose key files; a plain repository put in
+its place; rotation; another key file; and a restore with only repository and key file."""
 import glob
 import json
 import os
