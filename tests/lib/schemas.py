@@ -11,7 +11,8 @@ except ImportError:
 
 # Verb: the schema of a line that it prints.
 VERBS = {"check": "check", "list": "snapshot", "show": "snapshot", "status": "health",
-         "jobs": "job", "snapshot": "job", "restore": "job", "verify": "job", "expire": "job"}
+         "jobs": "job", "snapshot": "job", "restore": "job", "verify": "job", "expire": "job",
+         "export": "job"}
 _validators = {}
 
 

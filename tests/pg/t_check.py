@@ -255,7 +255,8 @@ def test_restore(node):
     like(node.cli("check").out, "(?m)^ok +verification +'t1' was read back and found good .* ago",
          "which check knows")
     is_status(node.cli("expire", "t1"), 0, "what expire would do")
-    schemas.conform_all(node.cli, "a restored node", 2, 6)
+    is_status(node.cli("export", "t1", node.box.join("t1.img")), 0, "an export")
+    schemas.conform_all(node.cli, "a restored node", 2, 7)
     document = {"check": "x", "result": "ok", "ok": True, "detail": ""}
     is_([len(schemas.problems("check", {**document, **more})) > 0 for more in (
         {}, {"unknown": 1}, {"ok": False}, {"result": "failed", "ok": False})],
