@@ -220,8 +220,9 @@ static int tell_last(struct check *check, const char *type, const char *done, co
     if (!job)
         return check_warning(err, none, hint);
     text_age((int64_t)time(NULL) - json_integer_value(json_object_get(job, "ended_s")), age);
-    (void)snprintf(check->detail, sizeof(check->detail), "'%s' was %s %s ago", job_tag(job), done,
-                   age);
+    const char *tag = job_tag(job), *quote = tag[0] ? "'" : ""; /* none: of everything */
+    (void)snprintf(check->detail, sizeof(check->detail), "%s%s%s was %s %s ago", quote,
+                   tag[0] ? tag : "all of it", quote, done, age);
     return 0;
 }
 
