@@ -96,7 +96,7 @@ def mounts_below(root, pid="self"):
 _deaf = set()  # loop devices whose backing file does not answer: on a FUSE of somebody who died
 
 
-def _loop_given_name(device, timeout_s=3):
+def loop_given_name(device, timeout_s=3):
     """The backing file as losetup was asked for it, its first 63 bytes (loop(4),
     LOOP_GET_STATUS64): the kernel's own path is cut short when the file lies on a filesystem that
     is mounted in another namespace. "" when that file system does not answer."""
@@ -153,7 +153,7 @@ def loops_below(root):
             with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8") as file:
                 backing = file.read().rstrip("\n")
             if _below(backing.removesuffix(" (deleted)"), root) or \
-                    _below(_loop_given_name("/dev/" + name), root):
+                    _below(loop_given_name("/dev/" + name), root):
                 found.append("/dev/" + name)
         except OSError:
             continue

@@ -8,7 +8,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
 from disks import has_zram  # noqa: E402
-from sandbox import LATE, ZRAM, clean, disk_sequence, reap_stale  # noqa: E402
+from sandbox import LATE, ZRAM, clean, disk_sequence, loop_given_name, reap_stale  # noqa: E402
 
 CHILD = """
 import sys, time
@@ -79,6 +79,14 @@ def test_killed(box):
     ok(os.path.exists(box.path), "the sandbox of a run that is alive is not touched")
 
 
+def is_nameless(device, path):
+    """Once what the kernel has cached of the file is too old."""
+    try:
+        return not loop_given_name(device).startswith(path)
+    except OSError:
+        return True
+
+
 def test_killed_fuse():
     """A loop device on a FUSE file whose server is dead and whose mount is gone tells nobody where
     its file was. The server dies first: if it were to unmount what it serves, it would wait for
@@ -97,6 +105,7 @@ def test_killed_fuse():
         output("umount", "-l", mount)
     with open(attached + "/backing_file", encoding="utf-8") as file:
         is_(file.read(), "/disk\n", "after kill -9 of a slow disk its loop device is still there")
+    poll(lambda: is_nameless(device, path), 60, "no name of its file")
     is_(reap_stale(), [], "the reaper finds it")
     ok(not os.path.exists(attached) and not os.path.exists(path), "nothing is left of it")
 
