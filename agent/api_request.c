@@ -59,6 +59,7 @@ static const struct field snapshot_fields[] = {
 static const struct field cluster_snapshot_fields[] = {
     {"tag", FIELD_TEXT, true, NULL},
     {"full", FIELD_BOOL, false, NULL},
+    {"from", FIELD_TEXT, false, NULL},
 };
 static const struct field cluster_restore_fields[] = {
     {"snapshot", FIELD_TEXT, false, NULL},

@@ -1,5 +1,5 @@
-/* A snapshot of the cluster: the blocks of the primary, the topology of all. A restore brings every
- * node back from the one snapshot. */
+/* A snapshot of the cluster: the blocks of the primary or of a standby, the topology of all. A
+ * restore brings every node back from the one snapshot. */
 #include "agent/cluster.h"
 #include "agent/clock.h"
 #include "agent/log.h"
@@ -9,7 +9,7 @@
 enum { POLL_MS = 200 };
 
 /* One primary, and no node unheard: a topology with holes would restore a cluster with holes. */
-static int find_source(const json_t *members, const char **ret, struct err *err)
+static int find_primary(const json_t *members, const json_t **ret, struct err *err)
 {
     size_t i;
     json_t *member;
@@ -25,13 +25,84 @@ static int find_source(const json_t *members, const char **ret, struct err *err)
         if (strcmp(json_str(member, "role"), "primary") != 0)
             continue;
         if (*ret)
-            return err_set(err, ERR_REFUSED, "two primaries: %s and %s", *ret, name);
-        *ret = name;
+            return err_set(err, ERR_REFUSED, "two primaries: %s and %s", json_str(*ret, "name"),
+                           name);
+        *ret = member;
     }
     if (*ret)
         return 0;
     (void)err_set(err, ERR_POSTGRES, "no node is a primary that runs");
     return err_hint(err, "start it; `tidemark cluster status` shows the nodes");
+}
+
+/* Commits wait for a synchronous standby, also while its volumes are frozen. */
+static bool is_waited_for(const json_t *primary, const json_t *standby)
+{
+    const char *name = json_str(json_object_get(standby, "receiver"), "application_name");
+    size_t i;
+    json_t *item;
+    json_array_foreach(json_object_get(primary, "replication"), i, item)
+    {
+        if (json_is(item, "application_name", name))
+            return !json_is(item, "sync_state", "async");
+    }
+    return false;
+}
+
+/* The first that streams and that nobody waits for, else the first that streams. */
+static int find_standby(const json_t *members, const json_t *primary, const char **ret,
+                        struct err *err)
+{
+    const json_t *found = NULL;
+    size_t i;
+    json_t *member;
+    json_array_foreach(members, i, member)
+    {
+        if (!json_is(member, "role", "standby") ||
+            !json_is(json_object_get(member, "receiver"), "status", "streaming"))
+            continue;
+        if (!found || (is_waited_for(primary, found) && !is_waited_for(primary, member)))
+            found = member;
+    }
+    if (found) {
+        *ret = json_str(found, "name");
+        return 0;
+    }
+    (void)err_set(err, ERR_REFUSED, "no standby streams: there is none to take the snapshot from");
+    return err_hint(err, "`tidemark cluster status` shows the nodes; without --from the primary is "
+                         "the source");
+}
+
+static int find_named(const json_t *members, const char *name, const char **ret, struct err *err)
+{
+    size_t i;
+    json_t *member;
+    json_array_foreach(members, i, member)
+    {
+        if (!json_is(member, "name", name))
+            continue;
+        if (json_is(member, "role", "primary") || json_is(member, "role", "standby")) {
+            *ret = json_str(member, "name");
+            return 0;
+        }
+        return err_set(err, ERR_REFUSED, "the server of node %s does not run", name);
+    }
+    (void)err_set(err, ERR_USAGE, "'%.80s' is no member of the cluster", name);
+    return err_hint(err, "--from is standby, or a name of [coordinator] members");
+}
+
+static int find_source(const json_t *members, const char *from, const char **ret, struct err *err)
+{
+    const json_t *primary = NULL;
+    int rc = find_primary(members, &primary, err);
+    if (rc < 0)
+        return rc;
+    if (!from) {
+        *ret = json_str(primary, "name");
+        return 0;
+    }
+    return strcmp(from, "standby") == 0 ? find_standby(members, primary, ret, err)
+                                        : find_named(members, from, ret, err);
 }
 
 static json_t *request_of(const struct job *job, const json_t *members)
@@ -128,7 +199,8 @@ int cluster_snapshot_run(struct job *job, struct err *err)
         return rc;
     free_json json_t *status = cluster_status(&cluster);
     const json_t *members = json_object_get(status, "members");
-    const char *source;
-    rc = find_source(members, &source, err);
+    const char *source = "";
+    rc = find_source(members, json_string_value(json_object_get(job->request, "from")), &source,
+                     err);
     return rc < 0 ? rc : snapshot_on(job, &cluster, members, source, err);
 }

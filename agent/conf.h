@@ -64,7 +64,8 @@ struct conf {
     unsigned repository_retry_timeout_s;
     /* [postgresql] */
     char data_directory[CONF_PATH_MAX + 1];
-    char connection[CONF_PATH_MAX + 1]; /* libpq conninfo, without password */
+    char connection[CONF_PATH_MAX + 1];         /* libpq conninfo, without password */
+    char primary_connection[CONF_PATH_MAX + 1]; /* "" = the standby's primary_conninfo */
     char bin_directory[CONF_PATH_MAX + 1];
     char os_user[CONF_NAME_MAX + 1];
     enum conf_manager manager;

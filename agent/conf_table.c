@@ -127,6 +127,14 @@ const struct option option_table[] = {
      "libpq connection string",
      "How to reach the server (never a password; peer authentication as os_user works).",
      "host=/var/run/postgresql port=5432"},
+    {"postgresql", "primary_connection", OPTION_TEXT, FIELD(primary_connection), "", 0, 0, NULL,
+     "libpq connection string",
+     "For snapshots of a standby: how to reach its primary, which writes the restore point and "
+     "archives the WAL. Its user may execute pg_create_restore_point and pg_switch_wal; passwords "
+     "belong into a passfile of os_user. Default: the standby's own primary_conninfo, with "
+     "database "
+     "postgres.",
+     "host=db1,db2 user=tidemark target_session_attrs=read-write"},
     {"postgresql", "bin_directory", OPTION_PATH, FIELD(bin_directory), "", 0, 0, NULL, "path",
      "Where postgres and pg_ctl are. Default: /usr/lib/postgresql/<major version>/bin of the data "
      "directory.",

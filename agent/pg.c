@@ -182,11 +182,11 @@ static int start_child(struct pg_session *session, struct err *err)
     return process_start(&options, &session->pid, err);
 }
 
-static int say_hello(struct pg_session *session, const struct conf *conf, const char *dbname,
-                     struct err *err)
+static int say_hello(struct pg_session *session, const struct conf *conf, const char *conninfo,
+                     const char *dbname, struct err *err)
 {
     free_json json_t *hello = json_pack("{s:s, s:s, s:s?}", "user", conf->os_user, "connection",
-                                        conf->connection, "dbname", dbname);
+                                        conninfo, "dbname", dbname);
     if (!hello)
         return err_set(err, ERR_CONFIG, "the connection string is not UTF-8");
     free_json json_t *answer = NULL;
@@ -196,7 +196,8 @@ static int say_hello(struct pg_session *session, const struct conf *conf, const 
     return rc < 0 ? rc : check_answer(session, answer, err);
 }
 
-int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret, struct err *err)
+static int open_session(const struct conf *conf, const char *conninfo, const char *dbname,
+                        struct pg_session **ret, struct err *err)
 {
     struct pg_session *session = calloc(1, sizeof(*session));
     if (!session)
@@ -204,16 +205,32 @@ int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret
     session->fd = -1;
     int rc = start_child(session, err);
     if (rc == 0)
-        rc = say_hello(session, conf, dbname, err);
-    if (rc < 0) {
+        rc = say_hello(session, conf, conninfo, dbname, err);
+    if (rc == 0)
+        *ret = session;
+    else
         pg_close(session);
-        if (rc == -ERR_POSTGRES && !err->hint[0])
-            (void)err_hint(err, "is the server running? [postgresql] connection and os_user say "
-                                "how it is asked, its log says why it refuses");
-        return err_prefix(err, "connect to PostgreSQL");
-    }
-    *ret = session;
-    return 0;
+    return rc;
+}
+
+int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret, struct err *err)
+{
+    int rc = open_session(conf, conf->connection, dbname, ret, err);
+    if (rc == -ERR_POSTGRES && !err->hint[0])
+        (void)err_hint(err, "is the server running? [postgresql] connection and os_user say "
+                            "how it is asked, its log says why it refuses");
+    return rc < 0 ? err_prefix(err, "connect to PostgreSQL") : 0;
+}
+
+int pg_open_primary(const struct conf *conf, const char *conninfo, const char *dbname,
+                    struct pg_session **ret, struct err *err)
+{
+    int rc = open_session(conf, conninfo, dbname, ret, err);
+    if (rc == -ERR_POSTGRES && !err->hint[0])
+        (void)err_hint(err, "[postgresql] primary_connection says how this standby's primary is "
+                            "asked; without it the standby's own primary_conninfo does, whose user "
+                            "may be for replication only");
+    return rc < 0 ? err_prefix(err, "connect to the primary of this standby") : 0;
 }
 
 /* A question with one answer, which is its own error too. */

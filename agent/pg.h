@@ -23,6 +23,10 @@ void pg_set_cancel(struct pg_session *session, const _Atomic bool *cancel);
  * synchronous_commit=local, search_path=pg_catalog. ERR_POSTGRES. */
 int pg_open(const struct conf *conf, const char *dbname, struct pg_session **ret, struct err *err);
 
+/* The same with a standby's primary: conninfo in the place of conf->connection. */
+int pg_open_primary(const struct conf *conf, const char *conninfo, const char *dbname,
+                    struct pg_session **ret, struct err *err);
+
 /* Runs one statement; params are text, NULL-ended list (may be NULL). ret_rows: new reference to an
  * array of arrays of string|null; may be NULL. timeout_s 0 = none. ERR_POSTGRES with the server's
  * message and SQLSTATE; a statement that times out is cancelled and the session stays usable. */

@@ -92,12 +92,23 @@ static int read_snapshot_wal(const struct restore *restore, struct err *err)
     return 0;
 }
 
+static bool is_standby(const struct restore *restore)
+{
+    char path[CONF_PATH_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/standby.signal", restore->data_directory);
+    return !restore->request.cluster_job && !restore_is_handover(restore) &&
+           access(path, F_OK) == 0;
+}
+
 static void warn_losses(const struct restore *restore, const json_t *settings, json_t *warnings)
 {
     if (restore->target == TARGET_NAME || restore->target == TARGET_XID)
         json_append_text(warnings,
                          "whether the WAL holds this restore point or transaction is known "
                          "only when it is replayed, after the old data is gone");
+    if (is_standby(restore))
+        json_append_text(warnings, "the server here is a standby: it becomes a primary, beside the "
+                                   "one that it follows");
     const char *names = json_str(settings, "synchronous_standby_names");
     if (!restore->request
              .cluster_job) { /* the plan of the whole names each, and knows who attaches */

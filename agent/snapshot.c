@@ -306,6 +306,7 @@ static void release(struct snapshot *snapshot)
 {
     snapshot_copy_release(snapshot);
     pg_close(snapshot->session);
+    pg_close(snapshot->primary);
     volume_group_close(&snapshot->group);
     record_release(&snapshot->record);
     record_release(&snapshot->parent);

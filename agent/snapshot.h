@@ -4,6 +4,7 @@
  *     snapshot_ids.c     ids of volumes
  *     snapshot_parent.c  the parent, table caches
  *     snapshot_pg.c      a running server: checks, facts, pg_backup_start … pg_backup_stop
+ *     snapshot_standby.c a server in recovery: what it needs of its primary
  *     snapshot_offline.c a stopped server: checks and facts from its files
  *     snapshot_layout.c  where the server's files lie: volumes, links, second data directories
  *     snapshot_wal.c     proof that WAL arrives in the repository; waiting for start … tag
@@ -62,7 +63,8 @@ struct snapshot {
     bool has_parent;
     struct record parent;
     struct pg_session *session;
-    char identity[160]; /* postmaster, system id, timeline: must not change */
+    struct pg_session *primary; /* of a standby; NULL: the server is the primary itself */
+    char identity[256];         /* postmasters, system id, timeline: must not change */
     struct wal_archive archive;
     struct capture capture;
     bool capturing;
@@ -103,6 +105,28 @@ int snapshot_pg_check_identity(struct snapshot *snapshot, struct err *err);
 int snapshot_add_config_file(struct snapshot *snapshot, const char *path, struct err *err);
 /* realpath(3) into ret of size bytes. ERR_CONFIG or ERR_DEVICE. */
 int snapshot_resolve(const char *path, char *ret, size_t size, struct err *err);
+
+/* One row of column_count texts that are not null; ret_rows owns them. */
+int snapshot_query_row(struct pg_session *session, const char *sql, const char *const *params,
+                       size_t column_count, json_t **ret_rows, struct err *err);
+const char *snapshot_cell(const json_t *rows, size_t row, size_t column);
+int snapshot_parse_lsn(const char *text, uint64_t *ret, struct err *err);
+/* The session with the server that writes the WAL. Borrowed. */
+struct pg_session *snapshot_writer(const struct snapshot *snapshot);
+
+/* snapshot_standby.c */
+/* Opens the session with the primary of this standby. ERR_CONFIG, ERR_REFUSED: it is none. */
+int snapshot_standby_open(struct snapshot *snapshot, struct err *err);
+/* Adds the standby's part to the primary's. */
+int snapshot_standby_identity(struct snapshot *snapshot, char *identity, size_t size,
+                              struct err *err);
+/* Before pg_backup_start: a new checkpoint, where it may be a fast one, and the standby is there.
+ */
+int snapshot_standby_catch_up(struct snapshot *snapshot, struct err *err);
+/* After pg_backup_start: it begins on the primary's timeline. */
+int snapshot_standby_check_start(struct snapshot *snapshot, struct err *err);
+/* After the restore point: it is in the standby's own history, and behind the backup's end. */
+int snapshot_standby_prove_tag(struct snapshot *snapshot, struct err *err);
 
 /* snapshot_offline.c: mounts what is not mounted, read-only and privately, before the volumes are
  * resolved; then the facts. */

@@ -21,33 +21,42 @@ enum { CONFIG_FILE_LEN_MAX = 4 << 20, PG_VERSION_MIN = 150000 };
 
 /* --- rows as text ----------------------------------------------------------------------------- */
 
-static const char *cell(const json_t *rows, size_t row, size_t column)
+const char *snapshot_cell(const json_t *rows, size_t row, size_t column)
 {
     return json_string_value(json_array_get(json_array_get(rows, row), column));
 }
 
-/* One row of column_count texts that are not null; ret_rows owns them. */
-static int query_row(struct snapshot *snapshot, const char *sql, const char *const *params,
-                     size_t column_count, json_t **ret_rows, struct err *err)
+int snapshot_query_row(struct pg_session *session, const char *sql, const char *const *params,
+                       size_t column_count, json_t **ret_rows, struct err *err)
 {
     free_json json_t *rows = NULL;
-    int rc = pg_query(snapshot->session, sql, params, 0, &rows, err);
+    int rc = pg_query(session, sql, params, 0, &rows, err);
     if (rc < 0)
         return rc;
     bool good = json_array_size(rows) == 1;
     for (size_t i = 0; good && i < column_count; i++)
-        good = cell(rows, 0, i) != NULL;
+        good = snapshot_cell(rows, 0, i) != NULL;
     if (!good)
         return err_set(err, ERR_POSTGRES, "unexpected answer to: %.200s", sql);
     *ret_rows = take_ptr(&rows);
     return 0;
 }
 
-static int parse_lsn(const char *text, uint64_t *ret, struct err *err)
+int snapshot_parse_lsn(const char *text, uint64_t *ret, struct err *err)
 {
     if (!pg_lsn_parse(text, ret))
         return err_set(err, ERR_POSTGRES, "'%.64s' is not an LSN", text);
     return 0;
+}
+
+struct pg_session *snapshot_writer(const struct snapshot *snapshot)
+{
+    return snapshot->primary ? snapshot->primary : snapshot->session;
+}
+
+static const char *cell(const json_t *rows, size_t row, size_t column)
+{
+    return snapshot_cell(rows, row, column);
 }
 
 /* --- settings --------------------------------------------------------------------------------- */
@@ -102,30 +111,43 @@ static int check_version(const struct snapshot *snapshot, struct err *err)
                    setting(snapshot, "server_version"));
 }
 
-static int check_primary(struct snapshot *snapshot, struct err *err)
+static int check_role(struct snapshot *snapshot, struct err *err)
 {
     free_json json_t *rows = NULL;
-    int rc = query_row(snapshot, "SELECT pg_is_in_recovery()", NULL, 1, &rows, err);
-    if (rc < 0)
+    int rc =
+        snapshot_query_row(snapshot->session, "SELECT pg_is_in_recovery()", NULL, 1, &rows, err);
+    if (rc < 0 || strcmp(cell(rows, 0, 0), "f") == 0)
         return rc;
-    if (strcmp(cell(rows, 0, 0), "f") == 0)
-        return 0;
-    (void)err_set(err, ERR_REFUSED, "the server is in recovery: a snapshot needs a primary");
-    return err_hint(err, "take the snapshot on the primary of this cluster");
+    if (!snapshot->request.no_archive)
+        return snapshot_standby_open(snapshot, err);
+    (void)err_set(err, ERR_REFUSED,
+                  "the server is in recovery: a snapshot of a standby needs the archive");
+    return err_hint(err, "take it without --no-archive, or on the primary of this cluster");
 }
 
-static int refuse_archiving(struct err *err)
+static int refuse_archiving(const struct snapshot *snapshot, struct err *err)
 {
+    if (snapshot->primary)
+        return err_hint(err, "archive with `tidemark-wal push` there");
     return err_hint(err, "archive with `tidemark-wal push`, or ask for a snapshot with "
                          "--no-archive: it keeps the WAL in the image and offers only target "
                          "`snapshot`");
 }
 
-/* archive_command by itself: it may hold secrets and stays out of the record. */
+/* Asked of the server that writes the WAL, and archive_command by itself: it may hold secrets and
+ * stays out of the record. */
 static int check_archiving(struct snapshot *snapshot, struct err *err)
 {
+    static const char sql[] =
+        "SELECT current_setting('wal_level'), current_setting('archive_mode'), "
+        "current_setting('archive_command'), "
+        "current_setting('archive_library')";
+    const char *who = snapshot->primary ? "primary of this standby" : "server";
     free_json json_t *rows = NULL;
-    if (strcmp(setting(snapshot, "wal_level"), "minimal") == 0) {
+    int rc = snapshot_query_row(snapshot_writer(snapshot), sql, NULL, 4, &rows, err);
+    if (rc < 0)
+        return rc;
+    if (strcmp(cell(rows, 0, 0), "minimal") == 0) {
         (void)err_set(err, ERR_REFUSED,
                       "wal_level is minimal: a snapshot of a running server "
                       "needs replica or logical");
@@ -133,19 +155,15 @@ static int check_archiving(struct snapshot *snapshot, struct err *err)
     }
     if (snapshot->request.no_archive)
         return 0;
-    if (strcmp(setting(snapshot, "archive_mode"), "off") == 0) {
-        (void)err_set(err, ERR_REFUSED, "the server does not archive: archive_mode is off");
-        return refuse_archiving(err);
+    if (strcmp(cell(rows, 0, 1), "off") == 0) {
+        (void)err_set(err, ERR_REFUSED, "the %s does not archive: archive_mode is off", who);
+        return refuse_archiving(snapshot, err);
     }
-    int rc = query_row(snapshot, "SELECT current_setting('archive_command')", NULL, 1, &rows, err);
-    if (rc < 0)
-        return rc;
-    const char *command = cell(rows, 0, 0);
-    if (setting(snapshot, "archive_library")[0] ||
-        (command[0] && strcmp(command, "(disabled)") != 0))
+    const char *command = cell(rows, 0, 2);
+    if (cell(rows, 0, 3)[0] || (command[0] && strcmp(command, "(disabled)") != 0))
         return 0;
-    (void)err_set(err, ERR_REFUSED, "the server does not archive: archive_command is empty");
-    return refuse_archiving(err);
+    (void)err_set(err, ERR_REFUSED, "the %s does not archive: archive_command is empty", who);
+    return refuse_archiving(snapshot, err);
 }
 
 /* Backup mode of a server that is not the one whose volumes are captured would be worth nothing. */
@@ -175,19 +193,21 @@ static const char identity_sql[] =
     "extract(epoch FROM pg_postmaster_start_time())::text FROM pg_control_system()";
 
 /* The same text before and after means: the same postmaster on the same timeline. */
-static int read_identity(struct snapshot *snapshot, char ret[160], uint64_t *ret_system_id,
+static int read_identity(struct snapshot *snapshot, char *ret, uint64_t *ret_system_id,
                          uint32_t *ret_timeline, struct err *err)
 {
+    enum { IDENTITY_SIZE = sizeof(snapshot->identity) };
     free_json json_t *rows = NULL;
-    int rc = query_row(snapshot, identity_sql, NULL, 3, &rows, err);
+    int rc = snapshot_query_row(snapshot_writer(snapshot), identity_sql, NULL, 3, &rows, err);
     if (rc < 0)
         return rc;
-    (void)snprintf(ret, 160, "system identifier %.24s, timeline %.8s, postmaster of %.40s",
-                   cell(rows, 0, 0), cell(rows, 0, 1), cell(rows, 0, 2));
+    (void)snprintf(ret, IDENTITY_SIZE,
+                   "system identifier %.24s, timeline %.8s, postmaster of %.40s", cell(rows, 0, 0),
+                   cell(rows, 0, 1), cell(rows, 0, 2));
     /* pg_control_system() shows the unsigned number as a signed one. */
     *ret_system_id = (uint64_t)strtoll(cell(rows, 0, 0), NULL, 10);
     *ret_timeline = (uint32_t)strtoul(cell(rows, 0, 1), NULL, 16);
-    return 0;
+    return snapshot->primary ? snapshot_standby_identity(snapshot, ret, IDENTITY_SIZE, err) : 0;
 }
 
 int snapshot_pg_check_identity(struct snapshot *snapshot, struct err *err)
@@ -356,7 +376,7 @@ static int read_topology(struct snapshot *snapshot, struct err *err)
         return rc;
     snapshot->record.topology =
         json_pack("{s:[{s:s,s:s,s:O,s:O}]}", "nodes", "node", snapshot->record.node, "role",
-                  "primary", "slots", slots, "standbys", standbys);
+                  snapshot->primary ? "standby" : "primary", "slots", slots, "standbys", standbys);
     json_t *members = json_object_get(snapshot->job->request, "members");
     if (members) /* what the coordinator asked of every node */
         (void)json_object_set(snapshot->record.topology, "members", members);
@@ -388,8 +408,9 @@ static int read_paths(struct snapshot *snapshot, struct err *err)
     if (rc == 0)
         rc = read_owner(snapshot, err);
     if (rc == 0)
-        rc = query_row(snapshot, "SELECT setting FROM pg_config WHERE name = 'BINDIR'", NULL, 1,
-                       &rows, err);
+        rc = snapshot_query_row(snapshot->session,
+                                "SELECT setting FROM pg_config WHERE name = 'BINDIR'", NULL, 1,
+                                &rows, err);
     if (rc < 0)
         return rc;
     (void)snprintf(record->bin_directory, sizeof(record->bin_directory), "%s", cell(rows, 0, 0));
@@ -438,7 +459,7 @@ int snapshot_pg_open(struct snapshot *snapshot, struct err *err)
     if (rc == 0)
         rc = check_directory(snapshot, err);
     if (rc == 0)
-        rc = check_primary(snapshot, err);
+        rc = check_role(snapshot, err);
     if (rc == 0)
         rc = check_archiving(snapshot, err);
     if (rc == 0)
@@ -449,19 +470,24 @@ int snapshot_pg_open(struct snapshot *snapshot, struct err *err)
 /* --- backup mode ------------------------------------------------------------------------------ */
 
 /* Switches the WAL and waits for a checkpoint: at once when it is fast, up to checkpoint_timeout ×
- * checkpoint_completion_target when it is spread. */
+ * checkpoint_completion_target when it is spread. Of a standby: see snapshot_standby.c. */
 int snapshot_pg_start_backup(struct snapshot *snapshot, struct err *err)
 {
     char label[128];
     free_json json_t *rows = NULL;
     int rc = snapshot_phase(snapshot, "checkpoint", err);
+    if (rc == 0 && snapshot->primary)
+        rc = snapshot_standby_catch_up(snapshot, err);
     if (rc < 0)
         return rc;
     (void)snprintf(label, sizeof(label), "tidemark %s@%s", snapshot->request.tag,
                    snapshot->id_text);
     const char *params[] = {label, snapshot->request.checkpoint_fast ? "true" : "false", NULL};
-    rc = query_row(snapshot, "SELECT pg_backup_start($1, $2::boolean)", params, 1, &rows, err);
-    return rc < 0 ? rc : parse_lsn(cell(rows, 0, 0), &snapshot->record.start_lsn, err);
+    rc = snapshot_query_row(snapshot->session, "SELECT pg_backup_start($1, $2::boolean)", params, 1,
+                            &rows, err);
+    if (rc == 0)
+        rc = snapshot_parse_lsn(cell(rows, 0, 0), &snapshot->record.start_lsn, err);
+    return rc == 0 && snapshot->primary ? snapshot_standby_check_start(snapshot, err) : rc;
 }
 
 /* The tag: a restore point whose name is unique for ever, because recovery stops at the first match
@@ -470,16 +496,30 @@ int snapshot_pg_start_backup(struct snapshot *snapshot, struct err *err)
 static int make_restore_point(struct snapshot *snapshot, struct err *err)
 {
     struct record *record = &snapshot->record;
+    struct pg_session *writer = snapshot_writer(snapshot);
     free_json json_t *rows = NULL, *switched = NULL;
     (void)snprintf(record->restore_point, sizeof(record->restore_point), "%s@%s", record->tag,
                    snapshot->id_text);
     const char *params[] = {record->restore_point, NULL};
-    int rc = query_row(snapshot, "SELECT pg_create_restore_point($1)", params, 1, &rows, err);
+    int rc =
+        snapshot_query_row(writer, "SELECT pg_create_restore_point($1)", params, 1, &rows, err);
     if (rc == 0)
-        rc = parse_lsn(cell(rows, 0, 0), &record->tag_lsn, err);
+        rc = snapshot_parse_lsn(cell(rows, 0, 0), &record->tag_lsn, err);
     /* A statement of its own: in one transaction with the point, the switch could come first. */
     if (rc == 0)
-        rc = query_row(snapshot, "SELECT pg_switch_wal()", NULL, 1, &switched, err);
+        rc = snapshot_query_row(writer, "SELECT pg_switch_wal()", NULL, 1, &switched, err);
+    return rc == 0 && snapshot->primary ? snapshot_standby_prove_tag(snapshot, err) : rc;
+}
+
+/* Recovery to a time ends at what the writer's clock said: a standby's own may differ. */
+static int read_clock(struct snapshot *snapshot, struct err *err)
+{
+    static const char sql[] =
+        "SELECT trunc(extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text";
+    free_json json_t *rows = NULL;
+    int rc = snapshot_query_row(snapshot_writer(snapshot), sql, NULL, 1, &rows, err);
+    if (rc == 0)
+        snapshot->record.stopped_us = strtoll(cell(rows, 0, 0), NULL, 10);
     return rc;
 }
 
@@ -489,18 +529,18 @@ int snapshot_pg_stop_backup(struct snapshot *snapshot, struct err *err)
     free_json json_t *rows = NULL;
     int rc = snapshot_phase(snapshot, "stopping backup", err);
     if (rc == 0)
-        rc = query_row(snapshot,
-                       "SELECT lsn::text, labelfile, "
-                       "trunc(extract(epoch FROM clock_timestamp()) * 1000000)::bigint::text, "
-                       "spcmapfile FROM pg_backup_stop(wait_for_archive => false)",
-                       NULL, 3, &rows, err);
+        rc = snapshot_query_row(snapshot->session,
+                                "SELECT lsn::text, labelfile, spcmapfile "
+                                "FROM pg_backup_stop(wait_for_archive => false)",
+                                NULL, 2, &rows, err);
     if (rc == 0)
-        rc = parse_lsn(cell(rows, 0, 0), &record->stop_lsn, err);
+        rc = snapshot_parse_lsn(cell(rows, 0, 0), &record->stop_lsn, err);
+    if (rc == 0)
+        rc = read_clock(snapshot, err);
     if (rc < 0)
         return rc;
-    record->stopped_us = strtoll(cell(rows, 0, 2), NULL, 10);
     record->backup_label = strdup(cell(rows, 0, 1));
-    record->tablespace_map = strdup(cell(rows, 0, 3) ? cell(rows, 0, 3) : "");
+    record->tablespace_map = strdup(cell(rows, 0, 2) ? cell(rows, 0, 2) : "");
     if (!record->backup_label || !record->tablespace_map)
         abort();
     record->tag_lsn = record->stop_lsn;

@@ -54,10 +54,11 @@ static int pause_snapshot(void *ctx, unsigned pause_ms, struct err *err)
 
 static struct archive_proof proof_of(struct snapshot *snapshot)
 {
+    bool of_here = !snapshot->primary; /* why a push failed is known on the primary's host */
     return (struct archive_proof){.conf = snapshot->conf,
-                                  .session = snapshot->session,
+                                  .session = snapshot_writer(snapshot),
                                   .archive = &snapshot->archive,
-                                  .wal_directory = snapshot->record.wal_directory,
+                                  .wal_directory = of_here ? snapshot->record.wal_directory : "",
                                   .timeout_s = snapshot->conf->wal_archive_timeout_s,
                                   .pause = pause_snapshot,
                                   .ctx = snapshot};
@@ -88,7 +89,7 @@ static int timed_out(struct snapshot *snapshot, const char *missing, struct err 
 {
     const struct archive_proof proof = proof_of(snapshot);
     struct archiver archiver;
-    int rc = archiver_read(snapshot->session, &archiver, err);
+    int rc = archiver_read(snapshot_writer(snapshot), &archiver, err);
     if (rc == 0)
         rc = archive_failed_push(&proof, &archiver, err);
     if (rc < 0)

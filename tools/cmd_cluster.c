@@ -9,6 +9,8 @@
 static const struct cmd_option options[] = {
     {"tag", 't', "TAG", "snapshot: its name"},
     {"full", 0, NULL, "snapshot: read and store everything again"},
+    {"from", 0, "standby|MEMBER",
+     "snapshot: read from a standby, or from this member (default: the primary)"},
     {"dry-run", 0, NULL, "restore: print the plan and touch nothing"},
     {"primary", 0, "MEMBER", "restore: the node that becomes the primary (default: as recorded)"},
     {"map", 0, "NODE=MEMBER", "restore: the member that takes the place of a recorded node"},
@@ -62,6 +64,7 @@ static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
     free_json json_t *status = NULL;
     cmd_add_option(cmd, "tag", "tag", body);
     cmd_add_option(cmd, "full", "full", body);
+    cmd_add_option(cmd, "from", "from", body);
     int rc = cmd_run_job(cmd, client, "/cluster/snapshots", body, &status, err);
     if (rc < 0)
         return rc;

@@ -42,6 +42,12 @@ def test_snapshot(box, coordinator, node):
     is_(members[0]["replication"][0]["sync_state"], "sync", "and who is synchronous")
     is_status(coordinator.cli("snapshot", "--tag", "t1"), "busy", "the tag is taken")
     schemas.conform_all(verbs_of(coordinator), "cluster snapshot, coordinator", 1, 1)
+    done = coordinator.cli("snapshot", "--tag", "t0", "--from=standby")
+    is_status(done, 0, "cluster snapshot --from=standby")
+    like(done.out, "read from db3", "of the one for whom no commit waits")
+    done = coordinator.cli("snapshot", "--tag", "t3", "--from=db9")
+    is_status(done, "usage", "cluster snapshot --from=db9")
+    like(done.err, "'db9' is no member", "says why")
 
 
 def disaster(cluster):

@@ -160,7 +160,8 @@ def test_server(node, box):
         pass
     output("chown", "postgres:", signal_file)
     node.server.start()
-    refused(node, "a standby", "refused", "the server is in recovery", "on the primary")
+    refused(node, "a standby that follows nobody", "refused",
+            "the server is in recovery.*its primary", "primary_connection, or take")
     node.server.stop()
     os.unlink(signal_file)
     node.server.start()

@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+# check: build=release campaign=asan timeout=400
+"""Snapshots of a standby: its blocks, the restore point and the archive of its primary, under load.
+Restored to the whole cluster, and on its own node as a primary; what ends one without a trace."""
+import os
+import shutil
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
+from tm import *  # noqa: E402, F403
+from cluster_lib import Cluster, Coordinator  # noqa: E402
+from server import lsn  # noqa: E402
+import snapshots as snap  # noqa: E402
+
+ORDERS = "select count(*), sum(amount) from orders"
+CAMPAIGN = os.environ.get("TIDEMARK_CAMPAIGN") == "1"
+
+
+class Load:
+    """pgbench and acknowledged commits on a primary."""
+
+    def __init__(self, member):
+        self.ledger = Ledger(member.server)
+        self.member, self.pgbench = member, None
+
+    def start(self):
+        self.pgbench = self.member.server.pgbench("-c", "1", "-R", "100")
+        self.pgbench.wait_transactions(20)
+        self.ledger.start()
+        self.ledger.wait(20)
+
+    def stop(self):
+        self.ledger.wait(20)
+        self.pgbench.stop()
+        self.ledger.stop()
+
+
+def tagged(node, load, tag):
+    """What the record of a standby's snapshot says, and what a restore to its tag has to hold."""
+    record = snap.record(node, tag)
+    server, topology = record["postgresql"], record["topology"]["nodes"][0]
+    is_((record["node"], topology["role"]), ("db2", "standby"), f"{tag}: the standby is recorded")
+    is_status(node.cli("show", tag), 0, f"{tag}: show")
+    ok(lsn(server["start_lsn"]) < lsn(server["stop_lsn"]) <= lsn(server["tag_lsn"]),
+       f"{tag}: the tag is behind the backup's end")
+    is_status(node.cli("verify", tag), 0, f"{tag}: verify finds blocks and WAL")
+    return load.ledger.bounds(server["tag_lsn"])
+
+
+def holds(server, load, bounds, what):
+    least, most = bounds
+    count, last = load.ledger.present(server)
+    ok(count == last and least <= last <= most,
+       f"{what}: commits 1 … {last}, the tag covers {least} to {most}")
+    sums = server.pgbench_sums()
+    is_(len(set(sums[:4])), 1, f"{what}: pgbench's sums agree")
+    is_(server.amcheck()[0], 0, f"{what}: amcheck finds nothing")
+
+
+def test_cluster(cluster, coordinator, load):
+    """From the standby, back to both."""
+    server = cluster.primary.server
+    rows = server.psql(ORDERS)
+    load.start()
+    done = coordinator.cli("snapshot", "--tag", "s1", "--from=standby")
+    if not is_status(done, 0, "cluster snapshot --from=standby"):
+        coordinator.diagnose()
+    like(done.out, r"read from db2", "it was read from the standby")
+    load.stop()
+    bounds = tagged(cluster.standbys[0], load, "s1")
+    server.psql("drop table orders")
+    done = coordinator.cli("restore", "s1", "--yes")
+    if not is_status(done, 0, "cluster restore of it"):
+        coordinator.diagnose()
+    like(done.out, r"(?s)primary +db1.*standby +db2", "each in its place")
+    cluster.wait_attached(2)
+    cluster.wait_replayed()
+    for member in cluster.members:
+        is_((member.server.psql(ORDERS), member.health()), (rows, "ok"), f"{member.name} is back")
+    holds(server, load, bounds, "the cluster")
+    return rows
+
+
+def refused(node, what, status, pattern, *args):
+    before = snap.tags(node)
+    done = node.cli("snapshot", "--tag", "refused", *args)
+    is_status(done, status, f"{what}: refused")
+    like(done.err, "(?s)" + pattern, f"{what}: says why")
+    is_(snap.tags(node), before, f"{what}: nothing of it is visible")
+
+
+def configure(node, **options):
+    node.sections["postgresql"].update(options)
+    node.write_conf()
+    node.restart_agent()
+
+
+def test_refusals(cluster):
+    """Each of them before the volumes are touched."""
+    node, primary = cluster.standbys[0], cluster.primary
+    refused(node, "--no-archive", "refused", "needs the archive.*hint: .*without --no-archive",
+            "--no-archive")
+    node.server.psql("select pg_wal_replay_pause()")
+    poll(lambda: node.server.psql("select pg_get_wal_replay_pause_state()") == "paused", 60,
+         "replay to pause")
+    refused(node, "replay is paused", "refused", r"paused at.*hint: pg_wal_replay_resume")
+    node.server.psql("select pg_wal_replay_resume()")
+    configure(node, primary_connection=node.server.conninfo)
+    refused(node, "the way leads to a standby", "refused",
+            r"is a standby itself.*hint: .*primary_connection")
+    other = Server(cluster.box, cluster.box.join("other"))
+    other.init()
+    other.start()
+    configure(node, primary_connection=other.conninfo)
+    refused(node, "the way leads to another cluster", "config",
+            r"system identifier \d+, this standby \d+.*hint: .*primary_connection")
+    other.stop()
+    refused(node, "the way leads nowhere", "postgres",
+            r"connect to the primary of this standby.*hint: .*primary_connection")
+    primary.server.psql("create role looker login")
+    configure(node, primary_connection=f"host={primary.server.socket} port={primary.server.port}"
+                                       " user=looker dbname=postgres")
+    refused(node, "a role that may not", "postgres", "permission denied")
+    primary.server.psql("grant execute on function pg_create_restore_point, pg_switch_wal"
+                        " to looker")
+
+
+def test_node(cluster, load, rows):
+    """On its own node: it becomes a primary. By a role with few rights; the old primary is gone."""
+    node, primary = cluster.standbys[0], cluster.primary
+    load.start()
+    is_status(node.cli("snapshot", "--tag", "s2", "--with-wal"), 0,
+              "snapshot of the standby, on its own host, on timeline 2, by a role with few rights")
+    load.stop()
+    bounds = tagged(node, load, "s2")
+    primary.server.psql("drop table orders")
+    acknowledged = load.ledger.acknowledged
+    primary.wait_archived(primary.server.switch_wal())
+    primary.server.stop()
+    done = node.cli("restore", "s2", "--yes")
+    is_status(done, 0, "restored on its own node")
+    like(done.out, "warning.*a standby: it becomes a primary", "the plan says what that means")
+    node.server.wait_ready()
+    is_((node.server.timeline(), node.server.psql(ORDERS)), (3, rows), "a primary, timeline 3")
+    holds(node.server, load, bounds, "the node")
+    ok(not os.path.exists(f"{node.data}/standby.signal"), "and follows nobody")
+    is_status(node.cli("restore", "s2", "--yes", "--target=latest", "--target-timeline=2",
+                       "--verify=quick"), 0, "and to the latest")
+    is_((node.server.psql("select to_regclass('orders') is null"),
+         load.ledger.present(node.server)), ("t", (acknowledged, acknowledged)),
+        "every acknowledged commit is there")
+    if CAMPAIGN:
+        is_status(node.cli("restore", "s2", "--yes", "--target=snapshot"), 0,
+                  "and to the image itself")
+        is_(node.server.psql(ORDERS), rows, "which has the table")
+
+
+def test_promoted(cluster):
+    """The old primary follows the new one, and is promoted while its volume is captured."""
+    primary, node = cluster.standbys[0], cluster.primary
+    shutil.rmtree(node.data)
+    os.mkdir(node.data, 0o700)
+    shutil.chown(node.data, "postgres", "postgres")
+    primary.server.psql("select pg_drop_replication_slot(slot_name) from pg_replication_slots")
+    node.copy_from(primary)
+    timeline = primary.server.timeline()
+    poll(lambda: node.streams(timeline), 60, "db1 to follow db2")
+    before = snap.tags(node)
+    job = snap.Running(node, "snapshot", "--tag", "never")
+    job.wait_phase("copying")
+    node.server.psql("select pg_promote(wait => false)")
+    done = job.wait()
+    is_status(done, "postgres", "promoted during the snapshot: failed")
+    like(done.err, "promoted during|, promoted", "and it says so")
+    is_(snap.tags(node), before, "nothing of it is visible")
+
+
+def main():
+    box = need_root() or Sandbox("snapshot-standby")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian",
+                  "tidemark-coordinator")
+    cluster = Cluster(box, ("db1", "db2"), options={"wal": {"archive_timeout": "60s",
+                                                            "get_timeout": "2s"}})
+    coordinator = Coordinator(box, cluster).start()
+    cluster.start()
+    server = cluster.primary.server
+    server.pgbench_init(1)
+    server.psql("create table orders as select i as id, i % 97 as amount"
+                " from generate_series(1, 5000) i")
+    load = Load(cluster.primary)
+    load.ledger.create()
+    rows = test_cluster(cluster, coordinator, load)
+    test_refusals(cluster)
+    test_node(cluster, load, rows)
+    test_promoted(cluster)
+    coordinator.agent.stop()
+    cluster.stop()
+
+
+run(main)
