@@ -5,6 +5,7 @@ import ctypes
 import glob
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -293,7 +294,10 @@ class LiveStory(Story):
             done = subprocess.run(["diff", "-r", "-q", "--no-dereference", "-x",
                                    "[0-9A-F]" * 24, copy, mount], text=True, check=False,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            is_(done.stdout[:1000], "", f"{tag}: every file of {name} is as it was")
+            # diff says it of every socket, whatever it is compared with.
+            wrong = [line for line in done.stdout.splitlines()
+                     if not re.fullmatch(r"File .* is a socket while file .* is a socket", line)]
+            is_(wrong[:10], [], f"{tag}: every file of {name} is as it was")
             end()
             end_copy()
 
