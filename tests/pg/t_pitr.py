@@ -325,7 +325,8 @@ def test_between_forks(story):
                   f"--target-lsn={story.lsn_2}")
     story.goes(2, "between two forks, from the second snapshot",
                f"--target-lsn={record_of(story.node, 't2')['postgresql']['tag_lsn']}", tag="t2")
-    story.goes(last, "latest, from the second snapshot", "--target=latest", tag="t2")
+    story.refused("latest, from the second snapshot: two went on from its end", "refused",
+                  SOME + rf"timeline {last - 1} .*timeline {last} ", "--target=latest", tag="t2")
 
 
 def main():
