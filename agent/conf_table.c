@@ -55,10 +55,9 @@ const struct option option_table[] = {
      NULL},
     {"tidemark", "rcu_expedited", OPTION_WORD, FIELD(rcu_expedited), "yes", 0, 0, no_yes_words,
      "no | yes",
-     "While file systems are frozen, milliseconds at a time, /sys/kernel/rcu_expedited is 1: "
-     "writers "
-     "stand still a tenth as long, and each processor is interrupted some times. A host with "
-     "real-time tasks may want no.",
+     "While file systems are being frozen, some milliseconds, /sys/kernel/rcu_expedited is 1: "
+     "writers stand still a tenth as long, and each processor is interrupted some times. A host "
+     "with real-time tasks may want no.",
      NULL},
     {"tidemark", "resume", OPTION_WORD, FIELD(resume), "auto", 0, 0, resume_words, "auto | wait",
      "What the agent does at its start with a restore that was interrupted after the device was "

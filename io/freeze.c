@@ -158,24 +158,6 @@ static void reap(int pid)
         continue;
 }
 
-/* -1 when there is no such file (a kernel without it, /sys read-only), or it does not say 0: then
- * somebody wants short grace periods all the time. */
-static int open_rcu(const char *path)
-{
-    char value[2] = "";
-    int fd = path == NULL ? -1 : open(path, O_RDWR | O_CLOEXEC);
-    if (fd >= 0 && pread(fd, value, sizeof(value), 0) > 0 && value[0] == '0')
-        return fd;
-    cleanup_close(&fd);
-    return -1;
-}
-
-static void switch_rcu(const struct freeze *freeze, const char *value)
-{
-    if (freeze->rcu_fd >= 0)
-        (void)!pwrite(freeze->rcu_fd, value, 1, 0);
-}
-
 int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned deadline_ms,
                const char *rcu_expedited, struct err *err)
 {
@@ -190,7 +172,7 @@ int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned dea
         return err_sys(err, ERR_INTERNAL, "socketpair");
     close_fd int ours = pair[0];
     close_fd int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
-    close_fd int rcu = open_rcu(rcu_expedited);
+    close_fd int rcu = rcu_expedited == NULL ? -1 : open(rcu_expedited, O_RDWR | O_CLOEXEC);
     struct spawn_fds high = {0};
     rc = copy_high(&high, pair[1], err);
     (void)close(pair[1]);
@@ -225,6 +207,17 @@ static int err_guardian(struct err *err)
     return err_hint(err, "somebody or the OOM killer ended tidemark-guardian; try again");
 }
 
+/* Short grace periods, unless somebody has them on. The guardian knows first. */
+static void expedite(struct freeze *freeze)
+{
+    char value = '\0';
+    unsigned char answer = 0;
+    if (freeze->rcu_fd < 0 || pread(freeze->rcu_fd, &value, 1, 0) != 1 || value != '0')
+        return;
+    freeze->expedited =
+        ask(freeze, GUARD_EXPEDITE, 0, &answer) && pwrite(freeze->rcu_fd, "1", 1, 0) == 1;
+}
+
 static int freeze_one(struct freeze *freeze, size_t index, struct err *err)
 {
     unsigned char answer = 0;
@@ -233,8 +226,8 @@ static int freeze_one(struct freeze *freeze, size_t index, struct err *err)
     if (answer != GUARD_OK)
         return err_set(err, ERR_BUSY,
                        "the guardian has thawed: the deadline passed while freezing");
-    if (index == 0) /* announced before: from here on the guardian switches it off when we die */
-        switch_rcu(freeze, "1");
+    if (index == 0) /* its clock runs */
+        expedite(freeze);
     int rc;
     do {
         rc = ioctl(freeze->fds[index], FIFREEZE, 0);
@@ -262,28 +255,35 @@ static bool thaw_frozen(struct freeze *freeze)
         } while (rc < 0 && errno == EINTR);
         all_ours = all_ours && rc == 0;
     }
-    switch_rcu(freeze, "0");
     freeze->stall_ns = monotonic_ns() - freeze->frozen_at_ns;
     return all_ours;
+}
+
+static void expedite_no_more(struct freeze *freeze)
+{
+    if (freeze->expedited)
+        (void)!pwrite(freeze->rcu_fd, "0", 1, 0);
+    freeze->expedited = false;
 }
 
 int freeze_all(struct freeze *freeze, struct err *err)
 {
     assert(freeze->frozen == 0);
     assert(freeze->control_fd >= 0);
+    int rc = 0;
     freeze->frozen_at_ns = monotonic_ns();
-    for (size_t i = 0; i < freeze->count; i++) {
-        int rc = freeze_one(freeze, i, err);
-        if (rc < 0) {
-            unsigned char ignored;
-            freeze->failed = i;
-            (void)thaw_frozen(freeze);
-            (void)ask(freeze, GUARD_THAWED, 0, &ignored);
-            return rc;
-        }
-        freeze->frozen++;
+    while (rc == 0 && freeze->frozen < freeze->count) {
+        rc = freeze_one(freeze, freeze->frozen, err);
+        freeze->frozen += rc == 0;
     }
-    return 0;
+    expedite_no_more(freeze);
+    if (rc < 0) {
+        unsigned char ignored;
+        freeze->failed = freeze->frozen;
+        (void)thaw_frozen(freeze);
+        (void)ask(freeze, GUARD_THAWED, 0, &ignored);
+    }
+    return rc;
 }
 
 int freeze_thaw(struct freeze *freeze, bool *ret_expired, struct err *err)

@@ -9,11 +9,12 @@
  *     freeze_disarm(&freeze)
  *
  * Most of a freeze is not spent on writing: FIFREEZE takes three per-CPU semaphores one after the
- * other, and the first waits for a grace period of RCU with each, 10–30 ms, while writers stand
- * still (fs/super.c, kernel/locking/percpu-rwsem.c). With /sys/kernel/rcu_expedited at 1 a grace
- * period takes tens of microseconds, at the price of an interrupt to each CPU (Documentation/RCU).
- * The switch is the whole host's, so it is on from the first FIFREEZE to the last FITHAW only, and
- * who finds it on leaves it so. The guardian switches it off when it thaws.
+ * other, each of which waits for a grace period of RCU, 10–30 ms, while writers stand still
+ * (fs/super.c, kernel/locking/percpu-rwsem.c). With /sys/kernel/rcu_expedited at 1 a grace period
+ * takes tens of microseconds, at the price of an interrupt to each CPU (Documentation/RCU). The
+ * switch is the whole host's, so it is on from before the first FIFREEZE until after the last, not
+ * while we are frozen, and not at all where it is on already. When we die meanwhile, the guardian
+ * switches it off.
  *
  * One thread. */
 #ifndef TIDEMARK_IO_FREEZE_H
@@ -31,7 +32,8 @@ struct freeze {
     size_t frozen;  /* fds[0..frozen) are frozen */
     size_t failed;  /* which one, after freeze_all() failed */
     int control_fd; /* socket to the guardian; its EOF means we died */
-    int rcu_fd;     /* -1: not ours to switch */
+    int rcu_fd;     /* -1: there is no switch */
+    bool expedited; /* by us */
     int guardian_pid;
     uint64_t frozen_at_ns; /* CLOCK_MONOTONIC */
     uint64_t stall_ns;     /* first freeze to last thaw, after freeze_thaw() */
@@ -40,8 +42,8 @@ struct freeze {
 /* deadline_ms counts from the first FIFREEZE. Starts the guardian (program "tidemark-guardian",
  * looked up beside our own executable, then in
  * ../lib/tidemark, or $TIDEMARK_GUARDIAN in tests) and waits for "ready". rcu_expedited:
- * FREEZE_RCU_EXPEDITED, or NULL to leave the host's grace periods alone; a file that cannot be
- * opened for writing, or does not say 0, is left alone, too. */
+ * FREEZE_RCU_EXPEDITED, or NULL to leave the host's grace periods alone; what cannot be opened for
+ * writing is left alone, too. */
 int freeze_arm(struct freeze *freeze, const int *fds, size_t count, unsigned deadline_ms,
                const char *rcu_expedited, struct err *err);
 

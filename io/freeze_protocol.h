@@ -11,11 +11,13 @@ enum {
 };
 
 enum guard_verb {
-    GUARD_READY = 'R',   /* guardian, once: armed, memory locked */
-    GUARD_FREEZE = 'F',  /* next I freeze volume index; the clock starts at the first of these */
-    GUARD_FORGET = 'U',  /* volume index was not frozen by me after all: never thaw it */
-    GUARD_THAWED = 'T',  /* I have thawed everything: stop the clock, forget all volumes */
-    GUARD_OK = 'O',      /* answer: nothing was thawed by the guardian since the last T */
+    GUARD_READY = 'R',    /* guardian, once: armed, memory locked */
+    GUARD_FREEZE = 'F',   /* next I freeze volume index; the clock starts at the first of these */
+    GUARD_EXPEDITE = 'E', /* next I write 1 to rcu_expedited: 0 is yours to write when I die */
+    GUARD_FORGET = 'U',   /* volume index was not frozen by me after all: never thaw it */
+    GUARD_THAWED =
+        'T',        /* I have thawed everything, and the 1 is gone: stop the clock, forget all */
+    GUARD_OK = 'O', /* answer: nothing was thawed by the guardian since the last T */
     GUARD_EXPIRED = 'X', /* answer: the guardian has thawed */
 };
 

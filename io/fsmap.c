@@ -161,8 +161,8 @@ static bool xfs_sum_free(int device_fd, uint64_t *ret_bytes)
     return true;
 }
 
-/* ext4's map walks the in-core buddy bitmap, where preallocated blocks count as used, so it may
- * find less than statfs but never more. */
+/* ext4's map walks the in-core buddy bitmap, where preallocated blocks count as used: frozen, it
+ * may find less than statfs but never more. (Live, statfs lacks what is not allocated yet.) */
 static bool free_is_plausible(int mount_fd, int device_fd, uint64_t free_bytes)
 {
     struct statfs st;

@@ -10,10 +10,11 @@
  * (the freezer died; a SIGKILL in the middle of FIFREEZE closes the socket only after the ioctl has
  * returned) and on SIGTERM.
  *
- * One thread a volume: FITHAW waits for a FIFREEZE in progress on the same filesystem, which may
- * take for ever on a sick device and must not keep the others frozen. After the deadline each
- * thread repeats FITHAW until the freezer says that it has thawed, or has died: a freezer that was
- * stopped in the middle of its list goes on freezing when it is continued. */
+ * One thread a volume: FITHAW may wait for a FIFREEZE in progress on the same filesystem, for ever
+ * on a sick device, and must not keep the others frozen. After the deadline each thread repeats
+ * FITHAW until the freezer says that it has thawed, or has died: a freezer that was stopped in the
+ * middle of its list goes on freezing when it is continued, and while FIFREEZE waits for writers
+ * FITHAW says EINVAL at once. */
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -43,6 +44,7 @@ static struct {
     bool firing;                       /* threads thaw what is announced */
     bool fired;                        /* they did so since the last GUARD_THAWED */
     bool orphaned;                     /* the freezer is gone: one good FITHAW ends it */
+    bool expedited;                    /* rcu_expedited is ours to switch off */
     unsigned busy;                     /* threads inside FITHAW */
 } state = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
@@ -72,7 +74,8 @@ static void wait_changed(bool timed)
     (void)pthread_cond_clockwait(&state.changed, &state.lock, CLOCK_MONOTONIC, &until);
 }
 
-/* True when the filesystem is certainly not frozen now. EINVAL: it was not frozen. */
+/* True when the filesystem is not frozen now, unless a FIFREEZE is in progress. EINVAL: it was not
+ * frozen. */
 static bool thaw(int fd)
 {
     return ioctl(fd, FITHAW, 0) == 0 || errno == EINVAL || errno == ENOTTY || errno == EOPNOTSUPP;
@@ -88,11 +91,12 @@ static void *watch_volume(void *arg)
             continue;
         }
         state.busy++;
+        bool last = state.orphaned; /* before the FITHAW: no FIFREEZE can follow it */
         (void)pthread_mutex_unlock(&state.lock);
         bool thawed = thaw(GUARD_VOLUMES_FD + (int)index);
         (void)pthread_mutex_lock(&state.lock);
         state.busy--;
-        if (thawed && state.orphaned)
+        if (thawed && last)
             state.announced[index] = false;
         (void)pthread_cond_broadcast(&state.changed);
         if (state.announced[index])
@@ -103,8 +107,9 @@ static void *watch_volume(void *arg)
 
 static void fire(bool orphaned)
 {
-    (void)!pwrite(GUARD_RCU_FD, "0", 1, 0);
     (void)pthread_mutex_lock(&state.lock);
+    if (state.expedited)
+        (void)!pwrite(GUARD_RCU_FD, "0", 1, 0);
     state.firing = state.fired = true;
     state.orphaned = state.orphaned || orphaned;
     (void)pthread_cond_broadcast(&state.changed);
@@ -149,15 +154,17 @@ static bool serve(int64_t deadline_ms, size_t count, int64_t *deadline_at)
     (void)pthread_mutex_lock(&state.lock);
     unsigned char answer[2] = {state.fired ? GUARD_EXPIRED : GUARD_OK, msg[1]};
     if (msg[0] == GUARD_FREEZE) {
-        state.announced[msg[1]] = true;
+        state.announced[msg[1]] = !state.fired; /* else the freezer leaves it alone */
         if (*deadline_at < 0)
             *deadline_at = now_ms() + deadline_ms;
+    } else if (msg[0] == GUARD_EXPEDITE) {
+        state.expedited = true;
     } else if (msg[0] == GUARD_FORGET) {
         state.announced[msg[1]] = false;
     } else if (msg[0] == GUARD_THAWED) {
         forget_all();
         answer[0] = state.fired ? GUARD_EXPIRED : GUARD_OK;
-        state.fired = false;
+        state.fired = state.expedited = false;
         *deadline_at = -1;
     }
     (void)pthread_mutex_unlock(&state.lock);

@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <linux/fs.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
 
 #include "tests/unit/fixture.h"
@@ -170,39 +172,6 @@ static void test_stopped(void)
     ok(both_thawed(), "nothing is frozen");
 }
 
-/* Killed at random moments around arm and freeze: never anything left. */
-static void test_killed_anywhere(void)
-{
-    unsigned left = 0, seed = (unsigned)now_ms();
-    const char *campaign = getenv("TIDEMARK_CAMPAIGN"), *given = getenv("TIDEMARK_SEED");
-    int rounds = campaign && strcmp(campaign, "1") == 0 ? 200 : 12;
-    if (given)
-        seed = (unsigned)strtoul(given, NULL, 10);
-    srand(seed);
-    printf("# seed %u\n", seed);
-    for (int i = 0; i < rounds; i++) {
-        pid_t pid = fork();
-        if (pid == 0) {
-            struct freeze freeze;
-            bool expired;
-            for (;;) {
-                if (freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, NULL, &err) < 0)
-                    _exit(9);
-                if (freeze_all(&freeze, &err) == 0)
-                    freeze_thaw(&freeze, &expired, &err);
-                freeze_disarm(&freeze);
-            }
-        }
-        nanosleep(&(struct timespec){.tv_nsec = rand() % 40000000}, NULL);
-        kill(pid, i % 2 ? SIGKILL : SIGSTOP);
-        left += !eventually(PATIENCE_MS, both_thawed());
-        kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
-        left += !eventually(PATIENCE_MS, both_thawed());
-    }
-    is_u64(left, 0, "%d kills and stops at random moments leave nothing frozen", rounds);
-}
-
 static void test_guardian_killed(void)
 {
     struct freeze freeze;
@@ -285,54 +254,118 @@ static void set_rcu(const char *value)
     ok(write(fd, value, 2) == 2, "rcu_expedited is %.1s", value);
 }
 
-/* Grace periods are short while frozen and no longer, whoever dies or stops. A file stands for the
- * host's switch, which other programs may turn meanwhile. */
+/* Looks all the time whether it is 1. */
+static _Atomic bool watching, seen_on;
+static void *watch_rcu(void *arg)
+{
+    (void)arg;
+    while (atomic_load(&watching))
+        if (rcu_value() == '1')
+            atomic_store(&seen_on, true);
+    return NULL;
+}
+
+/* Grace periods are short while the volumes are being frozen, and no longer, whoever dies or stops.
+ * A file stands for the host's switch, which other programs may turn meanwhile. */
 static void test_rcu(void)
 {
     struct freeze freeze;
-    char path[sizeof(fixture_dir) + 16];
-    snprintf(path, sizeof(path), "%s/rcu_expedited", fixture_dir);
-    bool expired = false;
+    pthread_t watcher;
+    bool expired = false, always_off = true;
     int status = -1;
-    rcu_path = path;
     set_rcu("0\n");
-    is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, rcu_path, &err), &err, "arm");
+    is_good(freeze_arm(&freeze, volume_fds, 2, 60000, rcu_path, &err), &err, "arm");
     ok(rcu_value() == '0', "armed: untouched");
-    for (int round = 0; round < 2; round++) {
-        is_good(freeze_all(&freeze, &err), &err, "freeze");
-        ok(rcu_value() == '1', "frozen: expedited");
-        is_good(freeze_thaw(&freeze, &expired, &err), &err, "thaw");
-        ok(rcu_value() == '0', "thawed: as before");
+    atomic_store(&watching, true);
+    pthread_create(&watcher, NULL, watch_rcu, NULL);
+    for (int round = 0; round < 500 && !atomic_load(&seen_on); round++) {
+        freeze_all(&freeze, &err);
+        always_off = always_off && rcu_value() == '0';
+        freeze_thaw(&freeze, &expired, &err);
     }
+    atomic_store(&watching, false);
+    pthread_join(watcher, NULL);
+    ok(atomic_load(&seen_on), "it is on while they are being frozen");
+    ok(always_off && rcu_value() == '0', "frozen and thawed: off");
     ok(ioctl(volume_fds[1], FIFREEZE, 0) == 0, "somebody freezes the second volume");
     is_err(freeze_all(&freeze, &err), &err, ERR_BUSY, "frozen already", "a freeze that fails");
-    ok(rcu_value() == '0', "leaves it as before");
+    ok(rcu_value() == '0', "leaves it off");
     ioctl(volume_fds[1], FITHAW, 0);
-    freeze_all(&freeze, &err);
-    freeze_disarm(&freeze);
-    ok(rcu_value() == '0', "dismissed while frozen: as before");
-
-    pid_t pid = freeze_in_child(SIGKILL, 60000);
-    ok(eventually(PATIENCE_MS, rcu_value() == '0'), "SIGKILL: the guardian switches it off");
-    ok(eventually(PATIENCE_MS, both_thawed()), "and thaws");
-    waitpid(pid, NULL, 0);
-    pid = freeze_in_child(SIGSTOP, DEADLINE_MS);
-    ok(eventually(PATIENCE_MS, rcu_value() == '0'), "SIGSTOP: so it does at the deadline");
-    kill(pid, SIGCONT);
-    ok(waitpid(pid, &status, 0) == pid && both_thawed(), "continued, it ends");
-    ok(rcu_value() == '0', "and nothing is left");
 
     set_rcu("1\n");
-    freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, rcu_path, &err);
-    freeze_all(&freeze, &err);
+    is_good(freeze_all(&freeze, &err), &err, "somebody switches it on after arming: freeze");
+    ok(rcu_value() == '1', "it stays on");
     freeze_thaw(&freeze, &expired, &err);
-    ok(rcu_value() == '1', "who had it on keeps it on");
     freeze_disarm(&freeze);
+    pid_t pid = freeze_in_child(SIGKILL, 60000);
+    ok(eventually(PATIENCE_MS, both_thawed()), "SIGKILL: thawed");
+    waitpid(pid, &status, 0);
+    ok(rcu_value() == '1', "and what was not ours stays on");
+    set_rcu("0\n");
     is_good(freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, "/nonexistent/rcu", &err), &err,
             "a kernel without the switch");
     is_good(freeze_all(&freeze, &err), &err, "freezes all the same");
     freeze_disarm(&freeze);
-    rcu_path = NULL;
+}
+
+/* The second volume lies on the first, so that its freeze hangs when the first is frozen. */
+static void test_rcu_killed(struct fixture_volume *outer)
+{
+    int saved = volume_fds[1];
+    struct fixture_volume *inner = fixture_add_in(64 * MIB, outer->mount);
+    fixture_mkfs(inner, "ext4");
+    fixture_mount(inner, "rw");
+    volume_fds[1] = fixture_open(inner);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct freeze freeze;
+        if (freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, rcu_path, &err) == 0)
+            freeze_all(&freeze, &err);
+        _exit(9);
+    }
+    ok(eventually(PATIENCE_MS, rcu_value() == '1'), "a freeze hangs: on");
+    kill(pid, SIGKILL);
+    ok(eventually(PATIENCE_MS, waitpid(pid, NULL, WNOHANG) == pid), "it is killed, and thawed");
+    ok(eventually(PATIENCE_MS, rcu_value() == '0'), "and the guardian switches it off");
+    ok(eventually(PATIENCE_MS, both_thawed()), "nothing is frozen");
+    close(volume_fds[1]);
+    volume_fds[1] = saved;
+    fixture_umount(inner);
+}
+
+/* Killed at random moments around arm and freeze: never anything left. */
+static void test_killed_anywhere(void)
+{
+    unsigned left = 0, seed = (unsigned)now_ms();
+    const char *campaign = getenv("TIDEMARK_CAMPAIGN"), *given = getenv("TIDEMARK_SEED");
+    int rounds = campaign && strcmp(campaign, "1") == 0 ? 200 : 12;
+    if (given)
+        seed = (unsigned)strtoul(given, NULL, 10);
+    srand(seed);
+    printf("# seed %u\n", seed);
+    for (int i = 0; i < rounds; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct freeze freeze;
+            bool expired;
+            for (;;) {
+                if (freeze_arm(&freeze, volume_fds, 2, DEADLINE_MS, rcu_path, &err) < 0)
+                    _exit(9);
+                if (freeze_all(&freeze, &err) == 0)
+                    freeze_thaw(&freeze, &expired, &err);
+                freeze_disarm(&freeze);
+            }
+        }
+        nanosleep(&(struct timespec){.tv_nsec = rand() % 40000000}, NULL);
+        kill(pid, i % 2 ? SIGKILL : SIGSTOP);
+        left += !eventually(PATIENCE_MS, both_thawed());
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        left += !eventually(PATIENCE_MS, both_thawed() && rcu_value() == '0');
+    }
+    is_u64(left, 0,
+           "%d kills and stops at random moments leave nothing frozen, and rcu_expedited off",
+           rounds);
 }
 
 static void test_no_guardian(void)
@@ -386,7 +419,11 @@ int main(void)
     test_guardian_stopped();
     test_guardian_told_to_end();
     test_guardian_hygiene();
+    char path[sizeof(fixture_dir) + 16];
+    snprintf(path, sizeof(path), "%s/rcu_expedited", fixture_dir);
+    rcu_path = path;
     test_rcu();
+    test_rcu_killed(ext4);
     test_no_guardian();
     test_killed_anywhere();
     close(volume_fds[0]);
