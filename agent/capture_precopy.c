@@ -177,15 +177,20 @@ static int first_barrier(struct capture *capture, struct capture_request *reques
     for (int i = 0; rc == 0 && !quiet && i < BASE_TRIES; i++)
         rc = with_freeze(capture, request, map_later ? base_only : base_and_map, &quiet, err);
     if (rc == 0 && !quiet)
-        rc = err_set(err, ERR_BUSY, "discards keep running while the volumes are frozen");
+        rc = err_set(err, ERR_BUSY,
+                     "discards, or writes past the file system, keep running while "
+                     "the volumes are frozen");
     if (rc == 0 && map_later)
         rc = capture_take_used(capture, err);
     if (rc == 0)
         rc = capture_take_wal(capture, request, err);
     for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
         if (!capture->volumes[i].used_trusted)
-            log_warn("volume=%s its free space is not known for sure: all of it is read",
-                     capture_volume_name(capture, i));
+            log_warn("volume=%s its free space is not known for sure: all of it is read%s",
+                     capture_volume_name(capture, i),
+                     map_later ? " (its map takes longer than a quarter of freeze_max, so it was "
+                                 "made while files changed; a longer freeze_max helps)"
+                               : "");
         rc = capture_keep_extents(capture, i, "used", &capture->volumes[i].used, err);
         if (rc < 0 || request->wal_directory == NULL)
             continue;
@@ -198,13 +203,16 @@ static int first_barrier(struct capture *capture, struct capture_request *reques
 int capture_precopy_begin(struct capture *capture, struct capture_request *request, struct err *err)
 {
     int rc = capture_watch_attach(capture, request->chunk_size, err);
-    uint64_t start_ns = monotonic_ns(), map_ns = 0;
-    if (rc == 0) { /* reads the bitmaps into the cache, and says how long a warm map may take */
+    uint64_t start_ns = 0, map_ns = 0;
+    if (rc == 0) /* reads the bitmaps into the cache */
+        rc = capture_take_used(capture, err);
+    if (rc == 0)
+        rc = capture_budget_take(capture, request, err);
+    if (rc == 0) { /* how long does a warm map take? */
+        start_ns = monotonic_ns();
         rc = capture_take_used(capture, err);
         map_ns = monotonic_ns() - start_ns;
     }
-    if (rc == 0)
-        rc = capture_budget_take(capture, request, err);
     return rc < 0 ? rc : first_barrier(capture, request, map_ns, err);
 }
 
@@ -253,6 +261,11 @@ static int recheck_wal(struct capture *capture, struct capture_request *request,
 {
     struct precopy *precopy = capture->precopy;
     struct extent_list lost = {0};
+    bool any = false;
+    for (size_t i = 0; request->wal_directory != NULL && i < capture->group->count; i++)
+        any = any || request->ret_wal[i].count > 0;
+    if (!any)
+        return 0;
     uint64_t chunk_size = precopy->chunk_size, start_ns = monotonic_ns();
     uint64_t until_ns = min_u64(start_ns + capture_freeze_max_ns(capture) / 4, deadline_ns);
     size_t index = 0;
@@ -333,7 +346,9 @@ static int check_still(const struct capture *capture, const struct marks_counter
         if (now[i].written_sectors != before[i].written_sectors)
             rc = err_set(err, ERR_REFUSED, "volume %s was written to while it was frozen",
                          capture_volume_name(capture, i));
-    return rc;
+    return rc != -ERR_REFUSED ? rc
+                              : err_hint(err, "a program writes to the block device, past the file "
+                                              "system, or somebody thawed it");
 }
 
 /* Both sums of one moment: whatever was seen by then has been counted. Not with discards going on,

@@ -38,8 +38,9 @@ static int err_unseen(struct err *err, uint64_t counted, uint64_t seen)
     err_set(err, ERR_REFUSED,
             "writes went unseen: the kernel counted %" PRIu64 " sectors written, eBPF saw %" PRIu64,
             counted, seen);
-    return err_hint(err, "the snapshot is void; use provider command or freeze, and report it with "
-                         "the kernel's version");
+    return err_hint(err, "the snapshot is void; does a program write to the block device, past the "
+                         "file system? Else report it with the kernel's version, and use provider "
+                         "command or freeze");
 }
 
 int capture_watch_compare(const struct track_sums *base, const struct track_sums *now,

@@ -63,7 +63,7 @@ json_t *check_row(const char *name, const char *result, const char *detail, cons
                         "detail", "it cannot be shown");
     if (err && hint_of(err)[0])
         (void)json_object_set_new(row, "hint", json_string(hint_of(err)));
-    if (failed)
+    if (failed && err)
         (void)json_object_set_new(row, "code", json_string(err_code_name(err->code)));
     return row;
 }

@@ -230,8 +230,11 @@ static const char *note_of(const struct record *record)
         return "without its WAL: PostgreSQL does not start from it alone, but with backup_label "
                "and "
                "a restore_command, as `tidemark restore` writes them; snapshot --with-wal keeps it";
-    return "a server started from it is a second one on the same timeline: give it archive_mode = "
-           "off, and let no client mistake it for the first";
+    return "a server started from it is a second one on the same timeline, and the links in "
+           "pg_tblspc, and pg_wal if it is one, still lead to the first one's directories: set "
+           "them "
+           "right before the start, give it archive_mode = off, and let no client mistake it for "
+           "the first";
 }
 
 static void set_result(const struct image *image)

@@ -19,9 +19,9 @@
  * segment names only), a segment with a second link or a shared extent (its blocks may be somebody
  * else's data), and every chunk that a segment shares with anything else (push reads chunks that
  * touch what remains). The extents are those of the instant itself, so this is done only where we
- * hold the freeze, or where whatever is written to these blocks later is marked (precopy): with
- * freeze_by = script a segment could have been removed, and its blocks given to a table, between
- * our look and the script's freeze. */
+ * hold the freeze, or where whatever is written to these blocks later is marked and the files are
+ * looked at again under the last freeze (precopy): with freeze_by = script a segment could have
+ * been removed, and its blocks given to a table, between our look and the script's freeze. */
 #include "agent/snapshot.h"
 
 #include <inttypes.h>

@@ -72,7 +72,8 @@ static int detach(const struct cmd *cmd, struct client *client, const json_t *bo
     return rc;
 }
 
-/* A snapshot is taken all the same, with what the agent has read. */
+/* A snapshot is taken all the same, with what the agent has read. Told at the end: an agent that
+ * does not answer must not hang what comes before Ctrl-C is heard. */
 static void warn_stale(const struct cmd *cmd, struct client *client)
 {
     free_json json_t *version = NULL;
@@ -95,11 +96,12 @@ static int run(struct cmd *cmd, struct err *err)
         rc = cmd_open(cmd, &client, err);
     if (rc < 0)
         return rc;
-    warn_stale(cmd, client);
     if (cmd_option(cmd, "detach"))
         rc = detach(cmd, client, body, err);
     else
         rc = cmd_run_job(cmd, client, "/snapshots", body, &status, err);
+    if (rc != -ERR_CANCELLED)
+        warn_stale(cmd, client);
     client_close(client);
     if (rc == 0 && status && cmd->json)
         cmd_print_json(status);
