@@ -115,6 +115,14 @@ def forget_tracker(story):
         os.unlink(f"{PINS}/{volume}/link")
 
 
+def forget_all():
+    """What an earlier story left pinned."""
+    for volume in os.listdir(PINS) if os.path.isdir(PINS) else []:
+        for name in os.listdir(f"{PINS}/{volume}"):
+            os.unlink(f"{PINS}/{volume}/{name}")
+        os.rmdir(f"{PINS}/{volume}")
+
+
 def change_state(story, key, value):
     for path in states(story):
         with open(path, encoding="utf-8") as file:
@@ -292,6 +300,7 @@ def main():
     output("mount", "-t", "bpf", "bpf", "/sys/fs/bpf")  # in this test's own namespace
     dice, _seed = seeded()
     for fs in ("ext4", "xfs") if CAMPAIGN else ("ext4",):
+        forget_all()
         story = LiveStory(box, fs, fs, wal=fs == "xfs").begin()
         set_track(story, "yes")
         tag = test_tracked(story, fs, 10 if CAMPAIGN else 1, Load(story, dice))
