@@ -4,12 +4,18 @@
 #include "agent/catalog.h"
 #include "agent/mark.h"
 
-/* An expire that listed the pins before ours was written may have withdrawn the snapshot. */
+/* An expire that listed the pins before ours was written may have withdrawn the snapshot. It looks
+ * for a pin behind its mark, as we look for a mark behind our pin (expire.h). */
 static int put_pin(const struct api_snapshot *snapshot, const struct conf *conf, struct err *err)
 {
     const uint8_t *id = snapshot->record->id;
     int rc = mark_put(snapshot->store, &snapshot->repo, MARK_PIN, id, NULL, conf->node, err);
-    return rc < 0 ? rc : catalog_check_withdrawn(snapshot->store, id, err);
+    if (rc == 0)
+        rc = catalog_check_withdrawn(snapshot->store, id, err);
+    if (rc == -ERR_MISSING)
+        return err_hint(err, "if an expire runs at this moment, it or the next one finds the pin, "
+                             "and the snapshot returns: look again then");
+    return rc;
 }
 
 static int change_pin(struct api *api, struct api_call *call, const char *what, bool pinned,

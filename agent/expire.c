@@ -79,6 +79,43 @@ int expire_age(const struct expire *expire, const char *object, int64_t *ret_s, 
     return rc == -ERR_MISSING ? 0 : rc;
 }
 
+static int modified(const struct expire *expire, enum mark mark, const uint8_t id[ID_LEN],
+                    int64_t *ret_s, bool *there, struct err *err)
+{
+    int rc = mark_modified(expire->store, mark, id, ret_s, err);
+    *there = rc == 0;
+    if (rc == -ERR_MISSING)
+        err_clear(err);
+    return rc == -ERR_MISSING ? 0 : rc;
+}
+
+int expire_pin_voids(const struct expire *expire, const uint8_t id[ID_LEN], bool *ret,
+                     struct err *err)
+{
+    int64_t pinned_s = 0, withdrawn_s = 0;
+    bool pinned = false, withdrawn = false;
+    int rc = modified(expire, MARK_PIN, id, &pinned_s, &pinned, err);
+    if (rc == 0 && pinned)
+        rc = modified(expire, MARK_WITHDRAWN, id, &withdrawn_s, &withdrawn, err);
+    if (rc == 0)
+        *ret = pinned && withdrawn &&
+               pinned_s - withdrawn_s < (int64_t)expire->conf->retention_grace_s;
+    return rc;
+}
+
+int expire_take_back(const struct expire *expire, const uint8_t id[ID_LEN], const char *why,
+                     struct err *err)
+{
+    char text[ID_TEXT_LEN];
+    id_to_text(id, text);
+    int rc = mark_remove(expire->store, MARK_WITHDRAWN, id, err);
+    if (rc == 0)
+        log_info("snapshot=%s stays, its mark is taken back: %s", text, why);
+    else
+        (void)err_prefix(err, "withdrawn/%s has to be removed (%s)", text, why);
+    return rc == -ERR_AUTH ? may_not(err) : rc;
+}
+
 /* --- the order -------------------------------------------------------------------------------- */
 
 static int phase(struct expire *expire, const char *name, struct err *err)
@@ -87,19 +124,44 @@ static int phase(struct expire *expire, const char *name, struct err *err)
     return rc < 0 ? rc : job_journal(expire->job, NULL, name, err);
 }
 
+static int keep_pinned(struct expire *expire, struct expire_item *item, struct err *err)
+{
+    int rc = expire_take_back(expire, item->name.id, "it is pinned", err);
+    if (rc < 0)
+        return rc;
+    item->pinned = true;
+    item->goes = item->returns = item->withdrawn = false;
+    item->why = "pinned";
+    return 0;
+}
+
+static int withdraw_one(struct expire *expire, struct expire_item *item, struct err *err)
+{
+    char id[ID_TEXT_LEN];
+    bool void_mark = false;
+    id_to_text(item->name.id, id);
+    restore_test_stop("expire-withdrawing");
+    int rc = mark_put(expire->store, &expire->repo, MARK_WITHDRAWN, item->name.id, mark_expired,
+                      expire->conf->node, err);
+    restore_test_stop("expire-withdrawn");
+    if (rc == 0) /* it may have been pinned since the pins were listed */
+        rc = expire_pin_voids(expire, item->name.id, &void_mark, err);
+    if (rc == 0 && void_mark)
+        return keep_pinned(expire, item, err);
+    if (rc == 0)
+        log_info("snapshot=%s tag=%s withdrawn: %s", id, item->tag, item->why);
+    return rc;
+}
+
 static int withdraw(struct expire *expire, struct err *err)
 {
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < expire->count && !expire->dry_run; i++) {
-        const struct expire_item *item = &expire->items[i];
-        char id[ID_TEXT_LEN];
-        if (!item->goes)
-            continue;
-        id_to_text(item->name.id, id);
-        rc = mark_put(expire->store, &expire->repo, MARK_WITHDRAWN, item->name.id, mark_expired,
-                      expire->conf->node, err);
-        if (rc == 0)
-            log_info("snapshot=%s tag=%s withdrawn: %s", id, item->tag, item->why);
+        struct expire_item *item = &expire->items[i];
+        if (item->goes)
+            rc = withdraw_one(expire, item, err);
+        else if (item->returns)
+            rc = keep_pinned(expire, item, err);
     }
     return rc;
 }
@@ -157,6 +219,8 @@ static const char *action_of(const struct expire_item *item)
 {
     if (item->dead)
         return "remove";
+    if (item->returns)
+        return "keep";
     if (item->withdrawn)
         return "wait";
     return item->goes ? "withdraw" : "keep";
@@ -175,7 +239,7 @@ static json_t *item_json(const struct expire *expire, const struct expire_item *
         (void)json_object_set_new(json, "bytes_stored",
                                   json_integer((json_int_t)item->bytes_stored));
     }
-    if (item->withdrawn && !item->dead)
+    if (item->withdrawn && !item->dead && !item->returns)
         (void)json_object_set_new(
             json, "left_s",
             json_integer((json_int_t)expire->conf->retention_grace_s - item->mark_age_s));

@@ -26,6 +26,12 @@
  *   stays for ever: should the writer come back, its look finds it; and if it slept between look
  *   and put, its record is ignored from the moment it appears.
  *
+ * A pin and a mark may be put at the same moment. Who pins looks for a mark behind the put, and says
+ * so if there is one; who withdraws looks for a pin behind the put, and takes the mark back. So a
+ * pin that succeeded was seen by expire. One that died between the two leaves a mark that is void,
+ * and the next run takes it back: void if the pin is less than a grace younger than the mark, which
+ * everybody who comes later finds the same. A later pin found the snapshot withdrawn and failed.
+ *
  * No lock and no permission to delete is needed by those who write, and expires of several hosts
  * may run at the same time: they remove the same things. One thread. */
 #ifndef TIDEMARK_AGENT_EXPIRE_H
@@ -40,7 +46,8 @@ struct expire_item {
     struct catalog_name name; /* cluster and node "" without a record */
     bool has_record, withdrawn, pinned;
     int64_t mark_age_s; /* of withdrawn/<id> */
-    bool dead;          /* the mark is a grace old */
+    bool dead;          /* the mark is a grace old, and there is no pin that voids it */
+    bool returns;       /* withdrawn and pinned: this run takes the mark back */
     bool goes;          /* is withdrawn by this run */
     const char *why;    /* it stays or goes, for people; static */
     uint64_t left;      /* objects of it that somebody else reaches */
@@ -90,6 +97,14 @@ struct expire_item *expire_find(const struct expire *expire, const uint8_t id[ID
 int expire_remove(struct expire *expire, const struct expire_names *names, struct err *err);
 /* Age of an object in seconds; INT64_MAX when it is not there. */
 int expire_age(const struct expire *expire, const char *object, int64_t *ret_s, struct err *err);
+
+/* *ret: the snapshot is pinned, and has been since before anybody could take its mark for a grace
+ * old. Then the mark is void. */
+int expire_pin_voids(const struct expire *expire, const uint8_t id[ID_LEN], bool *ret,
+                     struct err *err);
+/* Removes the mark of a snapshot that is to stay. */
+int expire_take_back(const struct expire *expire, const uint8_t id[ID_LEN], const char *why,
+                     struct err *err);
 
 int expire_load(struct expire *expire, struct err *err);
 /* Fills goes and why. ERR_MISSING, ERR_USAGE, ERR_REFUSED for what was asked for by name. */

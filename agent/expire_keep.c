@@ -120,6 +120,8 @@ static void explain_others(struct expire *expire)
         struct expire_item *item = &expire->items[i];
         if (item->dead)
             item->why = "withdrawn, the grace is over";
+        else if (item->returns)
+            item->why = "pinned when it was withdrawn: it returns";
         else if (item->withdrawn)
             item->why = "withdrawn, within its grace";
         else if (!item->known)

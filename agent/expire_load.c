@@ -134,6 +134,19 @@ static int read_clock(struct expire *expire, struct err *err)
     return rc;
 }
 
+/* See expire.h: a mark that was put at the same moment as a pin. Without a record nothing is left
+ * that the pin could keep. */
+static int judge_pin(struct expire *expire, struct expire_item *item, struct err *err)
+{
+    bool void_mark = false;
+    if (!item->withdrawn || !item->pinned || !item->has_record || !is_ours(expire, item))
+        return 0;
+    int rc = expire_pin_voids(expire, item->name.id, &void_mark, err);
+    item->returns = rc == 0 && void_mark;
+    item->dead = item->dead && !item->returns;
+    return rc;
+}
+
 int expire_load(struct expire *expire, struct err *err)
 {
     free_mark_list struct mark_list withdrawn = {0};
@@ -147,7 +160,9 @@ int expire_load(struct expire *expire, struct err *err)
         rc = take_marks(expire, &withdrawn, err);
     if (rc == 0)
         rc = mark_list(expire->store, MARK_PIN, &pins, err);
-    for (size_t i = 0; rc == 0 && i < expire->count; i++)
+    for (size_t i = 0; rc == 0 && i < expire->count; i++) {
         expire->items[i].pinned = mark_list_has(&pins, expire->items[i].name.id);
+        rc = judge_pin(expire, &expire->items[i], err);
+    }
     return rc < 0 ? rc : read_records(expire, err);
 }

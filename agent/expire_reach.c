@@ -4,6 +4,8 @@
 
 #include <stdio.h>
 
+#include "agent/restore.h"
+
 enum { SORT_EVERY = 1 << 18 }; /* entries that may be doubles */
 
 /* --- the set ---------------------------------------------------------------------------------- */
@@ -141,13 +143,18 @@ static int add_manifest(struct expire *expire, struct expire_reach *reach,
     if (by == 0)
         return 0;
     int rc = job_check_cancel(expire->job, err);
+    restore_test_stop("expire-manifest");
     if (rc == 0)
         rc = catalog_manifest_alone(expire->store, &expire->repo, which->volume, which->snapshot,
                                     &buf, &manifest, err);
+    if (rc == -ERR_MISSING && item && item->withdrawn) { /* another expire has just removed it */
+        err_clear(err);
+        return 0;
+    }
+    if (rc == -ERR_MISSING)
+        rc = err_set(err, ERR_CORRUPT, "its manifest is listed, but not there");
     if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
         return unreadable(which, err);
-    if (rc == -ERR_MISSING) /* another expire has just removed it */
-        return 0;
     return rc < 0 ? rc : add_all(reach, &manifest, by, err);
 }
 

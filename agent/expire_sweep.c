@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "agent/log.h"
+#include "agent/restore.h"
 
 /* Objects of one (volume, snapshot) that has neither record nor mark: a snapshot under way, or what
  * is left of one. */
@@ -204,6 +205,7 @@ static int abandon(struct expire *expire, const struct stray *stray, struct err 
     expire->abandoned++;
     if (expire->dry_run)
         return 0;
+    restore_test_stop("expire-abandoning");
     log_info("snapshot=%s has no record and was last written to more than the grace period ago: "
              "withdrawn",
              id);

@@ -198,21 +198,20 @@ def test_gap(node):
 
 
 class Sleeper:
-    """A snapshot that is stopped (SIGSTOP) at a point of its code."""
+    """A job that is stopped (SIGSTOP) at a point of its code."""
 
-    def __init__(self, node, tag, point):
-        self.node, self.tag = node, tag
-        self.log = node.box.join("log", f"sleeper-{tag}.log")
-        node.server.psql("insert into noise select md5(random()::text) "
-                         "from generate_series(1, 3000)")
+    def __init__(self, node, point, *words, **env):
+        self.node = node
+        self.log = node.box.join("log", f"sleeper-{point}-{words[-1]}.log")
         before = set(snap.job_directories(node))
         environ = {k: v for k, v in os.environ.items() if not k.startswith("TIDEMARK_")}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                [os.path.join(node.programs, "tidemark"), "snapshot", "--tag", tag, "--local"],
+                [os.path.join(node.programs, "tidemark"), *words, "--local"],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**environ, "TIDEMARK_CONFIG": node.conf, "TIDEMARK_TEST_PAUSE": point})
-        self.pid = poll(lambda: self.find(before), 120, f"{tag} to stop at {point}")
+                env={**environ, **env, "TIDEMARK_CONFIG": node.conf,
+                     "TIDEMARK_TEST_PAUSE": point})
+        self.pid = poll(lambda: self.find(before), 120, f"{words[0]} to stop at {point}")
 
     def find(self, before):
         for path in set(snap.job_directories(self.node)) - before:
@@ -228,12 +227,23 @@ class Sleeper:
                     return int(stat.split("/")[2])
         return None
 
+    def ended(self):
+        try:
+            os.kill(self.pid, signal.SIGCONT)  # a point that is passed often stops it again
+        except ProcessLookupError:
+            pass
+        return self.process.poll() is not None
+
     def wake(self):
-        os.kill(self.pid, signal.SIGCONT)
-        self.process.wait(120)
+        poll(self.ended, 120, "the sleeper to end")
         with open(self.log, encoding="utf-8", errors="replace") as file:
             text = file.read()
         return Result(self.process.returncode, text, text)
+
+
+def sleeping_snapshot(node, tag, point):
+    node.server.psql("insert into noise select md5(random()::text) from generate_series(1, 3000)")
+    return Sleeper(node, point, "snapshot", "--tag", tag)
 
 
 def forget(node, *tags):
@@ -247,7 +257,7 @@ def forget(node, *tags):
 def test_slept_before_manifest(node):
     """Its parent's objects are gone when it wakes up."""
     before = objects(node, "pack")
-    sleeper = Sleeper(node, "slept", "snapshot-sealing")
+    sleeper = sleeping_snapshot(node, "slept", "snapshot-sealing")
     forget(node, "t4")
     ok(before - objects(node, "pack"), "objects of its parent are gone")
     done = sleeper.wake()
@@ -259,7 +269,7 @@ def test_slept_before_manifest(node):
 def test_slept(node, point, why):
     """From its manifest on, all that it reaches stays, whatever becomes of its parent."""
     take(node, "parent")
-    sleeper = Sleeper(node, "slept", point)
+    sleeper = sleeping_snapshot(node, "slept", point)
     forget(node, "parent")
     after = ["t1", "t3"] + (["slept"] if point == "snapshot-committed" else [])
     whole(node, f"asleep {why}", *after)
@@ -273,7 +283,7 @@ def test_abandoned(node, point, why):
     """Asleep for so long that it is taken for dead: what it wrote goes, and it must never be
     visible."""
     known = objects(node)
-    sleeper = Sleeper(node, "lost", point)
+    sleeper = sleeping_snapshot(node, "lost", point)
     own = objects(node, "pack", "table", "volume") - known
     identity = {name.split("/")[2] for name in own}.pop()
     before = objects(node, *DATA)
@@ -292,6 +302,54 @@ def test_abandoned(node, point, why):
     whole(node, f"taken for dead {why}", "t1", "t3")
     is_status(expire(node), 0, "and what it has written since")
     is_({o for o in objects(node) if identity in o}, {mark(node, identity)}, "goes, its mark stays")
+
+
+def test_pinned_meanwhile(node):
+    """Pinned when expire has listed the pins, and has not withdrawn it yet."""
+    take(node, "late")
+    retention(node, count=1)
+    sleeper = Sleeper(node, "expire-withdrawing", "expire", "--json")
+    is_status(node.cli("pin", "t3"), 0, "pin says that it is pinned")
+    done = sleeper.wake()
+    is_status(done, 0, "expire goes on")
+    whole(node, "pinned while expire ran", "t1", "t3", "late")
+    is_([line for line in done.out.splitlines() if '"result"' in line and
+         json.loads(line)["result"]["snapshots"][1]["action"] == "keep"] != [], True,
+        "and expire says that it stays")
+    is_status(node.cli("unpin", "t3"), 0, "unpin")
+    sleeper = Sleeper(node, "expire-withdrawing", "expire", "--json", "t3", "--confirm",
+                      TIDEMARK_TEST_STOP="expire-withdrawn")
+    is_status(node.cli("pin", "t3"), 0, "once more")
+    ok(sleeper.wake().status != 0, "and expire is killed when it has withdrawn it")
+    is_(visible(node), ["t1", "late"], "so it seems gone")
+    marks = [mark(node, "t3"), mark(node, "t3").replace("withdrawn", "pin")]
+    age(node, marks)
+    is_status(expire(node), 0, "the next expire, however late,")
+    whole(node, "finds the pin", "t1", "t3", "late")
+    is_status(node.cli("unpin", "t3"), 0, "unpin")
+    retention(node)
+    forget(node, "late")
+
+
+def test_manifest_gone(node):
+    """A manifest that is listed and not there, and nobody withdrew its snapshot."""
+    before = objects(node, *DATA)
+    take(node, "dead")
+    is_status(expire(node, "--confirm", "dead"), 0, "something to remove")
+    age(node, [mark(node, "dead")])
+    before = objects(node, *DATA)
+    sleeper = Sleeper(node, "expire-manifest", "expire", "--json")
+    path, aside = os.path.join(snap.repository(node), "volume"), node.box.join("aside.volume")
+    os.rename(path, aside)
+    done = sleeper.wake()
+    if os.path.isdir(path):
+        os.rmdir(path)
+    os.rename(aside, path)
+    is_status(done, "corrupt", "manifests that count vanish: expire fails")
+    like(done.out, "nothing is removed, because it is not known", "and says why")
+    is_(objects(node, *DATA), before, "and removes nothing")
+    is_status(expire(node), 0, "with them it goes on")
+    whole(node, "manifests back", "t1", "t3")
 
 
 def test_damaged(node):
@@ -333,6 +391,8 @@ def main():
     test_slept(node, "snapshot-committed", "behind its record")
     test_abandoned(node, "snapshot-sealing", "before its manifest")
     test_abandoned(node, "snapshot-committing", "between its look and its record")
+    test_pinned_meanwhile(node)
+    test_manifest_gone(node)
     test_damaged(node)
 
 
