@@ -22,15 +22,21 @@
  *   put, it sees them, however long the writer sleeps from there on. If it lists them before, the
  *   parent was withdrawn a grace before, and the writer's look, later still, finds that out.
  * - Its own objects go only when no mark and no record is known of it and the youngest of them is a
- *   grace old. Then it is withdrawn first, as abandoned, and a grace later they go. That mark
- *   stays for ever: should the writer come back, its look finds it; and if it slept between look
- *   and put, its record is ignored from the moment it appears.
+ *   grace old. Then it is withdrawn first, as abandoned, and a grace later they go. The writer may
+ *   come back at any moment, so both look behind their put: the writer puts its record and looks
+ *   for a mark, expire puts its marks and lists the records anew. One of them sees the other. If
+ *   the record was there, expire takes the mark back: the writer may have reported success. (If the
+ *   writer saw the mark, it has failed, and its snapshot is visible all the same, and whole.) If it
+ *   was not, the mark stays for ever: the writer will find it behind its record, which is ignored
+ *   from the moment it appears. An expire that dies between its put and its look, just when the
+ *   writer committed, leaves that snapshot withdrawn; this window is left.
  *
- * A pin and a mark may be put at the same moment. Who pins looks for a mark behind the put, and says
- * so if there is one; who withdraws looks for a pin behind the put, and takes the mark back. So a
- * pin that succeeded was seen by expire. One that died between the two leaves a mark that is void,
- * and the next run takes it back: void if the pin is less than a grace younger than the mark, which
- * everybody who comes later finds the same. A later pin found the snapshot withdrawn and failed.
+ * A pin and a mark may be put at the same moment. Who pins looks for a mark behind the put, and
+ * says so if there is one; who withdraws looks for a pin behind the put, and takes the mark back.
+ * So a pin that succeeded was seen by expire. One that died between the two leaves a mark that is
+ * void, and the next run takes it back: void if the pin is less than a grace younger than the mark,
+ * which everybody who comes later finds the same. A later pin found the snapshot withdrawn and
+ * failed.
  *
  * No lock and no permission to delete is needed by those who write, and expires of several hosts
  * may run at the same time: they remove the same things. One thread. */

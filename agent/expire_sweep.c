@@ -16,6 +16,7 @@ struct stray {
     uint8_t snapshot[ID_LEN];
     char last[STORE_NAME_MAX + 1]; /* the object with the highest number */
     uint64_t bytes;
+    bool abandoned; /* by this run */
 };
 
 struct sweep {
@@ -198,7 +199,7 @@ static int compare_strays(const void *a, const void *b)
     return memcmp(left->snapshot, right->snapshot, ID_LEN);
 }
 
-static int abandon(struct expire *expire, const struct stray *stray, struct err *err)
+static int abandon(struct expire *expire, struct stray *stray, struct err *err)
 {
     char id[ID_TEXT_LEN];
     id_to_text(stray->snapshot, id);
@@ -206,6 +207,7 @@ static int abandon(struct expire *expire, const struct stray *stray, struct err 
     if (expire->dry_run)
         return 0;
     restore_test_stop("expire-abandoning");
+    stray->abandoned = true;
     log_info("snapshot=%s has no record and was last written to more than the grace period ago: "
              "withdrawn",
              id);
@@ -238,6 +240,54 @@ static int judge_strays(struct sweep *sweep, struct err *err)
     return rc;
 }
 
+static struct stray *find_abandoned(const struct sweep *sweep, const uint8_t id[ID_LEN])
+{
+    for (size_t i = 0; i < sweep->stray_count; i++)
+        if (sweep->strays[i].abandoned && memcmp(sweep->strays[i].snapshot, id, ID_LEN) == 0)
+            return &sweep->strays[i];
+    return NULL;
+}
+
+/* A mark that is not a grace old by now has cost the snapshot nothing yet. */
+static int return_one(struct expire *expire, const struct stray *stray, struct err *err)
+{
+    char id[ID_TEXT_LEN];
+    int64_t modified_s = 0, now_ms = 0;
+    id_to_text(stray->snapshot, id);
+    int rc = mark_modified(expire->store, MARK_WITHDRAWN, stray->snapshot, &modified_s, err);
+    if (rc == -ERR_MISSING) { /* another expire has done the same */
+        err_clear(err);
+        rc = 0;
+    } else if (rc == 0) {
+        rc = store_clock(expire->store, &now_ms, err);
+        if (rc == 0 && now_ms / 1000 - modified_s >= (int64_t)expire->conf->retention_grace_s) {
+            log_warn("snapshot=%s has a record, but was withdrawn a grace ago: it stays so", id);
+            return 0;
+        }
+    }
+    if (rc == 0)
+        rc = expire_take_back(expire, stray->snapshot, "it was committed meanwhile", err);
+    if (rc == 0)
+        expire->abandoned--;
+    return rc;
+}
+
+/* The records were listed before: whose writer has woken up since and found no mark is committed. */
+static int return_committed(struct sweep *sweep, struct err *err)
+{
+    struct expire *expire = sweep->expire;
+    free_catalog_names struct catalog_names names = {0};
+    int rc = 0;
+    if (expire->abandoned && !expire->dry_run)
+        rc = catalog_names_all(expire->store, &names, err);
+    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+        const struct stray *stray = find_abandoned(sweep, names.items[i].id);
+        if (stray)
+            rc = return_one(expire, stray, err);
+    }
+    return rc;
+}
+
 int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct err *err)
 {
     struct sweep sweep = {.expire = expire, .reach = reach};
@@ -252,6 +302,8 @@ int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct
         rc = remove_marks(expire, err);
     if (rc == 0)
         rc = judge_strays(&sweep, err);
+    if (rc == 0)
+        rc = return_committed(&sweep, err);
     free(sweep.strays);
     return rc;
 }

@@ -265,8 +265,8 @@ static int check_own(struct snapshot *snapshot, struct err *err)
     if (rc != -ERR_MISSING)
         return rc;
     (void)err_set(err, ERR_BUSY,
-                  "the snapshot took so long that `tidemark expire` gave it up: nothing of it "
-                  "is visible");
+                  "the snapshot took so long that `tidemark expire` gave it up: it does not count "
+                  "as taken");
     return err_hint(err, "take it again; if it was not suspended, raise [retention] grace on the "
                          "host that expires");
 }

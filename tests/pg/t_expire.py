@@ -331,6 +331,23 @@ def test_pinned_meanwhile(node):
     forget(node, "late")
 
 
+def test_woken_before_mark(node):
+    """Taken for dead by an expire that has listed the records; it wakes up before it is marked."""
+    known = objects(node)
+    writer = sleeping_snapshot(node, "woken", "snapshot-committing")
+    age(node, objects(node, "pack", "table", "volume") - known)
+    sleeper = Sleeper(node, "expire-abandoning", "expire", "--json")
+    is_status(writer.wake(), 0, "the writer commits, finds no mark and says so")
+    done = sleeper.wake()
+    is_status(done, 0, "expire goes on")
+    like(done.out, r'"abandoned": ?0\b', "and has found nothing that was abandoned")
+    whole(node, "committed while expire ran", "t1", "t3", "woken")
+    age(node, objects(node, "withdrawn"))
+    is_status(expire(node), 0, "a grace later")
+    whole(node, "a grace later", "t1", "t3", "woken")
+    forget(node, "woken")
+
+
 def test_manifest_gone(node):
     """A manifest that is listed and not there, and nobody withdrew its snapshot."""
     before = objects(node, *DATA)
@@ -392,6 +409,7 @@ def main():
     test_abandoned(node, "snapshot-sealing", "before its manifest")
     test_abandoned(node, "snapshot-committing", "between its look and its record")
     test_pinned_meanwhile(node)
+    test_woken_before_mark(node)
     test_manifest_gone(node)
     test_damaged(node)
 
