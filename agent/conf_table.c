@@ -199,8 +199,8 @@ const struct option option_table[] = {
     {"retention", "grace", OPTION_TIME_S, FIELD(retention_grace_s), "24h", 1, 365 * 86400, NULL,
      "time (1s … 8760h)",
      "How long what `tidemark expire` has withdrawn is not removed yet, by the store's clock. It "
-     "has to be longer than any restore or snapshot takes. Nothing younger is ever removed. The "
-     "same for all hosts that use the repository.",
+     "has to be longer than any restore takes, until its last --resume, or any snapshot. The same "
+     "for all hosts that use the repository.",
      NULL},
 
     {"coordinator", "members", OPTION_TEXT, FIELD(coordinator_members), "", 0, 0, NULL,

@@ -187,6 +187,11 @@ static int finish(struct expire *expire, struct err *err)
     int rc = phase(expire, "reading manifests", err);
     if (rc == 0)
         rc = expire_reach_load(expire, &reach, err);
+    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED) {
+        struct err other = {.code = 0};
+        if (expire_sweep(expire, NULL, &other) < 0)
+            log_warn("what died before its record could not be given up: %s", other.text);
+    }
     if (rc == 0)
         rc = phase(expire, "removing", err);
     if (rc == 0)

@@ -140,6 +140,8 @@ unsigned expire_reached(const struct expire_reach *reach, enum expire_kind kind,
                         uint32_t number);
 void expire_reach_release(struct expire_reach *reach);
 
+/* reach NULL: removes nothing, only gives up what writers left that died: one such manifest that
+ * cannot be read would else block every removal for ever. */
 int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct err *err);
 int expire_wal(struct expire *expire, struct err *err);
 

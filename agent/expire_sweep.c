@@ -21,8 +21,8 @@ struct stray {
 
 struct sweep {
     struct expire *expire;
-    const struct expire_reach *reach;
-    struct expire_names names; /* to be removed */
+    const struct expire_reach *reach; /* NULL: nothing is removed */
+    struct expire_names names;        /* to be removed */
     struct stray *strays;
     size_t stray_count, stray_capacity;
 };
@@ -96,6 +96,8 @@ static int take(struct sweep *sweep, const struct parsed *object, unsigned reach
     struct expire_item *item = expire_find(sweep->expire, object->snapshot);
     if (!item)
         return add_stray(sweep, object, name, size, err);
+    if (!sweep->reach)
+        return 0;
     if ((item->withdrawn || item->goes) && !(reached & REACHED_LATER))
         sweep->expire->later_bytes += size;
     if (!item->dead)
@@ -118,8 +120,9 @@ static int on_numbered(struct sweep *sweep, enum expire_kind kind, const char *n
     struct parsed object;
     if (!parse(name, true, &object))
         return 0;
-    unsigned reached =
-        expire_reached(sweep->reach, kind, object.volume, object.snapshot, object.number);
+    unsigned reached = sweep->reach ? expire_reached(sweep->reach, kind, object.volume,
+                                                     object.snapshot, object.number)
+                                    : 0;
     return take(sweep, &object, reached, name, size, err);
 }
 
@@ -272,7 +275,8 @@ static int return_one(struct expire *expire, const struct stray *stray, struct e
     return rc;
 }
 
-/* The records were listed before: whose writer has woken up since and found no mark is committed. */
+/* The records were listed before: whose writer has woken up since and found no mark is committed.
+ */
 static int return_committed(struct sweep *sweep, struct err *err)
 {
     struct expire *expire = sweep->expire;
@@ -291,14 +295,14 @@ static int return_committed(struct sweep *sweep, struct err *err)
 int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct err *err)
 {
     struct sweep sweep = {.expire = expire, .reach = reach};
-    int rc = remove_records(expire, err);
+    int rc = reach ? remove_records(expire, err) : 0;
     if (rc == 0)
         rc = sweep_prefix(&sweep, "volume/", on_manifest, err);
     if (rc == 0)
         rc = sweep_prefix(&sweep, "table/", on_table, err);
     if (rc == 0)
         rc = sweep_prefix(&sweep, "pack/", on_pack, err);
-    if (rc == 0)
+    if (rc == 0 && reach)
         rc = remove_marks(expire, err);
     if (rc == 0)
         rc = judge_strays(&sweep, err);

@@ -5,7 +5,8 @@
  *
  * Always kept: history files; timelines newer than those of all snapshots; everything of a system
  * of which there is no snapshot, because its first one may be under way; everything while a record
- * is damaged, which might need it; what is younger than the grace period. */
+ * is damaged, which might need it; what is younger than the grace period, but for what arrived
+ * after WAL that follows it. */
 #include "agent/expire.h"
 
 #include <stdio.h>

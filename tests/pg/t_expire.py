@@ -369,6 +369,29 @@ def test_manifest_gone(node):
     whole(node, "manifests back", "t1", "t3")
 
 
+def test_damaged_stray(node):
+    """A manifest without a record that cannot be read blocks removing, and not for ever."""
+    known = objects(node)
+    sleeper = sleeping_snapshot(node, "lost", "snapshot-committing")
+    own = objects(node, "pack", "table", "volume") - known
+    identity = {name.split("/")[2] for name in own}.pop()
+    for name in own & objects(node, "volume"):
+        with open(os.path.join(snap.repository(node), name), "r+b") as file:
+            file.seek(300)
+            file.write(b"\xff\xff\xff")
+    age(node, own)
+    before = objects(node, *DATA)
+    done = node.cli("expire")
+    is_status(done, "corrupt", "a damaged manifest without a record: said aloud")
+    is_(objects(node, *DATA) - before, {mark(node, identity)}, "and given up, for it is old")
+    age(node, [mark(node, identity)])
+    is_status(node.cli("expire"), 0, "a grace later expire works again")
+    is_({o for o in objects(node) if identity in o}, {mark(node, identity)}, "and it is gone")
+    is_status(sleeper.wake(), "busy", "its writer fails")
+    is_status(node.cli("expire"), 0, "and its record goes")
+    whole(node, "a damaged manifest without a record", "t1", "t3")
+
+
 def test_damaged(node):
     """What cannot be read may need anything: nothing goes by rule, its id gives it up."""
     take(node, "bad")
@@ -411,6 +434,7 @@ def main():
     test_pinned_meanwhile(node)
     test_woken_before_mark(node)
     test_manifest_gone(node)
+    test_damaged_stray(node)
     test_damaged(node)
 
 
