@@ -29,6 +29,7 @@ import tm  # noqa: E402
 ROUNDS = int(os.environ.get("TIDEMARK_ROUNDS") or ("asan" in tm.BUILD and 3) or 12)
 LOSSY_MAX = 10
 NO_BPF = os.path.join(os.path.dirname(os.path.abspath(__file__)), "precopy_no_bpf.py")
+RCU_EXPEDITED = "/sys/kernel/rcu_expedited"
 BTF = "/sys/kernel/btf/vmlinux"
 
 
@@ -259,6 +260,25 @@ def test_busy(story):
     story.set(freeze_max="10s")
 
 
+def test_expedited(story):
+    """Grace periods are short while the volumes are being frozen, unless the option says no."""
+    stand_in = os.path.join(story.box.path, "rcu_expedited")
+    with open(stand_in, "w", encoding="ascii") as file:
+        file.write("0\n")
+    output("mount", "--bind", stand_in, RCU_EXPEDITED)  # in this test's own namespace
+    for setting in ("no", None):
+        story.set(rcu_expedited=setting)
+        story.agent()
+        before = os.stat(stand_in).st_mtime_ns
+        done = story.node.cli("snapshot", "--tag", f"expedited-{setting or 'yes'}")
+        is_status(done, 0, f"rcu_expedited = {setting or 'yes'}")
+        is_(os.stat(stand_in).st_mtime_ns != before, setting is None,
+            "the switch is left alone" if setting else "the switch is used")
+        with open(stand_in, encoding="ascii") as file:
+            is_(file.read(), "0\n", "and off afterwards")
+    story.box.umount(RCU_EXPEDITED)
+
+
 # --- what a host can lack -------------------------------------------------------------------------
 def test_missing(story):
     """Each missing part is named, with the providers that do without."""
@@ -377,6 +397,7 @@ def controls(story, dice):
     test_unseen(story)
     if story.disk == "loop":  # zram always counts
         test_no_statistics(story)
+    test_expedited(story)
     test_stopped(story)
     test_guardian(story)
     test_missing(story)
