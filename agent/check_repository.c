@@ -221,7 +221,12 @@ static int tell_last(struct check *check, const char *type, const char *done, co
         return check_warning(err, none, hint);
     text_age((int64_t)time(NULL) - json_integer_value(json_object_get(job, "ended_s")), age);
     const char *tag = job_tag(job), *quote = tag[0] ? "'" : ""; /* none: of everything */
-    (void)snprintf(check->detail, sizeof(check->detail), "%s%s%s was %s %s ago", quote,
+    const json_t *percent = json_object_get(json_object_get(job, "result"), "percent");
+    char sample[48] = "";
+    if (percent)
+        (void)snprintf(sample, sizeof(sample), "a sample of %d %% of ",
+                       (int)json_integer_value(percent));
+    (void)snprintf(check->detail, sizeof(check->detail), "%s%s%s%s was %s %s ago", sample, quote,
                    tag[0] ? tag : "all of it", quote, done, age);
     return 0;
 }

@@ -237,8 +237,10 @@ static int freeze_one(struct freeze *freeze, size_t index, struct err *err)
     int saved = errno;
     (void)ask(freeze, GUARD_FORGET, index, &answer); /* before anybody thaws what is not ours */
     errno = saved;
-    if (saved != EBUSY)
-        return err_sys(err, ERR_DEVICE, "freeze the filesystem (FIFREEZE)");
+    if (saved != EBUSY) {
+        err_sys(err, ERR_DEVICE, "freeze the filesystem (FIFREEZE)");
+        return saved == EPERM ? err_hint(err, "the agent needs CAP_SYS_ADMIN for it") : -ERR_DEVICE;
+    }
     err_set(err, ERR_BUSY, "the filesystem is frozen already");
     return err_hint(err, "another snapshot or fsfreeze(8) holds it; thaw it or wait");
 }

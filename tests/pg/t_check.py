@@ -254,6 +254,9 @@ def test_restore(node):
     is_status(node.cli("verify", "t1"), 0, "t1 is verified")
     like(node.cli("check").out, "(?m)^ok +verification +'t1' was read back and found good .* ago",
          "which check knows")
+    is_status(node.cli("verify", "--percent=50", "t1"), 0, "a sample of it is verified")
+    like(node.cli("check").out, "(?m)^ok +verification +a sample of 50 % of 't1' was read back",
+         "which check does not take for all of it")
     is_status(node.cli("expire", "t1"), 0, "what expire would do")
     is_status(node.cli("export", "t1", node.box.join("t1.img")), 0, "an export")
     schemas.conform_all(node.cli, "a restored node", 2, 7)
