@@ -17,11 +17,15 @@ bool restore_host_is_configured(const struct restore *restore)
 void restore_host_advice(const struct restore *restore, char *ret, size_t size)
 {
     const char *more = repository_directory(&restore->conf) ? "" : ", its endpoint and its keys";
-    (void)snprintf(ret, size,
-                   "write %s, readable for the server's user, with the lines `[tidemark]`, "
-                   "`cluster = %s`, `[repository]` and `url = %s`%s; archiving then catches up by "
-                   "itself",
-                   usual, restore->record.cluster, restore->conf.repository_url, more);
+    const char *sealed = restore->repo.cipher == REPO_PLAIN
+                             ? ""
+                             : ", `[wal]` and `key_file = …` (`tidemark key wal` makes the file)";
+    (void)snprintf(
+        ret, size,
+        "write %s, readable for the server's user, with the lines `[tidemark]`, "
+        "`cluster = %s`, `[repository]` and `url = %s`%s%s; archiving then catches up by "
+        "itself",
+        usual, restore->record.cluster, restore->conf.repository_url, more, sealed);
 }
 
 /* The file that archive_command reads when it names none. */

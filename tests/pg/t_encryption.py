@@ -180,6 +180,7 @@ def test_restore(node, box):
     done = run_program(program, *args, **env)
     is_status(done, "corrupt", "a restore from a damaged pack")
     like(done.err, name, "names it")
+    like(done.out + done.err, r"`\[wal\]` and `key_file = …`", "the plan says what archiving needs")
     is_(node.server.running(), False, "and nothing is started")
     save(node, name, data)
     job = max(glob.glob(state + "/jobs/*"), key=os.path.getmtime)
