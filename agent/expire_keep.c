@@ -42,14 +42,21 @@ static bool is_candidate(const struct expire_item *item)
     return item->known && !item->withdrawn;
 }
 
+/* captured_s is by the database host's clock. One that was ahead must not make a snapshot the
+ * newest until its time has come, and so the others too many. */
 static void apply_retention(struct expire *expire, struct expire_item **sorted, size_t count)
 {
     size_t rank = 0;
     for (size_t i = 0; i < count; i++) {
         struct expire_item *item = sorted[i];
-        rank = i > 0 && strcmp(sorted[i - 1]->name.node, item->name.node) == 0 ? rank + 1 : 0;
-        item->is_newest = rank == 0;
-        item->why = expire->wanted ? "not asked for" : reason_to_keep(expire, item, rank);
+        bool early = item->captured_s > expire->now_s;
+        if (i > 0 && strcmp(sorted[i - 1]->name.node, item->name.node) != 0)
+            rank = 0;
+        item->is_newest = rank == 0 && !early;
+        item->why = expire->wanted ? "not asked for"
+                    : early        ? "captured after now, so a clock was wrong"
+                                   : reason_to_keep(expire, item, rank);
+        rank += !early;
         item->goes = !item->why;
         if (item->goes)
             item->why = "no rule keeps it";

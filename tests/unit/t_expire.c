@@ -90,6 +90,11 @@ static void test_rules(void)
     items[2].known = false;
     is_str(gone(), " old older other-older", "nor does a damaged one, which no rule removes");
     is_str(items[2].why, "damaged: only its id removes it", "its reason");
+    begin(1, 0);
+    (void)add("db1", "future", -365);
+    is_str(gone(), " old older week other-older",
+           "one of next year is not the newest: that stays the real one");
+    is_str(items[6].why, "captured after now, so a clock was wrong", "and it stays itself");
 }
 
 /* Timeline 2 left 1 in segment 10, 3 left 2 in segment 20, 4 left 1 in segment 5. */
