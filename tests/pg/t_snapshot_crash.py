@@ -165,7 +165,7 @@ def test_cancel(node, hold):
 
 def test_timeout(node, hold):
     before = snap.tags(node)
-    node.sections["wal"] = {"archive_timeout": "3s"}
+    node.sections["wal"]["archive_timeout"] = "3s"
     slow(node, None)
     running = held(node, "timeout", lambda _: None, hold)
     done = running.wait()
@@ -174,7 +174,7 @@ def test_timeout(node, hold):
     like(done.err, "did not arrive in the repository within 3 s: .*[0-9A-F]{24}.*last_failed_wal",
          "names the segment and last_failed_wal")
     unaffected(node, "WAL time-out", before)
-    node.sections["wal"] = {}
+    del node.sections["wal"]["archive_timeout"]
     slow(node, None)
 
 
@@ -220,6 +220,7 @@ def main():
     archive = box.write("archive.sh", HOLD.format(hold=hold, conf=node.conf,
                                                   push=f"{node.programs}/tidemark-wal push"), 0o755)
     node.settings["archive_command"] = f"{archive} %p"
+    node.sections["wal"] = {"push_ahead": "0"}  # no WAL gets past the command that holds it
     node.start()
     node.server.pgbench_init(3)
     node.server.psql("create table beat (n int)")
