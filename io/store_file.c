@@ -277,7 +277,7 @@ static int missing(struct store_file *file, const char *name, struct err *err)
 }
 
 int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
-                           struct err *err)
+                           struct stat *ret_stat, struct err *err)
 {
     close_fd int fd = store_file_open_beneath(file->root_fd, name, O_RDONLY | O_NONBLOCK | flags);
     if (fd < 0) {
@@ -295,6 +295,7 @@ int store_file_open_object(struct store_file *file, const char *name, int flags,
     if (fcntl(fd, F_SETFL, flags) < 0)
         return store_file_error(file, "open object", name, err);
     *ret_fd = take_fd(&fd);
+    *ret_stat = st;
     return 0;
 }
 
@@ -304,11 +305,9 @@ static int file_get(struct store *store, const char *name, uint64_t offset, void
     struct store_file *file = of(store);
     struct stat st;
     close_fd int fd = -1;
-    int rc = store_file_open_object(file, name, 0, &fd, err);
+    int rc = store_file_open_object(file, name, 0, &fd, &st, err);
     if (rc < 0)
         return rc;
-    if (ret_size && fstat(fd, &st) < 0)
-        return store_file_error(file, "stat object", name, err);
     if (ret_size)
         *ret_size = (uint64_t)st.st_size;
     size_t got = 0;
@@ -328,16 +327,12 @@ static int file_get(struct store *store, const char *name, uint64_t offset, void
 
 static int file_size(struct store *store, const char *name, uint64_t *ret_size, struct err *err)
 {
-    struct store_file *file = of(store);
-    close_fd int fd = -1;
-    int rc = store_file_open_object(file, name, 0, &fd, err);
-    if (rc < 0)
-        return rc;
     struct stat st;
-    if (fstat(fd, &st) < 0)
-        return store_file_error(file, "stat object", name, err);
-    *ret_size = (uint64_t)st.st_size;
-    return 0;
+    close_fd int fd = -1;
+    int rc = store_file_open_object(of(store), name, 0, &fd, &st, err);
+    if (rc == 0)
+        *ret_size = (uint64_t)st.st_size;
+    return rc;
 }
 
 static void file_close(struct store *store)

@@ -7,6 +7,8 @@
 #ifndef TIDEMARK_IO_STORE_FILE_H
 #define TIDEMARK_IO_STORE_FILE_H
 
+#include <sys/stat.h>
+
 #include "io/store_ops.h"
 
 enum { STORE_FILE_DIR_MODE = 02770, STORE_FILE_OBJECT_MODE = 0440 };
@@ -55,9 +57,10 @@ int store_file_temp_link(struct store_file *file, struct store_file_temp *temp, 
 void store_file_temp_close(struct store_file *file, struct store_file_temp *temp);
 
 /* Opens an object for reading without following links. ERR_MISSING only when absence is
- * confirmed: an unmounted NFS is an empty directory, not an empty repository. */
+ * confirmed: an unmounted NFS is an empty directory, not an empty repository. Nobody writes to
+ * an object: what *ret_stat says stays true. */
 int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
-                           struct err *err);
+                           struct stat *ret_stat, struct err *err);
 
 /* store_clock(), in a file of its own (store_file_clock.c). */
 int store_file_clock(struct store *store, int64_t *ret_ms, struct err *err);

@@ -289,15 +289,13 @@ static int get_open(struct transfer *transfer, struct err *err)
 {
     struct store_file *file = &transfer->lane->file;
     const struct store_request *request = transfer->request;
-    int rc = store_file_open_object(file, request->name, O_DIRECT, &transfer->fd, err);
+    struct stat st;
+    int rc = store_file_open_object(file, request->name, O_DIRECT, &transfer->fd, &st, err);
     transfer->direct = rc == 0;
     if (rc == -ERR_STORE && err->sys_errno == EINVAL)
-        rc = store_file_open_object(file, request->name, 0, &transfer->fd, err);
+        rc = store_file_open_object(file, request->name, 0, &transfer->fd, &st, err);
     if (rc < 0)
         return rc;
-    struct stat st;
-    if (fstat(transfer->fd, &st) < 0)
-        return store_file_error(file, "stat object", request->name, err);
     uint64_t end;
     if (!add_u64(request->offset, request->len, &end) || end > (uint64_t)st.st_size)
         return err_set(err, ERR_CORRUPT,

@@ -14,16 +14,12 @@ static struct store_file *of(struct store *store)
 
 int store_file_modified(struct store *store, const char *name, int64_t *ret_s, struct err *err)
 {
-    struct store_file *file = of(store);
     struct stat st;
     close_fd int fd = -1;
-    int rc = store_file_open_object(file, name, 0, &fd, err);
-    if (rc < 0)
-        return rc;
-    if (fstat(fd, &st) < 0)
-        return store_file_error(file, "stat object", name, err);
-    *ret_s = st.st_mtime;
-    return 0;
+    int rc = store_file_open_object(of(store), name, 0, &fd, &st, err);
+    if (rc == 0)
+        *ret_s = st.st_mtime;
+    return rc;
 }
 
 /* What one snapshot wrote lies in a directory of its own, "pack/<volume>/<snapshot>": it goes with

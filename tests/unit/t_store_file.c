@@ -149,9 +149,10 @@ static void test_links(struct store *store, struct err *err)
     is_err(store_size(store, "link", &size, err), err, ERR_STORE, "not a file",
            "a FIFO is not one, and nobody waits for its writer");
     (void)unlink(path);
+    struct stat st;
     close_fd int fd = -1;
     is_good(store_file_open_object(CONTAINER_OF(store, struct store_file, store),
-                                   "pack/v/s/00000001", O_DIRECT, &fd, err),
+                                   "pack/v/s/00000001", O_DIRECT, &fd, &st, err),
             err, "open an object");
     int flags = fcntl(fd, F_GETFL);
     ok((flags & O_NONBLOCK) == 0 && (flags & O_DIRECT) != 0,
