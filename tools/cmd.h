@@ -81,6 +81,9 @@ void cmd_print_man(const struct cmd_verb *const *verbs, size_t count, FILE *to);
 
 /* --- cmd_common.c --- */
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err);
+/* One request by a client of its own. *ret: the answer (new reference). */
+int cmd_call(const struct cmd *cmd, const char *method, const char *path, json_t **ret,
+             struct err *err);
 /* For verbs that need no root: jobs without an agent get a state_dir below the user's home when the
  * configured one is not his. Before cmd_open(). */
 int cmd_use_own_state(struct cmd *cmd, struct err *err);
@@ -108,10 +111,10 @@ void cmd_print_wrapped(const char *text, unsigned indent, unsigned columns, FILE
 /* Indented "key: value" lines of anything. */
 void cmd_print_tree(const json_t *json, int indent, FILE *to);
 void cmd_format_size(uint64_t bytes, char text[24]);
-/* "2026-11-25 21:04:05 UTC", as --target-time takes it; "-" for 0. */
 /* What a volume of a record says of option track; false when it was off. */
 enum { CMD_TRACK_LEN = 256 };
 bool cmd_format_track(const json_t *volume, const char *parent, char text[CMD_TRACK_LEN]);
+/* "2026-11-25 21:04:05 UTC", as --target-time takes it; "-" for 0. */
 void cmd_format_time(int64_t time_s, char text[32]);
 
 /* --- cmd_follow.c --- */
@@ -121,6 +124,9 @@ void cmd_format_time(int64_t time_s, char text[32]);
  * is left running and the message says how to follow it (ERR_PARTIAL). */
 int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const json_t *body,
                 json_t **ret, struct err *err);
+/* The same by a client of its own. */
+int cmd_run_one_job(struct cmd *cmd, const char *path, const json_t *body, json_t **ret,
+                    struct err *err);
 int cmd_follow_job(struct cmd *cmd, struct client *client, const char *id, json_t **ret,
                    struct err *err);
 /* True when cmd_confirm() would ask: on a terminal, without --yes. */

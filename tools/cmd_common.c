@@ -35,6 +35,18 @@ int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err)
     return rc;
 }
 
+int cmd_call(const struct cmd *cmd, const char *method, const char *path, json_t **ret,
+             struct err *err)
+{
+    struct client *client;
+    int rc = cmd_open(cmd, &client, err);
+    if (rc < 0)
+        return rc;
+    rc = client_call(client, method, path, NULL, ret, err);
+    client_close(client);
+    return rc;
+}
+
 static int make_own_state(char *path, struct err *err)
 {
     for (char *at = path + 1; *at; at++) {

@@ -102,14 +102,9 @@ static int run(struct cmd *cmd, struct err *err)
 {
     free_json json_t *body = json_object();
     free_json json_t *status = NULL;
-    struct client *client;
     int rc = make_body(cmd, body, err);
     if (rc == 0)
-        rc = cmd_open(cmd, &client, err);
-    if (rc < 0)
-        return rc;
-    rc = cmd_run_job(cmd, client, "/expirations", body, &status, err);
-    client_close(client);
+        rc = cmd_run_one_job(cmd, "/expirations", body, &status, err);
     return rc < 0 ? rc : print_result(cmd, status, err);
 }
 

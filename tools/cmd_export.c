@@ -42,7 +42,6 @@ static void print_result(const json_t *result)
 
 static int run(struct cmd *cmd, struct err *err)
 {
-    struct client *client;
     free_json json_t *status = NULL;
     free_json json_t *body = json_pack("{s:s}", "snapshot", cmd->args[0]);
     int rc = cmd_check_name("snapshot", cmd->args[0], err);
@@ -53,11 +52,7 @@ static int run(struct cmd *cmd, struct err *err)
     if (rc == 0)
         rc = cmd_use_own_state(cmd, err);
     if (rc == 0)
-        rc = cmd_open(cmd, &client, err);
-    if (rc < 0)
-        return rc;
-    rc = cmd_run_job(cmd, client, "/exports", body, &status, err);
-    client_close(client);
+        rc = cmd_run_one_job(cmd, "/exports", body, &status, err);
     if (rc < 0)
         return rc;
     if (cmd->json)

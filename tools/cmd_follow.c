@@ -270,6 +270,18 @@ int cmd_run_job(struct cmd *cmd, struct client *client, const char *path, const 
     return rc;
 }
 
+int cmd_run_one_job(struct cmd *cmd, const char *path, const json_t *body, json_t **ret,
+                    struct err *err)
+{
+    struct client *client;
+    int rc = cmd_open(cmd, &client, err);
+    if (rc < 0)
+        return rc;
+    rc = cmd_run_job(cmd, client, path, body, ret, err);
+    client_close(client);
+    return rc;
+}
+
 /* --- the question ------------------------------------------------------------------------------*/
 /* Signals come only while nothing is read yet: none is missed between a look and the wait. */
 static bool read_yes(void)

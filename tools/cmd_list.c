@@ -62,13 +62,8 @@ static void print_table(const json_t *records)
 
 static int run(struct cmd *cmd, struct err *err)
 {
-    struct client *client;
     free_json json_t *answer = NULL;
-    int rc = cmd_open(cmd, &client, err);
-    if (rc < 0)
-        return rc;
-    rc = client_call(client, "GET", "/snapshots", NULL, &answer, err);
-    client_close(client);
+    int rc = cmd_call(cmd, "GET", "/snapshots", &answer, err);
     if (rc < 0)
         return rc;
     const json_t *records = json_object_get(answer, "snapshots");

@@ -5,17 +5,12 @@
 
 static int change(struct cmd *cmd, const char *method, const char *done, struct err *err)
 {
-    struct client *client;
     char path[128];
     free_json json_t *answer = NULL;
     int rc = cmd_check_name("snapshot", cmd->args[0], err);
-    if (rc == 0)
-        rc = cmd_open(cmd, &client, err);
-    if (rc < 0)
-        return rc;
     (void)snprintf(path, sizeof(path), "/snapshots/%s/pin", cmd->args[0]);
-    rc = client_call(client, method, path, NULL, &answer, err);
-    client_close(client);
+    if (rc == 0)
+        rc = cmd_call(cmd, method, path, &answer, err);
     if (rc == 0 && cmd->json)
         cmd_print_json(answer);
     else if (rc == 0)

@@ -107,17 +107,12 @@ static void add_first_pass(json_t *record)
 
 static int run(struct cmd *cmd, struct err *err)
 {
-    struct client *client;
     free_json json_t *record = NULL;
     char path[96];
     int rc = cmd_check_name("snapshot", cmd->args[0], err);
-    if (rc == 0)
-        rc = cmd_open(cmd, &client, err);
-    if (rc < 0)
-        return rc;
     (void)snprintf(path, sizeof(path), "/snapshots/%s", cmd->args[0]);
-    rc = client_call(client, "GET", path, NULL, &record, err);
-    client_close(client);
+    if (rc == 0)
+        rc = cmd_call(cmd, "GET", path, &record, err);
     if (rc < 0)
         return rc;
     if (cmd->json) {

@@ -59,17 +59,23 @@ static int find_newest(struct client *client, char ret[ID_TEXT_LEN], struct err 
     return ret[0] ? 0 : err_set(err, ERR_MISSING, "there is no verification to resume");
 }
 
-static int resume(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
+static int resume(struct cmd *cmd, json_t **status, struct err *err)
 {
     char id[ID_TEXT_LEN], path[96];
+    struct client *client;
     const char *given = cmd_option(cmd, "resume");
     if (!given[0] && cmd->arg_count)
         given = cmd->args[0];
-    int rc = given[0] ? cmd_find_job(client, given, id, err) : find_newest(client, id, err);
+    int rc = cmd_open(cmd, &client, err);
     if (rc < 0)
         return rc;
-    (void)snprintf(path, sizeof(path), "/verifications/%s/resume", id);
-    return cmd_run_job(cmd, client, path, NULL, status, err);
+    rc = given[0] ? cmd_find_job(client, given, id, err) : find_newest(client, id, err);
+    if (rc == 0) {
+        (void)snprintf(path, sizeof(path), "/verifications/%s/resume", id);
+        rc = cmd_run_job(cmd, client, path, NULL, status, err);
+    }
+    client_close(client);
+    return rc;
 }
 
 static void print_result(const struct cmd *cmd, const json_t *status)
@@ -92,7 +98,6 @@ static void print_result(const struct cmd *cmd, const json_t *status)
 
 static int run(struct cmd *cmd, struct err *err)
 {
-    struct client *client;
     free_json json_t *status = NULL;
     free_json json_t *body = json_object();
     bool goes_on = cmd_option(cmd, "resume") != NULL;
@@ -100,12 +105,8 @@ static int run(struct cmd *cmd, struct err *err)
     if (rc == 0)
         rc = cmd_use_own_state(cmd, err);
     if (rc == 0)
-        rc = cmd_open(cmd, &client, err);
-    if (rc < 0)
-        return rc;
-    rc = goes_on ? resume(cmd, client, &status, err)
-                 : cmd_run_job(cmd, client, "/verifications", body, &status, err);
-    client_close(client);
+        rc = goes_on ? resume(cmd, &status, err)
+                     : cmd_run_one_job(cmd, "/verifications", body, &status, err);
     if (rc < 0)
         return rc;
     if (cmd->json)
