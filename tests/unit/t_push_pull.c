@@ -53,14 +53,64 @@ static int make_target(struct fixture *fixture, const char *name)
     return open_direct(fixture, name, O_RDWR);
 }
 
-static void commit_head(const struct pull *pull, int fd, const char *name,
-                        const struct fixture *fixture)
+/* Through the page cache: any place, any length. */
+static int open_plain(const struct fixture *fixture, const char *name)
 {
-    (void)fd;
     char path[128];
     snprintf(path, sizeof(path), "%s/%s", fixture->dir, name);
-    close_fd int plain = open(path, O_WRONLY);
+    return open(path, O_RDWR | O_CLOEXEC);
+}
+
+static void is_restored(const struct fixture *fixture, const struct pull *pull, const char *name,
+                        int expected, const char *what)
+{
+    close_fd int plain = open_plain(fixture, name);
     ok(pwrite(plain, pull->head, PULL_HEAD_LEN, 0) == PULL_HEAD_LEN, "commit the head");
+    ok(same_bytes(expected, pull->fd, SIZE), "%s", what);
+}
+
+static const struct lane_options two_lanes = {.lane_count = 2};
+
+/* A snapshot, and its pull onto a stranger's bytes, which may be made twice. */
+struct restore {
+    struct shot shot;
+    struct io_progress progress;
+    struct pull pull;
+    int target, plain; /* the same file */
+};
+
+static void restore_again(struct fixture *fixture, struct restore *restore)
+{
+    restore->progress = (struct io_progress){0};
+    restore->pull =
+        pull_of(fixture, &restore->shot, restore->target, &two_lanes, &restore->progress);
+}
+
+static void restore_open(struct fixture *fixture, int direct, struct restore *ret, struct err *err)
+{
+    is_good(
+        shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &two_lanes, &ret->shot, err),
+        err, "push");
+    ret->target = make_target(fixture, "target");
+    ret->plain = open_plain(fixture, "target");
+    restore_again(fixture, ret);
+}
+
+static void restore_close(struct restore *restore)
+{
+    (void)close(restore->target);
+    (void)close(restore->plain);
+    shot_close(&restore->shot);
+}
+
+/* Between the two. */
+static void spoil(const struct restore *restore, const off_t *places, size_t count, size_t len)
+{
+    static uint8_t junk[1 << 20];
+    memset(junk, 0xdd, sizeof(junk));
+    for (size_t i = 0; i < count; i++)
+        ok(pwrite(restore->plain, junk, len, places[i]) == (ssize_t)len, "damage a place");
+    ok(fsync(restore->plain) == 0, "flush");
 }
 
 static bool head_is_junk(int fd)
@@ -100,8 +150,7 @@ static void test_lanes(struct fixture *fixture, int direct, int expected, struct
         is_good(pull_run(&pull, err), err, "pull with %u lanes", lanes);
         is_u64(progress.bytes_done, SIZE, "all bytes are counted");
         ok(head_is_junk(target), "the head is not written");
-        commit_head(&pull, target, "target", fixture);
-        ok(same_bytes(expected, target, SIZE), "the bytes are right");
+        is_restored(fixture, &pull, "target", expected, "the bytes are right");
         progress = (struct io_progress){0};
         pull = pull_of(fixture, &shot, -1, &options, &progress);
         is_good(pull_run(&pull, err), err, "null sink with %u lanes", lanes);
@@ -114,16 +163,15 @@ static void test_lanes(struct fixture *fixture, int direct, int expected, struct
 
 static void test_policies(struct fixture *fixture, int direct, int expected, struct err *err)
 {
-    struct lane_options options = {.lane_count = 2};
     struct shot shot;
-    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &options, &shot, err),
+    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &two_lanes, &shot, err),
             err, "push");
     struct io_progress progress = {0};
 
     /* pg_control-like: two withheld pieces, one of them in a free chunk. */
     static const struct extent withheld[] = {{(21 << 20) + 512, 8192}, {(100 << 20), 8192}};
     int target = make_target(fixture, "target");
-    struct pull pull = pull_of(fixture, &shot, target, &options, &progress);
+    struct pull pull = pull_of(fixture, &shot, target, &two_lanes, &progress);
     pull.withheld = withheld;
     pull.withheld_count = ARRAY_LEN(withheld);
     pull.free_policy = PULL_FREE_LEAVE;
@@ -144,11 +192,10 @@ static void test_policies(struct fixture *fixture, int direct, int expected, str
     target = image_create(fixture, "zero", SIZE, NULL, 0);
     (void)close(target);
     target = open_direct(fixture, "zero", O_RDWR);
-    pull = pull_of(fixture, &shot, target, &options, &progress);
+    pull = pull_of(fixture, &shot, target, &two_lanes, &progress);
     pull.free_policy = PULL_FREE_KNOWN_ZERO;
     is_good(pull_run(&pull, err), err, "pull onto zeros");
-    commit_head(&pull, target, "zero", fixture);
-    ok(same_bytes(expected, target, SIZE), "the bytes are right");
+    is_restored(fixture, &pull, "zero", expected, "the bytes are right");
     struct stat st;
     ok(fstat(target, &st) == 0 && (uint64_t)st.st_blocks * 512 < 100 * MIB, "and it stays sparse");
     (void)close(target);
@@ -176,99 +223,74 @@ static int keep_bitmap(void *ctx, const uint8_t *bitmap, size_t len, struct err 
 
 static void test_resume(struct fixture *fixture, int direct, int expected, struct err *err)
 {
-    struct lane_options options = {.lane_count = 2};
-    struct shot shot;
-    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &options, &shot, err),
-            err, "push");
-    struct io_progress progress = {0};
-    close_fd int target = make_target(fixture, "target");
-    struct pull pull = pull_of(fixture, &shot, target, &options, &progress);
+    static const off_t places[] = {25 << 20, 120 << 20}; /* data, free space */
+    static const uint8_t done_before[] = {0x7};
     uint8_t bitmap[8] = {0};
-    pull.acknowledge = keep_bitmap;
-    pull.acknowledge_ctx = bitmap;
-    is_good(pull_run(&pull, err), err, "pull");
+    struct restore restore;
+    restore_open(fixture, direct, &restore, err);
+    struct pull *pull = &restore.pull;
+    pull->acknowledge = keep_bitmap;
+    pull->acknowledge_ctx = bitmap;
+    is_good(pull_run(pull, err), err, "pull");
     is_u64(bitmap[0], 0xf, "all four regions are acknowledged");
-    uint64_t whole = progress.bytes_stored;
+    uint64_t whole = restore.progress.bytes_stored;
     /* Half of what was acknowledged is lost again. */
-    char path[128];
-    snprintf(path, sizeof(path), "%s/target", fixture->dir);
-    close_fd int plain = open(path, O_RDWR);
-    static uint8_t junk[1 << 20];
-    memset(junk, 0xdd, sizeof(junk));
-    ok(pwrite(plain, junk, sizeof(junk), 25 << 20) == sizeof(junk), "damage data");
-    ok(pwrite(plain, junk, sizeof(junk), 120 << 20) == sizeof(junk), "damage free space");
-    ok(fsync(plain) == 0, "flush");
-    const uint8_t done_before[1] = {0x7};
-    progress = (struct io_progress){0};
-    pull = pull_of(fixture, &shot, target, &options, &progress);
-    pull.done_before = done_before;
-    pull.acknowledge = keep_bitmap;
-    pull.acknowledge_ctx = bitmap;
-    is_good(pull_run(&pull, err), err, "resume");
-    is_u64(progress.bytes_done, SIZE, "all bytes are counted");
-    commit_head(&pull, target, "target", fixture);
-    ok(same_bytes(expected, target, SIZE), "the bytes are right");
-    ok(progress.bytes_stored < whole / 2, "less than half was fetched again (%llu of %llu)",
-       (unsigned long long)progress.bytes_stored, (unsigned long long)whole);
-    shot_close(&shot);
+    spoil(&restore, places, ARRAY_LEN(places), 1 << 20);
+    restore_again(fixture, &restore);
+    pull->done_before = done_before;
+    pull->acknowledge = keep_bitmap;
+    pull->acknowledge_ctx = bitmap;
+    is_good(pull_run(pull, err), err, "resume");
+    is_u64(restore.progress.bytes_done, SIZE, "all bytes are counted");
+    is_restored(fixture, pull, "target", expected, "the bytes are right");
+    ok(restore.progress.bytes_stored < whole / 2, "less than half was fetched again (%llu of %llu)",
+       (unsigned long long)restore.progress.bytes_stored, (unsigned long long)whole);
+    restore_close(&restore);
 }
 
 /* restore --delta: onto a stranger's bytes, then onto a state that differs a little. */
 static void test_compare(struct fixture *fixture, int direct, int expected, struct err *err)
 {
-    struct lane_options options = {.lane_count = 2};
-    struct shot shot;
-    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &options, &shot, err),
-            err, "push");
-    struct io_progress progress = {0};
-    close_fd int target = make_target(fixture, "target");
-    struct pull pull = pull_of(fixture, &shot, target, &options, &progress);
-    pull.compare = true;
-    is_good(pull_run(&pull, err), err, "compare with a stranger's bytes");
-    is_u64(progress.bytes_same, 0, "nothing of them was right");
-    commit_head(&pull, target, "target", fixture);
-    ok(same_bytes(expected, target, SIZE), "the bytes are right");
-    uint64_t whole = progress.bytes_stored;
-    char path[128];
-    snprintf(path, sizeof(path), "%s/target", fixture->dir);
-    close_fd int plain = open(path, O_RDWR);
-    static uint8_t junk[65536];
-    memset(junk, 0xdd, sizeof(junk));
     static const off_t places[] = {25 << 20, 120 << 20, (130 << 20) + 4096, SIZE - 65536};
-    for (size_t i = 0; i < ARRAY_LEN(places); i++)
-        ok(pwrite(plain, junk, sizeof(junk), places[i]) == sizeof(junk), "damage a place");
-    ok(fsync(plain) == 0, "flush");
     static const struct extent withheld[] = {{(21 << 20) + 512, 8192}};
-    progress = (struct io_progress){0};
-    pull = pull_of(fixture, &shot, target, &options, &progress);
-    pull.compare = true;
-    pull.withheld = withheld;
-    pull.withheld_count = ARRAY_LEN(withheld);
-    is_good(pull_run(&pull, err), err, "compare again");
-    is_u64(progress.bytes_done, SIZE, "all bytes are counted");
-    ok(progress.bytes_stored < whole / 10, "little was fetched (%llu of %llu)",
-       (unsigned long long)progress.bytes_stored, (unsigned long long)whole);
-    ok(progress.bytes_same > SIZE - 20 * 65536, "the rest was right (%llu)",
-       (unsigned long long)progress.bytes_same);
+    struct restore restore;
+    restore_open(fixture, direct, &restore, err);
+    struct pull *pull = &restore.pull;
+    pull->compare = true;
+    is_good(pull_run(pull, err), err, "compare with a stranger's bytes");
+    is_u64(restore.progress.bytes_same, 0, "nothing of them was right");
+    is_restored(fixture, pull, "target", expected, "the bytes are right");
+    uint64_t whole = restore.progress.bytes_stored;
+    spoil(&restore, places, ARRAY_LEN(places), 65536);
+    restore_again(fixture, &restore);
+    pull->compare = true;
+    pull->withheld = withheld;
+    pull->withheld_count = ARRAY_LEN(withheld);
+    is_good(pull_run(pull, err), err, "compare again");
+    is_u64(restore.progress.bytes_done, SIZE, "all bytes are counted");
+    ok(restore.progress.bytes_stored < whole / 10, "little was fetched (%llu of %llu)",
+       (unsigned long long)restore.progress.bytes_stored, (unsigned long long)whole);
+    ok(restore.progress.bytes_same > SIZE - 20 * 65536, "the rest was right (%llu)",
+       (unsigned long long)restore.progress.bytes_same);
     static const uint8_t zeros[8192];
     static uint8_t got[8192], want[8192];
-    ok(pread(plain, got, sizeof(got), (21 << 20) + 512) == sizeof(got) &&
+    ok(pread(restore.plain, got, sizeof(got), (21 << 20) + 512) == sizeof(got) &&
            memcmp(got, zeros, sizeof(got)) == 0,
        "what is withheld is zeros");
     ok(pread(expected, want, sizeof(want), (21 << 20) + 512) == sizeof(want) &&
-           pwrite(plain, want, sizeof(want), (21 << 20) + 512) == sizeof(want) && fsync(plain) == 0,
+           pwrite(restore.plain, want, sizeof(want), (21 << 20) + 512) == sizeof(want) &&
+           fsync(restore.plain) == 0,
        "write it as its owner does");
-    ok(same_bytes(expected, target, SIZE), "the bytes are right");
-    shot_close(&shot);
+    ok(same_bytes(expected, restore.target, SIZE), "the bytes are right");
+    restore_close(&restore);
 }
 
 static void test_incremental(struct fixture *fixture, int image, int direct, struct err *err)
 {
-    struct lane_options options = {.lane_count = 2};
     struct shot full, half, next;
-    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &options, &full, err),
+    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &two_lanes, &full, err),
             err, "full");
-    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), &full, &options, &half, err),
+    is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), &full, &two_lanes, &half, err),
             err, "incremental without a change");
     is_u64(half.progress.chunks_stored, 0, "stores no chunk");
     is_u64(half.result.table_bytes, 0, "and no table");
@@ -282,7 +304,7 @@ static void test_incremental(struct fixture *fixture, int image, int direct, str
     }
     if (fsync(image) < 0)
         abort();
-    is_good(shot_open(fixture, direct, SIZE, &half, &options, &next, err), err, "incremental");
+    is_good(shot_open(fixture, direct, SIZE, &half, &two_lanes, &next, err), err, "incremental");
     is_good(push_run(&next.push, used, ARRAY_LEN(used), err), err, "first run");
     is_u64(next.progress.chunks_stored, changed, "stores only the chunks that changed");
     memset(page, 0x5a, sizeof(page));
@@ -302,10 +324,9 @@ static void test_incremental(struct fixture *fixture, int image, int direct, str
     close_fd int expected = make_expected(fixture, image);
     close_fd int target = make_target(fixture, "target");
     struct io_progress progress = {0};
-    struct pull pull = pull_of(fixture, &next, target, &options, &progress);
+    struct pull pull = pull_of(fixture, &next, target, &two_lanes, &progress);
     is_good(pull_run(&pull, err), err, "pull the incremental");
-    commit_head(&pull, target, "target", fixture);
-    ok(same_bytes(expected, target, SIZE), "the bytes are right");
+    is_restored(fixture, &pull, "target", expected, "the bytes are right");
     shot_close(&full);
     shot_close(&half);
     shot_close(&next);
@@ -315,7 +336,6 @@ static void test_incremental(struct fixture *fixture, int image, int direct, str
  * does not get into the snapshot. */
 static void test_keep(struct fixture *fixture, int image, int direct, struct err *err)
 {
-    struct lane_options options = {.lane_count = 2};
     struct shot full, next;
     /* The parent lacks one used extent, its second half of another, and looked at no free block. */
     struct extent first[ARRAY_LEN(used) - 1];
@@ -323,7 +343,7 @@ static void test_keep(struct fixture *fixture, int image, int direct, struct err
     first[3].len /= 2;
     struct extent_list wanted = {0}, changed = {0}, read = {0};
     uint64_t kept = 0, chunk_size = fixture->repo.chunk_size;
-    is_good(shot_take(fixture, direct, SIZE, first, ARRAY_LEN(first), NULL, &options, &full, err),
+    is_good(shot_take(fixture, direct, SIZE, first, ARRAY_LEN(first), NULL, &two_lanes, &full, err),
             err, "full");
     for (size_t i = 0; i < ARRAY_LEN(used); i++)
         if (extent_list_add(&wanted, used[i].offset, used[i].len, err) < 0)
@@ -338,7 +358,7 @@ static void test_keep(struct fixture *fixture, int image, int direct, struct err
     close_fd int expected = make_expected(fixture, image);
     ok(pwrite(image, page, sizeof(page), 1 << 20) == sizeof(page) && fsync(image) == 0,
        "and one that is not");
-    is_good(shot_open(fixture, direct, SIZE, &full, &options, &next, err), err, "incremental");
+    is_good(shot_open(fixture, direct, SIZE, &full, &two_lanes, &next, err), err, "incremental");
     is_good(push_keep(&next.push, &wanted, &changed, &read, &kept, err), err, "keep");
     ok(!extent_list_overlaps(&read, 0, 20 << 20) && extent_list_overlaps(&read, 22 << 20, 1) &&
            !extent_list_overlaps(&read, (22 << 20) + 3 * chunk_size, 1 << 20),
@@ -359,10 +379,10 @@ static void test_keep(struct fixture *fixture, int image, int direct, struct err
     is_good(shot_seal(fixture, &full, &next, err), err, "seal");
     close_fd int target = make_target(fixture, "target");
     struct io_progress progress = {0};
-    struct pull pull = pull_of(fixture, &next, target, &options, &progress);
+    struct pull pull = pull_of(fixture, &next, target, &two_lanes, &progress);
     is_good(pull_run(&pull, err), err, "pull");
-    commit_head(&pull, target, "target", fixture);
-    ok(same_bytes(expected, target, SIZE), "the bytes are those of before the hidden change");
+    is_restored(fixture, &pull, "target", expected,
+                "the bytes are those of before the hidden change");
     extent_list_release(&wanted);
     extent_list_release(&changed);
     extent_list_release(&read);
@@ -409,13 +429,13 @@ static void test_damage(int direct, struct fixture *fixture, struct err *err)
         {"table/", "chmod u+w $V && printf x >>$V", "its header promises", ERR_CORRUPT},
         {"table/", "rm -f $V", "does not exist", ERR_MISSING},
     };
-    struct lane_options options = {.lane_count = 2};
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct shot shot;
-        is_good(shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &options, &shot, err),
-                err, "push");
+        is_good(
+            shot_take(fixture, direct, SIZE, used, ARRAY_LEN(used), NULL, &two_lanes, &shot, err),
+            err, "push");
         struct io_progress progress = {0};
-        struct pull pull = pull_of(fixture, &shot, -1, &options, &progress);
+        struct pull pull = pull_of(fixture, &shot, -1, &two_lanes, &progress);
         is_good(pull_run(&pull, err), err, "the intact snapshot is good");
         char prefix[100], hex[ID_TEXT_LEN], volume[ID_TEXT_LEN];
         id_to_text(shot.table.volume, volume);
@@ -423,12 +443,12 @@ static void test_damage(int direct, struct fixture *fixture, struct err *err)
         snprintf(prefix, sizeof(prefix), "%s%s/%s/", cases[i].prefix, volume, hex);
         is_u64(store_list(fixture->store, prefix, pick_first, NULL, err), 1, "find an object");
         damage(fixture, cases[i].how);
-        pull = pull_of(fixture, &shot, -1, &options, &progress);
+        pull = pull_of(fixture, &shot, -1, &two_lanes, &progress);
         int rc = pull_run(&pull, err);
         is_err(rc, err, cases[i].code, cases[i].text, "verify after: %s", cases[i].how);
         ok(strstr(err->text, victim) != NULL, "the object is named: %s", err->text);
         close_fd int target = make_target(fixture, "target");
-        pull = pull_of(fixture, &shot, target, &options, &progress);
+        pull = pull_of(fixture, &shot, target, &two_lanes, &progress);
         rc = pull_run(&pull, err);
         if (strstr(cases[i].how, ">>") != NULL)
             is_good(rc, err, "a restore needs nothing behind the end of an object");
@@ -523,12 +543,11 @@ static void test_loop(const char *where, struct err *err)
         return;
     }
     int from = open(source, O_RDONLY | O_DIRECT), to = open(target, O_RDWR | O_DIRECT);
-    struct lane_options options = {.lane_count = 2};
     struct shot shot;
-    is_good(shot_take(&fixture, from, size, some, ARRAY_LEN(some), NULL, &options, &shot, err), err,
-            "push from a loop device");
+    is_good(shot_take(&fixture, from, size, some, ARRAY_LEN(some), NULL, &two_lanes, &shot, err),
+            err, "push from a loop device");
     struct io_progress progress = {0};
-    struct pull pull = pull_of(&fixture, &shot, to, &options, &progress);
+    struct pull pull = pull_of(&fixture, &shot, to, &two_lanes, &progress);
     pull.sink = PULL_TO_DEVICE;
     is_good(pull_run(&pull, err), err, "pull to a loop device");
     is_u64(progress.bytes_done, size, "all bytes are counted");
