@@ -34,14 +34,23 @@ static int remove_entry(int fd, const char *name, const char *path, unsigned dep
     return rc;
 }
 
-static int empty_directory(int fd, const char *path, unsigned depth, struct err *err)
+/* fd stays the caller's. NULL: err is set. */
+static DIR *read_directory(int fd, const char *path, struct err *err)
 {
     int copy = dup(fd);
     DIR *dir = copy < 0 ? NULL : fdopendir(copy);
     if (!dir) {
+        (void)err_sys(err, ERR_DEVICE, "read '%s'", path);
         cleanup_close(&copy);
-        return err_sys(err, ERR_DEVICE, "read '%s'", path);
     }
+    return dir;
+}
+
+static int empty_directory(int fd, const char *path, unsigned depth, struct err *err)
+{
+    DIR *dir = read_directory(fd, path, err);
+    if (!dir)
+        return -ERR_DEVICE;
     int rc = 0;
     for (struct dirent *entry; rc == 0 && (entry = readdir(dir));)
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
@@ -75,12 +84,9 @@ static bool is_temporary(const char *name)
 /* base/…, global/ and the tablespaces; links are not followed, tablespaces are walked by name. */
 static int sweep(int fd, const char *path, unsigned depth, struct err *err)
 {
-    int copy = dup(fd);
-    DIR *dir = copy < 0 ? NULL : fdopendir(copy);
-    if (!dir) {
-        cleanup_close(&copy);
-        return err_sys(err, ERR_DEVICE, "read '%s'", path);
-    }
+    DIR *dir = read_directory(fd, path, err);
+    if (!dir)
+        return -ERR_DEVICE;
     int rc = 0;
     for (struct dirent *entry; rc == 0 && (entry = readdir(dir));) {
         if (entry->d_name[0] == '.')
