@@ -61,6 +61,17 @@ static inline void fuzz_seal_body(uint8_t *object, size_t size)
     fuzz_seal_header(object, size);
 }
 
+/* The input as an object, and with its checksums put right; 0 for LLVMFuzzerTestOneInput(). */
+static inline int fuzz_object(const uint8_t *data, size_t size,
+                              void (*one)(const uint8_t *object, size_t size))
+{
+    free_mem uint8_t *copy = fuzz_copy(data, size);
+    one(copy, size);
+    fuzz_seal_body(copy, size);
+    one(copy, size);
+    return 0;
+}
+
 /* A decoder's answer: success, or a negative code with a text. */
 static inline bool fuzz_good(int rc, const struct err *err)
 {

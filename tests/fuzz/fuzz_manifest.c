@@ -17,9 +17,5 @@ static void one(const uint8_t *data, size_t size)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    free_mem uint8_t *copy = fuzz_copy(data, size);
-    one(copy, size);
-    fuzz_seal_body(copy, size);
-    one(copy, size);
-    return 0;
+    return fuzz_object(data, size, one);
 }
