@@ -60,15 +60,13 @@ void pg_close(struct pg_session *session)
     free(session);
 }
 
-static int send_line(struct pg_session *session, const json_t *json, struct err *err)
+bool pg_send_line(int fd, const json_t *json)
 {
-    if (session->fd < 0)
-        return err_set(err, ERR_POSTGRES, "the PostgreSQL session was lost before");
     char *text = json_text(json);
     size_t len = strlen(text), sent = 0;
     text[len] = '\n'; /* in place of the NUL */
     while (sent < len + 1) {
-        ssize_t done = send(session->fd, text + sent, len + 1 - sent, MSG_NOSIGNAL);
+        ssize_t done = send(fd, text + sent, len + 1 - sent, MSG_NOSIGNAL);
         if (done < 0 && errno == EINTR)
             continue;
         if (done < 0)
@@ -76,7 +74,14 @@ static int send_line(struct pg_session *session, const json_t *json, struct err 
         sent += (size_t)done;
     }
     free(text);
-    if (sent == len + 1)
+    return sent == len + 1;
+}
+
+static int send_line(struct pg_session *session, const json_t *json, struct err *err)
+{
+    if (session->fd < 0)
+        return err_set(err, ERR_POSTGRES, "the PostgreSQL session was lost before");
+    if (pg_send_line(session->fd, json))
         return 0;
     err_sys(err, ERR_POSTGRES, "the PostgreSQL session's process went away");
     drop_child(session);

@@ -60,6 +60,8 @@ int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned t
 
 /* The child's main(). */
 int pg_session_main(int argc, char **argv);
+/* Between the two: a line through the socket. False, with errno, when nobody listens any more. */
+bool pg_send_line(int fd, const json_t *json);
 
 /* --- server control (conf->manager) ---------------------------------------------------------- */
 enum pg_state { PG_STOPPED, PG_STARTING, PG_RUNNING };

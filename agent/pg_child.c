@@ -23,7 +23,6 @@
 #include <libpq-fe.h>
 #include <poll.h>
 #include <stdio.h>
-#include <sys/socket.h>
 #include <time.h>
 
 enum { LINE_MAX_LEN = 64 << 20, EXIT_PARENT_GONE = 3 };
@@ -67,20 +66,9 @@ static char *read_line(struct line_reader *reader)
 /* False when nobody listens any more. */
 static bool reply(json_t *json)
 {
-    char *text = json_text(json);
+    bool sent = pg_send_line(STDOUT_FILENO, json);
     json_decref(json);
-    size_t len = strlen(text), sent = 0;
-    text[len] = '\n'; /* in place of the NUL */
-    while (sent < len + 1) {
-        ssize_t done = send(STDOUT_FILENO, text + sent, len + 1 - sent, MSG_NOSIGNAL);
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done < 0)
-            break;
-        sent += (size_t)done;
-    }
-    free(text);
-    return sent == len + 1;
+    return sent;
 }
 
 /* libpq's text comes in the server's encoding until the connection is up, and as raw bytes from a
