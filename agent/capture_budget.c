@@ -6,7 +6,10 @@
 #include "agent/log.h"
 #include "io/clock.h"
 
-enum { SAMPLE_CHUNKS = 256 }; /* read to learn the device's rate */
+enum {
+    SAMPLE_CHUNKS = 256, /* read to learn the device's rate */
+    RATE_PASSES = 3,     /* that found too much: was the device only busy when it was measured? */
+};
 
 uint64_t capture_freeze_max_ns(const struct capture *capture)
 {
@@ -72,23 +75,46 @@ static int measure_rate(struct capture *capture, struct err *err)
     return rc;
 }
 
-int capture_budget_take(struct capture *capture, const struct capture_request *request,
-                        struct err *err)
+static int set_budget(struct precopy *precopy, const struct capture *capture,
+                      const struct capture_request *request, struct err *err)
 {
-    struct precopy *precopy = capture->precopy;
-    int rc = measure_rate(capture, err);
-    if (rc < 0)
-        return rc;
     uint64_t max = (uint64_t)((double)precopy->rate * (double)capture_freeze_max_ns(capture) / 2e9);
     precopy->budget = max_u64(min_u64(max, request->memory_max), precopy->chunk_size);
     precopy->goal = min_u64(max / 5, precopy->budget);
-    precopy->changed = UINT64_MAX;
-    rc = gather_open(precopy->budget, &precopy->gather, err);
+    gather_close(precopy->gather);
+    precopy->gather = NULL;
+    int rc = gather_open(precopy->budget, &precopy->gather, err);
     if (rc == 0)
         log_info("precopy: memory: %" PRIu64 " KiB for what is read while frozen (%" PRIu64
                  " MiB/s × half of freeze_max, at most %" PRIu64 " MiB)",
                  precopy->budget / KIB, precopy->rate / MIB, request->memory_max / MIB);
     return rc;
+}
+
+int capture_budget_take(struct capture *capture, const struct capture_request *request,
+                        struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    precopy->changed = UINT64_MAX;
+    int rc = measure_rate(capture, err);
+    if (rc == 0 && capture_breaks("rate"))
+        precopy->rate = 1;
+    return rc < 0 ? rc : set_budget(precopy, capture, request, err);
+}
+
+int capture_budget_again(struct capture *capture, const struct capture_request *request,
+                         struct err *err)
+{
+    struct precopy *precopy = capture->precopy;
+    if (precopy->passes % RATE_PASSES != 0 || precopy->changed <= precopy->budget)
+        return 0;
+    uint64_t before = precopy->rate;
+    int rc = measure_rate(capture, err);
+    if (rc < 0 || precopy->rate <= before) {
+        precopy->rate = max_u64(precopy->rate, before);
+        return rc;
+    }
+    return set_budget(precopy, capture, request, err);
 }
 
 bool capture_budget_allows(struct precopy *precopy, uint64_t bytes)

@@ -431,11 +431,14 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
         return err_hint(err, "raise freeze_max or memory_max, or take the snapshot when less is "
                              "written");
     }
+    int rc = precopy->passes > 0 ? capture_budget_again(capture, request, err) : 0;
+    if (rc < 0)
+        return rc;
     precopy->passes++;
     precopy->wal_ns = 0;
-    int rc = precopy->passes == 1 && capture_breaks("barrier")
-                 ? take_marks(capture, err)
-                 : with_freeze(capture, request, at_barrier, &last, err);
+    rc = precopy->passes == 1 && capture_breaks("barrier")
+             ? take_marks(capture, err)
+             : with_freeze(capture, request, at_barrier, &last, err);
     capture_watch_warn(capture); /* not while frozen: the log may be slow */
     if (rc == 0)
         log_info("precopy: barrier=%u changed=%" PRIu64 " KiB", precopy->passes,

@@ -32,6 +32,10 @@ struct gather_source capture_gather_source(const struct capture *capture, size_t
  * for reading; the other half for the freeze itself. */
 int capture_budget_take(struct capture *capture, const struct capture_request *request,
                         struct err *err);
+/* Before a pass, thawed. One sample may have met a device that was busy for a moment: when passes
+ * do not get down to the budget, it is measured again, and set by the higher rate of the two. */
+int capture_budget_again(struct capture *capture, const struct capture_request *request,
+                         struct err *err);
 /* Is it time to read the rest, `bytes`, while frozen? Another pass costs another short stall, and
  * is worth it while it makes the long one shorter. */
 bool capture_budget_allows(struct precopy *precopy, uint64_t bytes);

@@ -279,6 +279,16 @@ def test_expedited(story):
     story.box.umount(RCU_EXPEDITED)
 
 
+def test_rate_again(story):
+    """A device that was busy for a moment while its rate was measured."""
+    story.agent(TIDEMARK_TEST_PRECOPY_BREAK="rate")
+    running = snap.Running(story.node, "snapshot", "--tag", "rate")
+    is_status(running.wait(), 0, "a rate that was measured too low is measured again")
+    with open(running.job() + "/log", encoding="utf-8") as log:
+        like(log.read(), r"(?s) 32 KiB for what is read.*barrier=3 .* [1-9]\d{2,} KiB for what is",
+             "after three passes")
+
+
 # --- what a host can lack -------------------------------------------------------------------------
 def test_missing(story):
     """Each missing part is named, with the providers that do without."""
@@ -398,6 +408,7 @@ def controls(story, dice):
     if story.disk == "loop":  # zram always counts
         test_no_statistics(story)
     test_expedited(story)
+    test_rate_again(story)
     test_stopped(story)
     test_guardian(story)
     test_missing(story)
