@@ -14,7 +14,7 @@
 
 #include "io/file.h"
 
-enum { TEMP_NAME_LEN = 32, TEMP_AGE_MAX_S = 24 * 3600 };
+enum { TEMP_NAME_LEN = 32, TEMP_AGE_MAX_S = 24 * 3600, SLEPT_S = 2 };
 
 static struct store_file *of(struct store *store)
 {
@@ -233,6 +233,20 @@ void store_file_temp_close(struct store_file *file, struct store_file_temp *temp
     temp->name[0] = '\0';
 }
 
+/* Ages are told by the time of the last write. A writer that slept between that and the link, which
+ * changes the inode's other time, has put an object that looks older than it is there. */
+static int correct_time(struct store_file *file, int fd, const char *name, struct err *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return store_file_error(file, "stat object", name, err);
+    if (st.st_ctim.tv_sec - st.st_mtim.tv_sec <= SLEPT_S)
+        return 0;
+    if (futimens(fd, NULL) < 0 || fsync(fd) < 0)
+        return store_file_error(file, "set the time of object", name, err);
+    return 0;
+}
+
 static int file_put(struct store *store, const char *name, const void *ptr, size_t len,
                     struct err *err)
 {
@@ -252,6 +266,8 @@ static int file_put(struct store *store, const char *name, const void *ptr, size
         rc = store_file_error(file, "flush object", name, err);
     else
         rc = store_file_temp_link(file, &temp, file->dir_fd, base, name, err);
+    if (rc == 0)
+        rc = correct_time(file, temp.fd, name, err);
     /* Also when the object exists: who linked it may have died before this flush. */
     if (rc >= 0 && fsync(file->dir_fd) < 0)
         rc = store_file_error(file, "flush the directory of object", name, err);

@@ -1,12 +1,35 @@
 /* io/store + io/store_file, client mode. */
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #include "io/store_file.h"
 #include "tests/tap.h"
 
 static char root[64];
 static char url[80];
+
+/* Called instead of libc's. sleepy: the object was written long before it is linked. */
+static bool sleepy;
+int linkat(int from_fd, const char *from, int to_fd, const char *to, int flags)
+{
+    const struct timespec old[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+    if (sleepy && utimensat(from_fd, from, old, 0) < 0)
+        return -1;
+    return (int)syscall(SYS_linkat, from_fd, from, to_fd, to, flags);
+}
+
+/* An object is as old as its name: `tidemark expire` goes by that. */
+static void test_slept(struct store *store, struct err *err)
+{
+    int64_t modified_s = 0, now_ms = 0;
+    sleepy = true;
+    is_good(store_put(store, "pin/slept", "x", 1, err), err, "put by a writer that slept");
+    sleepy = false;
+    is_good(store_modified(store, "pin/slept", &modified_s, err), err, "its time");
+    is_good(store_clock(store, &now_ms, err), err, "the store's clock");
+    ok(now_ms / 1000 - modified_s < 1000000, "it is as young as its name");
+}
 
 static int collect(void *ctx, const char *name, uint64_t size, struct err *err)
 {
@@ -231,6 +254,7 @@ int main(void)
     is_str(store_url(store), url, "URL");
     test_absence(store, &err);
     test_objects(store, &err);
+    test_slept(store, &err);
     test_list(store, &err);
     test_links(store, &err);
     test_named_temporaries(store, &err);
