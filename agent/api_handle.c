@@ -382,6 +382,8 @@ static int get_snapshots(struct api *api, struct api_call *call, const char *arg
     /* With the default cluster name a foreign repository is still readable: it lists all. */
     rc = catalog_list(store, &repo, api->conf->file[0] ? api->conf->cluster : "", add_snapshot,
                       list, &damaged, err);
+    if (rc == 0)
+        rc = api_show_pins(store, list, err);
     store_close(store);
     if (rc < 0) {
         json_decref(list);
@@ -437,9 +439,13 @@ static int get_snapshot(struct api *api, struct api_call *call, const char *what
     int rc = api_snapshot_open(api->conf, what, &snapshot, err);
     if (rc < 0)
         return rc;
-    call->status = 200;
-    call->answer = record_to_public_json(snapshot.record);
+    free_json json_t *list = json_pack("[o]", record_to_public_json(snapshot.record));
+    rc = api_show_pins(snapshot.store, list, err);
     api_snapshot_close(&snapshot);
+    if (rc < 0)
+        return rc;
+    call->status = 200;
+    call->answer = json_incref(json_array_get(list, 0));
     return 0;
 }
 

@@ -4,6 +4,21 @@
 #include "agent/catalog.h"
 #include "agent/mark.h"
 
+int api_show_pins(struct store *store, json_t *records, struct err *err)
+{
+    free_mark_list struct mark_list pins = {0};
+    size_t i;
+    json_t *record;
+    int rc = json_array_size(records) > 0 ? mark_list(store, MARK_PIN, &pins, err) : 0;
+    json_array_foreach(records, i, record)
+    {
+        uint8_t id[ID_LEN];
+        bool pinned = id_from_text(json_str(record, "id"), id) && mark_list_has(&pins, id);
+        (void)json_object_set_new(record, "pinned", json_boolean(pinned));
+    }
+    return rc;
+}
+
 /* An expire that listed the pins before ours was written may have withdrawn the snapshot. It looks
  * for a pin behind its mark, as we look for a mark behind our pin (expire.h). */
 static int put_pin(const struct api_snapshot *snapshot, const struct conf *conf, struct err *err)

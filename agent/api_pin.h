@@ -10,6 +10,9 @@
 int api_post_pin(struct api *api, struct api_call *call, const char *what, struct err *err);
 int api_delete_pin(struct api *api, struct api_call *call, const char *what, struct err *err);
 
+/* Sets "pinned" in each of these records. */
+int api_show_pins(struct store *store, json_t *records, struct err *err);
+
 /* api_handle.c: a snapshot by id or tag, this node's own or else another's, in its repository. */
 struct api_snapshot {
     struct store *store;

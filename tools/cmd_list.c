@@ -9,9 +9,9 @@
 
 /* What a terminal that is too narrow leaves out, `show` has. */
 static const struct cmd_table_column columns[] = {
-    {"TAG", false, 0},   {"ID", false, 6},   {"CAPTURED", false, 5},
-    {"AGE", true, 3},    {"NODE", false, 7}, {"SIZE", true, 4},
-    {"STORED", true, 8}, {"TL", true, 2},    {"LSN", false, 1},
+    {"TAG", false, 0},  {"ID", false, 7},     {"CAPTURED", false, 6}, {"AGE", true, 4},
+    {"NODE", false, 8}, {"SIZE", true, 5},    {"STORED", true, 9},    {"TL", true, 3},
+    {"LSN", false, 1},  {"PINNED", false, 2},
 };
 enum { CELL = CMD_TABLE_CELL_MAX, ID_SHOWN = 12 };
 
@@ -45,6 +45,8 @@ static void add_row(struct cmd_table *table, const json_t *record)
     (void)snprintf(row[7], CELL, "%lld",
                    (long long)json_integer_value(json_object_get(pg, "timeline")));
     (void)snprintf(row[8], CELL, "%s", cmd_text_or_dash(pg, "tag_lsn"));
+    (void)snprintf(row[9], CELL, "%s",
+                   json_is_true(json_object_get(record, "pinned")) ? "yes" : "");
 }
 
 static void print_table(const json_t *records)

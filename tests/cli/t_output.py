@@ -71,9 +71,9 @@ def test_show(node):
 def test_list(node):
     """What does not fit leaves, whole columns at a time; a pipe has all."""
     title = node.cli("list").out.split("\n")[0].split()
-    is_(title, ["TAG", "ID", "CAPTURED", "AGE", "NODE", "SIZE", "STORED", "TL", "LSN"],
-        "list on a pipe: all columns")
-    for columns, left in ((200, title), (85, title[:8]), (60, ["TAG", "NODE", "STORED"]),
+    is_(title, ["TAG", "ID", "CAPTURED", "AGE", "NODE", "SIZE", "STORED", "TL", "LSN",
+                "PINNED"], "list on a pipe: all columns")
+    for columns, left in ((200, title), (85, title[:8] + title[9:]), (60, ["TAG", "NODE", "STORED"]),
                           (10, ["TAG"])):
         lines = [line for line in on_terminal(node, columns, "list") if line]
         ok(max(map(len, lines)) <= max(columns, len("first")), f"{columns} columns: list fits")
