@@ -38,6 +38,41 @@
  * which everybody who comes later finds the same. A later pin found the snapshot withdrawn and
  * failed.
  *
+ * Who reads is noticed as well (reading.h), and WAL has a second look of its own (wal_horizon.h).
+ *
+ * None of this depends on how long the grace is, but for what clocks and requests need. It has to
+ * be longer than the difference between the clocks that give objects their times (file:// on a
+ * filesystem of several hosts), else a pin that succeeded looks late; and longer than a request may
+ * be under way in a network, else a mark's removal that arrives late could return a snapshot of
+ * which objects have gone. Five minutes for each: GRACE_MIN, 10 minutes, is the least there is. A
+ * writer needs more than that, else it fails: it must put some object once a grace, and a live
+ * snapshot of blocks that have not changed puts none.
+ *
+ * Times: of file:// the time of an object is that of its last write. Who sleeps before it links the
+ * name corrects the time behind it (store_file.c), so no mark and no pin looks older than it is,
+ * unless somebody sleeps for a grace between those two calls and is killed before the second. Packs
+ * and tables may look older: then their writer is taken for dead, which it finds out.
+ *
+ * Every pair of steps of a writer, of a reader and of expire, and what proves it:
+ *
+ *     a writer sleeps …             and expire meanwhile …       then                        test
+ *     before its manifest           removes the parent           fails, looks behind it      slept
+ * 1 between look and record       removes the parent           its manifest counts         slept 2
+ *     behind its record             removes the parent           the same                    slept
+ * 3 before manifest or record     takes it for dead            fails, finds its own mark abandoned
+ *     before the record             is about to mark it, sleeps  the record is found         woken
+ *     before the record             has removed its WAL          fails, finds the horizon    wal 1
+ *     before the record             has listed WAL, sleeps       the record is found         wal 2
+ *     before the record             has looked, sleeps           withdraws itself            wal 3
+ *     a pin between the listing of pins and the mark             the mark is taken back      pinned
+ *     a reader before its mark      withdraws the snapshot       is told that it is gone reading 1
+ *     a reader behind its mark      both phases                  everything stays reading 2 a
+ * reader is killed            both phases, in a week       it goes then                reading 3
+ *
+ * A writer that wakes between two steps of expire sees what it would have seen before the first or
+ * behind the second: a listing of manifests that began before its put has that manifest or not; if
+ * not, the look behind the put comes after the marks that the listing went by.
+ *
  * No lock and no permission to delete is needed by those who write, and expires of several hosts
  * may run at the same time: they remove the same things. One thread. */
 #ifndef TIDEMARK_AGENT_EXPIRE_H
@@ -51,12 +86,15 @@
 struct expire_item {
     struct catalog_name name; /* cluster and node "" without a record */
     bool has_record, withdrawn, pinned;
-    int64_t mark_age_s; /* of withdrawn/<id> */
-    bool dead;          /* the mark is a grace old, and there is no pin that voids it */
-    bool returns;       /* withdrawn and pinned: this run takes the mark back */
-    bool goes;          /* is withdrawn by this run */
-    const char *why;    /* it stays or goes, for people; static */
-    uint64_t left;      /* objects of it that somebody else reaches */
+    bool unreadable;      /* withdrawn/<id> is: it hides the snapshot, and deletes nothing */
+    const char *mark_why; /* what it says, see mark.h */
+    int64_t mark_age_s;   /* of withdrawn/<id> */
+    bool read;            /* by a job, see reading.h */
+    bool dead;    /* the mark was read and is a grace old, no pin voids it, and no job reads it */
+    bool returns; /* withdrawn and pinned: this run takes the mark back */
+    bool goes;    /* is withdrawn by this run */
+    const char *why; /* it stays or goes, for people; static */
+    uint64_t left;   /* objects of it that somebody else reaches */
     /* of a record of this cluster that could be read, unless dead */
     bool known;
     bool is_newest; /* of its node */
@@ -68,6 +106,13 @@ struct expire_item {
     uint32_t timeline, segment_size;
 };
 
+/* Names of objects. */
+struct expire_names {
+    char **names;
+    size_t count, capacity;
+    uint64_t bytes; /* of all objects */
+};
+
 struct expire {
     struct job *job;
     const struct conf *conf;
@@ -75,10 +120,13 @@ struct expire {
     const json_t *wanted; /* ids and tags; NULL = by retention */
     struct store *store;
     struct repo repo;
-    int64_t now_s;             /* the store's, when the run began */
+    int64_t now_s; /* the store's, when the run began */
+    int64_t grace_s;
     struct expire_item *items; /* ascending by id */
     size_t count, capacity;
-    size_t damaged; /* records of this cluster that cannot be read */
+    struct expire_names old_readings; /* marks of jobs that died, see reading.h */
+    size_t damaged;                   /* records of this cluster that cannot be read */
+    size_t unreadable;                /* marks */
     char first_damaged[sizeof(((struct err *)0)->text)];
     unsigned removals; /* requests so far, for tests */
     /* the result; of a dry run: what would be */
@@ -87,12 +135,6 @@ struct expire {
     size_t abandoned;
 };
 
-/* Names of objects. */
-struct expire_names {
-    char **names;
-    size_t count, capacity;
-    uint64_t bytes; /* of all objects */
-};
 int expire_names_add(struct expire_names *names, const char *name, uint64_t size, struct err *err);
 /* Empties it. */
 void expire_names_release(struct expire_names *names);

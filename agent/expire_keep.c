@@ -90,12 +90,14 @@ static struct expire_item *find_record(const struct expire *expire, const char *
     return found;
 }
 
-/* NULL: err. A damaged record is found by its id only; nobody else can name it. */
+/* NULL: err. A damaged record, or mark, is found by its id only; nobody else can name it. */
 static struct expire_item *find_named(const struct expire *expire, const char *what,
                                       struct err *err)
 {
     uint8_t id[ID_LEN];
     struct expire_item *item = id_from_text(what, id) ? expire_find(expire, id) : NULL;
+    if (item && item->unreadable)
+        return item;
     if (item && item->has_record && !item->withdrawn &&
         strcmp(item->name.cluster, expire->conf->cluster) == 0)
         return item;
@@ -129,6 +131,10 @@ static void explain_others(struct expire *expire)
             item->why = "withdrawn, the grace is over";
         else if (item->returns)
             item->why = "pinned when it was withdrawn: it returns";
+        else if (item->unreadable)
+            item->why = "its mark cannot be read: hidden, but it stays";
+        else if (item->withdrawn && item->read)
+            item->why = "withdrawn, but a job reads it";
         else if (item->withdrawn)
             item->why = "withdrawn, within its grace";
         else if (!item->known)

@@ -3,6 +3,9 @@
 
 #include <stdio.h>
 
+#include "agent/log.h"
+#include "agent/reading.h"
+
 static int compare_items(const void *a, const void *b)
 {
     const struct expire_item *left = a, *right = b;
@@ -50,20 +53,35 @@ static bool is_ours(const struct expire *expire, const struct expire_item *item)
     return !item->has_record || strcmp(item->name.cluster, expire->conf->cluster) == 0;
 }
 
+/* One that cannot be read may be anybody's. It hides its snapshot, as it does for all readers. */
+static int read_mark(struct expire *expire, struct expire_item *item, struct err *err)
+{
+    int rc = mark_read(expire->store, &expire->repo, MARK_WITHDRAWN, item->name.id, &item->mark_why,
+                       err);
+    if (rc != -ERR_CORRUPT && rc != -ERR_REFUSED)
+        return rc;
+    log_warn("a mark cannot be read: what its snapshot wrote stays err=\"%s\"", err->text);
+    item->unreadable = true;
+    expire->unreadable++;
+    err_clear(err);
+    return 0;
+}
+
 /* What another cluster withdrew has that one's grace: it counts until its own expire has removed
  * the record. */
 static int take_mark(struct expire *expire, struct expire_item *item, struct err *err)
 {
     int64_t modified_s;
     int rc = mark_modified(expire->store, MARK_WITHDRAWN, item->name.id, &modified_s, err);
+    if (rc == 0 && is_ours(expire, item))
+        rc = read_mark(expire, item, err);
     if (rc == -ERR_MISSING) /* another expire has finished it */
         return 0;
     if (rc < 0)
         return rc;
     item->withdrawn = true;
     item->mark_age_s = expire->now_s - modified_s;
-    item->dead =
-        is_ours(expire, item) && item->mark_age_s >= (int64_t)expire->conf->retention_grace_s;
+    item->dead = is_ours(expire, item) && !item->unreadable && item->mark_age_s >= expire->grace_s;
     return 0;
 }
 
@@ -134,6 +152,22 @@ static int read_clock(struct expire *expire, struct err *err)
     return rc;
 }
 
+/* It keeps its snapshot whether it can be read or not. */
+static int read_pin(struct expire *expire, const struct expire_item *item, struct err *err)
+{
+    const char *why;
+    int rc = item->pinned && is_ours(expire, item)
+                 ? mark_read(expire->store, &expire->repo, MARK_PIN, item->name.id, &why, err)
+                 : 0;
+    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
+        log_warn("a pin cannot be read: its snapshot stays, and `tidemark unpin` removes it "
+                 "err=\"%s\"",
+                 err->text);
+    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED || rc == -ERR_MISSING)
+        err_clear(err);
+    return rc == -ERR_CORRUPT || rc == -ERR_REFUSED || rc == -ERR_MISSING ? 0 : rc;
+}
+
 /* See expire.h: a mark that was put at the same moment as a pin. Without a record nothing is left
  * that the pin could keep. */
 static int judge_pin(struct expire *expire, struct expire_item *item, struct err *err)
@@ -144,6 +178,36 @@ static int judge_pin(struct expire *expire, struct expire_item *item, struct err
     int rc = expire_pin_voids(expire, item->name.id, &void_mark, err);
     item->returns = rc == 0 && void_mark;
     item->dead = item->dead && !item->returns;
+    return rc;
+}
+
+static int note_reading(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    uint8_t snapshot[ID_LEN];
+    (void)size;
+    return reading_parse(name, snapshot) ? expire_names_add(ctx, name, 0, err) : 0;
+}
+
+/* Listed behind the marks of snapshots, see reading.h. */
+static int take_readings(struct expire *expire, struct err *err)
+{
+    struct expire_names names = {.names = NULL};
+    int rc = store_list(expire->store, "reading/", note_reading, &names, err);
+    for (size_t i = 0; rc == 0 && i < names.count; i++) {
+        uint8_t snapshot[ID_LEN];
+        int64_t age_s = 0;
+        rc = expire_age(expire, names.names[i], &age_s, err);
+        if (rc == 0 && age_s != INT64_MAX && age_s >= READING_LIFE_S)
+            rc = expire_names_add(&expire->old_readings, names.names[i], 0, err);
+        if (rc < 0 || age_s >= READING_LIFE_S || !reading_parse(names.names[i], snapshot))
+            continue;
+        struct expire_item *item = expire_find(expire, snapshot);
+        if (item) {
+            item->read = true;
+            item->dead = false;
+        }
+    }
+    expire_names_release(&names);
     return rc;
 }
 
@@ -162,7 +226,11 @@ int expire_load(struct expire *expire, struct err *err)
         rc = mark_list(expire->store, MARK_PIN, &pins, err);
     for (size_t i = 0; rc == 0 && i < expire->count; i++) {
         expire->items[i].pinned = mark_list_has(&pins, expire->items[i].name.id);
-        rc = judge_pin(expire, &expire->items[i], err);
+        rc = read_pin(expire, &expire->items[i], err);
+        if (rc == 0)
+            rc = judge_pin(expire, &expire->items[i], err);
     }
+    if (rc == 0)
+        rc = take_readings(expire, err);
     return rc < 0 ? rc : read_records(expire, err);
 }

@@ -120,12 +120,12 @@ static int add_all(struct expire_reach *reach, const struct fmt_manifest *manife
     return rc;
 }
 
-static int unreadable(const struct expire_manifest *which, bool has_record, struct err *err)
+static int unreadable(const struct expire_manifest *which, bool by_id, struct err *err)
 {
     char id[ID_TEXT_LEN];
     id_to_text(which->snapshot, id);
     (void)err_prefix(err, "nothing is removed, because it is not known what snapshot %s needs", id);
-    if (!has_record)
+    if (!by_id)
         return err_hint(err, "it has no record: when its last object is as old as the grace period "
                              "it is given up, and another grace later the rest goes on");
     return err_hint(err,
@@ -157,7 +157,7 @@ static int add_manifest(struct expire *expire, struct expire_reach *reach,
     if (rc == -ERR_MISSING)
         rc = err_set(err, ERR_CORRUPT, "its manifest is listed, but not there");
     if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
-        return unreadable(which, item && item->has_record, err);
+        return unreadable(which, item && (item->has_record || item->unreadable), err);
     return rc < 0 ? rc : add_all(reach, &manifest, by, err);
 }
 

@@ -182,13 +182,10 @@ static int remove_marks(struct expire *expire, struct err *err)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < expire->count; i++) {
         const struct expire_item *item = &expire->items[i];
-        bool expired = false;
-        if (!item->dead || item->left > 0 || expire->dry_run)
+        if (!item->dead || item->left > 0 || expire->dry_run || item->mark_why != mark_expired)
             continue;
-        rc = mark_is_expired(expire->store, &expire->repo, item->name.id, &expired, err);
-        if (rc == 0 && expired)
-            rc = mark_remove(expire->store, MARK_WITHDRAWN, item->name.id, err);
-        if (rc == 0 && expired && item->pinned)
+        rc = mark_remove(expire->store, MARK_WITHDRAWN, item->name.id, err);
+        if (rc == 0 && item->pinned)
             rc = mark_remove(expire->store, MARK_PIN, item->name.id, err);
     }
     return rc;
@@ -235,7 +232,7 @@ static int judge_strays(struct sweep *sweep, struct err *err)
             age_s = one_s < age_s ? one_s : age_s;
             bytes += sweep->strays[end].bytes;
         }
-        if (rc < 0 || age_s < (int64_t)expire->conf->retention_grace_s)
+        if (rc < 0 || age_s < expire->grace_s)
             continue;
         expire->later_bytes += bytes;
         rc = abandon(expire, &sweep->strays[i], err);
@@ -263,7 +260,7 @@ static int return_one(struct expire *expire, const struct stray *stray, struct e
         rc = 0;
     } else if (rc == 0) {
         rc = store_clock(expire->store, &now_ms, err);
-        if (rc == 0 && now_ms / 1000 - modified_s >= (int64_t)expire->conf->retention_grace_s) {
+        if (rc == 0 && now_ms / 1000 - modified_s >= expire->grace_s) {
             log_warn("snapshot=%s has a record, but was withdrawn a grace ago: it stays so", id);
             return 0;
         }
@@ -304,6 +301,8 @@ int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct
         rc = sweep_prefix(&sweep, "pack/", on_pack, err);
     if (rc == 0 && reach)
         rc = remove_marks(expire, err);
+    if (rc == 0 && reach)
+        rc = expire_remove(expire, &expire->old_readings, err);
     if (rc == 0)
         rc = judge_strays(&sweep, err);
     if (rc == 0)

@@ -1,7 +1,7 @@
 /* WAL that no snapshot needs. What counts are the snapshots that are visible or withdrawn for less
  * than the grace period. Of each timeline WAL is kept without a gap from the lowest start of those
  * that are not pinned and may recover along it (wal_lineage.h); of a pinned one start … tag. The
- * newest snapshot of a node counts as not pinned.
+ * newest snapshot of a node, and one that a job reads, count as not pinned.
  *
  * Always kept: history files; timelines newer than those of all snapshots; everything of a system
  * of which there is no snapshot, because its first one may be under way; everything while a record
@@ -13,6 +13,8 @@
 
 #include "agent/log.h"
 #include "agent/pg_names.h"
+#include "agent/restore.h"
+#include "agent/wal_horizon.h"
 #include "agent/wal_lineage.h"
 
 struct wal_sweep {
@@ -22,6 +24,7 @@ struct wal_sweep {
     struct wal_lineage lineage;
     uint32_t newest_timeline; /* of a snapshot */
     uint64_t from;            /* number of the first segment needed of the timeline at hand */
+    const struct expire_item *because; /* that snapshot, or else any that counts */
     struct expire_names names;
     uint64_t *sizes; /* of names */
     size_t sizes_capacity;
@@ -34,11 +37,11 @@ static bool counts(const struct wal_sweep *sweep, const struct expire_item *item
 
 static bool is_continuous(const struct expire_item *item)
 {
-    return !item->pinned || item->is_newest;
+    return !item->pinned || item->is_newest || item->read;
 }
 
 /* UINT64_MAX: none. */
-static uint64_t first_needed(const struct wal_sweep *sweep, size_t index)
+static uint64_t first_needed(struct wal_sweep *sweep, size_t index)
 {
     const struct expire *expire = sweep->expire;
     uint64_t lowest = UINT64_MAX;
@@ -47,8 +50,11 @@ static uint64_t first_needed(const struct wal_sweep *sweep, size_t index)
     for (size_t i = 0; i < expire->count; i++) {
         const struct expire_item *item = &expire->items[i];
         if (counts(sweep, item) && is_continuous(item) &&
-            wal_lineage_needs(&sweep->lineage, index, item->timeline, item->start_lsn))
-            lowest = min_u64(lowest, item->start_lsn / sweep->segment_size);
+            wal_lineage_needs(&sweep->lineage, index, item->timeline, item->start_lsn) &&
+            item->start_lsn / sweep->segment_size < lowest) {
+            lowest = item->start_lsn / sweep->segment_size;
+            sweep->because = item;
+        }
     }
     return lowest;
 }
@@ -107,7 +113,7 @@ static int count_old(struct wal_sweep *sweep, size_t *ret, struct err *err)
         int rc = expire_age(sweep->expire, sweep->names.names[middle], &age_s, err);
         if (rc < 0)
             return rc;
-        if (age_s >= (int64_t)sweep->expire->conf->retention_grace_s)
+        if (age_s >= sweep->expire->grace_s)
             low = middle + 1;
         else
             high = middle;
@@ -115,6 +121,77 @@ static int count_old(struct wal_sweep *sweep, size_t *ret, struct err *err)
     *ret = low;
     return 0;
 }
+
+/* --- the second look, see wal_horizon.h ------------------------------------------------------- */
+
+static bool is_needed_by(const struct wal_sweep *sweep, size_t index, uint64_t below,
+                         const struct record *record)
+{
+    return record->archived && record->system_id == sweep->archive.system_id &&
+           record->start_lsn / sweep->segment_size < below &&
+           wal_lineage_needs(&sweep->lineage, index, record->timeline, record->start_lsn);
+}
+
+/* *ret: a snapshot that was committed since the records were listed needs some of it, or it cannot
+ * be told. */
+static int look_again(const struct wal_sweep *sweep, size_t index, uint64_t below, bool *ret,
+                      struct err *err)
+{
+    const struct expire *expire = sweep->expire;
+    free_catalog_names struct catalog_names all = {0};
+    free_catalog_names struct catalog_names later = {0};
+    free_catalog_records struct catalog_records records = {0};
+    int rc = catalog_names_all(expire->store, &all, err);
+    for (size_t i = 0; rc == 0 && i < all.count; i++)
+        if (!expire_find(expire, all.items[i].id) &&
+            strcmp(all.items[i].cluster, expire->conf->cluster) == 0)
+            rc = catalog_names_add(&later, &all.items[i], err);
+    if (rc == 0 && later.count)
+        rc = catalog_load(expire->store, &expire->repo, later.items, later.count, &records, err);
+    bool needed = records.damaged > 0;
+    for (size_t i = 0; rc == 0 && i < records.count; i++)
+        needed = needed || is_needed_by(sweep, index, below, &records.items[i]);
+    if (rc == 0)
+        *ret = needed;
+    return rc;
+}
+
+/* The first segment behind those that are to go. */
+static uint64_t horizon(const struct wal_sweep *sweep, size_t index, char ret[PG_SEGMENT_TEXT])
+{
+    uint32_t timeline;
+    uint64_t number = 0;
+    char last[PG_SEGMENT_TEXT];
+    const char *name = sweep->names.names[sweep->names.count - 1];
+    (void)snprintf(last, sizeof(last), "%.24s", strrchr(name, '/') + 1);
+    (void)pg_segment_parse(last, sweep->segment_size, &timeline, &number);
+    pg_segment_name(sweep->lineage.timelines[index], number + 1, sweep->segment_size, ret);
+    return number + 1;
+}
+
+static int remove_below(struct wal_sweep *sweep, size_t index, struct err *err)
+{
+    struct expire *expire = sweep->expire;
+    char segment[PG_SEGMENT_TEXT];
+    uint64_t below = horizon(sweep, index, segment);
+    bool needed = false;
+    restore_test_stop("expire-wal-listed");
+    int rc = wal_horizon_put(&sweep->archive, segment, expire->job->id, sweep->because->name.id,
+                             expire->conf->node, err);
+    if (rc == 0)
+        rc = look_again(sweep, index, below, &needed, err);
+    restore_test_stop("expire-wal-looked");
+    if (rc == 0 && needed) {
+        log_info("WAL before %s stays: a snapshot was committed that may need it", segment);
+        expire_names_release(&sweep->names);
+        return wal_horizon_remove(&sweep->archive, segment, expire->job->id, err);
+    }
+    if (rc == 0)
+        rc = expire_remove(expire, &sweep->names, err);
+    return rc < 0 ? rc : wal_horizon_settle(&sweep->archive, segment, expire->job->id, err);
+}
+
+/* --- timelines, systems ----------------------------------------------------------------------- */
 
 static int sweep_timeline(struct wal_sweep *sweep, size_t index, struct err *err)
 {
@@ -132,8 +209,8 @@ static int sweep_timeline(struct wal_sweep *sweep, size_t index, struct err *err
         rc = count_old(sweep, &old, err);
     while (rc == 0 && sweep->names.count > old)
         free(sweep->names.names[--sweep->names.count]);
-    if (rc == 0)
-        rc = expire_remove(expire, &sweep->names, err);
+    if (rc == 0 && sweep->names.count && !expire->dry_run)
+        rc = remove_below(sweep, index, err);
     for (size_t i = 0; rc == 0 && i < sweep->names.count; i++) {
         expire->wal_objects++;
         expire->wal_bytes += sweep->sizes[i];
@@ -157,6 +234,7 @@ static bool survey(struct wal_sweep *sweep)
         if (item->timeline > sweep->newest_timeline)
             sweep->newest_timeline = item->timeline;
         any = any || is_continuous(item);
+        sweep->because = item;
     }
     return any && pg_segment_size_valid(sweep->segment_size);
 }

@@ -13,6 +13,7 @@
 #include "agent/catalog.h"
 #include "agent/job.h"
 #include "agent/log.h"
+#include "agent/reading.h"
 #include "agent/repository.h"
 #include "agent/restore.h"
 #include "io/file.h"
@@ -30,6 +31,7 @@ struct image {
     struct store *store;
     struct repo repo;
     struct record record;
+    struct reading_mark reading;
     const struct record_volume *volume;
     size_t volume_index;
     uint8_t head[PULL_HEAD_LEN];
@@ -268,6 +270,9 @@ static int export(struct image *image, struct err *err)
         rc = catalog_find(image->store, &image->repo, conf->file[0] ? conf->cluster : NULL, NULL,
                           image->what, &image->record, &damaged, err);
     if (rc == 0)
+        rc = reading_begin(&image->reading, image->store, &image->repo, image->job, &image->record,
+                           false, err);
+    if (rc == 0)
         rc = choose_volume(image, err);
     return rc < 0 ? rc : write_image(image, err);
 }
@@ -287,6 +292,8 @@ int export_run(struct job *job, struct err *err)
         (void)json_object_del(job->journal, "interrupted_hint");
     }
     cleanup_close(&image->fd);
+    if (image->reading.job[0])
+        reading_end(&image->reading, image->store, job, image->record.id);
     record_release(&image->record);
     store_close(image->store);
     free(image);

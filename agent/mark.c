@@ -20,10 +20,10 @@ static void object_name(enum mark mark, const uint8_t id[ID_LEN], char ret[STORE
     (void)snprintf(ret, STORE_NAME_MAX + 1, "%s%s", prefixes[mark], text);
 }
 
-int mark_put(struct store *store, const struct repo *repo, enum mark mark, const uint8_t id[ID_LEN],
-             const char *why, const char *by, struct err *err)
+int mark_put_as(struct store *store, const struct repo *repo, const char *name,
+                const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err)
 {
-    char name[STORE_NAME_MAX + 1], text_id[ID_TEXT_LEN];
+    char text_id[ID_TEXT_LEN];
     id_to_text(id, text_id);
     free_json json_t *json = json_pack("{s:i, s:s, s:s?, s:s, s:I}", "format", 1, "id", text_id,
                                        "why", why, "by", by, "written_s", (json_int_t)time(NULL));
@@ -33,9 +33,16 @@ int mark_put(struct store *store, const struct repo *repo, enum mark mark, const
     if (!object)
         return err_set(err, ERR_INTERNAL, "out of memory for a mark");
     fmt_json_encode(FMT_JSON_MARK, repo->id, id, text, len, object);
-    object_name(mark, id, name);
     int rc = store_put(store, name, object, FMT_HEADER_LEN + len, err);
     return rc < 0 ? rc : 0;
+}
+
+int mark_put(struct store *store, const struct repo *repo, enum mark mark, const uint8_t id[ID_LEN],
+             const char *why, const char *by, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1];
+    object_name(mark, id, name);
+    return mark_put_as(store, repo, name, id, why, by, err);
 }
 
 int mark_remove(struct store *store, enum mark mark, const uint8_t id[ID_LEN], struct err *err)
@@ -61,30 +68,53 @@ int mark_modified(struct store *store, enum mark mark, const uint8_t id[ID_LEN],
     return store_modified(store, name, ret_s, err);
 }
 
-static int read_once(struct store *store, const struct repo *repo, const char *name, json_t **ret,
-                     struct err *err)
+/* --- reading ---------------------------------------------------------------------------------- */
+
+static int check(const json_t *json, enum mark mark, const uint8_t id[ID_LEN], const char **ret_why,
+                 struct err *err)
 {
+    char text[ID_TEXT_LEN];
+    bool expired = json_is(json, "why", mark_expired), dead = json_is(json, "why", mark_abandoned);
+    id_to_text(id, text);
+    if (json_integer_value(json_object_get(json, "format")) != 1)
+        return err_set(err, ERR_REFUSED, "the mark has another format");
+    if (!json_is(json, "id", text))
+        return err_set(err, ERR_CORRUPT, "the mark is another snapshot's");
+    if (mark == MARK_WITHDRAWN && !expired && !dead)
+        return err_set(err, ERR_CORRUPT, "the mark does not say why");
+    *ret_why = mark == MARK_PIN ? NULL : expired ? mark_expired : mark_abandoned;
+    return 0;
+}
+
+static int read_once(struct store *store, const struct repo *repo, enum mark mark,
+                     const uint8_t id[ID_LEN], const char **ret_why, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1];
     free_mem void *buf = NULL;
+    free_json json_t *json = NULL;
     struct fmt_header header;
     const char *text;
     size_t len, text_len;
+    object_name(mark, id, name);
     int rc = store_get_all(store, name, MARK_LEN_MAX, &buf, &len, err);
     if (rc == 0)
         rc = fmt_json_decode(buf, len, FMT_JSON_MARK, repo->id, &header, &text, &text_len, err);
-    return rc < 0 ? rc : json_parse(text, text_len, ERR_CORRUPT, ret, err);
+    if (rc == 0 && memcmp(header.snapshot, id, ID_LEN) != 0)
+        rc = err_set(err, ERR_CORRUPT, "the object is another snapshot's");
+    if (rc == 0)
+        rc = json_parse(text, text_len, ERR_CORRUPT, &json, err);
+    if (rc == 0)
+        rc = check(json, mark, id, ret_why, err);
+    return rc == -ERR_CORRUPT || rc == -ERR_REFUSED ? err_prefix(err, "%s", name) : rc;
 }
 
-int mark_is_expired(struct store *store, const struct repo *repo, const uint8_t id[ID_LEN],
-                    bool *ret, struct err *err)
+int mark_read(struct store *store, const struct repo *repo, enum mark mark,
+              const uint8_t id[ID_LEN], const char **ret_why, struct err *err)
 {
-    char name[STORE_NAME_MAX + 1];
-    free_json json_t *json = NULL;
     int rc = -ERR_CORRUPT;
-    object_name(MARK_WITHDRAWN, id, name);
     for (unsigned i = 0; rc == -ERR_CORRUPT && i < STORE_READ_TRIES; i++)
-        rc = read_once(store, repo, name, &json, err);
-    *ret = rc == 0 && json_is(json, "why", mark_expired);
-    return rc == -ERR_CORRUPT || rc == -ERR_REFUSED || rc == -ERR_MISSING ? 0 : rc;
+        rc = read_once(store, repo, mark, id, ret_why, err);
+    return rc;
 }
 
 /* --- lists ------------------------------------------------------------------------------------ */
@@ -128,4 +158,35 @@ static int compare_ids(const void *a, const void *b)
 bool mark_list_has(const struct mark_list *list, const uint8_t id[ID_LEN])
 {
     return list->count && bsearch(id, list->ids, list->count, ID_LEN, compare_ids) != NULL;
+}
+
+/* --- names ------------------------------------------------------------------------------------ */
+
+struct names_search {
+    const char *beginning;
+    struct mark_names *found;
+};
+
+static int note_name(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    const struct names_search *search = ctx;
+    struct mark_names *found = search->found;
+    (void)size;
+    if (strncmp(name, search->beginning, strlen(search->beginning)) != 0)
+        return 0;
+    void *grown = reallocarray(found->items, found->count + 1, sizeof(*found->items));
+    if (!grown)
+        return err_set(err, ERR_INTERNAL, "out of memory for a list of marks");
+    found->items = grown;
+    (void)snprintf(found->items[found->count++], sizeof(*found->items), "%s", name);
+    return 0;
+}
+
+int mark_names(struct store *store, const char *beginning, struct mark_names *ret, struct err *err)
+{
+    struct names_search search = {.beginning = beginning, .found = ret};
+    char prefix[STORE_NAME_MAX + 1];
+    (void)snprintf(prefix, sizeof(prefix), "%s", beginning);
+    strrchr(prefix, '/')[1] = '\0';
+    return store_list(store, prefix, note_name, &search, err);
 }

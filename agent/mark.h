@@ -1,5 +1,6 @@
 /* Marks of snapshots, objects of their own, so that no record is ever rewritten: withdrawn/<id> and
- * pin/<id> (FORMAT.md §8). That one is there is all that its readers need to know. One thread. */
+ * pin/<id> (FORMAT.md §8). That one is there is enough to hide a snapshot or to keep it; before
+ * anything is deleted because of one, it is read. One thread. */
 #ifndef TIDEMARK_AGENT_MARK_H
 #define TIDEMARK_AGENT_MARK_H
 
@@ -17,7 +18,9 @@ enum mark {
 extern const char mark_expired[];   /* it had a record */
 extern const char mark_abandoned[]; /* it had none: its writer must never commit; the mark stays */
 
-/* why may be NULL; by: who does it. 0 also when there is such a mark. */
+/* A mark under any name; why may be NULL; by: who does it. 0 also when there is such a mark. */
+int mark_put_as(struct store *store, const struct repo *repo, const char *name,
+                const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err);
 int mark_put(struct store *store, const struct repo *repo, enum mark mark, const uint8_t id[ID_LEN],
              const char *why, const char *by, struct err *err);
 /* Absent is fine. */
@@ -27,9 +30,19 @@ int mark_check(struct store *store, enum mark mark, const uint8_t id[ID_LEN], st
 /* When it was written, by the store's clock. */
 int mark_modified(struct store *store, enum mark mark, const uint8_t id[ID_LEN], int64_t *ret_s,
                   struct err *err);
-/* *ret: its why is mark_expired. A mark that cannot be read is not. */
-int mark_is_expired(struct store *store, const struct repo *repo, const uint8_t id[ID_LEN],
-                    bool *ret, struct err *err);
+/* Opens it and checks that it is this mark of this snapshot. *ret_why is mark_expired or
+ * mark_abandoned, of a pin NULL. ERR_CORRUPT or ERR_REFUSED when it cannot be read. */
+int mark_read(struct store *store, const struct repo *repo, enum mark mark,
+              const uint8_t id[ID_LEN], const char **ret_why, struct err *err);
+
+/* Names of objects; the caller frees items. */
+struct mark_names {
+    char (*items)[STORE_NAME_MAX + 1];
+    size_t count;
+};
+
+/* Those that begin so, with at least a whole "dir/". ret is empty before. */
+int mark_names(struct store *store, const char *beginning, struct mark_names *ret, struct err *err);
 
 struct mark_list {
     uint8_t (*ids)[ID_LEN]; /* ascending */

@@ -417,6 +417,25 @@ static int open_restore(struct restore *restore, struct err *err)
                            err);
 }
 
+/* Nobody goes on with it: what it read may go. Of a handover Patroni's server recovers yet, from
+ * the WAL that the mark keeps, and the mark ages out. */
+static void end_reading(struct restore *restore, int rc)
+{
+    const json_t *journal = restore->job->journal;
+    const char *planned = json_str(json_object_get(journal, "plan"), "snapshot");
+    enum restore_step step = restore_step_from_name(json_str(journal, "step"));
+    bool over = rc == 0 ? json_is(journal, "state", "complete")
+                        : (step < STEP_MARKED && !restore_keeps_fence(restore)) ||
+                              json_is_true(json_object_get(journal, "given_up"));
+    uint8_t id[ID_LEN];
+    if (!restore->store || restore->request.dry_run || !over || restore_is_handover(restore))
+        reading_pause(&restore->reading);
+    else if (restore->record_read)
+        reading_end(&restore->reading, restore->store, restore->job, restore->record.id);
+    else if (id_from_text(planned, id))
+        reading_end(&restore->reading, restore->store, restore->job, id);
+}
+
 static void release_restore(struct restore *restore)
 {
     restore_close_devices(restore);
@@ -439,6 +458,7 @@ int restore_run(struct job *job, struct err *err)
         rc = run_goal(&restore, err);
     if (strcmp(job->goal, "abort") == 0 && rc != -ERR_CANCELLED)
         note_fence(job);
+    end_reading(&restore, rc);
     release_restore(&restore);
     return rc;
 }

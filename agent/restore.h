@@ -26,6 +26,7 @@
 #include "agent/catalog.h"
 #include "agent/job.h"
 #include "agent/path.h"
+#include "agent/reading.h"
 #include "agent/volume.h"
 #include "agent/wal.h"
 #include "io/mountinfo.h"
@@ -140,6 +141,7 @@ struct restore {
     struct repo repo;
     bool record_read;
     struct record record;
+    struct reading_mark reading; /* of the record's snapshot */
     struct wal_archive archive;
     struct restore_volume volumes[RECORD_VOLUMES_MAX];
     size_t volume_count;

@@ -23,11 +23,14 @@ static int find_record(struct restore *restore, json_t *warnings, struct err *er
     if (rc < 0)
         return rc;
     restore->record_read = true;
+    if (!restore->request.dry_run)
+        rc = reading_begin(&restore->reading, restore->store, &restore->repo, restore->job,
+                           &restore->record, false, err);
     if (damaged)
         json_append_text(warnings,
                          "%zu snapshot records in the repository are damaged and were passed over",
                          damaged);
-    return 0;
+    return rc;
 }
 
 static void set_archive(struct restore *restore)
@@ -230,6 +233,10 @@ static int load_record(struct restore *restore, const json_t *plan, struct err *
     if (rc < 0)
         return rc;
     restore->record_read = true;
+    rc = reading_begin(&restore->reading, restore->store, &restore->repo, restore->job,
+                       &restore->record, true, err);
+    if (rc < 0)
+        return rc;
     restore->archive.store = restore->store;
     restore->archive.repo = &restore->repo;
     restore->archive.system_id = restore->record.system_id;

@@ -271,6 +271,20 @@ static int check_own(struct snapshot *snapshot, struct err *err)
                          "host that expires");
 }
 
+/* It may have slept between the look and the record. That this look fails is no failure to store:
+ * the record is there. */
+static int check_committed(struct snapshot *snapshot, struct err *err)
+{
+    int rc = check_own(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_check_horizon_again(snapshot, err);
+    if (rc == 0 || rc == -ERR_BUSY)
+        return rc;
+    (void)err_prefix(err, "the snapshot is stored; whether it still counts is not known");
+    return err_hint(err, "when `tidemark list` shows it, it is whole: `tidemark expire` has not "
+                         "given it up meanwhile");
+}
+
 static int commit(struct snapshot *snapshot, struct err *err)
 {
     int rc = snapshot_phase(snapshot, "committing", err);
@@ -281,6 +295,8 @@ static int commit(struct snapshot *snapshot, struct err *err)
     if (rc == 0)
         rc = check_own(snapshot, err);
     if (rc == 0)
+        rc = snapshot_check_horizon(snapshot, err);
+    if (rc == 0)
         rc = snapshot_cut_control(snapshot, err);
     if (rc == 0 && !snapshot->offline)
         rc = snapshot_pg_check_identity(snapshot, err);
@@ -290,8 +306,8 @@ static int commit(struct snapshot *snapshot, struct err *err)
     if (rc == 0)
         rc = catalog_commit(snapshot->store, &snapshot->repo, &snapshot->record, err);
     restore_test_stop("snapshot-committed");
-    if (rc == 0) /* it may have slept between the two */
-        rc = check_own(snapshot, err);
+    if (rc == 0)
+        rc = check_committed(snapshot, err);
     if (rc < 0)
         return rc;
     snapshot_install_tables(snapshot);

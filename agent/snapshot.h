@@ -139,6 +139,10 @@ int snapshot_check_layout(struct snapshot *snapshot, struct err *err);
 /* snapshot_wal.c */
 int snapshot_prove_archive(struct snapshot *snapshot, struct err *err);
 int snapshot_wait_wal(struct snapshot *snapshot, struct err *err);
+/* ERR_BUSY when expire removes WAL that it needs (wal_horizon.h); again: behind the record, and
+ * then the snapshot is withdrawn. */
+int snapshot_check_horizon(struct snapshot *snapshot, struct err *err);
+int snapshot_check_horizon_again(struct snapshot *snapshot, struct err *err);
 
 /* snapshot_track.c: marks that are kept since the parent (track.h). prepare: before the capture;
  * choose: which of the used blocks of a volume are read, ret empty before; commit, abort: the

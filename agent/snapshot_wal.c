@@ -9,6 +9,8 @@
 #include "agent/archive_proof.h"
 #include "agent/clock.h"
 #include "agent/log.h"
+#include "agent/mark.h"
+#include "agent/wal_horizon.h"
 
 enum { POLL_MS = 200, REPORT_S = 10 };
 
@@ -121,5 +123,29 @@ int snapshot_wait_wal(struct snapshot *snapshot, struct err *err)
     }
     if (rc == 0)
         err_clear(err);
+    return rc;
+}
+
+/* --- expire, at the same moment ----------------------------------------------------------------
+ */
+
+int snapshot_check_horizon(struct snapshot *snapshot, struct err *err)
+{
+    const struct record *record = &snapshot->record;
+    return record->archived ? wal_horizon_check(&snapshot->archive, record->timeline,
+                                                record->start_lsn, record->segment_size, err)
+                            : 0;
+}
+
+int snapshot_check_horizon_again(struct snapshot *snapshot, struct err *err)
+{
+    struct err failed;
+    int rc = snapshot_check_horizon(snapshot, err);
+    if (rc == -ERR_BUSY &&
+        mark_put(snapshot->store, &snapshot->repo, MARK_WITHDRAWN, snapshot->record.id,
+                 mark_expired, snapshot->conf->node, &failed) < 0)
+        log_error("snapshot=%s is shown and cannot be recovered, `tidemark expire --confirm` it: "
+                  "it could not be withdrawn err=\"%s\"",
+                  snapshot->id_text, failed.text);
     return rc;
 }

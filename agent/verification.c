@@ -165,7 +165,26 @@ static int check_parts(struct verification *own, uint8_t *bitmap, size_t bitmap_
     return rc;
 }
 
-/* One that is gone by now was expired meanwhile. */
+/* ERR_MISSING: it was expired meanwhile. From here on what it needs stays. */
+static int open_snapshot(struct verification *own, const json_t *entry, const uint8_t id[ID_LEN],
+                         struct err *err)
+{
+    int rc = catalog_read(own->store, &own->repo, json_str(entry, "cluster"),
+                          json_str(entry, "node"), id, &own->record, err);
+    own->record_read = own->record_read || rc == 0;
+    return rc < 0 ? rc
+                  : reading_begin(&own->reading, own->store, &own->repo, own->job, &own->record,
+                                  false, err);
+}
+
+static void close_snapshot(struct verification *own)
+{
+    if (own->reading.job[0])
+        reading_end(&own->reading, own->store, own->job, own->record.id);
+    record_release(&own->record);
+    memset(&own->record, 0, sizeof(own->record));
+}
+
 static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitmap_len,
                           struct err *err)
 {
@@ -176,20 +195,19 @@ static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitm
     if (!id_from_text(json_str(entry, "id"), id))
         return err_set(err, ERR_CORRUPT, "the job's list of snapshots is not one");
     own->where[0] = '\0';
-    int rc = catalog_read(own->store, &own->repo, json_str(entry, "cluster"),
-                          json_str(entry, "node"), id, &own->record, err);
+    int rc = open_snapshot(own, entry, id, err);
+    if (rc < 0)
+        close_snapshot(own);
     if (rc == -ERR_MISSING) {
         log_warn("snapshot is gone meanwhile: tag=%s", json_str(entry, "tag"));
         return 0;
     }
     if (rc < 0)
         return verification_note(own, json_str(entry, "id"), 0, err) ? 0 : rc;
-    own->record_read = true;
     rc = check_parts(own, bitmap, bitmap_len, &affected, err);
     if (rc == 0 && (affected || own->damaged_count > damaged))
         (void)json_array_append_new(own->affected, json_string(own->record.tag));
-    record_release(&own->record);
-    memset(&own->record, 0, sizeof(own->record));
+    close_snapshot(own);
     return rc;
 }
 

@@ -7,6 +7,7 @@
 
 #include "agent/catalog.h"
 #include "agent/job.h"
+#include "agent/reading.h"
 #include "io/pull.h"
 
 enum { VERIFICATION_DAMAGED_MAX = 100 }; /* objects that are listed; more are counted */
@@ -20,7 +21,8 @@ struct verification {
     struct repo repo;
     struct record record; /* of the snapshot that is read */
     bool record_read;
-    char where[96]; /* "volume 'pgdata'", before the texts of damage */
+    struct reading_mark reading; /* of that snapshot */
+    char where[96];              /* "volume 'pgdata'", before the texts of damage */
     /* How far it is: journalled as "position". */
     json_t *snapshots; /* [{"cluster","node","id","tag"}] */
     uint64_t at;       /* in snapshots */

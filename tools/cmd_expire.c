@@ -60,17 +60,19 @@ static void print_sums(const json_t *result, bool named)
 {
     bool dry_run = json_is_true(json_object_get(result, "dry_run"));
     const char *would = dry_run ? "would be " : "";
+    uint64_t more = number(result, "later_bytes") - number(result, "bytes");
     char now[24], wal[24], later[24];
     cmd_format_size(number(result, "bytes"), now);
     cmd_format_size(number(result, "wal_bytes"), wal);
-    cmd_format_size(number(result, "later_bytes"), later);
+    cmd_format_size(more, later);
     (void)printf("%zu %swithdrawn", count(result, "withdraw"), would);
     if (number(result, "abandoned") > 0)
         (void)printf(", and %" PRIu64 " that never became a snapshot", number(result, "abandoned"));
     (void)printf("; %" PRIu64 " objects (%s) and %" PRIu64 " of WAL (%s) %sremoved\n",
                  number(result, "objects"), now, number(result, "wal_objects"), wal, would);
-    (void)printf("once the grace of %" PRIu64 " s is over for all that is withdrawn: %s\n",
-                 number(result, "grace_s"), later);
+    if (more > 0)
+        (void)printf("once the grace of %" PRIu64 " s is over for all that is withdrawn, %s%s\n",
+                     number(result, "grace_s"), later, number(result, "bytes") > 0 ? " more" : "");
     if (dry_run)
         (void)printf("this was a dry run, nothing was changed%s\n",
                      named ? ": add --confirm to withdraw what you named" : "");
@@ -93,7 +95,15 @@ static int print_result(const struct cmd *cmd, const json_t *status, struct err 
         (void)err_set(err, ERR_CORRUPT,
                       "%" PRIu64 " damaged snapshot records: no rule removes them, and WAL stays",
                       number(result, "damaged"));
-        return err_hint(err, "`tidemark expire --confirm ID` removes one");
+        return err_hint(err, "`tidemark expire --confirm ID` gives one up");
+    }
+    if (number(result, "unreadable_marks") > 0) {
+        (void)err_set(err, ERR_CORRUPT,
+                      "%" PRIu64 " marks cannot be read: these snapshots are hidden, and nothing "
+                      "of them is removed",
+                      number(result, "unreadable_marks"));
+        return err_hint(err, "`tidemark expire --confirm ID` withdraws one in earnest; whoever "
+                             "removes the object withdrawn/ID has its snapshot back");
     }
     return 0;
 }

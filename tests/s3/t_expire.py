@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""`tidemark expire` in a bucket: keys that may not delete say so and change nothing; those that may
-remove in batches, and what is left is whole. Ages are the server's.
+"""`tidemark expire` in a bucket, encrypted: keys that may not delete say so and change nothing; those
+that may remove in batches, kill -9 at every removal, and what is left is whole. Ages are the
+server's.
 check: build=release timeout=300"""
 import json
 import os
@@ -18,12 +19,37 @@ def identities(world):
     return {r["tag"]: r["id"] for r in records}
 
 
+def test_killed(world, short):
+    """By name, and an expire that dies at each removal."""
+    world.change(2)
+    is_status(world.snapshot("t4"), 0, "snapshot t4")
+    identity = identities(world)["t4"]
+    is_status(world.cli("expire", "--local", "t4", "--confirm", **short), 0, "t4 is withdrawn")
+    runs, stops = 0, 0
+
+    def ended():
+        nonlocal runs, stops
+        done = world.cli("expire", "--local",
+                         TIDEMARK_TEST_STOP=f"expire-remove-{1 if runs else 0}", **short)
+        runs += 1
+        stops += done.status != 0
+        left = {k for k in world.place.keys_below() if identity in k}
+        return done.status == 0 and not left
+    poll(ended, 240, "expire to come to its end")
+    ok(stops >= 3, f"expire was killed {stops} times")
+    is_status(world.cli("verify", "t3"), 0, "t3 verifies")
+    is_({k.split("/")[0] for k in world.place.keys_below()} & {"withdrawn", "reading"}, set(),
+        "no mark is left")
+
+
 def main():
     s3.need_ceph()
     box = need_root() or Sandbox("s3expire")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     store = s3.ceph(box)
-    world = World(box, store, "expire", proxy=False).start()
+    world = World(box, store, "expire", proxy=False)
+    world.node.encrypt()
+    world.start()
     is_status(world.snapshot("t1"), 0, "snapshot t1")
     world.server.psql("create table junk (pad text); alter table junk alter pad set storage "
                       "external; insert into junk select (select string_agg(md5(random()::text"
@@ -33,12 +59,14 @@ def main():
     world.server.psql("drop table junk")
     is_status(world.snapshot("t3"), 0, "snapshot t3, which needs none of them")
     ids = identities(world)
-    world.node.sections["retention"] = {"count": 1, "grace": "1s"}
+    world.node.sections["retention"] = {"count": 1}
     world.node.write_conf()
+    short = {"TIDEMARK_TEST_GRACE_S": "1"}  # the server's clock cannot be set
     poor = store.user("poor", "read, write")
     store.share("expire", store.keys, "poor")
-    env = {"TIDEMARK_REPOSITORY_CREDENTIALS_FILE": credentials_file(box, "poor-keys", poor)}
-    is_status(world.cli("expire", "--local"), 0, "t1 and t2 are withdrawn")
+    env = {"TIDEMARK_REPOSITORY_CREDENTIALS_FILE": credentials_file(box, "poor-keys", poor),
+           **short}
+    is_status(world.cli("expire", "--local", **short), 0, "t1 and t2 are withdrawn")
     is_(world.tags(), ["t3"], "and gone for readers")
     before = set(world.place.keys_below())
 
@@ -50,7 +78,7 @@ def main():
     like(done.err, "the key of this host may not delete: .*\nhint: run `tidemark expire` where",
          "and it is said")
     is_(sorted(before - set(world.place.keys_below())), [], "nothing was removed")
-    done = world.cli("expire", "--json", "--local")
+    done = world.cli("expire", "--json", "--local", **short)
     is_status(done, 0, "keys that may")
     after = set(world.place.keys_below())
     gone = before - after
@@ -62,6 +90,7 @@ def main():
         len([k for k in gone if not k.startswith("withdrawn/")]), "and say how many")
     is_status(world.cli("verify", "t3"), 0, "the kept one verifies")
     world.read_back("t3", "expired")
+    test_killed(world, short)
     is_status(world.restore("t3"), 0, "and is restored")
     world.check_rows("t3", "expired")
     world.stop()

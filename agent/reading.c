@@ -1,0 +1,191 @@
+/* See reading.h. */
+#include "agent/reading.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+
+#include "agent/catalog.h"
+#include "agent/log.h"
+#include "agent/mark.h"
+#include "agent/restore.h"
+#include "io/clock.h"
+
+enum { RENEW_S = READING_LIFE_S / 7, RETRY_S = 600, SUFFIX_LEN = 8 };
+
+static const char prefix[] = "reading/";
+
+bool reading_parse(const char *name, uint8_t ret_snapshot[ID_LEN])
+{
+    enum { DIGITS = ID_TEXT_LEN - 1 };
+    char text[ID_TEXT_LEN] = "";
+    const char *at = name + strlen(prefix);
+    if (strlen(at) != 2 * DIGITS + 2 + SUFFIX_LEN || at[DIGITS] != '-')
+        return false;
+    memcpy(text, at, DIGITS);
+    return id_from_text(text, ret_snapshot);
+}
+
+/* --- the mark --------------------------------------------------------------------------------- */
+
+/* Under a new name: no object is ever replaced, and the store's clock tells its age. */
+static int put(const struct reading_mark *reading, struct store *store,
+               char ret[STORE_NAME_MAX + 1], struct err *err)
+{
+    char snapshot[ID_TEXT_LEN];
+    uint8_t random[ID_LEN];
+    int rc = id_random(random, err);
+    if (rc < 0)
+        return rc;
+    id_to_text(reading->snapshot, snapshot);
+    (void)snprintf(ret, STORE_NAME_MAX + 1, "%s%s-%s-%08x", prefix, snapshot, reading->job,
+                   get_le32(random));
+    return mark_put_as(store, &reading->repo, ret, reading->snapshot, NULL, reading->node, err);
+}
+
+static void renew(struct reading_mark *reading)
+{
+    char name[STORE_NAME_MAX + 1];
+    struct err err;
+    int rc = put(reading, reading->store, name, &err);
+    if (rc == 0 && reading->name[0])
+        rc = store_remove(reading->store, reading->name, &err);
+    if (rc < 0 && rc != -ERR_AUTH) /* a key that may not delete leaves them to expire */
+        log_warn("the mark that a snapshot is being read was not renewed err=\"%s\"", err.text);
+    if (rc == 0 || rc == -ERR_AUTH)
+        memcpy(reading->name, name, sizeof(reading->name));
+}
+
+/* --- the thread ------------------------------------------------------------------------------- */
+
+/* False after seconds. */
+static bool wait_for_stop(struct reading_mark *reading, unsigned seconds)
+{
+    uint64_t until_ns = monotonic_ns() + seconds * 1000000000ull;
+    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
+                                   .tv_nsec = (long)(until_ns % 1000000000)};
+    int rc = 0;
+    (void)pthread_mutex_lock(&reading->mutex);
+    while (!reading->stop && rc != ETIMEDOUT)
+        rc = pthread_cond_timedwait(&reading->wake, &reading->mutex, &until);
+    bool stop = reading->stop;
+    (void)pthread_mutex_unlock(&reading->mutex);
+    return stop;
+}
+
+static void *thread_main(void *ctx)
+{
+    struct reading_mark *reading = ctx;
+    while (!wait_for_stop(reading, RENEW_S))
+        renew(reading);
+    return NULL;
+}
+
+static void init_sync(struct reading_mark *reading)
+{
+    pthread_condattr_t attr;
+    (void)pthread_mutex_init(&reading->mutex, NULL);
+    (void)pthread_condattr_init(&attr);
+    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&reading->wake, &attr);
+    (void)pthread_condattr_destroy(&attr);
+}
+
+/* Signals are for the verb's own thread. Without a thread the mark lives for READING_LIFE_S. */
+static void start(struct reading_mark *reading, struct store *store)
+{
+    sigset_t all, old;
+    struct err err;
+    if (store_clone(store, &reading->store, &err) < 0) {
+        log_warn("the mark that a snapshot is being read will not be renewed err=\"%s\"", err.text);
+        return;
+    }
+    init_sync(reading);
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_BLOCK, &all, &old);
+    reading->running = pthread_create(&reading->thread, NULL, thread_main, reading) == 0;
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
+/* --- begin and end ---------------------------------------------------------------------------- */
+
+/* The mark that withdraws it goes last, the record first. */
+static int check_there(struct store *store, const struct record *record, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1];
+    uint64_t size;
+    int rc = catalog_check_withdrawn(store, record->id, err);
+    if (rc < 0)
+        return rc;
+    repo_record_name(name, record->cluster, record->node, record->id);
+    rc = store_size(store, name, &size, err);
+    return rc == -ERR_MISSING
+               ? err_set(err, ERR_MISSING, "snapshot '%s' was withdrawn and removed", record->tag)
+               : rc;
+}
+
+int reading_begin(struct reading_mark *reading, struct store *store, const struct repo *repo,
+                  const struct job *job, const struct record *record, bool begun, struct err *err)
+{
+    if (reading->job[0])
+        return 0;
+    reading->repo = *repo;
+    memcpy(reading->snapshot, record->id, ID_LEN);
+    memcpy(reading->job, job->id, sizeof(reading->job));
+    (void)snprintf(reading->node, sizeof(reading->node), "%s", job->conf.node);
+    restore_test_stop("reading-begin");
+    int rc = put(reading, store, reading->name, err);
+    if (rc == -ERR_CANCELLED)
+        return rc;
+    if (rc < 0) {
+        reading->name[0] = '\0';
+        log_warn("`tidemark expire` cannot know that this job reads the snapshot: it has "
+                 "[retention] grace for it err=\"%s\"",
+                 err->text);
+        err_clear(err);
+    }
+    rc = begun ? 0 : check_there(store, record, err);
+    if (rc < 0) {
+        reading_end(reading, store, job, record->id);
+        return rc;
+    }
+    if (reading->name[0])
+        start(reading, store);
+    restore_test_stop("reading-begun");
+    return 0;
+}
+
+void reading_pause(struct reading_mark *reading)
+{
+    if (reading->running) {
+        (void)pthread_mutex_lock(&reading->mutex);
+        reading->stop = true;
+        (void)pthread_cond_signal(&reading->wake);
+        (void)pthread_mutex_unlock(&reading->mutex);
+        (void)pthread_join(reading->thread, NULL);
+    }
+    if (reading->store) {
+        (void)pthread_cond_destroy(&reading->wake);
+        (void)pthread_mutex_destroy(&reading->mutex);
+        store_close(reading->store);
+    }
+    memset(reading, 0, sizeof(*reading));
+}
+
+void reading_end(struct reading_mark *reading, struct store *store, const struct job *job,
+                 const uint8_t snapshot[ID_LEN])
+{
+    struct mark_names own = {.items = NULL};
+    char beginning[STORE_NAME_MAX + 1], id[ID_TEXT_LEN];
+    struct err err;
+    reading_pause(reading);
+    id_to_text(snapshot, id);
+    (void)snprintf(beginning, sizeof(beginning), "%s%s-%s-", prefix, id, job->id);
+    int rc = mark_names(store, beginning, &own, &err);
+    for (size_t i = 0; rc == 0 && i < own.count; i++)
+        rc = store_remove(store, own.items[i], &err);
+    if (rc < 0)
+        log_info("the mark that a snapshot is being read stays for %d days err=\"%s\"",
+                 READING_LIFE_S / 86400, err.text);
+    free(own.items);
+}
