@@ -73,8 +73,8 @@ def test_list(node):
     title = node.cli("list").out.split("\n")[0].split()
     is_(title, ["TAG", "ID", "CAPTURED", "AGE", "NODE", "SIZE", "STORED", "TL", "LSN",
                 "PINNED"], "list on a pipe: all columns")
-    for columns, left in ((200, title), (85, title[:8] + title[9:]), (60, ["TAG", "NODE", "STORED"]),
-                          (10, ["TAG"])):
+    for columns, left in ((200, title), (85, title[:8] + title[9:]),
+                          (60, ["TAG", "NODE", "STORED"]), (10, ["TAG"])):
         lines = [line for line in on_terminal(node, columns, "list") if line]
         ok(max(map(len, lines)) <= max(columns, len("first")), f"{columns} columns: list fits")
         if columns != 60:

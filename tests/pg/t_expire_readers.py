@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """`tidemark expire` in an encrypted repository, beside jobs that sleep for longer than the grace: a
 restore, a verification and an export find all that they read; WAL that a snapshot needs which is
-committed meanwhile stays, or that snapshot fails; marks that cannot be read delete nothing; pins are
-shown. The numbers are those of the table in agent/expire.h.
+committed meanwhile stays, or that snapshot fails; marks that cannot be read delete nothing; pins
+are shown. The numbers are those of the table in agent/expire.h.
 check: build=asan timeout=400"""
 import copy
 import json

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""`tidemark expire` in a bucket, encrypted: keys that may not delete say so and change nothing; those
-that may remove in batches, kill -9 at every removal, and what is left is whole. Ages are the
-server's.
+"""`tidemark expire` in a bucket, encrypted: keys that may not delete say so and change nothing;
+those that may remove in batches, kill -9 at every removal, and what is left is whole. Ages are
+the server's.
 check: build=release timeout=300"""
 import json
 import os
