@@ -332,13 +332,15 @@ int catalog_commit(struct store *store, const struct repo *repo, const struct re
 
 /* --- manifests -------------------------------------------------------------------------------- */
 
-/* The longest that a manifest of this volume can be: every pack holds at least one chunk. */
+/* The longest that a manifest of this volume can be: every pack holds at least one chunk, and each
+ * region's table and each pack may be another snapshot's. */
 static uint64_t manifest_len_max(const struct repo *repo, const struct record_volume *volume)
 {
     uint64_t regions = div_round_up(volume->size, repo->region_size);
     uint64_t chunks = div_round_up(volume->size, repo->chunk_size);
     return FMT_HEADER_LEN + FMT_MANIFEST_FIXED_LEN + regions * FMT_MANIFEST_REGION_LEN +
-           chunks * FMT_MANIFEST_PACK_LEN;
+           chunks * FMT_MANIFEST_PACK_LEN +
+           (repo->cipher == REPO_PLAIN ? 0 : (regions + chunks) * FMT_MANIFEST_ORIGIN_LEN);
 }
 
 static int check_manifest(const struct repo *repo, const struct record *record,

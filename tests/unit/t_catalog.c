@@ -6,6 +6,7 @@
 
 #include "agent/catalog.h"
 #include "io/crypt.h"
+#include "io/keyring.h"
 
 static struct err err;
 static char directory[] = "/tmp/tidemark-t_catalog-XXXXXX";
@@ -292,6 +293,61 @@ static void test_manifest(void)
     free(record);
 }
 
+/* Each chunk of a small volume in a pack of another snapshot, and its table in yet another's: no
+ * manifest of it can be longer. */
+static void test_longest_manifest(void)
+{
+    enum { CHUNKS = 16 };
+    char url[600], name[STORE_NAME_MAX + 1];
+    struct store *sealed;
+    struct repo other;
+    struct key_secret secret;
+    struct record *record = calloc(1, sizeof(*record));
+    struct fmt_manifest_region region = {.len = (uint32_t)fmt_region_len(CHUNKS, CHUNKS),
+                                         .offset = FMT_HEADER_LEN};
+    struct fmt_manifest_pack packs[CHUNKS] = {0};
+    struct fmt_manifest_origin origins[CHUNKS + 1] = {0};
+    struct fmt_manifest manifest = {.size = 1 << 20,
+                                    .chunk_size = 64 << 10,
+                                    .region_size = FMT_REGION_SIZE,
+                                    .region_count = 1,
+                                    .pack_count = CHUNKS,
+                                    .origin_count = CHUNKS + 1,
+                                    .regions = &region,
+                                    .packs = packs,
+                                    .origins = origins};
+    struct fmt_manifest got;
+    void *buf = NULL;
+    (void)snprintf(url, sizeof(url), "file://%s/sealed", directory);
+    is_good(store_open(url, NULL, true, &sealed, &err), &err, "another store");
+    is_good(key_secret_random(&secret, &err), &err, "a secret");
+    is_good(repo_create_sealed(sealed, 64 << 10, &secret, &other, &err), &err, "encrypted");
+    fixture_record(record, 0x61, "longest");
+    memcpy(manifest.volume, record->volumes[0].id, ID_LEN);
+    memcpy(manifest.snapshot, record->id, ID_LEN);
+    for (uint8_t i = 0; i <= CHUNKS; i++) {
+        origins[i].snapshot[0] = i + 1;
+        origins[i].key_id = origins[i].salt[0] = 1;
+        uint8_t *snapshot = i < CHUNKS ? packs[i].snapshot : region.snapshot;
+        snapshot[0] = i + 1;
+        if (i < CHUNKS)
+            packs[i].stored_len = FMT_HEADER_LEN + FMT_TAG_LEN + (packs[i].live_len = 1000);
+    }
+    uint8_t object[4096];
+    size_t len = fmt_manifest_len(1, CHUNKS) + sizeof(origins);
+    fmt_manifest_encode(&manifest, other.id, object);
+    repo_manifest_name(name, manifest.volume, manifest.snapshot);
+    is_good(store_put(sealed, name, object, len, &err), &err, "the longest manifest");
+    sha256(object, len, record->volumes[0].manifest_sha256);
+    record->volumes[0].size = manifest.size;
+    is_good(catalog_manifest(sealed, &other, record, 0, &buf, &got, &err), &err, "is read");
+    is_u64(got.origin_count, CHUNKS + 1, "with all its origins");
+    free(buf);
+    record_release(record);
+    free(record);
+    store_close(sealed);
+}
+
 int main(void)
 {
     char url[600], command[600];
@@ -309,6 +365,7 @@ int main(void)
     test_many();
     test_clusters();
     test_manifest();
+    test_longest_manifest();
     store_close(store);
     (void)snprintf(command, sizeof(command), "rm -rf '%s'", directory);
     return system(command) != 0 || done();
