@@ -5,12 +5,28 @@
 #include <fcntl.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "agent/secret_file.h"
 #include "io/file.h"
 #include "io/secret.h"
 
 static const char what[] = "key file";
+
+/* Of a file that is not there or cannot be read. Never "make another one": it opens nothing. */
+static void hint_unreadable(const char *path, enum fmt_role role, struct err *err)
+{
+    if (role == FMT_ROLE_WAL)
+        (void)err_hint(err,
+                       "it has to be root's, mode 0640, of the server's group (root:postgres): "
+                       "so `tidemark key wal FILE` makes it from key_file of [repository]");
+    else if (access(path, F_OK) < 0 && errno == ENOENT)
+        (void)err_hint(err, "put your copy of the repository's key file back there, root's, mode "
+                            "0600; only a repository that is not made yet takes a new one "
+                            "(`tidemark key generate`)");
+    else
+        (void)err_hint(err, "it is root's, mode 0600: run this as root");
+}
 
 static int check_role(const char *path, enum fmt_role role, const struct key_secret *secret,
                       struct err *err)
@@ -42,9 +58,7 @@ int key_file_load(const char *path, enum fmt_role role, struct key_secret *ret, 
     rc = secret_file_read(what, path, role == FMT_ROLE_WAL ? SECRET_GROUP : SECRET_OWNER, text,
                           KEY_FILE_TEXT_MAX, &len, err);
     if (rc < 0 && err->hint[0] == '\0')
-        (void)err_hint(err,
-                       "key_file has to name a key file that this user can read: `tidemark key "
-                       "generate` makes one, `tidemark key wal` that for the server's user");
+        hint_unreadable(path, role, err);
     if (rc == 0 && key_secret_parse(text, len, &secret, err) < 0)
         rc = err_prefix(err, "key file '%s'", path);
     if (rc == 0)
@@ -92,10 +106,12 @@ static int no_key_file(const struct conf *conf, enum repository_user user, struc
 {
     (void)err_set(err, ERR_AUTH, "repository %s is encrypted, and no key file is configured%s",
                   conf->repository_url, user == REPOSITORY_WAL ? " for WAL" : "");
-    return err_hint(err, user == REPOSITORY_WAL
-                             ? "make one with `tidemark key wal FILE` and name it: `key_file` in "
-                               "section [wal], or --wal-key-file=FILE"
-                             : "set `key_file` in section [repository], or give --key-file=FILE");
+    return err_hint(err,
+                    user == REPOSITORY_WAL
+                        ? "make one with `tidemark key wal FILE` (root:postgres, mode 0640) and "
+                          "name it: `key_file` in section [wal], or --wal-key-file=FILE"
+                        : "put your copy of its key file on this host (root's, mode 0600) and "
+                          "name it: `key_file` in section [repository], or --key-file=FILE");
 }
 
 int key_file_unlock(const struct conf *conf, enum repository_user user, struct store *store,

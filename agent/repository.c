@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "agent/key_file.h"
+#include "agent/key_memory.h"
 #include "agent/log.h"
 #include "agent/repository_access.h"
 
@@ -36,6 +37,20 @@ int repository_open_store(const struct conf *conf, bool create, const _Atomic bo
     return rc;
 }
 
+static void warn_copies(const struct conf *conf, const struct store *store, bool used_copy)
+{
+    struct keyring_info info = {0};
+    if (used_copy)
+        log_warn("repository=%s tidemark.repo is damaged or missing, its copy was used",
+                 conf->repository_url);
+    if (store_keys(store))
+        keyring_describe(store_keys(store), &info);
+    if (info.used_copy)
+        log_warn("repository=%s key/%08x is damaged or missing, its copy was used: `tidemark key "
+                 "rotate` writes both anew",
+                 conf->repository_url, info.generation);
+}
+
 int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct store **ret_store,
                     struct repo *ret_repo, struct err *err)
 {
@@ -56,13 +71,13 @@ int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct 
         return rc;
     }
     rc = key_file_unlock(conf, REPOSITORY_JOBS, store, ret_repo, err);
+    if (rc == 0)
+        rc = key_memory_check(conf, ret_repo, store, err);
     if (rc < 0) {
         store_close(store);
         return rc;
     }
-    if (used_copy)
-        log_warn("repository=%s tidemark.repo is damaged or missing, its copy was used",
-                 conf->repository_url);
+    warn_copies(conf, store, used_copy);
     *ret_store = store;
     return 0;
 }

@@ -40,6 +40,9 @@ enum {
     FMT_PACK_TARGET = 16 << 20, /* bytes: a pack is closed before it would grow past this */
 };
 
+/* Of a key ring: the next one would be 0. */
+#define FMT_GENERATION_MAX (UINT32_MAX - 1)
+
 /* True for 16, 32 and 64 KiB. */
 static inline bool fmt_chunk_size_valid(uint32_t size)
 {

@@ -23,7 +23,8 @@ void fmt_keys_encode(const struct fmt_key *keys, uint32_t count, uint32_t genera
         .number = generation,
     };
     uint8_t *body = to + FMT_HEADER_LEN;
-    assert(count > 0 && count <= FMT_KEYS_MAX && generation > 0);
+    assert(count > 0 && count <= FMT_KEYS_MAX);
+    assert(generation > 0 && generation <= FMT_GENERATION_MAX);
     memset(body, 0, FMT_KEYS_FIXED_LEN);
     put_le32(body, count);
     memcpy(body + FMT_KEYS_FIXED_LEN, keys, (size_t)count * sizeof(*keys));
@@ -59,8 +60,11 @@ int fmt_keys_decode(const uint8_t *from, size_t len, const uint8_t repository[ID
     if (!codec_is_zero(body + 4, FMT_KEYS_FIXED_LEN - 4))
         return err_set(err, ERR_REFUSED, "key ring: reserved bytes are not zero");
     uint32_t count = get_le32(body);
-    if (header.number == 0 || count == 0 || count > FMT_KEYS_MAX || len != fmt_keys_len(count))
-        return err_set(err, ERR_CORRUPT, "key ring: %zu bytes for %" PRIu32 " keys", len, count);
+    if (header.number == 0 || header.number > FMT_GENERATION_MAX || count == 0 ||
+        count > FMT_KEYS_MAX || len != fmt_keys_len(count))
+        return err_set(err, ERR_CORRUPT,
+                       "key ring: %zu bytes for %" PRIu32 " keys of generation %08" PRIx32, len,
+                       count, header.number);
     const struct fmt_key *keys = (const void *)(body + FMT_KEYS_FIXED_LEN);
     rc = check_keys(keys, count, err);
     if (rc < 0)

@@ -92,8 +92,8 @@ static bool take_hex(const char *text, uint8_t *to, size_t len)
 static int malformed(const char *what, struct err *err)
 {
     (void)err_set(err, ERR_AUTH, "%s", what);
-    return err_hint(err, "`tidemark key generate FILE` makes a key file, `tidemark key wal FILE` "
-                         "one for the server's user");
+    return err_hint(err, "put your copy of it back; that of [wal] `tidemark key wal FILE` makes "
+                         "again");
 }
 
 /* "<name> = <64 digits>-<8 digits>" */

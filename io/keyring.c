@@ -1,6 +1,4 @@
-/* See keyring.h. A master key is wrapped as objects are sealed: AES-256-GCM under a key that
- * HKDF makes of the secret and a random salt, with what the key is for as additional data. RFC 3394
- * would do as well, but binds nothing to the key and would be a second primitive to trust. */
+/* See keyring.h; how a key is wrapped is key_wrap.c's part. */
 #include "io/keyring.h"
 
 #include <assert.h>
@@ -9,6 +7,7 @@
 #include <time.h>
 
 #include "io/crypt.h"
+#include "io/key_wrap.h"
 #include "io/secret.h"
 #include "io/store_ops.h"
 
@@ -24,99 +23,28 @@ struct item {
 };
 
 struct keyring {
-    uint8_t repository[ID_LEN];
+    struct repo repo;
     uint32_t generation;
     uint32_t count;
+    bool used_copy; /* the first of its two objects is missing or damaged */
     struct item items[FMT_KEYS_MAX];
 };
 
-/* --- wrapping --------------------------------------------------------------------------------- */
-
-struct wrap_aad {
-    uint8_t repository[ID_LEN];
-    uint32_t id;
-    uint32_t role;
-    int64_t created_s;
-};
-static_assert(sizeof(struct wrap_aad) == 32, "wire size");
-
-static struct wrap_aad aad_of(const uint8_t repository[ID_LEN], const struct fmt_key *key)
+static int new_ring(const struct repo *repo, struct keyring **ret, struct err *err)
 {
-    struct wrap_aad aad = {.id = key->id, .role = key->role, .created_s = key->created_s};
-    memcpy(aad.repository, repository, ID_LEN);
-    return aad;
-}
-
-static const uint8_t wrap_nonce[GCM_NONCE_LEN]; /* zeros: every wrapping has a key of its own */
-
-static struct gcm *wrap_key(const struct key_secret *secret, const uint8_t salt[FMT_SALT_LEN])
-{
-    static const char info[] = "tidemark key wrap";
-    uint8_t key[GCM_KEY_LEN];
-    struct gcm *gcm = gcm_new();
-    hkdf_sha256(secret->bytes, sizeof(secret->bytes), salt, FMT_SALT_LEN, info, sizeof(info) - 1,
-                key, sizeof(key));
-    gcm_set_key(gcm, key);
-    explicit_bzero(key, sizeof(key));
-    return gcm;
-}
-
-static int random_bytes(uint8_t to[32], struct err *err)
-{
-    int rc = id_random(to, err);
-    return rc < 0 ? rc : id_random(to + ID_LEN, err);
-}
-
-static int wrap(const struct keyring *keys, const struct item *item,
-                const struct key_secret *secret, struct fmt_key *ret, struct err *err)
-{
-    *ret = (struct fmt_key){.id = item->id, .role = item->role, .created_s = item->created_s};
-    int rc = random_bytes(ret->salt, err);
+    void *memory;
+    int rc = secret_alloc(sizeof(struct keyring), &memory, err);
     if (rc < 0)
         return rc;
-    key_secret_id(secret, ret->file_id);
-    struct wrap_aad aad = aad_of(keys->repository, ret);
-    struct gcm *gcm = wrap_key(secret, ret->salt);
-    gcm_seal(gcm, wrap_nonce, &aad, sizeof(aad), item->key, sizeof(item->key), ret->wrapped,
-             ret->tag);
-    gcm_free(gcm);
+    *ret = memory;
+    (*ret)->repo = *repo;
     return 0;
 }
 
-/* A key that is wrapped by another secret stays closed; one that says it is by this, and is not,
- * was tampered with. */
-static int unwrap(const struct keyring *keys, const struct fmt_key *key,
-                  const struct key_secret *secret, struct item *ret, struct err *err)
+static int random_key(uint8_t to[32], struct err *err)
 {
-    uint8_t file_id[KEY_FILE_ID_LEN];
-    key_secret_id(secret, file_id);
-    ret->id = key->id;
-    ret->role = (enum fmt_role)key->role;
-    ret->created_s = key->created_s;
-    memcpy(ret->file_id, key->file_id, sizeof(ret->file_id));
-    if (secret->role != ret->role || memcmp(file_id, key->file_id, sizeof(file_id)) != 0)
-        return 0;
-    struct wrap_aad aad = aad_of(keys->repository, key);
-    struct gcm *gcm = wrap_key(secret, key->salt);
-    ret->opened = gcm_open(gcm, wrap_nonce, &aad, sizeof(aad), key->wrapped, sizeof(ret->key),
-                           key->tag, ret->key);
-    gcm_free(gcm);
-    if (!ret->opened)
-        explicit_bzero(ret->key, sizeof(ret->key));
-    return ret->opened ? 0
-                       : err_set(err, ERR_CORRUPT, "key %" PRIu32 " cannot be unwrapped", key->id);
-}
-
-static int unwrap_both(const struct keyring *keys, const struct fmt_key *key,
-                       const struct key_secret *secret, struct item *ret, struct err *err)
-{
-    struct key_secret wal;
-    if (secret->role != FMT_ROLE_DATA || key->role != FMT_ROLE_WAL)
-        return unwrap(keys, key, secret, ret, err);
-    key_secret_wal(secret, &wal);
-    int rc = unwrap(keys, key, &wal, ret, err);
-    explicit_bzero(&wal, sizeof(wal));
-    return rc;
+    int rc = id_random(to, err);
+    return rc < 0 ? rc : id_random(to + ID_LEN, err);
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -151,9 +79,31 @@ static int no_ring(struct store *store, struct err *err)
                          "and init again");
 }
 
-static int read_ring(struct store *store, const struct repo *repo, const char *name,
-                     uint32_t generation, const struct key_secret *secret, struct keyring *keys,
-                     struct err *err)
+/* A key that is wrapped by another secret stays closed; one that says it is by this, and is not,
+ * was tampered with. */
+static int open_key(const struct key_wrap_ring *ring, const struct fmt_key *key,
+                    const struct key_secret *secret, struct item *ret, struct err *err)
+{
+    struct key_secret wal = *secret;
+    if (secret->role == FMT_ROLE_DATA && key->role == FMT_ROLE_WAL)
+        key_secret_wal(secret, &wal);
+    ret->id = key->id;
+    ret->role = (enum fmt_role)key->role;
+    ret->created_s = key->created_s;
+    memcpy(ret->file_id, key->file_id, sizeof(ret->file_id));
+    bool ours = key_wrap_is_by(key, &wal);
+    ret->opened = ours && key_unwrap(ring, &wal, key, ret->key);
+    explicit_bzero(&wal, sizeof(wal));
+    if (ret->opened || !ours)
+        return 0;
+    return err_set(err, ERR_CORRUPT,
+                   "key %" PRIu32 " cannot be unwrapped: the key ring, or tidemark.repo, is not "
+                   "what was written",
+                   key->id);
+}
+
+static int read_ring(struct store *store, const char *name, uint32_t generation,
+                     const struct key_secret *secret, struct keyring *keys, struct err *err)
 {
     free_mem void *buf = NULL;
     size_t len;
@@ -161,28 +111,41 @@ static int read_ring(struct store *store, const struct repo *repo, const char *n
     uint32_t number;
     int rc = store_get_all(store, name, fmt_keys_len(FMT_KEYS_MAX), &buf, &len, err);
     if (rc == 0)
-        rc = fmt_keys_decode(buf, len, repo->id, &number, &from, &keys->count, err);
+        rc = fmt_keys_decode(buf, len, keys->repo.id, &number, &from, &keys->count, err);
     if (rc == 0 && number != generation)
         rc = err_set(err, ERR_CORRUPT, "it is generation %" PRIu32, number);
-    for (uint32_t i = 0; rc == 0 && i < keys->count; i++)
-        rc = unwrap_both(keys, &from[i], secret, &keys->items[i], err);
     keys->generation = generation;
+    struct key_wrap_ring ring;
+    if (rc == 0)
+        key_wrap_begin(&ring, &keys->repo, generation, from, keys->count);
+    for (uint32_t i = 0; rc == 0 && i < keys->count; i++)
+        rc = open_key(&ring, &from[i], secret, &keys->items[i], err);
     return rc < 0 ? err_prefix(err, "object '%s'", name) : 0;
 }
 
 /* The copy, when the first is damaged or missing. */
-static int read_generation(struct store *store, const struct repo *repo, uint32_t generation,
+static int read_generation(struct store *store, uint32_t generation,
                            const struct key_secret *secret, struct keyring *keys, struct err *err)
 {
     char name[STORE_NAME_MAX + 1];
     struct err second;
     repo_keys_name(name, generation, false);
-    int rc = read_ring(store, repo, name, generation, secret, keys, err);
+    int rc = read_ring(store, name, generation, secret, keys, err);
     if (rc != -ERR_MISSING && rc != -ERR_CORRUPT)
         return rc;
     memset(keys->items, 0, sizeof(keys->items));
     repo_keys_name(name, generation, true);
-    return read_ring(store, repo, name, generation, secret, keys, &second) == 0 ? 0 : rc;
+    keys->used_copy = true;
+    int copy_rc = read_ring(store, name, generation, secret, keys, &second);
+    if (copy_rc == 0)
+        return 0;
+    if (rc == -ERR_MISSING)
+        *err = second;
+    if (err->code != ERR_CORRUPT && err->code != ERR_MISSING)
+        return -(int)err->code;
+    return err_hint(err,
+                    "put this object, or its copy, and tidemark.repo back as they were; if nobody "
+                    "changed keys with `tidemark key`, somebody else wrote them");
 }
 
 static void file_id_text(const uint8_t id[KEY_FILE_ID_LEN], char text[17])
@@ -204,36 +167,50 @@ static int wrong_file(const struct keyring *keys, const struct key_secret *secre
     file_id_text(item->file_id, theirs);
     (void)err_set(err, ERR_AUTH, "the key file (%s) is not the one of this repository (%s)", ours,
                   theirs);
-    return err_hint(err, "key_file, or --key-file=FILE, has to name the key file that the "
-                         "repository was made with, or the last one that `tidemark key rewrap` "
-                         "gave it");
+    return err_hint(err,
+                    "put your copy of the repository's key file back: the one it was made "
+                    "with, or the last that `tidemark key rewrap` gave it%s",
+                    secret->role == FMT_ROLE_WAL
+                        ? "; `tidemark key wal FILE` makes that of [wal] from it"
+                        : "");
 }
 
-static bool opens_any(const struct keyring *keys)
+/* A key file opens all keys of its role, the one of the repository all there are. */
+static int check_opened(const struct keyring *keys, const struct key_secret *secret,
+                        struct err *err)
 {
-    for (uint32_t i = 0; i < keys->count; i++)
-        if (keys->items[i].opened)
-            return true;
-    return false;
+    const struct item *closed = NULL;
+    uint32_t opened = 0;
+    for (uint32_t i = 0; i < keys->count; i++) {
+        const struct item *item = &keys->items[i];
+        opened += item->opened;
+        if (!item->opened && (secret->role == FMT_ROLE_DATA || item->role == secret->role))
+            closed = item;
+    }
+    if (opened == 0)
+        return wrong_file(keys, secret, err);
+    if (!closed)
+        return 0;
+    return err_set(err, ERR_CORRUPT,
+                   "key ring: key %" PRIu32 " is wrapped by another key file than the others",
+                   closed->id);
 }
 
 int keyring_open(struct store *store, const struct repo *repo, const struct key_secret *secret,
                  struct err *err)
 {
     uint32_t generation = 0;
-    void *memory;
+    struct keyring *keys;
     assert(repo->cipher == REPO_AES_256_GCM);
-    int rc = secret_alloc(sizeof(struct keyring), &memory, err);
+    int rc = new_ring(repo, &keys, err);
     if (rc < 0)
         return rc;
-    struct keyring *keys = memory;
-    memcpy(keys->repository, repo->id, ID_LEN);
     rc = store_list(store, "key/", take_generation, &generation, err);
     if (rc == 0)
         rc = generation == 0 ? no_ring(store, err)
-                             : read_generation(store, repo, generation, secret, keys, err);
-    if (rc == 0 && !opens_any(keys))
-        rc = wrong_file(keys, secret, err);
+                             : read_generation(store, generation, secret, keys, err);
+    if (rc == 0)
+        rc = check_opened(keys, secret, err);
     if (rc < 0) {
         keyring_free(keys);
         return rc;
@@ -252,7 +229,7 @@ static int add_key(struct keyring *keys, enum fmt_role role, struct err *err)
     struct item *item = &keys->items[keys->count];
     *item = (struct item){
         .id = last + 1, .role = role, .created_s = (int64_t)time(NULL), .opened = true};
-    int rc = random_bytes(item->key, err);
+    int rc = random_key(item->key, err);
     keys->count += rc == 0;
     return rc;
 }
@@ -266,38 +243,90 @@ static int encode(struct keyring *keys, const struct key_secret *secret, uint8_t
     if (!wrapped)
         return err_set(err, ERR_INTERNAL, "out of memory");
     key_secret_wal(secret, &wal);
-    for (uint32_t i = 0; rc == 0 && i < keys->count; i++) {
-        struct item *item = &keys->items[i];
-        rc = wrap(keys, item, item->role == FMT_ROLE_WAL ? &wal : secret, &wrapped[i], err);
-        memcpy(item->file_id, wrapped[i].file_id, sizeof(item->file_id));
+    for (uint32_t i = 0; i < keys->count; i++) {
+        const struct item *item = &keys->items[i];
+        wrapped[i] =
+            (struct fmt_key){.id = item->id, .role = item->role, .created_s = item->created_s};
     }
+    struct key_wrap_ring ring;
+    key_wrap_begin(&ring, &keys->repo, keys->generation, wrapped, keys->count);
+    for (uint32_t i = 0; rc == 0 && i < keys->count; i++)
+        rc = key_wrap(&ring, wrapped[i].role == FMT_ROLE_WAL ? &wal : secret, keys->items[i].key,
+                      &wrapped[i], err);
     explicit_bzero(&wal, sizeof(wal));
     if (rc == 0)
-        fmt_keys_encode(wrapped, keys->count, keys->generation, keys->repository, to);
+        fmt_keys_encode(wrapped, keys->count, keys->generation, keys->repo.id, to);
     return rc;
 }
 
-/* The copy first: a ring that is there has its copy. */
+/* Where the store does not create once, two may find no object and write at the same moment: at
+ * least one of them sees it here. */
+static int read_back(struct store *store, const char *name, const uint8_t *object, size_t len,
+                     struct err *err)
+{
+    free_mem void *there = NULL;
+    size_t there_len;
+    int rc = store_get_all(store, name, fmt_keys_len(FMT_KEYS_MAX), &there, &there_len, err);
+    if (rc < 0)
+        return rc;
+    return there_len == len && memcmp(there, object, len) == 0 ? 0 : STORE_EXISTS;
+}
+
+static int somebody_else(const char *name, struct err *err)
+{
+    (void)err_set(err, ERR_BUSY, "object '%s' is not ours: somebody else changes the keys", name);
+    return err_hint(err, "look at `tidemark key status`, then do it again, on one host");
+}
+
+/* It counts as soon as one of its objects is there, so it cannot be taken back: somebody may have
+ * sealed with it. */
+static int half_written(uint32_t generation, bool copy_there, struct err *err)
+{
+    if (copy_there)
+        (void)err_prefix(err,
+                         "generation %08" PRIx32 " of the key ring counts from now on, but only "
+                         "its copy is known to be there",
+                         generation);
+    else if (err->maybe_done)
+        (void)err_prefix(err, "generation %08" PRIx32 " of the key ring may still arrive",
+                         generation);
+    else
+        return -(int)err->code;
+    return err_hint(err, "look at `tidemark key status` and do it again; keep the old key file and "
+                         "the new one until then");
+}
+
+/* Each put is whole or not at all, and readers take the copy where the first is missing: whenever
+ * this is killed, the newest generation that is there can be read, and the one before is whole. */
+static int put_ring(struct store *store, uint32_t generation, const uint8_t *object, size_t len,
+                    struct err *err)
+{
+    char name[2][STORE_NAME_MAX + 1];
+    int rc = 0, copy = 1;
+    for (; copy >= 0; copy--) {
+        repo_keys_name(name[copy], generation, copy);
+        rc = store_put(store, name[copy], object, len, err);
+        if (rc == STORE_EXISTS)
+            return somebody_else(name[copy], err);
+        if (rc < 0)
+            return half_written(generation, copy == 0, err);
+    }
+    for (copy = 1; rc == 0 && copy >= 0; copy--)
+        rc = read_back(store, name[copy], object, len, err);
+    return rc == STORE_EXISTS ? somebody_else(name[copy + 1], err) : rc;
+}
+
 static int write_ring(struct store *store, struct keyring *keys, const struct key_secret *secret,
                       struct err *err)
 {
-    char name[STORE_NAME_MAX + 1];
     size_t len = fmt_keys_len(keys->count);
     free_mem uint8_t *object = malloc(len);
     if (!object)
         return err_set(err, ERR_INTERNAL, "out of memory");
     assert(secret->role == FMT_ROLE_DATA);
+    keys->used_copy = false;
     int rc = encode(keys, secret, object, err);
-    for (int copy = 1; rc == 0 && copy >= 0; copy--) {
-        repo_keys_name(name, keys->generation, copy);
-        rc = store_put(store, name, object, len, err);
-    }
-    if (rc == STORE_EXISTS) {
-        (void)err_set(err, ERR_BUSY, "object '%s' is there already: somebody else changes the keys",
-                      name);
-        return err_hint(err, "look at `tidemark key status`, then try again");
-    }
-    return rc;
+    return rc < 0 ? rc : put_ring(store, keys->generation, object, len, err);
 }
 
 /* Ends the making of a ring that came to rc: it is written and becomes the store's, or goes. */
@@ -316,27 +345,15 @@ static int publish(struct store *store, struct keyring *keys, const struct key_s
 int keyring_create(struct store *store, const struct repo *repo, const struct key_secret *secret,
                    struct err *err)
 {
-    void *memory;
-    int rc = secret_alloc(sizeof(struct keyring), &memory, err);
+    struct keyring *keys;
+    int rc = new_ring(repo, &keys, err);
     if (rc < 0)
         return rc;
-    struct keyring *keys = memory;
-    memcpy(keys->repository, repo->id, ID_LEN);
     keys->generation = 1;
     rc = add_key(keys, FMT_ROLE_DATA, err);
     if (rc == 0)
         rc = add_key(keys, FMT_ROLE_WAL, err);
     return publish(store, keys, secret, rc, err);
-}
-
-static bool same_file(const struct keyring *keys, const struct key_secret *secret)
-{
-    uint8_t id[KEY_FILE_ID_LEN];
-    key_secret_id(secret, id);
-    for (uint32_t i = 0; i < keys->count; i++)
-        if (keys->items[i].role == FMT_ROLE_DATA)
-            return memcmp(keys->items[i].file_id, id, sizeof(id)) == 0;
-    return false;
 }
 
 /* What the old key file opens has to go, or it is good for ever. */
@@ -357,29 +374,30 @@ int keyring_advance(struct store *store, const struct repo *repo, const struct k
                     bool new_keys, uint32_t *ret_left, struct err *err)
 {
     const struct keyring *old = store_keys(store);
-    void *memory;
-    assert(old != NULL && memcmp(old->repository, repo->id, ID_LEN) == 0);
+    struct keyring *keys;
+    assert(old != NULL && memcmp(old->repo.id, repo->id, ID_LEN) == 0);
+    if (old->generation == FMT_GENERATION_MAX)
+        return err_set(err, ERR_REFUSED, "generation %08" PRIx32 " of the key ring is the last",
+                       old->generation);
     for (uint32_t i = 0; i < old->count; i++)
         if (!old->items[i].opened)
             return err_set(err, ERR_AUTH,
                            "this key file does not open key %" PRIu32 " of the repository",
                            old->items[i].id);
-    int rc = secret_alloc(sizeof(struct keyring), &memory, err);
+    int rc = new_ring(repo, &keys, err);
     if (rc < 0)
         return rc;
-    struct keyring *keys = memory;
-    memcpy(keys, old, sizeof(*keys));
+    *keys = *old;
     keys->generation++;
     if (new_keys)
         rc = add_key(keys, FMT_ROLE_DATA, err);
     if (rc == 0 && new_keys)
         rc = add_key(keys, FMT_ROLE_WAL, err);
     uint32_t generation = keys->generation;
-    bool same = same_file(old, secret);
     rc = publish(store, keys, secret, rc, err); /* frees the old ones */
     if (rc < 0)
         return rc;
-    uint32_t left = same ? 0 : remove_before(store, generation);
+    uint32_t left = new_keys ? 0 : remove_before(store, generation);
     if (ret_left)
         *ret_left = left;
     return 0;
@@ -404,6 +422,7 @@ void keyring_describe(const struct keyring *keys, struct keyring_info *ret)
         .data_key = data && data->opened ? data->id : 0,
         .wal_key = wal && wal->opened ? wal->id : 0,
         .count = keys->count,
+        .used_copy = keys->used_copy,
     };
 }
 
@@ -457,7 +476,7 @@ int keyring_object_key(const struct keyring *keys, enum fmt_role role, uint32_t 
 
 const uint8_t *keyring_repository(const struct keyring *keys)
 {
-    return keys->repository;
+    return keys->repo.id;
 }
 
 void keyring_free(struct keyring *keys)

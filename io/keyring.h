@@ -47,9 +47,9 @@ int keyring_create(struct store *store, const struct repo *repo, const struct ke
                    struct err *err);
 
 /* The next generation, wrapped by secret (of role DATA), with new keys or the same ones; the store
- * has it then. secret may be another one than the ring was opened with: then the generations before
- * are removed, else they stay. *ret_left (may be NULL): so many could not be removed. ERR_BUSY when
- * another was faster. */
+ * has it then. secret may be another one than the ring was opened with. Without new keys the
+ * generations before are removed: another secret may open them. *ret_left (may be NULL): so many
+ * could not be. ERR_BUSY when another was faster. */
 int keyring_advance(struct store *store, const struct repo *repo, const struct key_secret *secret,
                     bool new_keys, uint32_t *ret_left, struct err *err);
 
@@ -58,6 +58,7 @@ struct keyring_info {
     uint32_t generation;
     uint32_t data_key, wal_key; /* that new objects are sealed with; 0 = not opened */
     uint32_t count;             /* of all keys in it */
+    bool used_copy;             /* of its two objects the first is missing or damaged */
 };
 void keyring_describe(const struct keyring *keys, struct keyring_info *ret);
 

@@ -90,6 +90,24 @@ static void seal_to(struct seal *seal, uint64_t offset, const uint8_t *from, siz
     gcm_seal(seal->gcm, nonce, seal->repository, ID_LEN, from, len, to, to + len);
 }
 
+/* The first part of an object that is sealed as a whole answers for its header, which stands before
+ * it at to. */
+static void seal_first(struct seal *seal, const uint8_t *from, size_t len, uint8_t *to)
+{
+    uint8_t nonce[GCM_NONCE_LEN];
+    nonce_of(FMT_HEADER_LEN, nonce);
+    gcm_seal(seal->gcm, nonce, to - FMT_HEADER_LEN, FMT_HEADER_LEN, from, len, to, to + len);
+}
+
+static bool open_first(struct seal *seal, const uint8_t *object, size_t len, uint8_t *to)
+{
+    const uint8_t *from = object + FMT_HEADER_LEN;
+    uint8_t nonce[GCM_NONCE_LEN], tag[GCM_TAG_LEN];
+    nonce_of(FMT_HEADER_LEN, nonce);
+    memcpy(tag, from + len, sizeof(tag));
+    return gcm_open(seal->gcm, nonce, object, FMT_HEADER_LEN, from, len, tag, to);
+}
+
 void seal_part(struct seal *seal, uint64_t offset, uint8_t *bytes, size_t len)
 {
     seal_to(seal, offset, bytes, len, bytes);
@@ -149,18 +167,18 @@ static int check_kind(const struct fmt_header *header, const char *name, struct 
     return err_set(err, ERR_CORRUPT, "a %s has no place there", fmt_kind_name(header->kind));
 }
 
-static void seal_body(struct seal *seal, const struct fmt_header *header, const uint8_t *plain,
-                      size_t len, uint8_t *to)
+/* Behind the header of the sealed object, which is at to. digest: of the plain one. */
+static void seal_body(struct seal *seal, enum fmt_kind kind, const uint8_t digest[FMT_SHA256_LEN],
+                      const uint8_t *plain, size_t len, uint8_t *to)
 {
-    if (header->kind != FMT_WAL) {
-        seal_to(seal, FMT_HEADER_LEN, plain + FMT_HEADER_LEN, len - FMT_HEADER_LEN,
-                to + FMT_HEADER_LEN);
+    uint8_t *body = to + FMT_HEADER_LEN;
+    if (kind != FMT_WAL) {
+        seal_first(seal, plain + FMT_HEADER_LEN, len - FMT_HEADER_LEN, body);
         return;
     }
-    uint8_t *fixed = to + FMT_HEADER_LEN;
-    memcpy(fixed, plain + FMT_HEADER_LEN, WAL_CHECKSUM_AT);
-    memcpy(fixed + WAL_CHECKSUM_AT, header->digest, FMT_SHA256_LEN);
-    seal_part(seal, FMT_HEADER_LEN, fixed, WAL_SEALED_FIXED);
+    memcpy(body, plain + FMT_HEADER_LEN, WAL_CHECKSUM_AT);
+    memcpy(body + WAL_CHECKSUM_AT, digest, FMT_SHA256_LEN);
+    seal_first(seal, body, WAL_SEALED_FIXED, body);
     seal_to(seal, SEAL_WAL_HEAD_LEN, plain + WAL_HEAD_PLAIN, len - WAL_HEAD_PLAIN,
             to + SEAL_WAL_HEAD_LEN);
 }
@@ -175,12 +193,14 @@ static int seal_whole(const struct keyring *keys, const char *name, struct fmt_h
     struct seal *seal = seal_new();
     rc = seal_begin(seal, keys, role_of(name), origin.key_id, origin.salt, name, err);
     if (rc == 0) {
-        seal_body(seal, header, plain, len, to);
+        uint8_t digest[FMT_SHA256_LEN];
+        memcpy(digest, header->digest, sizeof(digest));
         header->key_id = origin.key_id;
         header->body_len += header->kind == FMT_WAL ? SEAL_WAL_OVERHEAD : FMT_TAG_LEN;
         memcpy(header->salt, origin.salt, sizeof(header->salt));
         memset(header->digest, 0, sizeof(header->digest));
         fmt_header_encode(header, to);
+        seal_body(seal, header->kind, digest, plain, len, to);
     }
     seal_free(seal);
     return rc;
@@ -255,7 +275,7 @@ static int open_wal_fixed(struct seal *seal, struct fmt_header *header, const ui
 {
     uint8_t fixed[WAL_SEALED_FIXED];
     if (header->body_len < SEAL_WAL_HEAD_LEN + FMT_TAG_LEN - FMT_HEADER_LEN ||
-        !seal_open_part(seal, FMT_HEADER_LEN, from + FMT_HEADER_LEN, sizeof(fixed), fixed))
+        !open_first(seal, from, sizeof(fixed), fixed))
         return not_sealed_so(err);
     memcpy(to + FMT_HEADER_LEN, fixed, WAL_CHECKSUM_AT);
     memcpy(header->digest, fixed + WAL_CHECKSUM_AT, FMT_SHA256_LEN);
@@ -286,8 +306,7 @@ static int open_body(struct seal *seal, struct fmt_header *header, const uint8_t
         return open_wal(seal, header, from, len, to, ret_len, err);
     size_t plain_len = len - FMT_TAG_LEN;
     if (len < FMT_HEADER_LEN + FMT_TAG_LEN ||
-        !seal_open_part(seal, FMT_HEADER_LEN, from + FMT_HEADER_LEN, plain_len - FMT_HEADER_LEN,
-                        to + FMT_HEADER_LEN))
+        !open_first(seal, from, plain_len - FMT_HEADER_LEN, to + FMT_HEADER_LEN))
         return not_sealed_so(err);
     sha256(to + FMT_HEADER_LEN, plain_len - FMT_HEADER_LEN, header->digest);
     put_plain_header(header, FMT_TAG_LEN, to);

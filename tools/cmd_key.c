@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "agent/key_file.h"
+#include "agent/key_memory.h"
 #include "agent/process.h"
 #include "agent/repository.h"
 #include "tools/cmd.h"
@@ -62,29 +63,39 @@ static int run_generate(struct cmd *cmd, struct err *err)
     return rc;
 }
 
-/* Root makes it for the server's user. */
-static int64_t server_group(const struct conf *conf)
+/* Root makes it for the server's user: root's alone it would be good for nobody. -1: not root. */
+static int server_group(const struct conf *conf, int64_t *ret, struct err *err)
 {
-    struct err ignored;
     char home[256];
     uid_t uid;
     gid_t gid;
-    if (geteuid() != 0 || process_user(conf->os_user, &uid, &gid, home, &ignored) < 0)
-        return -1;
-    return (int64_t)gid;
+    *ret = -1;
+    if (geteuid() != 0)
+        return 0;
+    int rc = process_user(conf->os_user, &uid, &gid, home, err);
+    if (rc < 0) {
+        (void)err_prefix(err, "the key file is for the server's user");
+        return err_hint(err, "install PostgreSQL, or set `os_user` in section [postgresql], first: "
+                             "the file gets the group of that account");
+    }
+    *ret = (int64_t)gid;
+    return 0;
 }
 
 static int run_wal(struct cmd *cmd, struct err *err)
 {
     struct key_secret data = {0}, wal = {0};
+    int64_t group_id = -1;
     int rc = need_file(cmd, err);
     if (rc == 0)
         rc = need_configured(cmd, err);
     if (rc == 0)
+        rc = server_group(&cmd->conf, &group_id, err);
+    if (rc == 0)
         rc = key_file_load(cmd->conf.repository_key_file, FMT_ROLE_DATA, &data, err);
     if (rc == 0) {
         key_secret_wal(&data, &wal);
-        rc = key_file_make(cmd->args[1], &wal, server_group(&cmd->conf), err);
+        rc = key_file_make(cmd->args[1], &wal, group_id, err);
     }
     if (rc == 0)
         print_made(cmd, &wal, cmd->args[1]);
@@ -148,6 +159,8 @@ static int advance(struct cmd *cmd, const char *path, bool new_keys, struct err 
     rc = key_file_load(path, FMT_ROLE_DATA, &secret, err);
     if (rc == 0)
         rc = keyring_advance(store, &repo, &secret, new_keys, &left, err);
+    if (rc == 0)
+        rc = key_memory_check(&cmd->conf, &repo, store, err);
     explicit_bzero(&secret, sizeof(secret));
     if (rc == 0)
         show_ring(cmd, store);
@@ -155,8 +168,9 @@ static int advance(struct cmd *cmd, const char *path, bool new_keys, struct err 
     if (rc == 0 && left > 0)
         (void)fprintf(stderr,
                       "%u objects of older generations in key/ could not be removed: as long as "
-                      "they are there,\nthe old key file opens all objects made so far. Remove "
-                      "them with keys that may delete.\n",
+                      "they are there,\nthe old key file opens all objects made so far. `tidemark "
+                      "key rewrap` with the same file and with\nkeys that may delete removes "
+                      "them.\n",
                       left);
     return rc;
 }
@@ -174,9 +188,10 @@ static int run_rewrap(struct cmd *cmd, struct err *err)
     if (rc == 0)
         (void)fprintf(stderr,
                       "From now on the key file is %s, on every host that uses the repository: "
-                      "name it in\n`key_file` of [repository], and make that of [wal] anew "
-                      "(`tidemark key wal FILE`).\nUntil then they get exit 13, and WAL waits in "
-                      "pg_wal.\n",
+                      "put it in\nthe place of the old one (root's, mode 0600), and make that of "
+                      "[wal] anew (`tidemark key wal\nFILE`: root:postgres, mode 0640). Where "
+                      "`key_file` gets another name, restart the agent.\nUntil then they get exit "
+                      "13, and WAL waits in pg_wal. Keep a copy of it elsewhere.\n",
                       cmd->args[1]);
     return rc;
 }

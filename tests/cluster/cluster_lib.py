@@ -129,6 +129,13 @@ class Cluster:
     def make_member(self, name, size, options, **more):
         return Member(self.box, name, self.repository, size, options, **more)
 
+    def encrypt(self):
+        """Before start(): the repository will be encrypted."""
+        self.primary.encrypt()
+        for standby in self.standbys:
+            standby.encrypt(like=self.primary)
+        return self
+
     def start(self):
         self.primary.start()
         for standby in self.standbys:
@@ -204,7 +211,7 @@ class Coordinator:
         self.sections = {
             "tidemark": {"cluster": "main", "node": name, "state_dir": self.state_dir,
                          "socket": self.socket},
-            "repository": {"url": cluster.repository},
+            "repository": {"url": cluster.repository, "key_file": cluster.primary.key},
             "coordinator": {"members": " ".join(
                 f"{m.name}={m.address or 'unix:' + m.socket}" for m in cluster.members)},
         }

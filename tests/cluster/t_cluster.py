@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # check: build=asan campaign=release timeout=400
-"""A primary with two standbys, one of them synchronous: a snapshot with the topology, a disaster,
-and one command to the coordinator that brings all three back to the tag."""
+"""A primary with two standbys, one of them synchronous, and an encrypted repository: a snapshot
+with the topology, a disaster, and one command to the coordinator that brings all three back to the
+tag."""
 import glob
 import json
 import os
@@ -166,7 +167,7 @@ def main():
     tm.need_root()
     tm.need_programs("tidemark", "tidemark-agent", "tidemark-coordinator", "tidemark-wal")
     box = tm.Sandbox("cluster")
-    cluster = Cluster(box, options=hooks(box), provider=None).start()
+    cluster = Cluster(box, options=hooks(box), provider=None).encrypt().start()
     coordinator = Coordinator(box, cluster, options=hooks(box)).start()
     server = cluster.primary.server
     server.psql("create table orders as select i as id, repeat(md5(i::text), 20) as pad"

@@ -166,7 +166,7 @@ class Node:
         for section, values in (options or {}).items():
             sections.setdefault(section, {}).update(values)
         self.sections = sections
-        self.init_options = ()
+        self.init_options, self.key = (), None
         self.conf = box.join(f"{name}.conf")
         self.write_conf()
         self.archive_command = f"{self.programs}/tidemark-wal push %p --config={self.conf}"
@@ -174,13 +174,17 @@ class Node:
                             if archive else {}), **(settings or {})}
         self.agent = Agent(box, self.conf, self.socket, self.programs, f"{name}-agent")
 
-    def encrypt(self):
-        """Before start(): the repository will be encrypted."""
-        self.key, self.wal_key = self.box.join("repository.key"), self.box.join("wal.key")
-        for args in (("generate", self.key), ("wal", self.wal_key, f"--key-file={self.key}")):
-            done = self.cli("key", *args)
-            if done.status != 0:
-                raise RuntimeError(f"tidemark key: exit {done.status}: {done.err}")
+    def encrypt(self, like=None):
+        """Before start(): the repository will be encrypted; with the keys of another node, when
+        that has them."""
+        if like:
+            self.key, self.wal_key = like.key, like.wal_key
+        else:
+            self.key, self.wal_key = self.box.join("repository.key"), self.box.join("wal.key")
+            for args in (("generate", self.key), ("wal", self.wal_key, f"--key-file={self.key}")):
+                done = self.cli("key", *args)
+                if done.status != 0:
+                    raise RuntimeError(f"tidemark key: exit {done.status}: {done.err}")
         self.sections["repository"]["key_file"] = self.key
         self.sections.setdefault("wal", {})["key_file"] = self.wal_key
         self.init_options = ("--cipher=aes-256-gcm",)

@@ -22,11 +22,12 @@ def credentials_file(box, name, keys, mode=0o640):
 
 
 class Place:
-    """A repository in a bucket of the store, which is made. options: of [repository]."""
+    """A repository in a bucket of the store, which is made. sealed: for the test to know. options:
+    of [repository]."""
 
     def __init__(self, box, store, bucket, prefix="", keys=None, endpoint=None, what="",
-                 **options):
-        self.what = what or bucket
+                 sealed=False, **options):
+        self.what, self.sealed = what or bucket, sealed
         self.box, self.store, self.bucket, self.prefix = box, store, bucket, prefix
         self.keys, self.endpoint = keys or store.keys, endpoint or store.endpoint
         self.url = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")

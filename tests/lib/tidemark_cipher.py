@@ -154,14 +154,19 @@ def read_key_file(text):
 
 
 class Keys:
-    """Of one repository: key id -> (role, master key)."""
+    """Of one repository: key id -> (role, master key). repo_object: tidemark.repo as it is."""
 
-    def __init__(self, repository, secrets, body):
-        self.repository = repository
+    def __init__(self, repo_object, secrets, generation, body):
+        self.repository = repository = repo_object[32:48]
         self.masters = {}
         count = struct.unpack_from("<I", body)[0]
         if len(body) != 16 + 112 * count or any(body[4:16]):
             raise ValueError("key ring: wrong length or reserved bytes")
+        if not 0 < generation < 0xFFFFFFFF:
+            raise ValueError("key ring: no such generation")
+        heads = b"".join(body[at:at + 16] for at in range(16, len(body), 112))
+        ring = (struct.pack("<II", generation, count)
+                + hashlib.sha256(repo_object + heads).digest())
         for at in range(16, len(body), 112):
             number, role, created = struct.unpack_from("<IIq", body, at)
             file_id, salt = body[at + 16:at + 32], body[at + 32:at + 64]
@@ -170,7 +175,7 @@ class Keys:
             if secret is None or hkdf(secret, b"tidemark key file id", 16) != file_id:
                 continue
             master = Gcm(hkdf(secret, b"tidemark key wrap", 32, salt)).open(
-                bytes(12), repository + struct.pack("<IIq", number, role, created), sealed)
+                bytes(12), repository + struct.pack("<IIq", number, role, created) + ring, sealed)
             if master is None:
                 raise ValueError(f"key {number} cannot be unwrapped")
             self.masters[number] = role, master
@@ -183,8 +188,9 @@ class Keys:
             raise ValueError(f"{name}: key {number} does not seal it")
         return Gcm(hkdf(master, name.encode(), 32, salt))
 
-    def open_part(self, gcm, name, offset, sealed):
-        plain = gcm.open(struct.pack("<QI", offset, 0), self.repository, sealed)
+    def open_part(self, gcm, name, offset, sealed, header=None):
+        """header: of the object, whose first part answers for it."""
+        plain = gcm.open(struct.pack("<QI", offset, 0), header or self.repository, sealed)
         if plain is None:
             raise ValueError(f"{name} at {offset}: wrong tag")
         return plain

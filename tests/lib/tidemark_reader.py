@@ -227,7 +227,7 @@ class Repository:
             data = self.read(name + ".copy")
             header = self.header(data, b"TMKEYS", name, number=int(max(names), 16))
             header.whole(data, name)
-        self.keys = tidemark_cipher.Keys(self.id, secrets, data[192:])
+        self.keys = tidemark_cipher.Keys(self.object, secrets, header.number, data[192:])
 
     def plain(self, data, magic, name):
         """The plain form of a manifest or a JSON object."""
@@ -236,7 +236,7 @@ class Repository:
         header = Header(data, magic, name)
         need(header.key and len(data) == 192 + header.body_len, f"{name}: not sealed, or cut")
         gcm = self.keys.of_object(name, header.key, header.salt)
-        body = self.keys.open_part(gcm, name, 192, data[192:])
+        body = self.keys.open_part(gcm, name, 192, data[192:], data[:192])
         head = (data[:16] + bytes(8) + struct.pack("<Q", len(body)) + data[32:88]
                 + hashlib.sha256(body).digest() + bytes(56))
         return head + PLAIN.digest(head) + body
@@ -249,7 +249,7 @@ class Repository:
             "<IIQqI", data, 192)
         need(self.chunk_size in (16384, 32768, 65536) and self.region_size == 64 << 20, "geometry")
         need(self.cipher in (0, 1) and not any(data[220:]), "tidemark.repo: cipher or reserved")
-        self.id, self.hash = header.repository, Xxh3(seed)
+        self.id, self.hash, self.object = header.repository, Xxh3(seed), data
 
     def path(self, name):
         return os.path.join(self.directory, name)

@@ -1,12 +1,33 @@
 #!/usr/bin/env python3
 # check: timeout=300
 """An encrypted repository with a real server: nothing plain in it; every kind of object flipped,
-cut and swapped is corrupt and named; wrong, missing and loose key files; a plain repository put in
-its place; rotation; another key file; and a restore with only repository and key file."""
+cut, swapped and removed is found and named; wrong, missing and loose key files; a plain repository
+put in its place; rotation, also killed; another key file; an older key ring put back; export;
+expire; and a restore with only repository and key file.
+
+What somebody who can write, and has no key, does to an object, and who sees it here: T this test,
+S tests/unit/t_seal.c (every bit and length, right checksums, so that only the seal can tell).
+
+              bit   cut   another's   another's body   moved in    removed   one that is
+                          object      behind the       its object            older or not
+                                      right header                           sealed
+  pack        T S   T S   T S         T S              S           T         -
+  table pack  T S   T S   T S         T S              S           T         -
+  manifest    T S   T S   T S         T                -           T         S
+  record      T S   T S   T S         T                -           T         S
+  WAL         T S   T S   T S         T                -           T         S
+  key ring    S     S     S           S                S           T         T
+  tidemark.repo S   -     T           S                -           -         T
+
+An older pack, table, manifest or record has another name, which holds a random id."""
 import glob
+import grp
 import json
 import os
+import pwd
 import shutil
+import signal
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -34,6 +55,14 @@ def save(node, name, data):
     os.chmod(path, 0o640)
     with open(path, "wb") as file:
         file.write(data)
+
+
+def away(node, name):
+    """Removes an object; the result puts it back."""
+    path = os.path.join(snap.repository(node), name)
+    hidden = os.path.join(os.path.dirname(path), ".away-" + os.path.basename(path))
+    os.rename(path, hidden)
+    return lambda: os.rename(hidden, path)
 
 
 def test_nothing_plain(node):
@@ -89,6 +118,11 @@ def test_damage(node):
             if not ok(good, f"{kind}: {what}: exit {done.status}"):
                 diag(done.err)
         save(node, name, data)
+        back = away(node, name)
+        done = node.cli("verify", identity)
+        ok(done.status in (EXIT["corrupt"], EXIT["missing"], EXIT["refused"]),
+           f"{kind}: removed: exit {done.status}") or diag(done.err)
+        back()
     is_status(node.cli("verify", identity), 0, "all put right again")
 
 
@@ -98,19 +132,35 @@ def test_keys(node, box):
     done = node.cli("key", "generate", wrong)
     is_status(done, "refused", "which is not overwritten")
     for what, options, text in (
-            ("a wrong key file", (f"--key-file={wrong}",), "is not the one of this repository"),
-            ("none", (), "no key file is configured"),
-            ("a missing one", ("--key-file=/nonexistent/key",), "No such file"),
+            ("a wrong key file", (f"--key-file={wrong}",),
+             "is not the one of this repository.*put your copy"),
+            ("none", (), "no key file is configured.*put your copy"),
+            ("a missing one", ("--key-file=/nonexistent/key",), "No such file.*put your copy"),
             ("the one of WAL", (f"--key-file={node.wal_key}",), "may be used by others|WAL only")):
         done = run_program(os.path.join(node.programs, "tidemark"), "list",
                            f"--repository={node.repository}", *options)
         is_status(done, "auth", f"{what}: 13")
-        like(done.err, f"(?s)({text}).*hint: ", f"{what}: says so, with a hint")
+        like(done.err, f"(?s)({text}).*", f"{what}: says so")
+        like(done.err, r"\nhint: ", f"{what}: with a hint")
     os.chmod(node.key, 0o644)
     done = node.cli("list", "--local")
     is_status(done, "auth", "one that others may read")
     like(done.err, "may be used by others", "is refused")
     os.chmod(node.key, 0o600)
+    lonely = box.join("lonely.key")
+    done = node.cli("key", "wal", lonely, TIDEMARK_POSTGRESQL_OS_USER="nobody-of-that-name")
+    is_status(done, "config", "a WAL key file for an account that is not there")
+    like(done.err, "(?s)server's user: there is no account 'nobody-of.*hint: .*os_user", "says so")
+    is_(os.path.exists(lonely), False, "and makes none that only root could read")
+    found = os.stat(node.wal_key)
+    is_((found.st_mode & 0o777, found.st_uid, pwd.getpwuid(found.st_uid).pw_name,
+         grp.getgrgid(found.st_gid).gr_name), (0o640, 0, "root", "postgres"),
+        "else it is root:postgres, 0640")
+    name_of_wal = f"{1:08X}{0:08X}{1:08X}"
+    os.chown(node.wal_key, 0, 0)
+    done = node.wal("get", name_of_wal, box.join("log/segment"), "--get-timeout=1s")
+    like(done.err, "(?s)open key file.*hint: .*mode 0640.*root:postgres", "root's alone: says so")
+    os.chown(node.wal_key, 0, found.st_gid)
     segment = os.path.basename(kinds_of(node)[0]["WAL"][0])
     to = box.join("log/segment")
     is_status(node.wal("get", segment, to), 0, "the server's user gets WAL with its own key file")
@@ -139,6 +189,64 @@ def test_plain_in_its_place(node, box):
         save(node, name, was)
 
 
+def start_rotate(node):
+    return subprocess.Popen([os.path.join(node.programs, "tidemark"), "key", "rotate"],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            env={**os.environ, "TIDEMARK_CONFIG": node.conf})
+
+
+def generation_of(node):
+    return json.loads(node.cli("key", "status", "--json").out)["generation"]
+
+
+def test_concurrent(node):
+    """Two at once: each that ends with 0 has a generation of its own."""
+    before = generation_of(node)
+    ends = []
+    for _ in range(4):
+        both = [start_rotate(node), start_rotate(node)]
+        ends += [process.wait(60) for process in both]
+    is_(set(ends) <= {0, EXIT["busy"]}, True, f"two rotations at once, four times: {ends}")
+    is_(generation_of(node), before + ends.count(0), "none took another's place")
+
+
+def test_killed(node):
+    """kill -9 of rotate, anywhere: the ring can be read, and rotated again."""
+    rng, _ = seeded()
+    for _ in range(8):
+        with start_rotate(node) as process:
+            try:
+                process.wait(rng.uniform(0, 0.06))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+        done = node.cli("key", "status", "--json")
+        if done.status != 0:
+            break
+    is_status(done, 0, f"rotate was killed eight times: {len(below(node, 'key/*'))} objects")
+    is_status(node.cli("key", "rotate"), 0, "rotate once more")
+    is_status(node.cli("verify", "three"), 0, "what was sealed before is read")
+
+
+def test_rollback(node):
+    """Whoever can write puts an older key ring back; this host knows that there was a newer one."""
+    generation = generation_of(node)
+    newest = [away(node, name) for name in below(node, f"key/{generation:08x}*")]
+    is_(len(newest), 2, "the newest key ring, and its copy")
+    for what, args in (("list", ("list", "--local")), ("snapshot", ("snapshot", "--tag", "evil")),
+                       ("rotate", ("key", "rotate"))):
+        done = node.cli(*args)
+        is_status(done, "refused", f"an older key ring: {what} is refused")
+        like(done.err, rf"(?s)host has seen {generation:08x}.*hint: .*put key/{generation:08x} "
+             rf"back.*remove {node.state_dir}/keyring-[0-9a-f]*\.json", "how to go on")
+    memory = glob.glob(f"{node.state_dir}/keyring-*.json")
+    is_(len(memory), 1, "that is remembered in state_dir")
+    os.unlink(memory[0])
+    is_status(node.cli("list", "--local"), 0, "without which it is believed")
+    for back in newest:
+        back()
+    is_status(node.cli("list", "--local"), 0, "put right again")
+
+
 def test_rotation(node):
     done = node.cli("key", "rotate", "--json")
     is_status(done, 0, "rotate")
@@ -159,6 +267,23 @@ def test_rotation(node):
     node.server.psql("insert into secrets values ('after the change of keys')")
     node.wait_archived(node.server.switch_wal())
     is_status(node.cli("verify", "three"), 0, "three is good with the new file")
+
+
+def test_export_expire(node, box):
+    image = box.join("three.img")
+    is_status(node.cli("export", "three", image), 0, "export")
+    with open(image, "rb") as file:
+        ok(KNOWN[0] in file.read(), "the image is readable")
+    os.unlink(image)
+    is_status(node.cli("snapshot", "--tag", "four"), 0, "a snapshot")
+    identity = json.loads(node.cli("show", "four", "--json").out)["id"]
+    is_status(node.cli("expire", "four", "--confirm"), 0, "is expired")
+    mark = os.path.join(snap.repository(node), f"withdrawn/{identity}")
+    then = os.stat(mark).st_mtime - 25 * 3600
+    os.utime(mark, (then, then))
+    is_status(node.cli("expire"), 0, "and removed when its mark is a day old")
+    is_(below(node, f"*/*/{identity}/*"), [], "all that was its own")
+    is_status(node.cli("verify", "three"), 0, "three is whole")
 
 
 def test_restore(node, box):
@@ -215,6 +340,10 @@ def main():
     test_damage(node)
     test_plain_in_its_place(node, box)
     test_rotation(node)
+    test_concurrent(node)
+    test_killed(node)
+    test_rollback(node)
+    test_export_expire(node, box)
     test_restore(node, box)
 
 

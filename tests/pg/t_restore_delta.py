@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 # check: build=asan timeout=300
 """restore --delta: onto the node's own later state little is fetched; onto a disk full of other
-bytes, and after a kill -9 in the middle, the result is the same. That the bytes are exact is
-tests/unit/t_push_pull.c's part; here the server is."""
+bytes, and after a kill -9 in the middle, the result is the same. From an encrypted
+repository. That the bytes are exact is tests/unit/t_push_pull.c's part; here the server is."""
 import os
 import sys
 
@@ -64,6 +64,7 @@ def main():
     box = need_root() or Sandbox("restore-delta")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     story = Story(box, "delta")
+    story.node.encrypt()
     story.begin()
     test_own(story)
     test_garbage(story)

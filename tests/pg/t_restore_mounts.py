@@ -2,7 +2,8 @@
 # check: build=asan timeout=300
 """restore --mount: WAL and two tablespaces come back in each other's places (every one of them gets
 the mount point of the next), so no link and no line of tablespace_map may be taken for one that has
-been moved already; also when the job dies between moving the links and starting the server."""
+been moved already; also when the job dies between moving the links and starting the server. From an
+encrypted repository."""
 import os
 import sys
 
@@ -20,6 +21,7 @@ def start_node(box):
                box.volume("hot", 64 * MIB), box.volume("cold", 64 * MIB)]
     node = Node(box, volumes, volumes[1],
                 options={"tidemark": {"freeze_deadline": "60s", "resume": "wait"}})
+    node.encrypt()
     node.start()
     for name in ("hot", "cold"):
         node.server.psql(f"create table {name} tablespace ts_{name} as "

@@ -2,6 +2,7 @@
 """Pushing ahead (`tidemark-wal push` with [wal] push_ahead), without a server: this plays the
 archiver. After every call that ends with 0 the very bytes must be in the repository, whatever
 happens to the process that pushes ahead."""
+import glob
 import os
 import signal
 import subprocess
@@ -11,21 +12,23 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from tm import *  # noqa: E402, F403
 import tm  # noqa: E402
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from wal_lib import Archive, Archiver, Pushers, name_of, segment  # noqa: E402
+from wal_lib import (Archive, Archiver, Pushers, SealedArchive, name_of,  # noqa: E402
+                     segment)
 
 HISTORY = b"1\t0/100000\tno reason\n"
 
 
-def fresh(box, name, **options):
-    archive = Archive(box, name + "-repo")
+def fresh(box, name, kind=Archive, **options):
+    archive = kind(box, name + "-repo")
     archiver = Archiver(box, archive, name, **options)
     box.before_clean.append(Pushers(archiver.data.path).kill)
     return archiver
 
 
 def test_ahead(box):
-    """Many wait: the first call has the rest pushed, which is then acknowledged at once."""
-    a = fresh(box, "ahead")
+    """Many wait: the first call has the rest pushed, which is then acknowledged at once. Into an
+    encrypted repository."""
+    a = fresh(box, "ahead", SealedArchive)
     a.ready(1, 2)
     is_(a.all(), [], "two files: pushed")
     is_(a.pushers(), [], "one by one: no process is started for them")
@@ -46,6 +49,8 @@ def test_ahead(box):
     a.ready(30, "00000002.history")
     is_(a.all(), [], "history files too, first")
     is_(a.wrong, [], "every acknowledged file is in the repository")
+    with open(glob.glob(f"{a.archive.path}/wal/main/*/*/{name_of(5)}")[0], "rb") as file:
+        is_(file.read()[16:20], bytes([2, 0, 0, 0]), "sealed with the key of WAL")
     return a
 
 

@@ -115,6 +115,27 @@ class Archive:
         return content
 
 
+class SealedArchive(Archive):
+    """An encrypted one; `tidemark init` makes it."""
+
+    def __init__(self, box, name="repo"):
+        self.box, self.cluster, self.id = box, "main", None
+        self.url, self.programs = make_repository(box, name), tm.programs(box)
+        self.path = self.url.removeprefix("file://")
+        self.wal = os.path.join(self.programs, "tidemark-wal")
+        key, self.key = box.join(f"{name}.key"), box.join(f"{name}-wal.key")
+        for args in (("key", "generate", key), ("key", "wal", self.key, f"--key-file={key}"),
+                     ("init", "--cipher=aes-256-gcm", f"--key-file={key}",
+                      f"--repository={self.url}")):
+            done = node.cli(*args)
+            if done.status != 0:
+                raise RuntimeError(done.err)
+        subprocess.run(["chown", "-R", "postgres:postgres", self.path], check=True)
+
+    def options(self, **more):
+        return super().options(**{"repository-id": None, "key-file": self.key, **more})
+
+
 class S3Archive(Archive):
     """An archive in a bucket (a Place of s3_node); `tidemark init` makes it."""
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The main path on real object stores: one server, whose repository is in turn a bucket of Ceph
-and of Swift (each plain and path style; TLS and virtual-host style). Then a host that has nothing
-but the bucket.
+and of Swift (each plain and path style; TLS and virtual-host style, Ceph's encrypted). Then a host
+that has nothing but the bucket.
 check: build=asan timeout=500"""
 import json
 import os
@@ -18,9 +18,13 @@ def move(world, place):
     world.node.agent.stop()
     world.place = place
     world.node.sections["repository"] = place.section()
+    world.node.sections.pop("wal", None)
+    world.node.init_options = ()
     world.node.repository = place.url
     world.node.write_conf()
-    is_status(world.cli("init"), 0, f"{place.what}: init")
+    if place.sealed:
+        world.node.encrypt()
+    is_status(world.cli("init", *world.node.init_options), 0, f"{place.what}: init")
     world.node.agent.start()
 
 
@@ -40,7 +44,10 @@ def path_of(world, what):
     # What PostgreSQL wrote meanwhile, WAL on the same volume as well, may be most of the volume.
     ok(sizes[1] < sizes[0], f"{what}: the second one stores what changed ({sizes})")
     is_status(world.cli("verify", "t2"), 0, f"{what}: verify")
-    world.read_back("t2", what)
+    if world.place.sealed:
+        rotate(world, what)
+    else:  # the other reader takes minutes to decrypt it
+        world.read_back("t2", what)
     world.server.psql("drop table orders")
     if not is_status(world.restore("t1"), 0, f"{what}: restore"):
         diag(tail(world.node.agent.log))
@@ -48,8 +55,26 @@ def path_of(world, what):
     world.change(1)
     world.node.wait_archived(world.server.switch_wal())
     kinds = sorted({key.split("/")[0] for key in world.place.keys_below()})
-    is_(kinds, ["pack", "snapshot", "table", "tidemark.repo", "tidemark.repo.copy", "volume",
-                "wal"], f"{what}: all of it is in the bucket, and nothing else")
+    is_([k for k in kinds if k != "key"],
+        ["pack", "snapshot", "table", "tidemark.repo", "tidemark.repo.copy", "volume", "wal"],
+        f"{what}: all of it is in the bucket, and nothing else")
+    is_("key" in kinds, world.place.sealed, f"{what}: a key ring, if it is encrypted")
+
+
+def rotate(world, what):
+    """New keys; then another key file. The server goes on to archive with the old ones' file."""
+    is_status(world.cli("key", "rotate"), 0, f"{what}: rotate")
+    new = world.box.join("new.key")
+    is_status(world.cli("key", "generate", new), 0, f"{what}: another key file")
+    is_status(world.cli("key", "rewrap", new), 0, f"{what}: takes the place of the first")
+    is_(world.place.keys_below("key/"), ["key/00000003", "key/00000003.copy"],
+        f"{what}: older key rings are gone")
+    is_status(world.cli("list"), "auth", f"{what}: the old key file is good for nothing")
+    os.rename(new, world.node.key)
+    os.unlink(world.node.wal_key)
+    is_status(world.cli("key", "wal", world.node.wal_key), 0, f"{what}: with its file for WAL")
+    is_status(world.snapshot("t3"), 0, f"{what}: a snapshot with the new keys")
+    is_status(world.cli("verify", "t3"), 0, f"{what}: verify of old and new objects")
 
 
 def replay(world, what):
@@ -88,8 +113,8 @@ def empty_host(world, what):
 
 
 def places(box, ceph):
-    yield Place(box, ceph, "vhost", "deep/er", what="Ceph, TLS, virtual-host style",
-                endpoint=f"https://{ceph.vhost_domain}:{ceph.gateway.tls_port}",
+    yield Place(box, ceph, "vhost", "deep/er", what="Ceph, TLS, virtual-host style, encrypted",
+                endpoint=f"https://{ceph.vhost_domain}:{ceph.gateway.tls_port}", sealed=True,
                 addressing="virtual")
     if s3.missing("swift"):
         skip(s3.missing("swift"))

@@ -1,0 +1,66 @@
+/* See key_memory.h. */
+#include "agent/key_memory.h"
+
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "agent/json.h"
+#include "agent/log.h"
+
+enum { MEMORY_PATH_MAX = CONF_PATH_MAX + 64 };
+
+static void path_of(const struct conf *conf, const struct repo *repo, char path[MEMORY_PATH_MAX])
+{
+    char id[ID_TEXT_LEN];
+    id_to_text(repo->id, id);
+    (void)snprintf(path, MEMORY_PATH_MAX, "%s/keyring-%s.json", conf->state_dir, id);
+}
+
+/* 0 when nothing is known. */
+static uint64_t recall(const char *path)
+{
+    free_json json_t *json = NULL;
+    struct err err;
+    uint64_t generation = 0;
+    int rc = json_load_path(path, &json, &err);
+    if (rc == 0)
+        rc = json_get_u64(json, "generation", ERR_CORRUPT, &generation, &err);
+    if (rc < 0 && rc != -ERR_MISSING)
+        log_warn("the highest generation of the key ring is not known any more: %s", err.text);
+    return rc < 0 ? 0 : generation;
+}
+
+static void remember(const char *path, uint32_t generation)
+{
+    free_json json_t *json = json_pack("{s:I}", "generation", (json_int_t)generation);
+    struct err err;
+    if (json_save(path, json, true, &err) < 0)
+        log_warn("generation %08" PRIx32 " of the key ring is not remembered: %s", generation,
+                 err.text);
+}
+
+int key_memory_check(const struct conf *conf, const struct repo *repo, const struct store *store,
+                     struct err *err)
+{
+    char path[MEMORY_PATH_MAX];
+    struct keyring_info info;
+    if (!store_keys(store) || access(conf->state_dir, W_OK) < 0)
+        return 0;
+    keyring_describe(store_keys(store), &info);
+    path_of(conf, repo, path);
+    uint64_t known = recall(path);
+    if (info.generation < known) {
+        (void)err_set(err, ERR_REFUSED,
+                      "the key ring of %s is of generation %08" PRIx32
+                      ", and this host has seen %08" PRIx64,
+                      conf->repository_url, info.generation, known);
+        return err_hint(err,
+                        "somebody has put an older one back: put key/%08" PRIx64 " back from a "
+                        "copy; if an older copy of the whole repository is there on purpose, "
+                        "remove %.120s",
+                        known, path);
+    }
+    if (info.generation > known)
+        remember(path, info.generation);
+    return 0;
+}
