@@ -13,6 +13,7 @@
 #include "agent/catalog.h"
 #include "agent/job_rules.h"
 #include "agent/repository.h"
+#include "agent/wal_ranges.h"
 
 enum { PATH_PARTS_MAX = 3, KEY_LEN_MAX = 128 };
 
@@ -394,6 +395,24 @@ static int get_snapshots(struct api *api, struct api_call *call, const char *arg
     return 0;
 }
 
+static int get_wal(struct api *api, struct api_call *call, const char *arg, struct err *err)
+{
+    struct store *store;
+    struct repo repo;
+    json_t *ranges = NULL;
+    (void)arg;
+    int rc = repository_open(api->conf, NULL, &store, &repo, err);
+    if (rc < 0)
+        return rc;
+    rc = wal_ranges(store, &repo, api->conf->file[0] ? api->conf->cluster : "", &ranges, err);
+    store_close(store);
+    if (rc < 0)
+        return rc;
+    call->status = 200;
+    call->answer = json_pack("{s:o}", "wal", ranges);
+    return 0;
+}
+
 /* This node's own, else another's: a cluster's snapshot is every node's. A coordinator has none. */
 static int find_snapshot(const struct conf *conf, const char *what, struct api_snapshot *ret,
                          struct err *err)
@@ -463,6 +482,7 @@ static const struct route routes[] = {
     {"GET", "snapshots", get_snapshots, false},
     {"POST", "snapshots", post_snapshot, false},
     {"GET", "snapshots/*", get_snapshot, false},
+    {"GET", "wal", get_wal, false},
     {"POST", "restores", post_restore, false},
     {"POST", "restores/*/execute", post_execute, true},
     {"POST", "restores/*/verify", post_verify, true},

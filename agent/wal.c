@@ -330,11 +330,20 @@ int wal_get(const struct wal_archive *archive, const char *name, const char *to_
 
 int wal_check(const struct wal_archive *archive, const char *name, struct err *err)
 {
+    uint64_t size;
+    return wal_size(archive, name, &size, err);
+}
+
+int wal_size(const struct wal_archive *archive, const char *name, uint64_t *ret_size,
+             struct err *err)
+{
     char object[STORE_NAME_MAX + 1];
     enum wal_kind kind;
     struct fmt_wal wal;
     int rc = object_name(archive, name, object, &kind, err);
     if (rc == 0)
         rc = read_head(archive, object, name, &wal, err);
+    if (rc == 0)
+        *ret_size = wal.raw_len;
     return rc == -ERR_MISSING ? confirm_absence(archive, name, err) : rc;
 }

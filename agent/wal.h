@@ -59,6 +59,10 @@ int wal_get(const struct wal_archive *archive, const char *name, const char *to_
 /* 0 present, ERR_MISSING absent (confirmed). Checks the object's header, not its payload. */
 int wal_check(const struct wal_archive *archive, const char *name, struct err *err);
 
+/* The same, and how long the file is. */
+int wal_size(const struct wal_archive *archive, const char *name, uint64_t *ret_size,
+             struct err *err);
+
 /* First missing segment of [start_lsn, end_lsn) on timeline (history followed backwards when
  * start lies on an ancestor); 0 when all are there, ERR_MISSING names it. Many are looked up by
  * listing: their headers are not read then. */

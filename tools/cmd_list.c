@@ -1,4 +1,4 @@
-/* tidemark list: the snapshots of the repository, oldest first. */
+/* tidemark list: the snapshots of the repository, oldest first, and the WAL that it has. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <time.h>
@@ -12,6 +12,14 @@ static const struct cmd_table_column columns[] = {
     {"TAG", false, 0},  {"ID", false, 7},     {"CAPTURED", false, 6}, {"AGE", true, 4},
     {"NODE", false, 8}, {"SIZE", true, 5},    {"STORED", true, 9},    {"TL", true, 3},
     {"LSN", false, 1},  {"PINNED", false, 2},
+};
+static const struct cmd_table_column wal_columns[] = {
+    {"TL", true, 0},      {"FIRST WAL", false, 5}, {"LAST WAL", false, 6}, {"SEGMENTS", true, 4},
+    {"MISSING", true, 3}, {"STORED", true, 2},     {"SYSTEM", true, 1},
+};
+static const struct cmd_option options[] = {
+    {"wal", 0, NULL, "only the WAL, of each timeline"},
+    {NULL, 0, NULL, NULL},
 };
 enum { CELL = CMD_TABLE_CELL_MAX, ID_SHOWN = 12 };
 
@@ -62,22 +70,69 @@ static void print_table(const json_t *records)
     cmd_table_release(&table);
 }
 
-static int run(struct cmd *cmd, struct err *err)
+static void add_count(char cell[CELL], const json_t *range, const char *key)
+{
+    const json_t *count = json_object_get(range, key);
+    free_mem char *text = json_text(count);
+    (void)snprintf(cell, CELL, "%s", json_is_integer(count) ? text : "?");
+}
+
+static void print_wal(const json_t *ranges, bool follows)
+{
+    struct cmd_table table = {.columns = wal_columns, .column_count = ARRAY_LEN(wal_columns)};
+    size_t i;
+    json_t *range;
+    json_array_foreach(ranges, i, range)
+    {
+        char(*row)[CELL] = cmd_table_row(&table);
+        add_count(row[0], range, "timeline");
+        (void)snprintf(row[1], CELL, "%s", cmd_text(range, "first"));
+        (void)snprintf(row[2], CELL, "%s", cmd_text(range, "last"));
+        add_count(row[3], range, "segments");
+        add_count(row[4], range, "missing");
+        cmd_format_size((uint64_t)json_integer_value(json_object_get(range, "bytes")), row[5]);
+        (void)snprintf(row[6], CELL, "%s", cmd_text(range, "system_id"));
+    }
+    (void)fputs(follows ? "\n" : "", stdout);
+    cmd_table_print(&table);
+    cmd_table_release(&table);
+}
+
+static void print_lines(const json_t *objects)
+{
+    size_t i;
+    json_t *object;
+    json_array_foreach(objects, i, object)
+    {
+        cmd_print_json(object);
+    }
+}
+
+static int list_wal(const struct cmd *cmd, struct err *err)
+{
+    free_json json_t *answer = NULL;
+    int rc = cmd_call(cmd, "GET", "/wal", &answer, err);
+    const json_t *ranges = json_object_get(answer, "wal");
+    if (rc < 0)
+        return rc;
+    if (cmd->json)
+        print_lines(ranges);
+    else if (json_array_size(ranges) > 0)
+        print_wal(ranges, !cmd_option(cmd, "wal"));
+    return 0;
+}
+
+static int list_snapshots(const struct cmd *cmd, struct err *err)
 {
     free_json json_t *answer = NULL;
     int rc = cmd_call(cmd, "GET", "/snapshots", &answer, err);
+    const json_t *records = json_object_get(answer, "snapshots");
     if (rc < 0)
         return rc;
-    const json_t *records = json_object_get(answer, "snapshots");
-    size_t i;
-    json_t *record;
-    if (!cmd->json)
+    if (cmd->json)
+        print_lines(records);
+    else
         print_table(records);
-    json_array_foreach(records, i, record)
-    {
-        if (cmd->json)
-            cmd_print_json(record);
-    }
     json_int_t damaged = json_integer_value(json_object_get(answer, "damaged"));
     if (damaged > 0)
         return err_set(err, ERR_CORRUPT, "%lld damaged snapshot records are not listed",
@@ -85,12 +140,23 @@ static int run(struct cmd *cmd, struct err *err)
     return 0;
 }
 
+/* Whoever reads lines of JSON gets one kind of object. */
+static int run(struct cmd *cmd, struct err *err)
+{
+    bool only_wal = cmd_option(cmd, "wal") != NULL;
+    int rc = only_wal ? 0 : list_snapshots(cmd, err);
+    return rc == 0 && (only_wal || !cmd->json) ? list_wal(cmd, err) : rc;
+}
+
 const struct cmd_verb verb_list = {
     .name = "list",
     .args = "",
-    .summary = "Lists the snapshots of the repository, oldest first.",
+    .summary = "Lists the snapshots of the repository, oldest first, and the WAL that it has.",
+    .options = options,
     .notes =
-        "TL and LSN: where the snapshot stands in the WAL. A terminal that is too narrow gets\n"
-        "fewer columns.\n",
+        "TL and LSN: where the snapshot stands in the WAL. MISSING: segments between the first\n"
+        "and the last that are not there, as between a pinned snapshot and the others; `tidemark\n"
+        "check` says whether a restore needs one. A terminal that is too narrow gets fewer\n"
+        "columns. --json has the snapshots, with --wal the WAL.\n",
     .run = run,
 };

@@ -10,9 +10,9 @@ except ImportError:
     jsonschema = None
 
 # Verb: the schema of a line that it prints.
-VERBS = {"check": "check", "list": "snapshot", "show": "snapshot", "status": "health",
-         "jobs": "job", "snapshot": "job", "restore": "job", "verify": "job", "expire": "job",
-         "export": "job"}
+VERBS = {"check": "check", "list": "snapshot", "list --wal": "wal", "show": "snapshot",
+         "status": "health", "jobs": "job", "snapshot": "job", "restore": "job", "verify": "job",
+         "expire": "job", "export": "job"}
 _validators = {}
 
 
@@ -39,12 +39,13 @@ def problems(name, document):
 def conform(cli, what, *args, want=None):
     """`tidemark ARGS --json`: every line conforms; the documents. want: how many, at least."""
     verb = args[0]
+    name = VERBS.get(" ".join(args[:2]), VERBS[verb])
     if jsonschema is None:
         tm.skip("python3-jsonschema is not installed")
         return []
     done = cli(*args, "--json")
     documents = [json.loads(line) for line in done.out.splitlines()]
-    found = [text for document in documents for text in problems(VERBS[verb], document)]
+    found = [text for document in documents for text in problems(name, document)]
     if not tm.ok(not found, f"{what}: {' '.join(args)} --json is what its schema says"):
         tm.diag("\n".join(found))
     if want is not None and not tm.ok(len(documents) >= want, f"{what}: {verb}: {want} at least"):
@@ -56,6 +57,7 @@ def conform_all(cli, what, snapshots=0, jobs=0):
     """Every verb that shows something, and each snapshot and job by itself."""
     conform(cli, what, "status", want=1)
     conform(cli, what, "check", want=5)
+    conform(cli, what, "list", "--wal")
     for record in conform(cli, what, "list", want=snapshots):
         conform(cli, what, "show", record["id"], want=1)
     for job in conform(cli, what, "jobs", want=jobs):
