@@ -309,20 +309,25 @@ static int begin_command(struct capture *capture, struct capture_request *reques
 /* --- the whole
  * ---------------------------------------------------------------------------------------- */
 
+int capture_check_providers(const struct conf *conf, struct err *err)
+{
+    for (size_t i = 1; i < conf->volume_count; i++) {
+        if (conf->volumes[i].provider == conf->volumes[0].provider)
+            continue;
+        (void)err_set(err, ERR_CONFIG, "volumes %s and %s have different providers",
+                      conf->volumes[0].name, conf->volumes[i].name);
+        return err_hint(err, "all volumes of one server are captured at one instant, in one way");
+    }
+    return 0;
+}
+
 static int choose_provider(struct capture *capture, struct err *err)
 {
     const struct volume_group *group = capture->group;
     if (group->count == 0)
         return err_set(err, ERR_CONFIG, "there is no volume to capture");
     capture->provider = group->volumes[0].conf->provider;
-    for (size_t i = 1; i < group->count; i++) {
-        if (group->volumes[i].conf->provider == capture->provider)
-            continue;
-        err_set(err, ERR_CONFIG, "volumes %s and %s have different providers",
-                capture_volume_name(capture, 0), capture_volume_name(capture, i));
-        return err_hint(err, "all volumes of one server are captured at one instant, in one way");
-    }
-    return 0;
+    return capture_check_providers(capture->conf, err);
 }
 
 static void release_request(struct capture_request *request)

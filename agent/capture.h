@@ -114,6 +114,9 @@ int capture_pass(struct capture *capture, struct capture_request *request, bool 
  * cannot be dropped is logged and left to capture_cleanup_stale(). */
 int capture_end(struct capture *capture, bool *ret_valid, struct err *err);
 
+/* One provider for all volumes: ERR_CONFIG otherwise. */
+int capture_check_providers(const struct conf *conf, struct err *err);
+
 /* Could the volumes be captured now, as far as that shows without a freeze? Starts a guardian where
  * one is needed; precopy also loads its program and must see a write of ours on each volume. Errors
  * are those of capture_begin(). */

@@ -62,11 +62,31 @@ int capture_watch_compare(const struct track_sums *base, const struct track_sums
     return 0;
 }
 
+/* The switch is that of the disk, of a partition's too. */
+static int hint_counting(const struct capture *capture, size_t index, struct err *err)
+{
+    const struct device_identity *identity = &capture->volumes[index].live.identity;
+    uint32_t disk_major, disk_minor;
+    uint64_t offset;
+    char value[16];
+    if (sysfs_attribute(identity, "queue/iostats", value, sizeof(value)) &&
+        strcmp(value, "0") == 0 && sysfs_place(identity, &disk_major, &disk_minor, &offset))
+        return err_hint(err,
+                        "its statistics are off: echo 1 >/sys/dev/block/%" PRIu32 ":%" PRIu32
+                        "/queue/iostats, or use provider command or freeze",
+                        disk_major, disk_minor);
+    return err_hint(err, "writes of this device cannot be watched reliably; use provider command "
+                         "or freeze");
+}
+
 static int err_unfinished(const struct capture *capture, size_t index,
                           const struct watch_result *result, struct err *err)
 {
-    if (result->stopped)
-        return err_set(err, ERR_REFUSED, "the kernel has stopped counting (queue/iostats)");
+    if (result->stopped) {
+        (void)err_set(err, ERR_REFUSED, "the kernel has stopped counting what is written to '%s'",
+                      capture->volumes[index].live.identity.path);
+        return hint_counting(capture, index, err);
+    }
     err_set(err, ERR_REFUSED,
             "%" PRIu64 " sectors that were sent to it before the freeze have not been written yet",
             result->unfinished);
@@ -161,8 +181,7 @@ static int err_probe(const struct capture *capture, size_t index, const char *wh
 {
     err_set(err, ERR_REFUSED, "volume %s: a write of our own was not %s on '%s'",
             capture_volume_name(capture, index), why, capture->volumes[index].live.identity.path);
-    return err_hint(err, "writes of this device cannot be watched reliably (queue/iostats off?); "
-                         "use provider command or freeze");
+    return hint_counting(capture, index, err);
 }
 
 /* Is a write seen by the marks, at its place, and by the kernel's counters? */

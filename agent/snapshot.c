@@ -99,26 +99,20 @@ static int open_repository(struct snapshot *snapshot, struct err *err)
                              snapshot->request.tag, err);
 }
 
-/* All volumes are offline, or none is: a server that runs has no volume that nobody writes. */
 static int open_volumes(struct snapshot *snapshot, struct err *err)
 {
     const struct conf *conf = snapshot->conf;
-    size_t offline = 0;
-    for (size_t i = 0; i < conf->volume_count; i++)
-        offline += conf->volumes[i].provider == PROVIDER_OFFLINE;
     if (conf->volume_count == 0) {
         (void)err_set(err, ERR_CONFIG, "no volume is configured");
         return err_hint(err, "add a [volume NAME] section for every filesystem of the server");
     }
-    if (offline != 0 && offline != conf->volume_count)
-        return err_set(err, ERR_CONFIG, "provider offline is for all volumes of a server or none");
-    snapshot->offline = offline != 0;
-    int rc = snapshot->offline ? snapshot_offline_mount(snapshot, err) : 0;
-    if (rc == 0)
-        rc = volume_group_open(conf, &snapshot->group, err);
-    if (rc == 0) /* capture_begin() wants one provider for all */
-        snapshot->live = snapshot->group.volumes[0].conf->provider == PROVIDER_PRECOPY;
-    return rc;
+    int rc = capture_check_providers(conf, err);
+    if (rc < 0)
+        return rc;
+    snapshot->offline = conf->volumes[0].provider == PROVIDER_OFFLINE;
+    snapshot->live = conf->volumes[0].provider == PROVIDER_PRECOPY;
+    rc = snapshot->offline ? snapshot_offline_mount(snapshot, err) : 0;
+    return rc < 0 ? rc : volume_group_open(conf, &snapshot->group, err);
 }
 
 /* --- record, result --------------------------------------------------------------------------- */

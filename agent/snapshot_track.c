@@ -13,6 +13,7 @@ void snapshot_track_prepare(struct snapshot *snapshot)
         const struct snapshot_volume *volume = &snapshot->volumes[i];
         struct track *track = &snapshot->tracks[i];
         track->wanted = snapshot->group.volumes[i].conf->track;
+        track->full = snapshot->request.full;
         track_name(track, snapshot->conf, volume->id);
         if (volume->incremental)
             id_to_text(snapshot->parent.id, track->parent);

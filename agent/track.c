@@ -132,7 +132,8 @@ static int find(struct track *track, struct marks **ret, struct err *err)
     free_json json_t *old = NULL, *now = NULL;
     int rc = take_state(track, &old, err);
     if (track->parent[0] == '\0')
-        return err_why(err, "there is no snapshot to compare with");
+        return err_why(err, track->full ? "--full was asked for"
+                                        : "there is no snapshot to compare with");
     if (rc < 0)
         return rc;
     if (track->device.diskseq == 0)

@@ -53,6 +53,7 @@ struct track_sums {
 struct track {
     bool wanted;              /* the option */
     char name[ID_TEXT_LEN];   /* the volume's id */
+    bool full;                /* no parent is wanted: --full */
     char parent[ID_TEXT_LEN]; /* empty: there is none to compare with */
     char state_path[TRACK_PATH_MAX];
     bool unbroken; /* since: what has been written since the parent's instant */

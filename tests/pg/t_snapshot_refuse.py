@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What a snapshot refuses, with the exact message and status, and that nothing is visible then."""
+import json
 import os
 import shutil
 import sys
@@ -192,6 +193,23 @@ def test_repository(node):
     shutil.move(node.box.join("tidemark.repo"), snap.repository(node) + "/tidemark.repo")
 
 
+def test_providers(node, box):
+    """One way for all volumes: said before anything is begun."""
+    small = box.volume("small", 128 * MIB)
+    node.sections["volume small"] = {"mount": small.mount, "provider": "freeze"}
+    node.sections["volume pgdata"]["provider"], was = "precopy", \
+        node.sections["volume pgdata"].get("provider")
+    apply_conf(node)
+    refused(node, "two providers", "config",
+            "volumes (pgdata and small|small and pgdata) have different providers",
+            "captured at one instant, in one way")
+    job = json.loads(node.cli("jobs", "--json").out.splitlines()[-1])
+    is_(job["phase"], "checking", "two providers: nothing had begun")
+    del node.sections["volume small"]
+    node.sections["volume pgdata"]["provider"] = was
+    apply_conf(node)
+
+
 def apply_conf(node):
     node.write_conf()
     node.agent.stop()
@@ -212,6 +230,7 @@ def main():
     test_links(node, box)
     test_server(node, box)
     test_repository(node)
+    test_providers(node, box)
     node.server.stop()
 
 

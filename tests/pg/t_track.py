@@ -257,7 +257,7 @@ def test_full(story):
     output("chattr", "+i", mount)  # the start-up probe makes its file where the server does
     record = take(story, "asked-for", "--full")
     output("chattr", "-i", mount)
-    is_full(story, record, "there is no snapshot to compare with", "--full")
+    is_full(story, record, "--full was asked for", "--full")
     write_some(story)
     after = take(story, "after-full")
     is_tracked(story, after, "the one after it")
