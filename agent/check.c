@@ -33,6 +33,7 @@ static const struct {
     {"track", FOR_NODE | NEEDS_WHOLE, check_track},
     {"space", FOR_NODE | NEEDS_WHOLE, check_space},
     {"server", FOR_NODE | NEEDS_WHOLE, check_server},
+    {"layout", FOR_NODE | NEEDS_WHOLE, check_layout},
     {"archiving", FOR_NODE | NEEDS_WHOLE, check_archiving},
     {"patroni", FOR_NODE, check_patroni},
     {"snapshots", FOR_BOTH, check_snapshots},

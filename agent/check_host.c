@@ -19,7 +19,7 @@ enum {
 /* --- health ----------------------------------------------------------------------------------- */
 
 /* A restore that waits for somebody comes before all that it leaves behind. What is wrong with the
- * server has rows of its own. */
+ * server or the configuration has rows of its own. */
 int check_health(struct check *check, struct err *err)
 {
     const struct conf *conf = check->conf;
@@ -33,7 +33,7 @@ int check_health(struct check *check, struct err *err)
                        "not looked at: a restore is unfinished, see health");
     if (strcmp(status, "ok") == 0)
         return 0;
-    if (code == ERR_POSTGRES && !conf->coordinator_members[0]) {
+    if ((code == ERR_POSTGRES || code == ERR_CONFIG) && !conf->coordinator_members[0]) {
         (void)snprintf(check->detail, sizeof(check->detail), "no restore is unfinished");
         return 0;
     }

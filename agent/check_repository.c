@@ -190,12 +190,14 @@ int check_wal(struct check *check, struct err *err)
     return 0;
 }
 
-/* The newest job of this type that ended well; borrowed from jobs, NULL = none. */
-static const json_t *last_good(const json_t *jobs, const char *type)
+/* The newest job of this type that ended well, with this repository; borrowed from jobs, NULL =
+ * none. */
+static const json_t *last_good(const json_t *jobs, const char *type, const char *repository)
 {
     for (size_t i = json_array_size(jobs); i-- > 0;) {
         const json_t *job = json_array_get(jobs, i);
         if (json_is(job, "type", type) && json_is(job, "state", "complete") &&
+            json_is(job, "repository", repository) &&
             !json_is_true(json_object_get(job, "dry_run")))
             return job;
     }
@@ -212,11 +214,14 @@ static int tell_last(struct check *check, const char *type, const char *done, co
                      const char *hint, struct err *err)
 {
     free_json json_t *jobs = NULL;
-    char age[TEXT_AGE_LEN];
+    char age[TEXT_AGE_LEN], repository[ID_TEXT_LEN];
+    if (!check->store)
+        return CHECK_NONE;
     int rc = job_list(check->conf, &jobs, err);
     if (rc < 0)
         return rc;
-    const json_t *job = last_good(jobs, type);
+    id_to_text(check->repo.id, repository);
+    const json_t *job = last_good(jobs, type, repository);
     if (!job)
         return check_warning(err, none, hint);
     text_age((int64_t)time(NULL) - json_integer_value(json_object_get(job, "ended_s")), age);
@@ -234,13 +239,14 @@ static int tell_last(struct check *check, const char *type, const char *done, co
 int check_verification(struct check *check, struct err *err)
 {
     return tell_last(check, "verification", "read back and found good",
-                     "no snapshot has been verified on this host",
+                     "no snapshot of this repository has been verified on this host",
                      "`tidemark verify latest` reads one back and checks every byte", err);
 }
 
 /* Until there are drills, only a restore is as good as one. */
 int check_drill(struct check *check, struct err *err)
 {
-    return tell_last(check, "restore", "restored here", "no drill yet: no restore was tried here",
+    return tell_last(check, "restore", "restored here",
+                     "no drill yet: no restore from this repository was tried here",
                      "only a restore that was tried is one that works", err);
 }

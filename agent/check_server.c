@@ -11,6 +11,7 @@
 #include "agent/program.h"
 #include "agent/repository.h"
 #include "agent/repository_access.h"
+#include "agent/snapshot.h"
 #include "agent/wal_command.h"
 #include "agent/wal_report.h"
 
@@ -189,6 +190,32 @@ int check_server(struct check *check, struct err *err)
     if (rc == 0)
         rc = check_data_directory(conf, check->session, err);
     (void)snprintf(check->detail, sizeof(check->detail), "%s", version ? version : "");
+    if (rc < 0) { /* nothing else is asked of a server that is another one */
+        pg_close(check->session);
+        check->session = NULL;
+    }
+    return rc;
+}
+
+/* As a snapshot asks it: everything that a restore brings back lies on the volumes. */
+int check_layout(struct check *check, struct err *err)
+{
+    if (!check->group || !check->session) /* rows of their own say why */
+        return CHECK_NONE;
+    struct snapshot *snapshot = calloc(1, sizeof(*snapshot)); /* large */
+    if (!snapshot)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    snapshot->conf = check->conf;
+    snapshot->session = check->session;
+    snapshot->group = *check->group;
+    int rc = snapshot_pg_read_places(snapshot, err);
+    if (rc == 0)
+        rc = snapshot_check_layout(snapshot, err);
+    (void)snprintf(check->detail, sizeof(check->detail),
+                   "data directory, pg_wal and tablespaces (%zu) are on the volumes",
+                   snapshot->record.tablespace_count);
+    record_release(&snapshot->record);
+    free(snapshot);
     return rc;
 }
 

@@ -338,6 +338,13 @@ int job_journal(struct job *job, const char *state, const char *phase, struct er
     return json_save(path, job->journal, true, err);
 }
 
+void job_note_repository(struct job *job, const struct repo *repo)
+{
+    char id[ID_TEXT_LEN];
+    id_to_text(repo->id, id);
+    (void)json_object_set_new(job->journal, "repository", json_string(id));
+}
+
 int job_check_cancel(const struct job *job, struct err *err)
 {
     if (!atomic_load(&job->progress.cancel))
@@ -439,6 +446,7 @@ int job_main(const char *dir, int ready_fd)
     struct err err;
     err_clear(&err);
     (void)umask(077);
+    log_add_times();
     job_keep_ready(ready_fd);
     int rc = job_open(dir, &job, &err);
     if (rc == 0)

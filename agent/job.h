@@ -71,6 +71,9 @@ int job_open(const char *dir, struct job *ret, struct err *err);
 int job_journal(struct job *job, const char *state, const char *phase, struct err *err);
 /* ERR_CANCELLED once somebody cancelled. */
 int job_check_cancel(const struct job *job, struct err *err);
+/* Of which repository it is, for who asks later what was done with that one. */
+void job_note_repository(struct job *job, const struct repo *repo);
+
 /* Ends: writes the final journal from rc and err, stops the writer, releases the locks, and then
  * tells whom [notify] names (notify.h), which takes its time. */
 void job_close(struct job *job, int rc, const struct err *err);

@@ -142,6 +142,23 @@ static int explain_handover(struct restore *restore, struct err *err)
     return -(int)err->code;
 }
 
+/* Of the repository: what is pulled is damaged or gone for the next try as well. */
+static bool is_damage(const struct err *err, enum restore_step step)
+{
+    return (err->code == ERR_CORRUPT || err->code == ERR_MISSING) && step < STEP_WRITTEN;
+}
+
+static int explain_damage(const struct restore *restore, struct err *err)
+{
+    bool part = restore->request.cluster_job != NULL;
+    return err_hint(err,
+                    "the old data is gone, and `tidemark %s%s` would find the same damage: "
+                    "`tidemark verify --all` says which snapshots are whole, then `tidemark %s%s` "
+                    "and restore another one",
+                    part ? "cluster resume" : "restore --resume ", part ? "" : restore->job->id,
+                    part ? "cluster abort" : "cancel ", part ? "" : restore->job->id);
+}
+
 /* Before `marked` everything goes back. Cancelled after it: the volume is neither old nor new,
  * which has a status of its own. */
 static int explain(struct restore *restore, struct err *err)
@@ -165,6 +182,8 @@ static int explain(struct restore *restore, struct err *err)
     if (err->code == ERR_CANCELLED)
         (void)err_set(err, ERR_PARTIAL, "cancelled in step %s: the volumes are not finished",
                       restore_step_name(step));
+    if (is_damage(err, step) && !restore_is_handover(restore))
+        return explain_damage(restore, err);
     if (restore->request.cluster_job)
         return explain_part(restore, err);
     if (restore_is_handover(restore))
@@ -411,10 +430,12 @@ static int open_restore(struct restore *restore, struct err *err)
         rc = restore_cluster_load(restore, err);
     if (rc == 0)
         rc = restore_handover_watch(restore, err);
-    if (rc < 0)
-        return rc;
-    return repository_open(&restore->conf, &job->progress.cancel, &restore->store, &restore->repo,
-                           err);
+    if (rc == 0)
+        rc = repository_open(&restore->conf, &job->progress.cancel, &restore->store, &restore->repo,
+                             err);
+    if (rc == 0)
+        job_note_repository(job, &restore->repo);
+    return rc;
 }
 
 /* Nobody goes on with it: what it read may go. Of a handover Patroni's server recovers yet, from

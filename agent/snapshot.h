@@ -101,6 +101,8 @@ int snapshot_pg_start_backup(struct snapshot *snapshot, struct err *err);
 int snapshot_pg_stop_backup(struct snapshot *snapshot, struct err *err);
 /* Same postmaster, system id and timeline as at the start. */
 int snapshot_pg_check_identity(struct snapshot *snapshot, struct err *err);
+/* Of snapshot_pg_open() what snapshot_check_layout() needs, with a session that is there. */
+int snapshot_pg_read_places(struct snapshot *snapshot, struct err *err);
 /* Reads path into record.config_files; a file that is not there is skipped. */
 int snapshot_add_config_file(struct snapshot *snapshot, const char *path, struct err *err);
 /* realpath(3) into ret of size bytes. ERR_CONFIG or ERR_DEVICE. */

@@ -447,6 +447,18 @@ static int read_facts(struct snapshot *snapshot, struct err *err)
     return rc;
 }
 
+int snapshot_pg_read_places(struct snapshot *snapshot, struct err *err)
+{
+    int rc = read_settings(snapshot, err);
+    if (rc == 0)
+        rc = check_directory(snapshot, err);
+    if (rc == 0)
+        rc = read_paths(snapshot, err);
+    if (rc == 0)
+        rc = read_tablespaces(snapshot, err);
+    return rc;
+}
+
 int snapshot_pg_open(struct snapshot *snapshot, struct err *err)
 {
     int rc = pg_open(snapshot->conf, NULL, &snapshot->session, err);

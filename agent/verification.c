@@ -288,6 +288,8 @@ static int begin(struct verification *own, uint8_t **ret_bitmap, size_t *ret_len
         rc = repository_open(&own->job->conf, &own->job->progress.cancel, &own->store, &own->repo,
                              err);
     if (rc == 0)
+        job_note_repository(own->job, &own->repo);
+    if (rc == 0)
         rc = verification_load(own, &resumed, ret_bitmap, ret_len, err);
     if (rc == 0 && !resumed)
         rc = list_snapshots(own, err);

@@ -128,7 +128,8 @@ static int check_timeline(const struct survey *survey, const struct wal_archive 
     if (rc == -ERR_MISSING) {
         (void)err_prefix(err, "the WAL from snapshot '%s' on has a gap", start->tag);
         return err_hint(err, "no recovery passes it: push the file with `tidemark-wal push` from "
-                             "wherever it still is, or take a new snapshot");
+                             "wherever it still is; or take a new snapshot, then give up those "
+                             "from before the gap with `tidemark expire TAG... --confirm`");
     }
     return rc;
 }

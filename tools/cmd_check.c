@@ -63,27 +63,34 @@ static int check_file(const struct conf *conf, struct err *err)
                     "`tidemark-agent --print-sample` prints one for /etc/tidemark/tidemark.conf");
 }
 
-static int check_stale(const struct conf *conf, const json_t *health, struct err *err)
+static int check_stale(const json_t *health, struct err *err)
 {
-    const char *who = conf->coordinator_members[0] ? "coordinator" : "agent";
+    const char *daemon = cmd_daemon(health), *who = strchr(daemon, '-') + 1;
     if (strcmp(json_str(health, "version"), TIDEMARK_VERSION) != 0) {
         (void)err_set(err, ERR_CONFIG, "the %s has version %.40s, this is %s", who,
                       json_str(health, "version"), TIDEMARK_VERSION);
-        return err_hint(err, "systemctl restart tidemark-%s; jobs go on meanwhile", who);
+        return err_hint(err, "systemctl restart %s; jobs go on meanwhile", daemon);
     }
     if (!json_is_true(json_object_get(health, "stale_configuration")))
         return 0;
-    (void)err_set(err, ERR_CONFIG, "'%s' was changed after the %s read it", conf->file, who);
-    return err_hint(err, "systemctl restart tidemark-%s; jobs go on meanwhile", who);
+    (void)err_set(err, ERR_CONFIG, "'%s' was changed after the %s read it",
+                  json_str(health, "configuration_file"), who);
+    return err_hint(err, "systemctl restart %s; jobs go on meanwhile", daemon);
 }
 
-/* Whoever names another file wants that one checked. */
-static bool has_our_file(const struct conf *conf, const json_t *health)
+/* Whoever names another file wants that one checked; whoever names an agent, what it has read. */
+static bool is_meant(const struct cmd *cmd, const json_t *health)
 {
-    return strcmp(json_str(health, "configuration_file"), conf->file) == 0;
+    return cmd->agent || strcmp(json_str(health, "configuration_file"), cmd->conf.file) == 0;
 }
 
-/* NULL: the checks are to be made here. */
+static int open_client(const struct cmd *cmd, struct client **ret, struct err *err)
+{
+    return cmd->agent ? cmd_open(cmd, ret, err)
+                      : client_open(&cmd->conf, cmd->local ? CLIENT_LOCAL : CLIENT_AUTO, ret, err);
+}
+
+/* NULL: the checks are to be made here, but for another host's agent. */
 static struct client *check_agent(struct checked *checked)
 {
     const struct cmd *cmd = checked->cmd;
@@ -92,18 +99,20 @@ static struct client *check_agent(struct checked *checked)
     free_json json_t *health = NULL;
     struct client *client = NULL;
     struct err err;
-    int rc = client_open(conf, cmd->local ? CLIENT_LOCAL : CLIENT_AUTO, &client, &err);
+    int rc = open_client(cmd, &client, &err);
     bool local = rc == 0 && client_is_local(client);
     if (rc == 0 && !local)
         rc = client_call(client, "GET", "/health", NULL, &health, &err);
-    bool ours = rc == 0 && !local && has_our_file(conf, health);
+    bool ours = rc == 0 && !local && is_meant(cmd, health);
     if (ours)
-        rc = check_stale(conf, health, &err);
+        rc = check_stale(health, &err);
     else if (local)
         detail = cmd->local ? "not asked (--local)" : "not running: jobs run from the command line";
     else
         detail = "answers, but has read another file: what follows was found from here";
-    tell(checked, conf->coordinator_members[0] ? "coordinator" : "agent", rc, detail, &err);
+    bool coordinator =
+        health ? json_is(health, "role", "coordinator") : conf->coordinator_members[0] != '\0';
+    tell(checked, coordinator ? "coordinator" : "agent", rc, detail, &err);
     if (ours)
         return client;
     client_close(client);
@@ -126,11 +135,11 @@ static int ask_agent(struct checked *checked, struct client *client, struct err 
 static int run(struct cmd *cmd, struct err *err)
 {
     struct checked checked = {.cmd = cmd};
-    int rc = check_file(&cmd->conf, err);
-    tell(&checked, "configuration", rc, cmd->conf.file, err);
+    if (!cmd->agent)
+        tell(&checked, "configuration", check_file(&cmd->conf, err), cmd->conf.file, err);
     struct client *client = check_agent(&checked);
-    rc = client ? ask_agent(&checked, client, err) : 0;
-    if (!client)
+    int rc = client ? ask_agent(&checked, client, err) : 0;
+    if (!client && !cmd->agent)
         check_run(&cmd->conf, take_row, &checked);
     client_close(client);
     if (rc < 0 || checked.failed_count == 0)
@@ -151,7 +160,9 @@ const struct cmd_verb verb_check = {
         "certificate,\n"
         "the repository, the agent of every member, and [coordinator]. All checks are made; the "
         "exit\n"
-        "status is that of the first failure, warnings do not count.\n",
-    .is_local = true,
+        "status is that of the first failure, warnings do not count. With --agent that one is "
+        "asked "
+        "for\n"
+        "its own host.\n",
     .run = run,
 };

@@ -117,7 +117,7 @@ def test_command(world):
     is_status(done, "missing", "a job of the agent's that fails: its own status")
     done = world.cli(world.good, "status", url=f"unix:{world.socket}")
     is_status(done, 0, "--agent=unix:PATH")
-    for args, detail in ((["check"], "is about this host"), (["list", "--local"], "contradict"),
+    for args, detail in ((["init"], "is about this host"), (["list", "--local"], "contradict"),
                          (["list", "--repository=file:///x"], "contradict")):
         done = world.cli(world.good, *args)
         is_status(done, "usage", " ".join(args))

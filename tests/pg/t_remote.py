@@ -50,6 +50,11 @@ def test_main_path(remote):
     is_(server.psql("select i from t"), "1", "the table is back")
     like(remote("jobs").out, r"(?m)^\w+ +restore +complete", "jobs")
     is_status(remote("status"), 0, "status")
+    done = remote("check")
+    is_status(done, 0, "check") or diag(done.out)
+    like(done.out, r"(?m)\A\w+ +agent +answers: what follows is what it found$",
+         "check: the agent's own host, not this one")
+    like(done.out, r"(?m)^ok +archiving +segment \w+ was ended", "check: its server")
     log = tail(remote.node.agent.log, 100)
     for path in ("/snapshots", "/restores", "/verifications"):
         like(log, f'method=POST path={path} subject="CN=ops,OU=coordinator,O=Tests" serial=', path)
@@ -75,7 +80,8 @@ def test_lost_connection(remote):
         errors = command.communicate(timeout=120)[1]
     is_(command.returncode, EXIT["device"], "the agent is killed: the command line ends")
     like(errors, "error: the connection to the agent ended; the job may go on without it\n"
-                 "hint: look at it with `tidemark jobs` once the agent is back\n", "says what of")
+                 f"hint: follow it with `tidemark jobs --follow {job}` once the agent is back\n",
+         "says what of, and how to go on watching")
     done = remote("status")
     is_status(done, "device", "nobody answers then")
     like(done.err, "hint: does it run there, with \\[tls\\] listen\\?\n", "the hint")

@@ -38,6 +38,10 @@ def test_case(story, case):
             tm.diag(f"{case}\n{done.err}\n{job_log(node)}")
         began = set(os.listdir(node.state_dir + "/jobs")) - before
         step = journal_of(node)["step"] if began and "step" in journal_of(node) else "none"
+        if step in ("marked", "pulling"):
+            like(done.err, r"(?m)^hint: the old data is gone, and `tidemark restore --resume \w+` "
+                 "would find the same damage: `tidemark verify --all` says which",
+                 f"{case.name}: the hint does not lead into it again")
         found = start_by_hand(story)
         want = (GONE, REFUSED) if step in TOUCHED else (OLD,)
         ok(found in want, f"{case.name}: stopped in step {step}; by hand: {found}")
