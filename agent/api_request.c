@@ -14,6 +14,7 @@ enum field_type {
     FIELD_ID,
     FIELD_BOOL,
     FIELD_NUMBER,
+    FIELD_PERCENT,
     FIELD_EPOCH,
     FIELD_WORD,
     FIELD_MAP,
@@ -99,7 +100,7 @@ static const struct field restore_fields[] = {
 static const struct field verification_fields[] = {
     {"snapshot", FIELD_TEXT, false, NULL},
     {"all", FIELD_BOOL, false, NULL},
-    {"percent", FIELD_NUMBER, false, NULL},
+    {"percent", FIELD_PERCENT, false, NULL},
     {"seed", FIELD_NUMBER, false, NULL},
 };
 static const struct field expiration_fields[] = {
@@ -281,6 +282,15 @@ static int check_names(const char *name, const json_t *value, struct err *err)
     return rc;
 }
 
+static int check_number(const char *name, const json_t *value, json_int_t max, struct err *err)
+{
+    json_int_t number = json_integer_value(value); /* 0 of what is none */
+    if (number >= 1 && number <= max)
+        return 0;
+    return err_set(err, ERR_USAGE, "field '%s' must be a number from 1 to %lld", name,
+                   (long long)max);
+}
+
 static int check_field(const struct field *field, const json_t *value, struct err *err)
 {
     int rc;
@@ -294,11 +304,9 @@ static int check_field(const struct field *field, const json_t *value, struct er
             return err_set(err, ERR_USAGE, "field '%s' must be true or false", field->name);
         return 0;
     case FIELD_NUMBER:
-        if (!json_is_integer(value) || json_integer_value(value) < 1 ||
-            json_integer_value(value) > UINT32_MAX)
-            return err_set(err, ERR_USAGE, "field '%s' must be a number from 1 to 4294967295",
-                           field->name);
-        return 0;
+        return check_number(field->name, value, UINT32_MAX, err);
+    case FIELD_PERCENT:
+        return check_number(field->name, value, 100, err);
     case FIELD_EPOCH:
         if (!json_is_integer(value) || json_integer_value(value) < 1 ||
             json_integer_value(value) > CLUSTER_EPOCH_MAX)
@@ -390,8 +398,6 @@ static int check_verification(const json_t *obj, struct err *err)
     bool all = json_is_true(json_object_get(obj, "all"));
     if (!json_object_get(obj, "snapshot") != all)
         return err_set(err, ERR_USAGE, "a snapshot, or all of them: one of 'snapshot' and 'all'");
-    if (json_integer_value(json_object_get(obj, "percent")) > 100)
-        return err_set(err, ERR_USAGE, "field 'percent' must be a number from 1 to 100");
     if (json_object_get(obj, "seed") && !json_object_get(obj, "percent"))
         return err_set(err, ERR_USAGE, "a 'seed' chooses the sample: give 'percent', too");
     return 0;

@@ -44,16 +44,25 @@ static int no_agent(const struct conf *conf, struct err *err)
                     conf->coordinator_members[0] ? "tidemark-coordinator" : "tidemark-agent");
 }
 
-/* *ret_there: somebody listens. Only connect(2) says why not; libcurl does not. */
-static int probe(const struct conf *conf, bool *ret_there, struct err *err)
+/* -1 with errno: nobody listens. Only connect(2) says why not; libcurl does not. */
+static int probe_socket(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    static_assert(sizeof(conf->socket) <= sizeof(address.sun_path), "conf.c refuses longer ones");
     close_fd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
-        return err_sys(err, ERR_INTERNAL, "socket");
-    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s", conf->socket);
-    *ret_there = connect(fd, (const struct sockaddr *)&address, sizeof(address)) == 0;
+        return -1;
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    memcpy(address.sun_path, path, strlen(path) + 1);
+    return connect(fd, (const struct sockaddr *)&address, sizeof(address));
+}
+
+/* *ret_there: somebody listens. */
+static int probe(const struct conf *conf, bool *ret_there, struct err *err)
+{
+    *ret_there = probe_socket(conf->socket) == 0;
     if (*ret_there)
         return 0;
     if (errno == EACCES || errno == EPERM)
@@ -109,6 +118,11 @@ static int open_tls(const struct client_remote *remote, struct http **ret, struc
 int client_open_remote(const struct client_remote *remote, struct client **ret, struct err *err)
 {
     bool is_socket = strncmp(remote->address, "unix:/", 6) == 0;
+    if (is_socket && probe_socket(remote->address + 5) < 0) {
+        (void)err_sys(err, errno == EACCES || errno == EPERM ? ERR_AUTH : ERR_DEVICE,
+                      "connect to the agent at '%.200s'", remote->address + 5);
+        return err_hint(err, "is it running there? `socket` in its configuration names the path");
+    }
     if (!is_socket && strncmp(remote->address, "https://", 8) != 0) {
         (void)err_set(err, ERR_USAGE, "'%.200s' is no address of an agent", remote->address);
         return err_hint(err, "https://HOST:PORT or unix:/path/agent.sock");
@@ -312,7 +326,7 @@ static int check_ended(const struct client *client, const char *id, json_t **las
     (void)err_set(err, ERR_DEVICE, "%s; the job %s without it",
                   client->conf ? "the agent stopped" : "the connection to the agent ended",
                   known ? "goes on" : "may go on");
-    return err_hint(err, "look at it with `tidemark jobs` once the agent is back");
+    return err_hint(err, "follow it with `tidemark jobs --follow %s` once the agent is back", id);
 }
 
 int client_follow(struct client *client, const char *id, const struct client_follow *follow,

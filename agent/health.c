@@ -135,6 +135,19 @@ static void check_gate(const struct conf *conf, struct health *health)
     health->why = err;
 }
 
+/* Nobody said of which server this host is a node. */
+static void check_known(const struct conf *conf, struct health *health)
+{
+    if (conf->file[0] || conf->data_directory[0] || conf->volume_count > 0)
+        return;
+    health->status = "failed";
+    health->since_s = 0;
+    (void)err_set(&health->why, ERR_CONFIG,
+                  "there is no configuration file: nothing is known of a server here");
+    (void)err_hint(&health->why, "`tidemark-agent --print-sample` prints one for "
+                                 "/etc/tidemark/tidemark.conf");
+}
+
 /* --- the server ------------------------------------------------------------------------------- */
 
 static void blame_server(struct health *health, const char *status, enum err_code code,
@@ -223,6 +236,8 @@ json_t *health_report(const struct conf *conf, const json_t *server)
         check_fence(conf, &health);
     if (is_ok(&health))
         check_gate(conf, &health);
+    if (is_ok(&health))
+        check_known(conf, &health);
     /* A restore that works with the volumes is left in peace. */
     bool quiet = strcmp(health.status, "restoring") == 0 || strcmp(health.status, "partial") == 0;
     if (!server && !quiet) {

@@ -8,6 +8,9 @@
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 void log_set_level(enum log_level level);
+/* Of a daemon or a job: each line begins with the time, "2026-11-26 15:04:22.123 UTC", unless
+ * stderr is the journal's, which adds its own. */
+void log_add_times(void);
 void log_msg(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);
 
 #define log_info(...)  log_msg(LOG_INFO, __VA_ARGS__)

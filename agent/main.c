@@ -231,6 +231,7 @@ static int run_daemon(const struct options *options, struct err *err)
     int rc = load_conf(options, &conf, err);
     if (rc < 0 || options->check)
         return rc;
+    log_add_times();
     if (geteuid() != 0)
         log_warn("not running as root: jobs will not reach devices");
     close_fd int lock_fd = -1;

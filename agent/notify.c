@@ -155,6 +155,7 @@ int notify_main(const char *dir, int ready_fd)
     err_clear(&err);
     (void)umask(077);
     (void)signal(SIGPIPE, SIG_IGN);
+    log_add_times();
     job_keep_ready(ready_fd);
     int rc = 0;
     if (dir[0] != '/' || strlen(dir) >= JOB_DIR_MAX)

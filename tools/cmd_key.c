@@ -220,15 +220,14 @@ const struct cmd_verb verb_key = {
     .args_max = 2,
     .summary = "Makes key files, and changes the keys of an encrypted repository.",
     .notes = "generate FILE   a new key file, for `tidemark init --cipher=aes-256-gcm`\n"
-             "wal FILE        from [repository] key_file, the one for tidemark-wal; always the "
-             "same\n"
+             "wal FILE        from [repository] key_file, the one for tidemark-wal;\n"
+             "                always the same\n"
              "status          which keys the repository has\n"
-             "rotate          new keys, which new objects are sealed with; the old ones stay "
-             "readable\n"
-             "rewrap FILE     the key file FILE takes the place of [repository] key_file; objects "
-             "stay as they\n"
-             "                are, so who had the old file and a copy of the repository still has "
-             "them\n",
+             "rotate          new keys, which new objects are sealed with; the old ones\n"
+             "                stay readable\n"
+             "rewrap FILE     the key file FILE takes the place of [repository] key_file;\n"
+             "                objects stay as they are, so who had the old file and a\n"
+             "                copy of the repository still has them\n",
     .is_local = true,
     .run = run,
 };

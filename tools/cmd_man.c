@@ -22,6 +22,24 @@ static void print_text(const char *text, FILE *to)
     }
 }
 
+/* Lines with columns, of which a table is made, are not filled. */
+static void print_notes(const char *notes, FILE *to)
+{
+    bool filled = true;
+    for (const char *at = notes; *at;) {
+        char line[256];
+        size_t len = strcspn(at, "\n");
+        (void)snprintf(line, sizeof(line), "%.*s\n", (int)len, at);
+        if (filled != !strstr(line, "  ")) {
+            (void)fputs(filled ? ".nf\n" : ".fi\n", to);
+            filled = !filled;
+        }
+        print_text(line, to);
+        at += len + (at[len] == '\n');
+    }
+    (void)fputs(filled ? "" : ".fi\n", to);
+}
+
 static void print_option(const struct cmd_option *option, FILE *to)
 {
     (void)fputs(".TP\n.B ", to);
@@ -55,7 +73,7 @@ void cmd_print_man(const struct cmd_verb *const *verbs, size_t count, FILE *to)
         print_options(verbs[i]->options, to);
         if (verbs[i]->notes) {
             (void)fputs(".PP\n", to);
-            print_text(verbs[i]->notes, to);
+            print_notes(verbs[i]->notes, to);
         }
     }
     (void)fputs(".SS Options of every verb\n", to);

@@ -30,10 +30,64 @@ static void add_settings(json_t *to, const char *key, const json_t *settings)
     (void)json_object_set_new(to, key, needed);
 }
 
+/* Keys whose numbers are bytes. */
+static bool is_size(const char *key)
+{
+    static const char *const keys[] = {"size",       "bytes_read",     "bytes_stored",
+                                       "bytes_free", "segment_size",   "block_size",
+                                       "len",        "logical_sector", "physical_sector"};
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++)
+        if (strcmp(keys[i], key) == 0)
+            return true;
+    return false;
+}
+
+static json_t *size_text(const json_t *bytes)
+{
+    char text[24];
+    cmd_format_size((uint64_t)json_integer_value(bytes), text);
+    return json_string(text);
+}
+
+static void add_sizes(json_t *to, const char *key, const json_t *array)
+{
+    json_t *sizes = json_array(), *value;
+    size_t i;
+    json_array_foreach(array, i, value)
+    {
+        (void)json_array_append_new(sizes, size_text(value));
+    }
+    (void)json_object_set_new(to, key, sizes);
+}
+
+/* Nanoseconds, of a stall. */
+static void add_duration(json_t *to, const char *key, const json_t *value)
+{
+    char name[64], text[32];
+    (void)snprintf(name, sizeof(name), "%.*s", (int)(strrchr(key, '_') - key), key);
+    (void)snprintf(text, sizeof(text), "%.1f ms", (double)json_integer_value(value) / 1e6);
+    (void)json_object_set_new(to, name, json_string(text));
+}
+
+static void add_mode(json_t *to, const char *key, const json_t *value)
+{
+    char text[16];
+    (void)snprintf(text, sizeof(text), "%04o", (unsigned)json_integer_value(value));
+    (void)json_object_set_new(to, key, json_string(text));
+}
+
 static void add_field(json_t *to, const char *key, const json_t *value)
 {
     const char *unit = strrchr(key, '_');
-    if (json_is_integer(value) && unit && strcmp(unit, "_s") == 0)
+    if (json_is_integer(value) && is_size(key))
+        (void)json_object_set_new(to, key, size_text(value));
+    else if (strcmp(key, "passes") == 0)
+        add_sizes(to, key, value);
+    else if (json_is_integer(value) && strcmp(key, "mode") == 0)
+        add_mode(to, key, value);
+    else if (json_is_integer(value) && unit && strcmp(unit, "_ns") == 0)
+        add_duration(to, key, value);
+    else if (json_is_integer(value) && unit && strcmp(unit, "_s") == 0)
         add_time(to, key, value, 1);
     else if (json_is_integer(value) && unit && strcmp(unit, "_us") == 0)
         add_time(to, key, value, 1000000);
@@ -43,8 +97,8 @@ static void add_field(json_t *to, const char *key, const json_t *value)
         (void)json_object_set_new(to, key, for_people(value));
 }
 
-/* A new reference: times as text, of the settings only those that a server which replays the WAL
- * must have, and for whom commits wait. --json has all as it is. */
+/* A new reference: times and sizes as text, of the settings only those that a server which replays
+ * the WAL must have, and for whom commits wait. --json has all as it is. */
 static json_t *for_people(const json_t *json)
 {
     const char *key;
@@ -135,7 +189,7 @@ const struct cmd_verb verb_show = {
     .notes = "This node's own, else one of another node of the cluster. An ID may be cut to its "
              "first 6\n"
              "digits or more. Times are UTC; --json has every setting\n"
-             "that was recorded, and times in seconds. passes of a live copy: bytes of the\n"
+             "that was recorded, times in seconds and sizes in bytes. passes of a live copy: the\n"
              "first, which reads what is used, then what each stop found changed; --json has\n"
              "only the latter.\n",
     .run = run,

@@ -1,4 +1,5 @@
 /* tidemark verify: reads snapshots back from the repository and checks every chunk; no device. */
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "tools/cmd.h"
@@ -11,15 +12,17 @@ static const struct cmd_option options[] = {
     {NULL, 0, NULL, NULL},
 };
 
-static int add_number(const struct cmd *cmd, const char *name, json_t *body, struct err *err)
+static int add_number(const struct cmd *cmd, const char *name, uint32_t max, json_t *body,
+                      struct err *err)
 {
     const char *text = cmd_option(cmd, name);
     char *rest;
     if (!text)
         return 0;
     unsigned long long number = strtoull(text, &rest, 10);
-    if (text[0] < '0' || text[0] > '9' || *rest || number > UINT32_MAX)
-        return err_set(err, ERR_USAGE, "--%s: '%.80s' is not a number", name, text);
+    if (text[0] < '0' || text[0] > '9' || *rest || number < 1 || number > max)
+        return err_set(err, ERR_USAGE, "--%s: '%.80s' is not a number from 1 to %" PRIu32, name,
+                       text, max);
     (void)json_object_set_new(body, name, json_integer((json_int_t)number));
     return 0;
 }
@@ -31,9 +34,9 @@ static int make_body(const struct cmd *cmd, json_t *body, struct err *err)
         return err_set(err, ERR_USAGE, "expected: tidemark verify TAG|ID|latest, or --all");
     int rc = all ? 0 : cmd_check_name("snapshot", cmd->args[0], err);
     if (rc == 0)
-        rc = add_number(cmd, "percent", body, err);
+        rc = add_number(cmd, "percent", 100, body, err);
     if (rc == 0)
-        rc = add_number(cmd, "seed", body, err);
+        rc = add_number(cmd, "seed", UINT32_MAX, body, err);
     if (all)
         (void)json_object_set_new(body, "all", json_true());
     else

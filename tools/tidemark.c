@@ -25,7 +25,7 @@ static void print_usage(FILE *to)
         (void)fprintf(to, "%*s %.*s\n", LEFT_COLUMNS - used, "",
                       (int)strcspn(verbs[i]->summary, ".\n"), verbs[i]->summary);
     }
-    (void)fputs("\n`tidemark VERB --help` lists the options of a verb.\n"
+    (void)fputs("\n`tidemark help VERB` lists the options of a verb.\n"
                 "Exit status: 0 ok, 2 usage, 10 config, 11 device, 12 store, 13 auth, 14 corrupt,\n"
                 "15 missing, 16 postgres, 17 busy, 18 cancelled, 19 refused, 20 partial, 70 "
                 "internal.\n",
@@ -72,6 +72,20 @@ static int fail(const struct err *err)
     return err_exit_status(err->code);
 }
 
+/* Of a verb, or of all. */
+static int help(const char *name)
+{
+    struct err err;
+    const struct cmd_verb *verb = name ? find_verb(name, &err) : NULL;
+    if (name && !verb)
+        return fail(&err);
+    if (verb)
+        cmd_print_help(verb, stdout);
+    else
+        print_usage(stdout);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static struct cmd cmd; /* large; one a process */
@@ -84,10 +98,8 @@ int main(int argc, char **argv)
     }
     bring_verb_first(argc, argv);
     if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
-        print_usage(stdout);
-        return 0;
-    }
+        strcmp(argv[1], "help") == 0)
+        return help(argc > 2 ? argv[2] : NULL);
     if (strcmp(argv[1], "--print-man") == 0) {
         cmd_print_man(verbs, ARRAY_LEN(verbs), stdout);
         return 0;

@@ -24,6 +24,12 @@ def test_help():
         is_(one.err, "", f"{verb}: and nothing else")
     like(done.out, r"(?m)^  cluster snapshot\|.*\|abort \[TAG\|NODE\|JOB\]\n {31}Snapshots and",
          "a long line is not cut")
+    for verb in ("list", "cluster"):
+        is_(cli("help", verb).out, cli(verb, "--help").out, f"tidemark help {verb}")
+    done = cli("help", "snapshto")
+    is_status(done, "usage", "help for what is no verb")
+    like(done.err, "did you mean `tidemark snapshot`", "help for what is no verb: the nearest")
+    is_(cli("help").out, cli("--help").out, "tidemark help alone")
     is_status(cli(), "usage", "no verb")
     for args, error, hint in [
             (["snapshto"], "unknown verb 'snapshto'", "did you mean `tidemark snapshot`?"),
@@ -49,11 +55,30 @@ def test_help():
             (["restore", "t", "--target=latest", "--target-xid=3"], "more than one target", None),
             (["restore", "t", "--verify=deep"],
              "field 'verify' is 'deep', expected one of: none, quick, standard, full", None),
-            (["restore", "t", "--target=time"], "target time needs a value", None)]:
+            (["restore", "t", "--target=time"], "target time needs a value", None),
+            (["verify", "t", "--percent=0"], "--percent: '0' is not a number from 1 to 100", None),
+            (["verify", "t", "--percent=101"], "--percent: '101' is not a number from 1 to 100",
+             None)]:
         done = cli(args[0], "--local", *args[1:],
                    TIDEMARK_TIDEMARK_STATE_DIR="/nonexistent/tidemark")
         is_status(done, "usage", f"tidemark {' '.join(args)}: exit status")
         is_(done.err, f"error: {error}\n" + (f"hint: {hint}\n" if hint else ""), "and message")
+
+
+def test_strangers():
+    """What cannot know anything says so."""
+    state = {"TIDEMARK_TIDEMARK_STATE_DIR": "/nonexistent/tidemark"}
+    done = cli("status", "--local", **state)
+    is_status(done, "config", "status without a configuration is not ok")
+    is_(done.err, "error: there is no configuration file: nothing is known of a server here\n"
+        "hint: `tidemark-agent --print-sample` prints one for /etc/tidemark/tidemark.conf\n",
+        "and says what to do")
+    like(cli("status", "--local", "--json", **state).out, '"status":"failed"', "in JSON, too")
+    done = cli("status", "--agent=unix:/nonexistent/agent.sock")
+    is_status(done, "device", "an agent at a path where there is none")
+    like(done.err, "^error: connect to the agent at '/nonexistent/agent.sock': No such file.*\n"
+         "hint: is it running there", "is not looked for elsewhere")
+    is_status(cli("status", "--agent=unix:"), "usage", "and no path is no address")
 
 
 def test_versions():
@@ -82,6 +107,9 @@ def test_generated():
 
 
 def test_man():
+    page = committed("conf/man/tidemark.1")
+    for row in (r"wal FILE        from \[repository\]", r"  tidemark cluster resume \[JOB\] "):
+        like(page, rf"(?m)^\.nf\n([^.\n].*\n)*{row}", "tidemark(1): a table is not filled")
     if not shutil.which("groff"):
         skip("groff is not installed")
         return
@@ -97,6 +125,7 @@ def test_man():
 def main():
     need_programs("tidemark", "tidemark-agent")
     test_help()
+    test_strangers()
     test_versions()
     test_generated()
     test_man()

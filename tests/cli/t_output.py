@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -54,6 +55,13 @@ def test_show(node):
     like(text, rf"(?m)^  stopped: {as_text(record['postgresql']['stopped_us'] // 1000000)}$",
          "show: microseconds too")
     unlike(text, r"_u?s: \d", "show: no seconds since 1970")
+    is_(re.findall(r"(?m)^ +(?:size|bytes_\w+|\w+_size|len): (?!\d+(?:\.\d)? [KMG]?i?B$).*", text),
+        [], "show: sizes have units")
+    like(text, r"(?m)^ +segment_size: 16.0 MiB$", "show: as in list")
+    like(text, r"(?m)^freeze: \d+\.\d ms$", "show: how long writes stood still")
+    like(text, r"(?m)^ +mode: 0[0-7]{3}$", "show: modes as chmod takes them")
+    ok(isinstance(record["freeze_ns"], int) and isinstance(record["volumes"][0]["size"], int),
+       "show --json: and numbers")
     settings = text.split("  settings:\n")[1]
     shown = [line.split(":")[0].strip() for line in settings.split("\n")
              if line.startswith("    ")]
@@ -97,6 +105,29 @@ def test_jobs(node):
         ok(any(error[:20] in line for line in lines), f"{columns} columns: the error begins")
         errors = [line for line in lines if error[:20] in line]
         ok(all(len(line) <= columns for line in errors), f"{columns} columns: and fits")
+
+
+def test_logs(node):
+    """A file has the time of each line; the journal adds its own."""
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UTC (tidemark: (info|warn)|error): "
+    job = json.loads(node.cli("jobs", "--json").out.splitlines()[0])["id"]
+    with open(f"{node.state_dir}/jobs/{job}/log", encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    ok(len(lines) > 3 and all(re.match(stamp, line) for line in lines), "a job's log has times") \
+        or diag("\n".join(lines))
+    node.agent.stop()
+    with open(node.agent.log, encoding="utf-8") as file:
+        lines = file.read().splitlines()
+    ok(lines and all(re.match(stamp, line) for line in lines), "and the agent's, into a file") or \
+        diag("\n".join(lines))
+    st = os.stat(node.agent.log)
+    node.agent.start(JOURNAL_STREAM=f"{st.st_dev}:{st.st_ino}")
+    node.agent.stop()
+    with open(node.agent.log, encoding="utf-8") as file:
+        rest = file.read().splitlines()[len(lines):]
+    ok(rest and all(line.startswith("tidemark: ") for line in rest), "not into the journal") or \
+        diag("\n".join(rest))
+    node.agent.start()
 
 
 def check(node, *args, **env):
@@ -143,6 +174,7 @@ def main():
     test_show(node)
     test_list(node)
     test_jobs(node)
+    test_logs(node)
     test_check(node, box)
 
 
