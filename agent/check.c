@@ -34,6 +34,7 @@ static const struct {
     {"space", FOR_NODE | NEEDS_WHOLE, check_space},
     {"server", FOR_NODE | NEEDS_WHOLE, check_server},
     {"layout", FOR_NODE | NEEDS_WHOLE, check_layout},
+    {"backlog", FOR_NODE | NEEDS_WHOLE, check_backlog},
     {"archiving", FOR_NODE | NEEDS_WHOLE, check_archiving},
     {"patroni", FOR_NODE, check_patroni},
     {"snapshots", FOR_BOTH, check_snapshots},

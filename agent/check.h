@@ -76,6 +76,7 @@ int check_drill(struct check *check, struct err *err);
 /* check_server.c */
 int check_server(struct check *check, struct err *err);
 int check_layout(struct check *check, struct err *err);
+int check_backlog(struct check *check, struct err *err);
 int check_archiving(struct check *check, struct err *err);
 
 /* check_cluster.c */

@@ -4,7 +4,9 @@
 #include <limits.h>
 #include <stdio.h>
 #include <sys/stat.h>
+#include <time.h>
 
+#include "agent/archive_lag.h"
 #include "agent/archive_proof.h"
 #include "agent/check.h"
 #include "agent/process.h"
@@ -217,6 +219,24 @@ int check_layout(struct check *check, struct err *err)
     record_release(&snapshot->record);
     free(snapshot);
     return rc;
+}
+
+/* --- what waits to be archived ---------------------------------------------------------------- */
+
+/* Before a segment is asked for: that one would be at the backlog's end. */
+int check_backlog(struct check *check, struct err *err)
+{
+    const int64_t now_s = (int64_t)time(NULL);
+    free_json json_t *archiving = NULL;
+    int rc = check->session ? archive_lag_read(check->conf, check->session, &archiving, err) : 0;
+    if (rc < 0 || !json_is_object(archiving))
+        return rc < 0 ? rc : CHECK_NONE;
+    archive_lag_text(archiving, now_s, check->detail);
+    if (archive_lag_age(archiving, now_s) <= (int64_t)check->conf->wal_archive_timeout_s)
+        return 0;
+    return check_warning(err, check->detail,
+                         "pg_wal keeps all of it until the repository has it: see archiving, and "
+                         "the room on its filesystem");
 }
 
 /* --- a segment has to arrive ------------------------------------------------------------------ */

@@ -247,9 +247,11 @@ json_t *health_report(const struct conf *conf, const json_t *server)
     if (is_ok(&health) && conf->data_directory[0])
         check_server(conf, server, &health);
     json_t *json = health_json(&health);
-    json_t *role = json_object_get(server, "role"), *timeline = json_object_get(server, "timeline");
-    (void)json_object_set(json, "role", role ? role : json_null());
-    (void)json_object_set(json, "timeline", timeline ? timeline : json_null());
+    static const char *const of_server[] = {"role", "timeline", "archiving"};
+    for (size_t i = 0; i < ARRAY_LEN(of_server); i++) {
+        json_t *value = json_object_get(server, of_server[i]);
+        (void)json_object_set(json, of_server[i], value ? value : json_null());
+    }
     return json;
 }
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 
+#include "agent/archive_lag.h"
 #include "agent/conninfo.h"
 #include "agent/pg.h"
 #include "agent/record.h"
@@ -162,9 +163,13 @@ static int ask(struct pg_session *session, json_t *report, struct err *err)
 static int ask_server(const struct conf *conf, json_t *report, struct err *err)
 {
     struct pg_session *session = NULL;
+    json_t *archiving = NULL;
+    struct err ignored;
     int rc = pg_open(conf, NULL, &session, err);
     if (rc == 0)
         rc = ask(session, report, err);
+    if (rc == 0 && archive_lag_read(conf, session, &archiving, &ignored) == 0)
+        (void)json_object_set_new(report, "archiving", archiving);
     pg_close(session);
     return rc;
 }
@@ -194,9 +199,10 @@ json_t *node_server(const struct conf *conf)
     enum pg_state state = PG_STOPPED;
     struct err err;
     json_t *report =
-        json_pack("{s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:[], s:[], s:n, s:{}}", "role", "down",
-                  "system_id", "timeline", "lsn", "history", "pg_version", "primary_conninfo",
-                  "primary_slot", "slots", "replication", "receiver", "settings");
+        json_pack("{s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:[], s:[], s:n, s:{}}", "role",
+                  "down", "system_id", "timeline", "lsn", "archiving", "history", "pg_version",
+                  "primary_conninfo", "primary_slot", "slots", "replication", "receiver",
+                  "settings");
     if (!report)
         abort();
     int rc = conf->data_directory[0] ? pg_server_state(conf, &state, NULL, &err)

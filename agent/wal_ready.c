@@ -52,10 +52,12 @@ bool wal_ready_scan(int wal_fd, struct wal_ready *ret)
     if (!dir)
         return false;
     (void)take_fd(&fd); /* closedir() closes it */
-    ret->count = 0;
+    ret->count = ret->total = 0;
     for (const struct dirent *entry; (entry = readdir(dir));)
-        if (ready_name(entry->d_name, name))
+        if (ready_name(entry->d_name, name)) {
+            ret->total++;
             insert(ret, name);
+        }
     (void)closedir(dir);
     return true;
 }

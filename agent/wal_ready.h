@@ -10,6 +10,7 @@ enum { WAL_READY_MAX = 64 }; /* as many as the server's archiver itself keeps of
 struct wal_ready {
     char names[WAL_READY_MAX][WAL_NAME_MAX + 1]; /* the first ones in order */
     size_t count;
+    size_t total; /* with those that have no place in names */
 };
 
 /* The archiver's order: histories first, then by name. As strcmp(). */

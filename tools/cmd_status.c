@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "agent/archive_lag.h"
 #include "agent/text.h"
 #include "tools/cmd.h"
 
@@ -54,6 +55,15 @@ static json_t *last_snapshot(const json_t *jobs)
     return json_null();
 }
 
+static void print_archiving(const json_t *archiving)
+{
+    char text[ARCHIVE_LAG_TEXT];
+    if (!json_is_object(archiving))
+        return;
+    archive_lag_text(archiving, (int64_t)time(NULL), text);
+    (void)printf("archiving: %s\n", text);
+}
+
 static void print_health(const struct cmd *cmd, const json_t *health)
 {
     const json_t *last = json_object_get(health, "last_snapshot");
@@ -68,6 +78,7 @@ static void print_health(const struct cmd *cmd, const json_t *health)
     if (timeline > 0 && !json_is(health, "role", "coordinator"))
         (void)printf("server: %s on timeline %lld\n", cmd_text(health, "role"),
                      (long long)timeline);
+    print_archiving(json_object_get(health, "archiving"));
     if (!last || json_is_null(last))
         return;
     text_age((int64_t)time(NULL) - json_integer_value(json_object_get(last, "ended_s")), age);

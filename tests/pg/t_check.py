@@ -112,6 +112,44 @@ def test_archive(node, box):
     intact(node, "archive again")
 
 
+def test_backlog(node):
+    """What waits is told before a segment is asked for, which would be behind it."""
+    command = node.server.psql("show archive_command")
+    archive_to(node, node.repository, node.archive_command)
+    document = schemas.conform(node.cli, "nothing waits", "status", want=1)[0]["archiving"]
+    is_([document["waiting"], document["next"], document["failing"]], [0, None, None],
+        "status: nothing waits")
+    like(node.cli("status").out, f"(?m)^archiving: nothing waits; last {document['last']}, .* ago$",
+         "and what was archived last")
+    node.server.psql("alter system set archive_command = 'false'")
+    node.server.reload()
+
+    def failing():
+        node.server.psql("select pg_logical_emit_message(false, 'backlog', 'x')")
+        node.server.switch_wal()
+        return node.server.psql("select last_failed_wal from pg_stat_archiver where"
+                                " last_failed_time > last_archived_time")
+    name = poll(failing, 60, "a failure")
+    last = node.server.psql("select last_archived_wal from pg_stat_archiver")
+    ready = os.path.join(node.data, "pg_wal/archive_status", name + ".ready")
+    hour_ago = int(os.stat(ready).st_mtime) - 3600
+    os.utime(ready, (hour_ago, hour_ago))
+    count = sum(x.endswith(".ready") for x in os.listdir(os.path.dirname(ready)))
+    found = schemas.conform(node.cli, "files wait", "status", want=1)[0]["archiving"]
+    is_([found[x] for x in ("waiting", "next", "next_since_s", "last", "failing")],
+        [count, name, hour_ago, last, name], "status --json: how many wait, and since when")
+    line = rf"{count} WAL files? waits?, {name} for 6. min; last {last}, .* ago; " \
+           rf"archiving of {name} fails"
+    like(node.cli("status").out, f"(?m)^archiving: {line}$", "status says it")
+    like(node.cli("check").out, rf"(?m)^warn +backlog +{line}\n +hint: pg_wal keeps all of it",
+         "check warns, because it is so old")
+    node.server.psql(f"alter system set archive_command = '{command}'")
+    node.server.reload()
+    poll(lambda: not any(x.endswith(".ready") for x in os.listdir(os.path.dirname(ready))), 60,
+         "their archiving")
+    like(intact(node, "backlog").out, "(?m)^ok +backlog +nothing waits; last ", "and then it is gone")
+
+
 def hidden(node, script):
     """In a mount namespace of its own, after the script."""
     return limited(node, "unshare", "--mount", "sh", "-ec", script + '\nexec "$@"', "sh")
@@ -354,6 +392,7 @@ def main():
     test_directory(node)
     test_repository(node, box)
     test_archive(node, box)
+    test_backlog(node)
     test_room(node)
     test_capture(node)
     test_track(node)
