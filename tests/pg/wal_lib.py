@@ -252,10 +252,10 @@ class Archiver:
 class Primary(Server):
     """A server that archives into `archive`."""
 
-    def __init__(self, box, archive, name="data", **settings):
+    def __init__(self, box, archive, name="data", initdb=(), **settings):
         super().__init__(box, box.join(name))
         self.archive = archive
-        self.init(archive_mode="on", archive_command=archive.archive_command(),
+        self.init(*initdb, archive_mode="on", archive_command=archive.archive_command(),
                   fsync="off", **settings)
         self.start()
         self.system_id = self.psql("select system_identifier from pg_control_system()")
