@@ -320,9 +320,11 @@ static void close_all(struct server *server)
 }
 
 /* Segments come and go: without this each one's buffers are given back to the kernel and cleared
- * anew, which costs as much as compressing them. */
+ * anew, which costs as much as compressing them. One arena: with one a thread, each would keep what
+ * its last push took, also while the queue lets no more of them work at once. */
 static void keep_buffers(void)
 {
+    (void)mallopt(M_ARENA_MAX, 1);
     (void)mallopt(M_MMAP_THRESHOLD, 32 << 20);
     (void)mallopt(M_TRIM_THRESHOLD, 512 << 20);
 }
