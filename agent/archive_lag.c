@@ -58,7 +58,8 @@ static void add_waiting(const struct conf *conf, json_t *archiving)
         (void)json_object_set_new(archiving, "next_since_s", json_integer(next.st_mtim.tv_sec));
 }
 
-/* --- all of it --------------------------------------------------------------------------------- */
+/* --- all of it ---------------------------------------------------------------------------------
+ */
 
 int archive_lag_read(const struct conf *conf, struct pg_session *session, json_t **ret,
                      struct err *err)

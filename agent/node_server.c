@@ -198,11 +198,10 @@ json_t *node_server(const struct conf *conf)
         [PG_STOPPED] = "stopped", [PG_STARTING] = "starting", [PG_RUNNING] = "running"};
     enum pg_state state = PG_STOPPED;
     struct err err;
-    json_t *report =
-        json_pack("{s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:[], s:[], s:n, s:{}}", "role",
-                  "down", "system_id", "timeline", "lsn", "archiving", "history", "pg_version",
-                  "primary_conninfo", "primary_slot", "slots", "replication", "receiver",
-                  "settings");
+    json_t *report = json_pack(
+        "{s:s, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:n, s:[], s:[], s:n, s:{}}", "role", "down",
+        "system_id", "timeline", "lsn", "archiving", "history", "pg_version", "primary_conninfo",
+        "primary_slot", "slots", "replication", "receiver", "settings");
     if (!report)
         abort();
     int rc = conf->data_directory[0] ? pg_server_state(conf, &state, NULL, &err)
