@@ -147,7 +147,7 @@ def test_backlog(node):
     node.server.reload()
     poll(lambda: not any(x.endswith(".ready") for x in os.listdir(os.path.dirname(ready))), 60,
          "their archiving")
-    like(intact(node, "backlog").out, "(?m)^ok +backlog +nothing waits; last ", "and then it is gone")
+    like(intact(node, "backlog").out, "(?m)^ok +backlog +nothing waits; last ", "and then no more")
 
 
 def hidden(node, script):

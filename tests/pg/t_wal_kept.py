@@ -73,8 +73,8 @@ class Watched:
         self.server.psql("checkpoint")
 
     def failing(self):
-        return self.server.psql("select last_failed_time > coalesce(last_archived_time, '-infinity')"
-                                " from pg_stat_archiver") == "t"
+        return self.server.psql("select last_failed_time > coalesce(last_archived_time,"
+                                " '-infinity') from pg_stat_archiver") == "t"
 
     def settle(self, what):
         """Until everything is in the repository; the archiver sleeps for a minute after failures,
