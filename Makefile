@@ -93,7 +93,7 @@ $(B)/io/marks_object.o: io/marks_object.S build/bpf/marks.bpf.o
 	@mkdir -p $(@D)
 	$(CC) -c -o $@ $<
 
-$(B)/agent/pg_child.o: CFLAGS_ALL += -isystem $(PGINC)
+$(B)/agent/pg_child.o $(B)/agent/pg_try.o: CFLAGS_ALL += -isystem $(PGINC)
 
 $(B)/libio.a: $(IO_OBJ)
 	@rm -f $@ && ar crs $@ $^

@@ -34,7 +34,7 @@ struct field {
     const char *const *words; /* FIELD_WORD */
 };
 
-enum { FIELDS_MAX = 20, TEXT_MAX = 1023, SLOTS_MAX = 64, SLOT_NAME_MAX = 63, NAMES_MAX = 1000 };
+enum { FIELDS_MAX = 24, TEXT_MAX = 1023, SLOTS_MAX = 64, SLOT_NAME_MAX = 63, NAMES_MAX = 1000 };
 
 static const char *const checkpoint_words[] = {"fast", "spread", NULL};
 static const char *const action_words[] = {"promote", "pause", "shutdown", NULL};
@@ -90,6 +90,8 @@ static const struct field restore_fields[] = {
     {"config", FIELD_WORD, false, config_words},
     {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
+    {"allow_second_primary", FIELD_BOOL, false, NULL},
+    {"primary_is_down", FIELD_BOOL, false, NULL},
     {"execute", FIELD_BOOL, false, NULL},
     {"cluster", FIELD_CLUSTER, false, NULL},
     {"primary_conninfo", FIELD_TEXT, false, NULL},
@@ -147,10 +149,13 @@ static const struct field execute_fields[] = {
     {"verify", FIELD_BOOL, false, NULL},           {"epoch", FIELD_EPOCH, false, NULL},
     {"until", FIELD_WORD, false, until_words},     {"fork", FIELD_FORK, false, NULL},
     {"slots", FIELD_SLOTS, false, NULL},           {"idle_slots", FIELD_SLOTS, false, NULL},
-    {"primary_conninfo", FIELD_TEXT, false, NULL},
+    {"primary_conninfo", FIELD_TEXT, false, NULL}, {"primary_is_down", FIELD_BOOL, false, NULL},
 };
 static const struct field verify_fields[] = {{"epoch", FIELD_EPOCH, false, NULL}};
-static const struct field resume_fields[] = {{"take_over", FIELD_BOOL, false, NULL}};
+static const struct field resume_fields[] = {
+    {"take_over", FIELD_BOOL, false, NULL},
+    {"allow_second_primary", FIELD_BOOL, false, NULL},
+};
 
 static const struct {
     const char *type;

@@ -107,8 +107,14 @@ static const char *goal_for(const json_t *status, const char *verb)
 /* What of the call the job itself has to know. */
 static json_t *goal_options(const json_t *call)
 {
-    static const char *const keys[] = {"epoch", "until",      "fork",
-                                       "slots", "idle_slots", "primary_conninfo"};
+    static const char *const keys[] = {"epoch",
+                                       "until",
+                                       "fork",
+                                       "slots",
+                                       "idle_slots",
+                                       "primary_conninfo",
+                                       "primary_is_down",
+                                       "allow_second_primary"};
     json_t *options = json_object();
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (json_object_get(call, keys[i]))

@@ -294,6 +294,29 @@ int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned t
     return 0;
 }
 
+int pg_ask_servers(const struct conf *conf, const char *conninfo, unsigned timeout_s,
+                   json_t *servers, struct err *err)
+{
+    free_json json_t *hello =
+        json_pack("{s:s, s:s, s:s, s:i, s:O}", "user", conf->os_user, "connection", conninfo,
+                  "mode", "servers", "timeout_s", (int)timeout_s, "known", servers);
+    free_json json_t *answer = NULL;
+    unsigned hosts = 1;
+    for (const char *at = conninfo; *at; at++)
+        hosts += *at == ',';
+    int rc = ask_child(hello, (2 * hosts + 1) * timeout_s, &answer, err); /* two tries each */
+    if (rc < 0)
+        return rc;
+    json_t *answers = json_object_get(answer, "servers");
+    if (!json_is_array(answers)) {
+        (void)err_set(err, ERR_CONFIG, "%s", json_str(answer, "error"));
+        one_line(err->text);
+        return -(int)err->code;
+    }
+    (void)json_array_extend(servers, answers);
+    return 0;
+}
+
 static json_t *request_of(const char *sql, const char *const *params, unsigned timeout_s)
 {
     json_t *list = json_array();

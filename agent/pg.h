@@ -58,6 +58,14 @@ struct pg_tried {
 int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned timeout_s,
                        struct pg_tried *ret, struct err *err);
 
+/* Who is there, at each host that conninfo names, by itself: asked as a walreceiver of
+ * conf->os_user, or else as anybody. Appends to servers {"host", "port", "answer": "nobody"
+ * (nothing listens) | "standby" | "primary" | "unclear", "system_id" ("" = it did not say), "text":
+ * why it is not clear}; who has answered there already is not asked again. ERR_CONFIG: libpq cannot
+ * read conninfo. */
+int pg_ask_servers(const struct conf *conf, const char *conninfo, unsigned timeout_s,
+                   json_t *servers, struct err *err);
+
 /* The child's main(). */
 int pg_session_main(int argc, char **argv);
 /* Between the two: a line through the socket. False, with errno, when nobody listens any more. */

@@ -7,14 +7,14 @@
  *     → {"sql":"select $1","params":["x"],"timeout_s":0}
  *     ← {"ok":true,"rows":[["x"]]}     or {"ok":false,"error":"…","lost":false}
  *
- * A first line with "mode" has one answer, and then the child ends: "read" says how libpq reads the
- * connection string, "replication" connects with it as a standby would.
+ * A first line with "mode" has one answer, and then the child ends: see pg_try.c.
  *
  * Everything comes through the pipe: conninfo in argv would be readable by every user. The end of
  * the parent is EOF on stdin; it is watched during statements too, and then the statement is
  * cancelled: a backup session must not outlive the job that wants it. (PR_SET_PDEATHSIG would not
  * do: it fires when the forking thread ends, and setuid clears it.) */
 #include "agent/pg.h"
+#include "agent/pg_child.h"
 #include "agent/process.h"
 #include "agent/clock.h"
 
@@ -25,7 +25,7 @@
 #include <stdio.h>
 #include <time.h>
 
-enum { LINE_MAX_LEN = 64 << 20, EXIT_PARENT_GONE = 3 };
+enum { LINE_MAX_LEN = 64 << 20 };
 
 struct line_reader {
     char *buf;
@@ -73,7 +73,7 @@ static bool reply(json_t *json)
 
 /* libpq's text comes in the server's encoding until the connection is up, and as raw bytes from a
  * SQL_ASCII database: what is not UTF-8 becomes '?'. */
-static json_t *to_json_text(const char *text, size_t len)
+json_t *pg_child_text(const char *text, size_t len)
 {
     json_t *json = json_stringn(text, len);
     if (json)
@@ -88,12 +88,12 @@ static json_t *to_json_text(const char *text, size_t len)
     return json;
 }
 
-static json_t *failure(const char *message, const char *sqlstate, bool lost)
+json_t *pg_child_failure(const char *message, const char *sqlstate, bool lost)
 {
     size_t len = strlen(message);
     while (len > 0 && strchr("\n ", message[len - 1]))
         len--;
-    json_t *json = json_pack("{s:b, s:o, s:b}", "ok", 0, "error", to_json_text(message, len),
+    json_t *json = json_pack("{s:b, s:o, s:b}", "ok", 0, "error", pg_child_text(message, len),
                              "lost", (int)lost);
     if (sqlstate)
         json_object_set_new(json, "sqlstate", json_string(sqlstate));
@@ -102,12 +102,12 @@ static json_t *failure(const char *message, const char *sqlstate, bool lost)
 
 /* libpq repeats words that it does not understand: one of them may be a part of a password, which
  * in a URI has no name. */
-static json_t *unreadable(const char *conninfo, const char *why)
+json_t *pg_child_unreadable(const char *conninfo, const char *why)
 {
     if (strcasestr(conninfo, "password") || strcasestr(conninfo, "secret") ||
         strstr(conninfo, "://"))
         why = "libpq cannot read it (its words are not shown: there may be a password in it)";
-    return failure(why ? why : "out of memory", NULL, true);
+    return pg_child_failure(why ? why : "out of memory", NULL, true);
 }
 
 /* Becomes the server's user, for good. A plain process with one thread: glibc's calls are fine. */
@@ -178,99 +178,6 @@ static const char session_settings[] =
     "SET search_path = pg_catalog; SET client_min_messages = warning;"
     "SET client_connection_check_interval = 2000";
 
-/* --- a standby's way to its primary -----------------------------------------------------------
- */
-
-static json_t *read_conninfo(const char *conninfo)
-{
-    static const char *const told[] = {"host", "hostaddr", "application_name",
-                                       "target_session_attrs"};
-    char *why = NULL;
-    PQconninfoOption *options = PQconninfoParse(conninfo, &why);
-    json_t *json = options ? json_pack("{s:b}", "ok", 1) : unreadable(conninfo, why);
-    for (PQconninfoOption *option = options; option && option->keyword; option++)
-        for (size_t i = 0; i < ARRAY_LEN(told); i++)
-            if (option->val && strcmp(option->keyword, told[i]) == 0)
-                json_object_set_new(json, told[i], to_json_text(option->val, strlen(option->val)));
-    PQconninfoFree(options);
-    PQfreemem(why);
-    return json;
-}
-
-/* PQconnectdb() would not take the verbosity with which libpq tells a server's SQLSTATE, nor end
- * after timeout_s over all addresses of a host. False: *ret_late, or PQerrorMessage() says why. */
-static bool connect_within(PGconn *conn, uint64_t timeout_s, bool *ret_late)
-{
-    uint64_t deadline = now_ms() + timeout_s * 1000;
-    PostgresPollingStatusType next =
-        PQstatus(conn) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
-    (void)PQsetErrorVerbosity(conn, PQERRORS_VERBOSE);
-    while (next != PGRES_POLLING_OK && next != PGRES_POLLING_FAILED) {
-        short events = next == PGRES_POLLING_READING ? POLLIN : POLLOUT;
-        struct pollfd fds[2] = {{.fd = PQsocket(conn), .events = events},
-                                {.fd = STDIN_FILENO, .events = POLLIN | POLLRDHUP}};
-        uint64_t now = now_ms();
-        *ret_late = now >= deadline;
-        if (*ret_late)
-            return false;
-        int ready = poll(fds, 2, (int)min_u64(deadline - now, 60000));
-        if (ready > 0 && fds[1].revents)
-            exit(EXIT_PARENT_GONE);
-        if (ready > 0)
-            next = PQconnectPoll(conn);
-    }
-    return next == PGRES_POLLING_OK;
-}
-
-/* "… FATAL:  28P01: password authentication failed\nLOCATION: …": the code leaves the text. */
-static json_t *refusal(char *text)
-{
-    char state[6] = "";
-    char *location = strstr(text, "\nLOCATION:");
-    if (location)
-        *location = '\0';
-    for (char *at = text; (at = strstr(at, ":  ")); at += 3) {
-        if (strspn(at + 3, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") != 5 || at[8] != ':')
-            continue;
-        (void)snprintf(state, sizeof(state), "%.5s", at + 3);
-        memmove(at + 2, at + 9, strlen(at + 9) + 1);
-        break;
-    }
-    return failure(text, state[0] ? state : NULL, true);
-}
-
-/* As libpqrcv_connect() in libpqwalreceiver.c, under our own name. */
-static json_t *try_replication(const char *conninfo, uint64_t timeout_s)
-{
-    static const char *const keys[] = {"dbname", "replication", "dbname", "application_name", NULL};
-    const char *const values[] = {conninfo, "true", "replication", "tidemark", NULL};
-    bool late = false;
-    PGconn *conn = PQconnectStartParams(keys, values, 1);
-    if (!conn || !connect_within(conn, timeout_s, &late)) {
-        free_mem char *text = strdup(late ? "no answer" : conn ? PQerrorMessage(conn) : "");
-        PQfinish(conn);
-        return refusal(text ? text : (char[]){""});
-    }
-    PGresult *result = PQexec(conn, "IDENTIFY_SYSTEM");
-    json_t *json = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1
-                       ? json_pack("{s:b, s:s}", "ok", 1, "system_id", PQgetvalue(result, 0, 0))
-                       : failure(PQerrorMessage(conn), NULL, true);
-    PQclear(result);
-    PQfinish(conn);
-    return json;
-}
-
-static json_t *answer_mode(const char *mode, const char *conninfo, const json_t *hello)
-{
-    uint64_t timeout_s = 0;
-    struct err err;
-    if (strcmp(mode, "read") == 0)
-        return read_conninfo(conninfo);
-    return json_opt_u64(hello, "timeout_s", ERR_USAGE, &timeout_s, &err) < 0
-               ? failure(err.text, NULL, true)
-               : try_replication(conninfo, timeout_s);
-}
-
 /* --- a session --------------------------------------------------------------------------------
  */
 
@@ -280,8 +187,8 @@ static PGconn *open_session(const char *conninfo, const char *dbname)
     PGconn *conn = connect_with(conninfo, dbname, &parse_why);
     PGresult *result = PQstatus(conn) == CONNECTION_OK ? PQexec(conn, session_settings) : NULL;
     if (PQresultStatus(result) != PGRES_COMMAND_OK) {
-        (void)reply(conn ? failure(PQerrorMessage(conn), NULL, true)
-                         : unreadable(conninfo, parse_why));
+        (void)reply(conn ? pg_child_failure(PQerrorMessage(conn), NULL, true)
+                         : pg_child_unreadable(conninfo, parse_why));
         PQclear(result);
         PQfreemem(parse_why);
         PQfinish(conn);
@@ -306,17 +213,17 @@ static PGconn *open_connection(struct line_reader *reader)
         json_opt_string(hello, "connection", ERR_USAGE, &conninfo, &err) < 0 ||
         json_opt_string(hello, "mode", ERR_USAGE, &mode, &err) < 0 ||
         json_opt_string(hello, "dbname", ERR_USAGE, &dbname, &err) < 0) {
-        (void)reply(failure("pg-session is started by tidemark-agent only", NULL, true));
+        (void)reply(pg_child_failure("pg-session is started by tidemark-agent only", NULL, true));
         return NULL;
     }
     char why[256];
     if (!become(user, why, sizeof(why))) {
-        (void)reply(failure(why, NULL, true));
+        (void)reply(pg_child_failure(why, NULL, true));
         return NULL;
     }
     if (!mode)
         return open_session(conninfo, dbname);
-    (void)reply(answer_mode(mode, conninfo, hello));
+    (void)reply(pg_child_answer(mode, conninfo, hello));
     return NULL;
 }
 
@@ -348,7 +255,7 @@ static void wait_for_result(PGconn *conn, uint64_t timeout_s)
             /* The parent says nothing while it waits: this is its end. */
             cancel_statement(conn);
             PQfinish(conn);
-            exit(EXIT_PARENT_GONE);
+            exit(PG_CHILD_PARENT_GONE);
         }
     }
 }
@@ -361,8 +268,8 @@ static json_t *rows_of(const PGresult *result)
         for (int k = 0; k < PQnfields(result); k++)
             json_array_append_new(row, PQgetisnull(result, i, k)
                                            ? json_null()
-                                           : to_json_text(PQgetvalue(result, i, k),
-                                                          (size_t)PQgetlength(result, i, k)));
+                                           : pg_child_text(PQgetvalue(result, i, k),
+                                                           (size_t)PQgetlength(result, i, k)));
         json_array_append_new(rows, row);
     }
     return json_pack("{s:b, s:o}", "ok", 1, "rows", rows);
@@ -378,9 +285,10 @@ static json_t *result_of(PGconn *conn, uint64_t timeout_s)
     if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK)
         json = rows_of(result);
     else
-        json = failure(result && *PQresultErrorMessage(result) ? PQresultErrorMessage(result)
-                                                               : PQerrorMessage(conn),
-                       PQresultErrorField(result, PG_DIAG_SQLSTATE), lost);
+        json =
+            pg_child_failure(result && *PQresultErrorMessage(result) ? PQresultErrorMessage(result)
+                                                                     : PQerrorMessage(conn),
+                             PQresultErrorField(result, PG_DIAG_SQLSTATE), lost);
     PQclear(result);
     while ((result = PQgetResult(conn)))
         PQclear(result);
@@ -396,13 +304,13 @@ static json_t *run_request(PGconn *conn, const json_t *request)
     size_t count = json_array_size(list);
     if (json_get_string(request, "sql", ERR_USAGE, &sql, &err) < 0 ||
         json_opt_u64(request, "timeout_s", ERR_USAGE, &timeout_s, &err) < 0)
-        return failure(err.text, NULL, false);
+        return pg_child_failure(err.text, NULL, false);
     if (count > ARRAY_LEN(params))
-        return failure("too many parameters", NULL, false);
+        return pg_child_failure("too many parameters", NULL, false);
     for (size_t i = 0; i < count; i++)
         params[i] = json_string_value(json_array_get(list, i));
     if (!PQsendQueryParams(conn, sql, (int)count, NULL, params, NULL, NULL, 0))
-        return failure(PQerrorMessage(conn), NULL, PQstatus(conn) == CONNECTION_BAD);
+        return pg_child_failure(PQerrorMessage(conn), NULL, PQstatus(conn) == CONNECTION_BAD);
     return result_of(conn, timeout_s);
 }
 

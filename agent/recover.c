@@ -470,7 +470,8 @@ static int start_server(struct recovery *recovery, struct err *err)
         rc = restore_standby_renew(restore, pid, err);
         return rc < 0 ? rc : restore_gate_open(restore, err);
     }
-    rc = restore->request.standby ? restore_standby_prepare(restore, err) : 0;
+    rc = restore->request.standby ? restore_standby_prepare(restore, err)
+                                  : restore_second_recheck(restore, err);
     if (rc == 0)
         rc = restore_permit_grant(restore, err);
     if (rc == 0)

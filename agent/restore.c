@@ -428,6 +428,7 @@ static int open_restore(struct restore *restore, struct err *err)
     int rc = restore_request_parse(job->request, &restore->request, err);
     if (rc == 0)
         rc = restore_cluster_load(restore, err);
+    restore_second_load(restore);
     if (rc == 0)
         rc = restore_handover_watch(restore, err);
     if (rc == 0)
@@ -463,6 +464,7 @@ static void release_restore(struct restore *restore)
     for (size_t i = 0; i < RECORD_VOLUMES_MAX; i++)
         free(restore->volumes[i].manifest_buf);
     restore_forget_settings(restore);
+    json_decref(restore->second_ways);
     if (restore->record_read)
         record_release(&restore->record);
     store_close(restore->store);

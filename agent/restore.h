@@ -73,10 +73,11 @@ struct restore_request {
     bool config_image; /* --config=image */
     bool discard_unarchived_wal;
     bool dry_run;
-    bool delta;              /* what is right on the devices already is not fetched */
-    const json_t *overwrite; /* object volume → identity, or NULL */
-    const json_t *devices;   /* object volume → path, or NULL */
-    const json_t *mounts;    /* object volume → mount point, or NULL */
+    bool delta; /* what is right on the devices already is not fetched */
+    bool allow_second_primary, primary_is_down; /* a person's word: restore_second.c */
+    const json_t *overwrite;                    /* object volume → identity, or NULL */
+    const json_t *devices;                      /* object volume → path, or NULL */
+    const json_t *mounts;                       /* object volume → mount point, or NULL */
     /* One node's part of a cluster restore; NULL and false when it is none. */
     const char *cluster_job;
     bool standby;
@@ -131,7 +132,7 @@ struct restore_setting {
     const char *name;
     char *value; /* NULL: cannot be read */
 };
-enum { RESTORE_SETTINGS_MAX = 16 };
+enum { RESTORE_SETTINGS_MAX = 24 };
 
 struct restore {
     struct job *job;
@@ -152,10 +153,11 @@ struct restore {
     uint32_t target_timeline;
     uint64_t target_lsn; /* 0 = not known before replay */
     bool server_was_running;
-    bool past_mark; /* this run began at or behind `marked` */
-    bool old_gone;  /* all volumes were marked once: nothing of the old data can be saved */
-    bool astray;    /* restore_recover(): the server runs without having gone to the target */
-    bool went_back; /* to `fenced`, because of that: once a run */
+    bool past_mark;      /* this run began at or behind `marked` */
+    bool old_gone;       /* all volumes were marked once: nothing of the old data can be saved */
+    bool astray;         /* restore_recover(): the server runs without having gone to the target */
+    bool went_back;      /* to `fenced`, because of that: once a run */
+    json_t *second_ways; /* conninfos of whoever may be the primary; of this run's plan */
     bool conninfo_changed;      /* since it was reserved: the call has another primary_conninfo */
     enum restore_step hold;     /* the last step of this run; STEP_COMPLETE = no hold */
     struct restore_fork fork;   /* of a standby, from its coordinator */
@@ -366,6 +368,16 @@ int restore_standby_renew(struct restore *restore, int pid, struct err *err);
  * primary. ERR_CONFIG, ERR_REFUSED. settings: restore_plan_settings(). */
 int restore_check_primary(const struct restore *restore, const json_t *settings, json_t **ret,
                           struct err *err);
+
+/* --- restore_second.c: two servers of one cluster that take writes --- */
+bool restore_is_standby(const struct restore *restore);
+/* Takes the word of a person that came with this run's goal. */
+void restore_second_load(struct restore *restore);
+/* Asks who may be the primary, where a restore could make a second one. *ret (new reference): the
+ * plan's "other_primary"; stays as it is where there is nobody to ask. ERR_REFUSED. */
+int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err);
+/* Once more, before the server starts: ERR_REFUSED when one runs that nobody allowed. */
+int restore_second_recheck(const struct restore *restore, struct err *err);
 
 /* --- restore_handover.c: Patroni asks for the volumes and starts the server --- */
 bool restore_is_handover(const struct restore *restore);

@@ -95,23 +95,14 @@ static int read_snapshot_wal(const struct restore *restore, struct err *err)
     return 0;
 }
 
-static bool is_standby(const struct restore *restore)
-{
-    char path[CONF_PATH_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/standby.signal", restore->data_directory);
-    return !restore->request.cluster_job && !restore_is_handover(restore) &&
-           access(path, F_OK) == 0;
-}
-
 static void warn_losses(const struct restore *restore, const json_t *settings, json_t *warnings)
 {
     if (restore->target == TARGET_NAME || restore->target == TARGET_XID)
         json_append_text(warnings,
                          "whether the WAL holds this restore point or transaction is known "
                          "only when it is replayed, after the old data is gone");
-    if (is_standby(restore))
-        json_append_text(warnings, "the server here is a standby: it becomes a primary, beside the "
-                                   "one that it follows");
+    if (restore_is_standby(restore))
+        json_append_text(warnings, "the server here is a standby: it becomes a primary");
     const char *names = json_str(settings, "synchronous_standby_names");
     if (!restore->request
              .cluster_job) { /* the plan of the whole names each, and knows who attaches */
@@ -195,7 +186,10 @@ int restore_plan(struct restore *restore, struct err *err)
         return rc;
     free_json json_t *settings = restore_plan_settings(restore);
     free_json json_t *primary = NULL;
+    free_json json_t *other = NULL;
     rc = restore_check_primary(restore, settings, &primary, err);
+    if (rc == 0)
+        rc = restore_second_check(restore, warnings, &other, err);
     if (rc < 0)
         return rc;
     warn_losses(restore, settings, warnings);
@@ -203,6 +197,8 @@ int restore_plan(struct restore *restore, struct err *err)
     (void)json_object_set(plan, "settings", settings);
     if (primary)
         (void)json_object_set(plan, "primary", primary);
+    if (other)
+        (void)json_object_set(plan, "other_primary", other);
     rc = compare_with_earlier(json_object_get(restore->job->journal, "plan"), plan, err);
     if (rc < 0) {
         json_decref(plan);

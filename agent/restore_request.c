@@ -286,6 +286,8 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
                                         "overwrite",
                                         "delta",
                                         "discard_unarchived_wal",
+                                        "allow_second_primary",
+                                        "primary_is_down",
                                         "dry_run",
                                         "execute",
                                         "cluster",
@@ -316,6 +318,11 @@ int restore_request_parse(const json_t *body, struct restore_request *ret, struc
     if (rc == 0)
         rc = json_opt_bool(body, "discard_unarchived_wal", ERR_USAGE,
                            &request.discard_unarchived_wal, err);
+    if (rc == 0)
+        rc = json_opt_bool(body, "allow_second_primary", ERR_USAGE, &request.allow_second_primary,
+                           err);
+    if (rc == 0)
+        rc = json_opt_bool(body, "primary_is_down", ERR_USAGE, &request.primary_is_down, err);
     if (rc == 0)
         rc = json_opt_bool(body, "dry_run", ERR_USAGE, &request.dry_run, err);
     if (rc == 0)

@@ -135,5 +135,7 @@ bool cmd_asks(const struct cmd *cmd);
  * the input and a terminal that is closed are a no, also those since the job was prepared: from
  * then on cmd_run_job() leaves signals to this function. */
 bool cmd_confirm(const struct cmd *cmd, const char *question);
+/* The same with other words than yes, as long as 30 bytes. */
+bool cmd_confirm_words(const struct cmd *cmd, const char *question, const char *words);
 
 #endif

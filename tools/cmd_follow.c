@@ -284,16 +284,18 @@ int cmd_run_one_job(struct cmd *cmd, const char *path, const json_t *body, json_
 
 /* --- the question ------------------------------------------------------------------------------*/
 /* Signals come only while nothing is read yet: none is missed between a look and the wait. */
-static bool read_yes(void)
+static bool read_words(const char *words)
 {
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-    char line[16] = "";
+    char line[32] = "";
     sigset_t all, old;
     (void)sigfillset(&all);
     (void)sigprocmask(SIG_BLOCK, &all, &old);
     while (interrupts == 0 && ppoll(&input, 1, NULL, &old) < 0 && errno == EINTR)
         ;
-    bool yes = interrupts == 0 && fgets(line, sizeof(line), stdin) && strcmp(line, "yes\n") == 0;
+    size_t len = strlen(words);
+    bool yes = interrupts == 0 && fgets(line, sizeof(line), stdin) &&
+               strncmp(line, words, len) == 0 && strcmp(line + len, "\n") == 0;
     (void)sigprocmask(SIG_SETMASK, &old, NULL);
     if (!strchr(line, '\n'))
         (void)fputc('\n', stderr);
@@ -307,14 +309,19 @@ bool cmd_asks(const struct cmd *cmd)
 
 bool cmd_confirm(const struct cmd *cmd, const char *question)
 {
+    return cmd_confirm_words(cmd, question, "yes");
+}
+
+bool cmd_confirm_words(const struct cmd *cmd, const char *question, const char *words)
+{
     const struct sigaction hangup = {.sa_handler = on_interrupt};
     struct sigaction before;
     bool yes = interrupts == 0;
     if (yes && cmd_asks(cmd)) {
         catch_interrupts(on_interrupt);
         (void)sigaction(SIGHUP, &hangup, &before);
-        (void)fprintf(stderr, "%s Type yes: ", question);
-        yes = read_yes();
+        (void)fprintf(stderr, "%s Type %s: ", question, words);
+        yes = read_words(words);
         (void)sigaction(SIGHUP, &before, NULL); /* a job that runs does not mind a lost terminal */
     }
     catch_interrupts(SIG_DFL);

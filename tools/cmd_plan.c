@@ -64,6 +64,9 @@ void restore_print_plan(const json_t *plan)
     restore_print_target(json_object_get(plan, "target"), cmd_text(plan, "action"));
     (void)printf("  verify   %s; reindex %s; server configuration: %s\n", cmd_text(plan, "verify"),
                  cmd_text(plan, "reindex"), cmd_text(plan, "config"));
+    item = json_object_get(plan, "other_primary");
+    if (item)
+        (void)printf("  primary  %s: %s\n", cmd_text(item, "state"), cmd_text(item, "text"));
     json_array_foreach(json_object_get(plan, "warnings"), i, item)
     {
         (void)printf("  warning  %s\n", json_string_value(item));

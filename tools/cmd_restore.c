@@ -39,17 +39,36 @@ static void give_up_plan(struct client *client, const char *id)
     (void)client_call(client, "DELETE", path, NULL, &answer, &ignored);
 }
 
+/* What a plan cannot find out, somebody has to have looked at: --yes is no answer to it. */
+static bool confirm_primary(const struct cmd *cmd, const json_t *plan)
+{
+    const json_t *other = json_object_get(plan, "other_primary");
+    char question[1024];
+    if (!json_is_true(json_object_get(other, "needs_word")))
+        return true;
+    (void)snprintf(question, sizeof(question),
+                   "Whether the primary still runs is not known: %s.\n"
+                   "A second one would lose what clients commit on either. Make sure that it is "
+                   "down.",
+                   cmd_text(other, "text"));
+    return cmd_confirm_words(cmd, question, "it is down");
+}
+
 /* From a prepared job to its end; a job that ended at once (dry run, none to verify) stays. */
 static int carry_on(struct cmd *cmd, struct client *client, json_t **status, struct err *err)
 {
     int rc = 0;
     if (in_state(*status, "prepared")) {
-        if (!cmd_confirm(cmd, "The volumes above will be overwritten.")) {
+        const json_t *plan = json_object_get(*status, "plan");
+        if (!confirm_primary(cmd, plan) ||
+            !cmd_confirm(cmd, "The volumes above will be overwritten.")) {
             give_up_plan(client, id_of(*status));
             return err_set(err, ERR_CANCELLED, "nothing was touched");
         }
         /* In one run, so that a restore that nobody watches any more comes to its end by itself. */
         free_json json_t *body = json_pack("{s:b}", "verify", true);
+        if (json_is_true(json_object_get(json_object_get(plan, "other_primary"), "needs_word")))
+            (void)json_object_set_new(body, "primary_is_down", json_true());
         rc = next_step(cmd, client, "execute", body, status, err);
     }
     if (rc == 0 && in_state(*status, "executed"))
@@ -105,7 +124,9 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
         return rc;
     if (in_state(*status, "executed"))
         return carry_on(cmd, client, status, err);
-    rc = next_step(cmd, client, "resume", NULL, status, err);
+    free_json json_t *body = json_object();
+    cmd_add_option(cmd, "allow-second-primary", "allow_second_primary", body);
+    rc = next_step(cmd, client, "resume", body, status, err);
     return rc < 0 ? rc : carry_on(cmd, client, status, err);
 }
 

@@ -28,6 +28,9 @@ const struct cmd_option restore_options[] = {
      "PostgreSQL's configuration files: those of this host, or "
      "those of the snapshot"},
     {"discard-unarchived-wal", 0, NULL, "lose WAL that the repository lacks and cannot get"},
+    {"primary-is-down", 0, NULL,
+     "on a standby's host: you have made sure of it, where it cannot be asked"},
+    {"allow-second-primary", 0, NULL, "both shall run: this server and the primary that runs now"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -130,6 +133,8 @@ int restore_make_body(const struct cmd *cmd, json_t *body, struct err *err)
     cmd_add_option(cmd, "server-config", "config", body);
     cmd_add_option(cmd, "delta", "delta", body);
     cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
+    cmd_add_option(cmd, "primary-is-down", "primary_is_down", body);
+    cmd_add_option(cmd, "allow-second-primary", "allow_second_primary", body);
     cmd_add_option(cmd, "dry-run", "dry_run", body);
     return rc;
 }

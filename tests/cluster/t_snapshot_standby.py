@@ -4,24 +4,25 @@
 Restored to the whole cluster, and on its own node as a primary; what ends one without a trace."""
 import os
 import shutil
+import signal
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 from tm import *  # noqa: E402, F403
-from cluster_lib import Cluster, Coordinator  # noqa: E402
+from cluster_checks import stopped_below  # noqa: E402
+from cluster_lib import Cluster, Coordinator, diskseq_name  # noqa: E402
 from server import lsn  # noqa: E402
 import snapshots as snap  # noqa: E402
 
 ORDERS = "select count(*), sum(amount) from orders"
-CAMPAIGN = os.environ.get("TIDEMARK_CAMPAIGN") == "1"
 
 
 class Load:
     """pgbench and acknowledged commits on a primary."""
 
-    def __init__(self, member):
-        self.ledger = Ledger(member.server)
+    def __init__(self, member, table="tidemark_ledger"):
+        self.ledger = Ledger(member.server, table=table)
         self.member, self.pgbench = member, None
 
     def start(self):
@@ -40,7 +41,8 @@ def tagged(node, load, tag):
     """What the record of a standby's snapshot says, and what a restore to its tag has to hold."""
     record = snap.record(node, tag)
     server, topology = record["postgresql"], record["topology"]["nodes"][0]
-    is_((record["node"], topology["role"]), ("db2", "standby"), f"{tag}: the standby is recorded")
+    is_((record["node"], topology["role"]), (node.name, "standby"),
+        f"{tag}: the standby is recorded")
     is_status(node.cli("show", tag), 0, f"{tag}: show")
     ok(lsn(server["start_lsn"]) < lsn(server["stop_lsn"]) <= lsn(server["tag_lsn"]),
        f"{tag}: the tag is behind the backup's end")
@@ -106,6 +108,14 @@ def test_refusals(cluster):
          "replay to pause")
     refused(node, "replay is paused", "refused", r"paused at.*hint: pg_wal_replay_resume")
     node.server.psql("select pg_wal_replay_resume()")
+    primary.server.psql("alter system set full_page_writes = off")
+    primary.server.reload()
+    primary.server.psql("checkpoint")
+    refused(node, "its primary writes no full pages", "postgres",
+            r"full_page_writes=off was replayed since last restartpoint")
+    primary.server.psql("alter system reset full_page_writes")
+    primary.server.reload()
+    primary.server.psql("checkpoint")
     configure(node, primary_connection=node.server.conninfo)
     refused(node, "the way leads to a standby", "refused",
             r"is a standby itself.*hint: .*primary_connection")
@@ -126,6 +136,62 @@ def test_refusals(cluster):
                         " to looker")
 
 
+def refused_beside(node, primary):
+    done = node.cli("restore", "s2", "--yes")
+    is_status(done, "refused", "while the primary runs: refused")
+    like(done.err, r"(?s)primary of this cluster runs and takes writes, at .*hint: stop it first",
+         "while the primary runs: says why, and what to do")
+    is_((node.server.psql("select pg_is_in_recovery()"),
+         primary.server.psql("select pg_is_in_recovery()")), ("t", "f"),
+        "while the primary runs: both are as they were")
+
+
+def back_too_soon(node, primary):
+    """The old primary is down when the restore begins, and comes back while it copies."""
+    node.restart_agent(TIDEMARK_TEST_PAUSE="configured-files")
+    job = snap.Running(node, "restore", "s2", "--yes")
+    pid = poll(lambda: stopped_below(node.state_dir), 120, "the restore to stop itself")
+    primary.server.start()
+    os.kill(pid, signal.SIGCONT)
+    done = job.wait()
+    is_status(done, "refused", "the primary came back: the restored server does not start")
+    like(done.out, "warning.*a standby: it becomes a primary", "the plan says what that means")
+    like(done.out, r"primary +nobody: ", "and that nobody was there")
+    like(done.err, r"(?s)runs and takes writes, at .*hint: stop it first.*--resume",
+         "the primary came back: says what to do")
+    ok(not node.server.running(), "the primary came back: no second server runs")
+    primary.server.stop()
+    node.restart_agent()
+
+
+def test_clone(cluster, node, load, bounds):
+    """On the same host, in another directory, on another port, with archive_mode = off in its own
+    configuration: nobody is asked."""
+    box, volume = cluster.box, node.box.volume("clone", 352 * MIB)
+    clone = Node(box, [volume], name="clone", repository=node.repository)
+    clone.sections["tidemark"]["node"] = node.name
+    clone.sections["volume pgdata"] = clone.sections.pop("volume clone")
+    clone.write_conf()
+    os.mkdir(clone.data, 0o700)
+    for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "PG_VERSION"):
+        shutil.copy(f"{node.data}/{name}", clone.data)
+    output("chown", "-R", "postgres:", clone.data)
+    args = ("restore", "s2", "--local", "--yes", "--verify=quick",
+            f"--overwrite=pgdata={diskseq_name(volume.device)}")
+    clone.server.configure(port=clone.server.port)
+    done = clone.cli(*args)
+    is_status(done, "refused", "a clone that would archive: refused")
+    like(done.err, "still runs is not known: how to reach it is not known.*\nhint: make sure",
+         "a clone that would archive: says why")
+    clone.server.configure(archive_mode="off")
+    done = clone.cli(*args)
+    if is_status(done, 0, "a clone that does not archive: restored"):
+        like(done.out, "primary +not asked: archive_mode is off", "the clone's plan says so")
+        holds(clone.server, load, bounds, "the clone")
+    is_(node.server.psql("select pg_is_in_recovery()"), "t", "the standby is as it was")
+    clone.server.stop("immediate", check=False)
+
+
 def test_node(cluster, load, rows):
     """On its own node: it becomes a primary. By a role with few rights; the old primary is gone."""
     node, primary = cluster.standbys[0], cluster.primary
@@ -137,10 +203,12 @@ def test_node(cluster, load, rows):
     primary.server.psql("drop table orders")
     acknowledged = load.ledger.acknowledged
     primary.wait_archived(primary.server.switch_wal())
+    refused_beside(node, primary)
+    test_clone(cluster, node, load, bounds)
     primary.server.stop()
-    done = node.cli("restore", "s2", "--yes")
+    back_too_soon(node, primary)
+    done = node.cli("restore", "--resume")
     is_status(done, 0, "restored on its own node")
-    like(done.out, "warning.*a standby: it becomes a primary", "the plan says what that means")
     node.server.wait_ready()
     is_((node.server.timeline(), node.server.psql(ORDERS)), (3, rows), "a primary, timeline 3")
     holds(node.server, load, bounds, "the node")
@@ -150,10 +218,10 @@ def test_node(cluster, load, rows):
     is_((node.server.psql("select to_regclass('orders') is null"),
          load.ledger.present(node.server)), ("t", (acknowledged, acknowledged)),
         "every acknowledged commit is there")
-    if CAMPAIGN:
-        is_status(node.cli("restore", "s2", "--yes", "--target=snapshot"), 0,
-                  "and to the image itself")
-        is_(node.server.psql(ORDERS), rows, "which has the table")
+    is_status(node.cli("restore", "s2", "--yes", "--target=snapshot", "--verify=none"), 0,
+              "and to the image itself")
+    is_((node.server.psql(ORDERS), node.server.psql("select pg_is_in_recovery()")), (rows, "f"),
+        "which has the table, and takes writes")
 
 
 def test_promoted(cluster):
@@ -198,4 +266,5 @@ def main():
     cluster.stop()
 
 
-run(main)
+if __name__ == "__main__":
+    run(main)

@@ -23,7 +23,7 @@ WRAPPERS = {
     r"xxh.*\.h": ("io/hash.c",),
     r"blkid/.*": ("io/device.c",),
     r"bpf/.*": ("io/marks.c", "io/marks.bpf.c"),
-    r"(libpq-fe|postgresql/.*|pg_config.*)\.h": ("agent/pg_child.c",),
+    r"(libpq-fe|postgresql/.*|pg_config.*)\.h": ("agent/pg_child.c", "agent/pg_try.c"),
     r"ini\.h": ("agent/conf.c",),
     r"microhttpd\.h": ("agent/api.c",),
     r"gnutls/.*": ("agent/tls.c",),

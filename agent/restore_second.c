@@ -1,0 +1,308 @@
+/* A second primary. A restore ends with a server that takes writes; on a standby's host, or where
+ * the cluster failed over to another node since, there may be one already, and what clients commit
+ * on the two are two branches that nobody can merge. So whoever may be the primary is asked: as the
+ * plan is made, as it is executed, and once more before the server starts, because hours may lie
+ * between.
+ *
+ *   it runs     refused (19); --allow-second-primary says that both shall run
+ *   unclear     it cannot be asked (no password, no answer, only standbys answer): a person types
+ *               that it is down, or says so with --primary-is-down; --yes says nothing about it
+ *   nobody      nothing listens where it should be: the restore goes on
+ *
+ * A part of a cluster restore has its own rules: there the coordinator has every server stopped. A
+ * host without a configuration is no node of the cluster. */
+#include "agent/conninfo.h"
+#include "agent/log.h"
+#include "agent/pg.h"
+#include "agent/restore.h"
+
+#include <stdio.h>
+
+enum { ASK_TIMEOUT_S = 5, TEXT_MAX = 400 };
+
+enum second { SECOND_NOBODY, SECOND_UNCLEAR, SECOND_RUNS };
+
+static const char *const state_names[] = {
+    [SECOND_NOBODY] = "nobody", [SECOND_UNCLEAR] = "unclear", [SECOND_RUNS] = "runs"};
+
+/* --- consent ---------------------------------------------------------------------------------- */
+
+/* A word that came with the execution holds for whoever resumes it. */
+void restore_second_load(struct restore *restore)
+{
+    static const char *const keys[] = {"allow_second_primary", "primary_is_down"};
+    bool *const words[] = {&restore->request.allow_second_primary,
+                           &restore->request.primary_is_down};
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
+        if (json_is_true(json_object_get(restore->job->goal_file, keys[i])))
+            (void)json_object_set_new(restore->job->journal, keys[i], json_true());
+        *words[i] |= json_is_true(json_object_get(restore->job->journal, keys[i]));
+    }
+}
+
+/* --- who is to be asked ----------------------------------------------------------------------- */
+
+bool restore_is_standby(const struct restore *restore)
+{
+    char path[CONF_PATH_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/standby.signal", restore->data_directory);
+    return !restore->request.cluster_job && !restore_is_handover(restore) &&
+           access(path, F_OK) == 0;
+}
+
+static bool is_recorded_as_standby(const struct restore *restore)
+{
+    const char *node = restore->conf.node;
+    size_t i;
+    json_t *item;
+    json_array_foreach(json_object_get(restore->record.topology, "nodes"), i, item)
+    {
+        if (json_is(item, "node", node) && json_is(item, "role", "standby"))
+            return true;
+    }
+    json_array_foreach(json_object_get(restore->record.topology, "members"), i, item)
+    {
+        if (json_is(item, "name", node) && json_is(item, "role", "standby"))
+            return true;
+    }
+    return false;
+}
+
+static bool add_way(json_t *ways, const char *conninfo)
+{
+    size_t i;
+    json_t *known;
+    json_array_foreach(ways, i, known)
+    {
+        if (conninfo && strcmp(json_string_value(known), conninfo) == 0)
+            return true;
+    }
+    return conninfo && conninfo[0] && json_array_append_new(ways, json_string(conninfo)) == 0;
+}
+
+/* As configured, as this standby follows it, and as the others of a cluster snapshot did. */
+static json_t *ways_to_primary(struct restore *restore)
+{
+    json_t *ways = json_array(), *member;
+    size_t i;
+    (void)add_way(ways, restore->conf.primary_connection);
+    bool own =
+        restore_is_standby(restore) && add_way(ways, restore_setting(restore, "primary_conninfo"));
+    json_array_foreach(json_object_get(restore->record.topology, "members"), i, member)
+    {
+        bool is_own = own && json_is(member, "name", restore->conf.node);
+        if (json_is(member, "role", "standby") && !is_own)
+            (void)add_way(ways, json_str(member, "primary_conninfo"));
+    }
+    return ways;
+}
+
+static bool is_due(const struct restore *restore)
+{
+    bool is_primary = restore->server_was_running && !restore_is_standby(restore);
+    return !restore->request.cluster_job && !restore_is_handover(restore) &&
+           restore->request.action == ACTION_PROMOTE && restore_host_is_configured(restore) &&
+           !is_primary;
+}
+
+/* A clone of its own: it archives nothing, and nobody finds it where the node's clients look. */
+static bool is_clone(struct restore *restore)
+{
+    static const char *const names[] = {"archive_mode", "port", NULL};
+    restore_read_settings(restore, names);
+    const char *mode = restore_setting(restore, "archive_mode");
+    const char *port = restore_setting(restore, "port");
+    bool elsewhere = strcmp(restore->data_directory, restore->record.data_directory) != 0 ||
+                     (port && strtoul(port, NULL, 10) != restore->record.port);
+    return !restore_is_standby(restore) && mode && strcmp(mode, "off") == 0 && elsewhere;
+}
+
+/* --- asking ----------------------------------------------------------------------------------- */
+
+static void ask_way(const struct restore *restore, const char *conninfo, json_t *servers)
+{
+    struct err err;
+    if (pg_ask_servers(&restore->conf, conninfo, ASK_TIMEOUT_S, servers, &err) < 0)
+        (void)json_array_append_new(servers, json_pack("{s:s, s:s, s:s}", "host", "", "answer",
+                                                       "unclear", "text", err.text));
+}
+
+/* A server of another cluster says nothing about ours. */
+static void check_system(const struct restore *restore, json_t *server)
+{
+    char ours[24], text[96];
+    const char *theirs = json_str(server, "system_id");
+    (void)snprintf(ours, sizeof(ours), "%llu", (unsigned long long)restore->record.system_id);
+    if (theirs[0] && strcmp(theirs, ours) != 0) {
+        (void)snprintf(text, sizeof(text), "it is of another cluster, system identifier %.24s",
+                       theirs);
+        (void)json_object_set_new(server, "answer", json_string("unclear"));
+        (void)json_object_set_new(server, "text", json_string(text));
+    }
+    (void)json_object_del(server, "system_id");
+}
+
+static enum second judge(const json_t *servers)
+{
+    bool nobody = false, unclear = false;
+    size_t i;
+    json_t *server;
+    json_array_foreach(servers, i, server)
+    {
+        if (json_is(server, "answer", "primary"))
+            return SECOND_RUNS;
+        nobody |= json_is(server, "answer", "nobody");
+        unclear |= json_is(server, "answer", "unclear");
+    }
+    return nobody && !unclear ? SECOND_NOBODY : SECOND_UNCLEAR;
+}
+
+static enum second ask_all(const struct restore *restore, const json_t *ways, json_t *servers)
+{
+    size_t i;
+    json_t *item;
+    json_array_foreach(ways, i, item)
+    {
+        ask_way(restore, json_string_value(item), servers);
+    }
+    json_array_foreach(servers, i, item)
+    {
+        check_system(restore, item);
+    }
+    return judge(servers);
+}
+
+/* "db1:5432, db3:5432 (no answer)": those that made it what it is. */
+static void describe(const json_t *servers, enum second state, char *ret, size_t size)
+{
+    size_t i, len = 0;
+    json_t *server;
+    ret[0] = '\0';
+    json_array_foreach(servers, i, server)
+    {
+        const char *answer = json_str(server, "answer"), *text = json_str(server, "text");
+        if (len >= size || (state == SECOND_RUNS && strcmp(answer, "primary") != 0))
+            continue;
+        if (!text[0])
+            text = strcmp(answer, "standby") == 0 ? "a standby" : "";
+        const char *colon = json_str(server, "port")[0] ? ":" : "";
+        len += (size_t)snprintf(ret + len, size - len, "%s%s%s%s%s%.200s%s", len ? ", " : "",
+                                json_str(server, "host"), colon, json_str(server, "port"),
+                                text[0] ? " (" : "", text, text[0] ? ")" : "");
+    }
+}
+
+/* --- what follows ----------------------------------------------------------------------------- */
+
+static int refuse_runs(const char *where, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED,
+                  "the primary of this cluster runs and takes writes, at %s: the restored server "
+                  "would be a second one",
+                  where);
+    return err_hint(err, "stop it first; or restore all nodes with `tidemark cluster restore`; "
+                         "where both shall run, as for a clone, --allow-second-primary");
+}
+
+static int refuse_unclear(const char *where, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED,
+                  "whether the primary of this cluster still runs is not known: %s", where);
+    return err_hint(err, "make sure that it is down, then restore without --yes on a terminal, "
+                         "which asks for your word, or with --primary-is-down; [postgresql] "
+                         "primary_connection says how it is asked");
+}
+
+/* A node that was the primary itself is not held up by what cannot be reached. */
+static bool is_strict(const struct restore *restore)
+{
+    return restore->conf.primary_connection[0] || restore_is_standby(restore) ||
+           is_recorded_as_standby(restore);
+}
+
+static bool only_plans(const struct restore *restore)
+{
+    return restore->request.dry_run || strcmp(restore->job->goal, "prepare") == 0;
+}
+
+static int conclude(const struct restore *restore, enum second state, const char *where,
+                    json_t *warnings, struct err *err)
+{
+    const struct restore_request *request = &restore->request;
+    if (state == SECOND_RUNS && !request->allow_second_primary)
+        return refuse_runs(where, err);
+    if (state == SECOND_RUNS)
+        json_append_text(warnings,
+                         "the primary at %s goes on: two servers of this cluster will take writes, "
+                         "on two branches, and the new one archives into the same repository "
+                         "unless its archive_mode is off",
+                         where);
+    if (state != SECOND_UNCLEAR)
+        return 0;
+    bool allowed = request->allow_second_primary || request->primary_is_down || !is_strict(restore);
+    if (!allowed && !only_plans(restore))
+        return refuse_unclear(where, err);
+    json_append_text(warnings, "whether the primary of this cluster still runs is not known: %s",
+                     where);
+    return 0;
+}
+
+static json_t *public_ways(const json_t *ways)
+{
+    json_t *list = json_array(), *way;
+    char text[2 * CONF_PATH_MAX];
+    size_t i;
+    json_array_foreach(ways, i, way)
+    {
+        if (conninfo_public(json_string_value(way), text, sizeof(text)) && text[0])
+            (void)json_array_append_new(list, json_string(text));
+    }
+    return list;
+}
+
+int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err)
+{
+    char where[TEXT_MAX] = "how to reach it is not known";
+    if (!is_due(restore))
+        return 0;
+    json_decref(restore->second_ways);
+    restore->second_ways = ways_to_primary(restore);
+    bool none = json_array_size(restore->second_ways) == 0;
+    if (none && !is_strict(restore))
+        return 0;
+    if (is_clone(restore)) {
+        *ret = json_pack("{s:s, s:s}", "state", "not asked", "text",
+                         "archive_mode is off, and port or directory are others: a clone");
+        return 0;
+    }
+    free_json json_t *servers = json_array();
+    enum second state = ask_all(restore, restore->second_ways, servers);
+    if (!none)
+        describe(servers, state, where, sizeof(where));
+    log_info("the primary of this cluster: %s: %s", state_names[state], where);
+    int rc = conclude(restore, state, where, warnings, err);
+    if (rc < 0)
+        return rc;
+    bool asks = state == SECOND_UNCLEAR && is_strict(restore) &&
+                !restore->request.allow_second_primary && !restore->request.primary_is_down;
+    *ret = json_pack("{s:s, s:s, s:b, s:O, s:o}", "state", state_names[state], "text", where,
+                     "needs_word", asks, "servers", servers, "asked",
+                     public_ways(restore->second_ways));
+    return 0;
+}
+
+int restore_second_recheck(const struct restore *restore, struct err *err)
+{
+    const json_t *plan =
+        json_object_get(json_object_get(restore->job->journal, "plan"), "other_primary");
+    const json_t *ways =
+        restore->second_ways ? restore->second_ways : json_object_get(plan, "asked");
+    char where[TEXT_MAX];
+    if (!plan || restore->request.allow_second_primary || json_is(plan, "state", "not asked"))
+        return 0;
+    free_json json_t *servers = json_array();
+    if (ask_all(restore, ways, servers) != SECOND_RUNS)
+        return 0;
+    describe(servers, SECOND_RUNS, where, sizeof(where));
+    return refuse_runs(where, err);
+}

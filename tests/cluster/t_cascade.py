@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+# check: build=release campaign=asan timeout=400
+"""A standby that follows a standby, and one whose primary becomes another. db1 ← db2 ← db3; db3 is
+captured: while it cascades, while db2 is promoted (nothing is kept), and when it follows that. Each
+is restored on db3; a primary that may run then is never overlooked."""
+import os
+import signal
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "..", "lib"), os.path.join(HERE, "..", "cli"), HERE]
+from tm import *  # noqa: E402, F403
+from cluster_lib import Cluster  # noqa: E402
+from t_prompt import QUESTION, Terminal  # noqa: E402
+from t_snapshot_standby import ORDERS, Load, configure, holds, refused, tagged  # noqa: E402
+import snapshots as snap  # noqa: E402
+import tm  # noqa: E402
+
+UNKNOWN = "whether the primary of this cluster still runs is not known: "
+WORDS = "Type it is down: "
+
+
+def start(cluster):
+    first, second, third = cluster.members
+    first.start()
+    for standby, upstream in ((second, first), (third, second)):
+        standby.copy_from(upstream)
+        standby.agent.start()
+    cluster.wait_attached(1)
+
+
+def both(*members):
+    """A way to whichever of them is the primary."""
+    return (f"host={','.join(m.server.socket for m in members)}"
+            f" port={','.join(str(m.server.port) for m in members)}"
+            " user=postgres target_session_attrs=read-write")
+
+
+def capture(node, load, tag, timeline):
+    load.start()
+    is_status(node.cli("snapshot", "--tag", tag), 0, f"{tag}: a snapshot of a standby")
+    load.stop()
+    is_(snap.record(node, tag)["postgresql"]["timeline"], timeline,
+        f"{tag}: of timeline {timeline}")
+    return tagged(node, load, tag)
+
+
+def test_cascading(first, node, load):
+    refused(node, "what it follows is a standby", "refused",
+            r"is a standby itself.*hint: .*primary_connection")
+    configure(node, primary_connection=first.server.conninfo)
+    return capture(node, load, "c1", 1)
+
+
+def not_restored(node, what, pattern, *args):
+    done = node.cli("restore", "c1", *args)
+    is_status(done, "refused", f"{what}: refused")
+    like(done.err, "(?s)" + pattern, f"{what}: says why, and what to do")
+    ok(node.server.running(), f"{what}: the standby runs as before")
+
+
+def test_primary_runs(first, node):
+    """The snapshot's own primary is two steps away."""
+    runs = rf"primary of this cluster runs and takes writes, at {first.server.socket}:" \
+           rf"{first.server.port}.*hint: stop it first; .*cluster restore.*--allow-second-primary"
+    not_restored(node, "a primary that runs", runs, "--yes")
+    not_restored(node, "a primary that runs, dry run", runs, "--dry-run")
+    not_restored(node, "a primary that runs, and somebody says no", runs, "--yes",
+                 "--primary-is-down")
+    done = node.cli("restore", "c1", "--dry-run", "--allow-second-primary")
+    is_status(done, 0, "a primary that runs, allowed: planned")
+    like(done.out, r"warning +the primary at .* goes on: two servers .* take writes",
+         "a primary that runs, allowed: the plan says what that means")
+    configure(node, primary_connection=None)
+    not_restored(node, "only a standby answers", UNKNOWN + r".*\(a standby\).*hint: make sure .*"
+                 "without --yes.*--primary-is-down.*primary_connection", "--yes")
+    like(node.cli("restore", "c1", "--dry-run").out, "warning +" + UNKNOWN + r".*\(a standby\)",
+         "only a standby answers: a plan says so")
+    terminal = Terminal(node, "restore", "c1").read(WORDS).write("yes\n")
+    is_(terminal.end(), EXIT["cancelled"], "only a standby answers: yes is not that word")
+    ok(node.server.running(), "only a standby answers: it runs as before")
+
+
+def test_promoted_upstream(first, second, node):
+    """The tag is made on db1, and db3 leaves its timeline before it has replayed that."""
+    configure(node, primary_connection=first.server.conninfo)
+    before = snap.tags(node)
+    job = snap.Running(node, "snapshot", "--tag", "never")
+    job.wait_phase("copying")
+    pid = job.pid()
+    os.kill(pid, signal.SIGSTOP)
+    second.server.psql("select pg_promote()")
+    os.kill(pid, signal.SIGCONT)
+    done = job.wait()
+    is_status(done, "postgres", "its upstream was promoted between start and end: failed")
+    like(done.err, r"left timeline 1 during the snapshot: it replays timeline 2.*hint: "
+         if "left timeline" in done.err else "did not replay what its primary has written",
+         "and it says so")
+    is_(snap.tags(node), before, "nothing of it is visible")
+    poll(lambda: node.streams(2), 60, "db3 to follow db2 onto timeline 2")
+
+
+def test_restored(node, primary, load, rows, bounds):
+    """The new primary hangs: it does not answer, and nobody but a person knows what it is up to."""
+    hung = int(output("head", "-1", f"{primary.data}/postmaster.pid"))
+    children = output("pgrep", "-P", str(hung)).split()
+    for pid in (hung, *map(int, children)):
+        os.kill(pid, signal.SIGSTOP)
+    terminal = Terminal(node, "restore", "c1", "--verify=quick").read(WORDS)
+    like(terminal.text, "Whether the primary still runs is not known: .*no answer",
+         "a primary that hangs: a person is asked")
+    terminal.write("it is down\n").read(QUESTION).write("yes\n")
+    if not is_(terminal.end(), 0, "the word is given: restored"):
+        tm.diag(terminal.text)
+    primary.server.kill()
+    for pid in map(int, children):
+        tm.kill_pid(pid)
+    is_((node.server.timeline(), node.server.psql(ORDERS)), (3, rows), "c1: a primary, timeline 3")
+    holds(node.server, load, bounds, "c1")
+
+
+def test_repointed(node, load, rows, bounds):
+    is_status(node.cli("restore", "c2", "--yes", "--verify=quick"), 0,
+              "c2: the primary's own host is asked nothing")
+    is_((node.server.timeline(), node.server.psql(ORDERS)), (4, rows), "c2: timeline 4")
+    holds(node.server, load, bounds, "c2")
+
+
+def main():
+    box = need_root() or Sandbox("cascade")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    cluster = Cluster(box, options={"wal": {"archive_timeout": "60s", "get_timeout": "2s"}})
+    start(cluster)
+    first, second, node = cluster.members
+    first.server.pgbench_init(1)
+    first.server.psql("create table orders as select i as id, i % 97 as amount"
+                      " from generate_series(1, 5000) i")
+    rows = first.server.psql(ORDERS)
+    load = Load(first)
+    load.ledger.create()
+    cascading = test_cascading(first, node, load)
+    test_primary_runs(first, node)
+    test_promoted_upstream(first, second, node)
+    first.server.stop("immediate")
+    configure(node, primary_connection=both(first, second))
+    later = Load(second, "later_ledger")
+    later.ledger.create()
+    repointed = capture(node, later, "c2", 2)
+    test_restored(node, second, load, rows, cascading)
+    test_repointed(node, later, rows, repointed)
+    cluster.stop()
+
+
+run(main)
