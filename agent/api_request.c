@@ -72,6 +72,7 @@ static const struct field cluster_restore_fields[] = {
     {"reindex", FIELD_WORD, false, reindex_words},
     {"map", FIELD_MAP, false, NULL},
     {"without", FIELD_MAP, false, NULL},
+    {"delta", FIELD_BOOL, false, NULL},
     {"discard_unarchived_wal", FIELD_BOOL, false, NULL},
     {"dry_run", FIELD_BOOL, false, NULL},
     {"execute", FIELD_BOOL, false, NULL},

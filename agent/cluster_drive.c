@@ -69,7 +69,7 @@ static json_t *reservation(const struct drive *drive)
     const struct cluster_restore *all = drive->all;
     const json_t *request = all->job->request;
     static const char *const passed[] = {"target", "target_timeline", "discard_unarchived_wal",
-                                         "dry_run", NULL};
+                                         "delta",  "dry_run",         NULL};
     static const char *const of_primary[] = {"verify", "reindex", NULL};
     char snapshot[ID_TEXT_LEN];
     id_to_text(all->record.id, snapshot); /* the journal is the other threads' as well */

@@ -209,11 +209,12 @@ static json_t *plan_json(const struct cluster_restore *all)
     }
     char system_id[24];
     (void)snprintf(system_id, sizeof(system_id), "%llu", (unsigned long long)record->system_id);
-    return json_pack("{s:O, s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "snapshot",
+    bool delta = json_is_true(json_object_get(all->job->request, "delta"));
+    return json_pack("{s:O, s:s, s:s, s:s, s:I, s:s, s:o, s:o, s:b}", "snapshot",
                      json_object_get(all->job->journal, "snapshot"), "tag", record->tag, "cluster",
                      record->cluster, "node", record->node, "captured_s",
                      (json_int_t)record->captured_s, "system_id", system_id, "members", members,
-                     "slots", cluster_slots(all));
+                     "slots", cluster_slots(all), "delta", delta);
 }
 
 int cluster_plan(struct cluster_restore *all, struct err *err)

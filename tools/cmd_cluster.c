@@ -17,6 +17,8 @@ static const struct cmd_option options[] = {
     {"without-node", 0, "NODE", "restore: leave this recorded node out"},
     {"verify", 0, "LEVEL", "restore: none, quick, standard (default) or full, on the primary"},
     {"reindex", 0, "none|auto", "restore: rebuild indexes that fail verification"},
+    {"delta", 0, NULL,
+     "restore, rejoin: each node reads its devices first, and fetches only what differs"},
     {"discard-unarchived-wal", 0, NULL,
      "restore: lose WAL that the repository lacks and cannot get"},
     {"take-over", 0, NULL, "resume: also from another coordinator that is at work on it"},
@@ -118,6 +120,7 @@ static int restore(struct cmd *cmd, struct client *client, json_t *body, struct 
     cmd->on_status = print_plan;
     bool dry_run = cmd_option(cmd, "dry-run");
     cmd_add_option(cmd, "dry-run", "dry_run", body);
+    cmd_add_option(cmd, "delta", "delta", body);
     cmd_add_option(cmd, "discard-unarchived-wal", "discard_unarchived_wal", body);
     if (!dry_run && !cmd_asks(cmd))
         (void)json_object_set_new(body, "execute", json_true());

@@ -86,6 +86,7 @@ void cluster_print_plan(const json_t *plan)
     {
         print_member(item);
     }
+    restore_print_delta(plan);
     json_array_foreach(json_object_get(plan, "slots"), i, item)
     {
         (void)printf("  slot     ");

@@ -41,6 +41,12 @@ void restore_print_target(const json_t *target, const char *action)
     (void)printf(", then %s\n", action);
 }
 
+void restore_print_delta(const json_t *plan)
+{
+    if (json_is_true(json_object_get(plan, "delta")))
+        (void)printf("  delta    the devices are read first: what is right on them stays\n");
+}
+
 void restore_print_plan(const json_t *plan)
 {
     char when[32];
@@ -59,8 +65,7 @@ void restore_print_plan(const json_t *plan)
     {
         restore_print_volume(item);
     }
-    if (json_is_true(json_object_get(plan, "delta")))
-        (void)printf("  delta    the devices are read first: what is right on them stays\n");
+    restore_print_delta(plan);
     restore_print_target(json_object_get(plan, "target"), cmd_text(plan, "action"));
     (void)printf("  verify   %s; reindex %s; server configuration: %s\n", cmd_text(plan, "verify"),
                  cmd_text(plan, "reindex"), cmd_text(plan, "config"));

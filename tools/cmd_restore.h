@@ -18,5 +18,6 @@ void restore_print_plan(const json_t *plan);
 /* Lines of it, which the plan of a cluster restore has as well. */
 void restore_print_volume(const json_t *volume);
 void restore_print_target(const json_t *target, const char *action);
+void restore_print_delta(const json_t *plan);
 
 #endif

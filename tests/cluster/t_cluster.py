@@ -63,10 +63,17 @@ def disaster(cluster):
 
 
 def test_restore(cluster, coordinator, rows):
-    done = coordinator.cli("restore", "t1", "--yes")
-    if not is_status(done, 0, "cluster restore"):
+    done = coordinator.cli("restore", "t1", "--yes", "--delta")
+    if not is_status(done, 0, "cluster restore --delta"):
         coordinator.diagnose()
         return
+    like(done.out, "delta +the devices are read first", "the plan says how")
+    copied = {m.name: m.agent.api("GET", "/jobs")[1]["jobs"][-1]["copied"] for m in cluster.members}
+    is_({name: found["delta"] for name, found in copied.items()},
+        {"db1": True, "db2": True, "db3": True}, "every node reads its device first")
+    ok(copied["db1"]["bytes_fetched"] * 2 < copied["db2"]["bytes_fetched"] and
+       all(found["bytes_same"] > 0 for found in copied.values()),
+       f"db1's own blocks are on it but for what was overwritten: {copied}")
     like(done.out, r"(?s)primary +db1.*standby +db2.*is complete: timeline 2, 3 nodes",
          "the plan before, the end after")
     server = cluster.primary.server
