@@ -109,7 +109,7 @@ static int check_chunks(struct verification *own, const struct fmt_manifest *man
 
 /* done_before: regions of an earlier run, NULL = none. */
 static int check_volume(struct verification *own, size_t index, const uint8_t *done_before,
-                        size_t done_len, bool *affected, struct err *err)
+                        size_t done_len, enum verification_reach *reach, struct err *err)
 {
     const struct record_volume *volume = &own->record.volumes[index];
     char name[STORE_NAME_MAX + 1];
@@ -133,15 +133,16 @@ static int check_volume(struct verification *own, size_t index, const uint8_t *d
     if (rc < 0)
         return err_prefix(err, "%s", own->where);
     own->manifests++;
-    *affected |= verification_reaches_damage(own, &manifest);
+    enum verification_reach found = verification_reach(own, &manifest);
+    *reach = found > *reach ? found : *reach;
     return 0;
 }
 
 /* --- snapshots ---------------------------------------------------------------------------------
  */
 
-static int check_parts(struct verification *own, uint8_t *bitmap, size_t bitmap_len, bool *affected,
-                       struct err *err)
+static int check_parts(struct verification *own, uint8_t *bitmap, size_t bitmap_len,
+                       enum verification_reach *reach, struct err *err)
 {
     char phase[64];
     const struct record *record = &own->record;
@@ -151,7 +152,7 @@ static int check_parts(struct verification *own, uint8_t *bitmap, size_t bitmap_
                        own->what ? "" : " ", record->volumes[own->volume].name);
         rc = job_journal(own->job, NULL, phase, err);
         if (rc == 0)
-            rc = check_volume(own, (size_t)own->volume, bitmap, bitmap_len, affected, err);
+            rc = check_volume(own, (size_t)own->volume, bitmap, bitmap_len, reach, err);
         bitmap = NULL;
         if (rc < 0)
             return rc;
@@ -190,8 +191,7 @@ static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitm
 {
     const json_t *entry = json_array_get(own->snapshots, (size_t)own->at);
     uint8_t id[ID_LEN];
-    uint64_t damaged = own->damaged_count;
-    bool affected = false;
+    enum verification_reach reach = REACH_NONE;
     if (!id_from_text(json_str(entry, "id"), id))
         return err_set(err, ERR_CORRUPT, "the job's list of snapshots is not one");
     own->where[0] = '\0';
@@ -204,9 +204,11 @@ static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitm
     }
     if (rc < 0)
         return verification_note(own, json_str(entry, "id"), 0, err) ? 0 : rc;
-    rc = check_parts(own, bitmap, bitmap_len, &affected, err);
-    if (rc == 0 && (affected || own->damaged_count > damaged))
-        (void)json_array_append_new(own->affected, json_string(own->record.tag));
+    rc = check_parts(own, bitmap, bitmap_len, &reach, err);
+    bool sure = own->met || reach == REACH_MISSING;
+    if (rc == 0 && (sure || reach == REACH_DAMAGED))
+        (void)json_array_append_new(sure ? own->affected : own->unsure,
+                                    json_string(own->record.tag));
     close_snapshot(own);
     return rc;
 }
@@ -217,8 +219,10 @@ static int check_all(struct verification *own, uint8_t *bitmap, size_t bitmap_le
     for (; rc == 0 && own->at < json_array_size(own->snapshots); own->at += rc == 0) {
         rc = check_snapshot(own, bitmap, bitmap_len, err);
         bitmap = NULL;
-        if (rc == 0)
+        if (rc == 0) {
             own->volume = 0;
+            own->met = false;
+        }
     }
     return rc;
 }
@@ -293,6 +297,7 @@ static int begin(struct verification *own, uint8_t **ret_bitmap, size_t *ret_len
         rc = verification_load(own, &resumed, ret_bitmap, ret_len, err);
     if (rc == 0 && !resumed)
         rc = list_snapshots(own, err);
+    own->met &= resumed; /* a damaged record is no snapshot's that is read */
     if (rc < 0 || resumed)
         return rc;
     (void)snprintf(hint, sizeof(hint), "`tidemark verify --resume=%s` goes on", own->job->id);
@@ -311,6 +316,7 @@ static int end(struct verification *own, int rc, struct err *err)
     (void)json_object_del(own->job->journal, "interrupted_hint");
     (void)json_object_del(own->job->journal, "damaged");
     (void)json_object_del(own->job->journal, "affected");
+    (void)json_object_del(own->job->journal, "unsure");
     if (job_journal(own->job, NULL, NULL, &failed) < 0)
         log_err(&failed);
     log_info("verification: objects=%" PRIu64 " damaged=%" PRIu64, verification_objects(own),
@@ -328,6 +334,7 @@ int verification_run(struct job *job, struct err *err)
     own->job = job;
     own->damaged = json_array();
     own->affected = json_array();
+    own->unsure = json_array();
     (void)pthread_mutex_init(&own->mutex, NULL);
     int rc = job_journal(job, NULL, "record", err);
     if (rc == 0)
@@ -338,6 +345,7 @@ int verification_run(struct job *job, struct err *err)
     record_release(&own->record);
     json_decref(own->damaged);
     json_decref(own->affected);
+    json_decref(own->unsure);
     json_decref(own->snapshots);
     store_close(own->store);
     (void)pthread_mutex_destroy(&own->mutex);

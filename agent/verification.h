@@ -34,7 +34,11 @@ struct verification {
     json_t *damaged;       /* [{"object","code","text","chunks"}] */
     uint64_t damaged_count;
     bool corrupt;
-    json_t *affected; /* tags */
+    bool met; /* damage, in this snapshot */
+    json_t
+        *affected; /* tags: damage was met in reading it, or an object that it needs is missing */
+    json_t
+        *unsure; /* tags: shares an object with damage somewhere in it, which was not read again */
 };
 
 /* --- verification_wal.c: every WAL segment from start to tag */
@@ -44,8 +48,11 @@ int verification_wal(struct verification *own, struct err *err);
 /* Keeps one entry an object. True: err is damage, and the verification goes on. */
 bool verification_note(struct verification *own, const char *object, uint32_t chunk_count,
                        const struct err *err);
-/* Something that is damaged already belongs to this volume's manifest as well. */
-bool verification_reaches_damage(struct verification *own, const struct fmt_manifest *manifest);
+/* What was found damaged before and is not read again: the manifest reaches a missing object, or
+ * one with damage somewhere in it. */
+enum verification_reach { REACH_NONE, REACH_DAMAGED, REACH_MISSING };
+enum verification_reach verification_reach(struct verification *own,
+                                           const struct fmt_manifest *manifest);
 /* Journals the position; bitmap: regions of the volume that are done, NULL = none. */
 int verification_save(struct verification *own, const uint8_t *bitmap, size_t bitmap_len,
                       struct err *err);

@@ -17,6 +17,7 @@ bool verification_note(struct verification *own, const char *object, uint32_t ch
         return false;
     (void)pthread_mutex_lock(&own->mutex);
     own->corrupt |= err->code == ERR_CORRUPT;
+    own->met = true;
     json_array_foreach(own->damaged, i, entry)
     {
         if (strcmp(json_str(entry, "object"), object) == 0)
@@ -38,33 +39,38 @@ bool verification_note(struct verification *own, const char *object, uint32_t ch
     return true;
 }
 
-static bool is_damaged(const struct verification *own, const char *name)
+static enum verification_reach reach(const struct verification *own, const char *name)
 {
     size_t i;
     json_t *entry;
     json_array_foreach(own->damaged, i, entry)
     {
         if (strcmp(json_str(entry, "object"), name) == 0)
-            return true;
+            return json_is(entry, "code", err_code_name(ERR_MISSING)) ? REACH_MISSING
+                                                                      : REACH_DAMAGED;
     }
-    return false;
+    return REACH_NONE;
 }
 
-bool verification_reaches_damage(struct verification *own, const struct fmt_manifest *manifest)
+/* A manifest lists a pack, or a table pack, because something in it is its own. */
+enum verification_reach verification_reach(struct verification *own,
+                                           const struct fmt_manifest *manifest)
 {
     char name[STORE_NAME_MAX + 1];
-    bool reaches = false;
-    for (uint32_t i = 0; own->damaged_count > 0 && i < manifest->pack_count && !reaches; i++) {
+    enum verification_reach most = REACH_NONE;
+    for (uint32_t i = 0; own->damaged_count > 0 && i < manifest->pack_count; i++) {
         repo_pack_name(name, manifest->volume, manifest->packs[i].snapshot,
                        manifest->packs[i].number);
-        reaches = is_damaged(own, name);
+        enum verification_reach found = reach(own, name);
+        most = found > most ? found : most;
     }
-    for (uint32_t i = 0; own->damaged_count > 0 && i < manifest->region_count && !reaches; i++) {
+    for (uint32_t i = 0; own->damaged_count > 0 && i < manifest->region_count; i++) {
         repo_table_name(name, manifest->volume, manifest->regions[i].snapshot,
                         manifest->regions[i].number);
-        reaches = is_damaged(own, name);
+        enum verification_reach found = reach(own, name);
+        most = found > most ? found : most;
     }
-    return reaches;
+    return most;
 }
 
 /* --- position ----------------------------------------------------------------------------------
@@ -95,10 +101,10 @@ int verification_save(struct verification *own, const uint8_t *bitmap, size_t bi
     uint64_t *counts[6];
     list_counts(own, counts);
     (void)pthread_mutex_lock(&own->mutex);
-    json_t *position = json_pack("{s:O,s:I,s:I,s:I,s:I,s:b}", "snapshots", own->snapshots, "at",
-                                 (json_int_t)own->at, "volume", (json_int_t)own->volume, "seed",
-                                 (json_int_t)own->seed, "damaged_count",
-                                 (json_int_t)own->damaged_count, "corrupt", own->corrupt);
+    json_t *position = json_pack(
+        "{s:O,s:I,s:I,s:I,s:I,s:b,s:b}", "snapshots", own->snapshots, "at", (json_int_t)own->at,
+        "volume", (json_int_t)own->volume, "seed", (json_int_t)own->seed, "damaged_count",
+        (json_int_t)own->damaged_count, "corrupt", own->corrupt, "met", own->met);
     for (size_t i = 0; i < ARRAY_LEN(counts); i++)
         (void)json_object_set_new(position, count_names[i],
                                   json_integer((json_int_t)total(own, i, counts[i])));
@@ -107,6 +113,7 @@ int verification_save(struct verification *own, const uint8_t *bitmap, size_t bi
     (void)json_object_set_new(own->job->journal, "position", position);
     (void)json_object_set_new(own->job->journal, "damaged", json_deep_copy(own->damaged));
     (void)json_object_set_new(own->job->journal, "affected", json_deep_copy(own->affected));
+    (void)json_object_set_new(own->job->journal, "unsure", json_deep_copy(own->unsure));
     (void)pthread_mutex_unlock(&own->mutex);
     return job_journal(own->job, NULL, NULL, err);
 }
@@ -135,12 +142,15 @@ int verification_load(struct verification *own, bool *ret, uint8_t **ret_bitmap,
     if (rc < 0)
         return rc;
     own->corrupt = json_is_true(json_object_get(position, "corrupt"));
+    own->met = json_is_true(json_object_get(position, "met"));
     own->snapshots = json_incref(json_object_get(position, "snapshots"));
     json_decref(own->damaged);
     json_decref(own->affected);
+    json_decref(own->unsure);
     own->damaged = json_deep_copy(json_object_get(journal, "damaged"));
     own->affected = json_deep_copy(json_object_get(journal, "affected"));
-    return json_is_array(own->snapshots) && own->damaged && own->affected
+    own->unsure = json_deep_copy(json_object_get(journal, "unsure"));
+    return json_is_array(own->snapshots) && own->damaged && own->affected && own->unsure
                ? 0
                : err_set(err, ERR_CORRUPT, "the job's position is not one");
 }
@@ -176,15 +186,16 @@ void verification_set_result(struct verification *own)
     }
     (void)json_object_set_new(result, "damaged", json_deep_copy(own->damaged));
     (void)json_object_set_new(result, "affected", json_deep_copy(own->affected));
+    (void)json_object_set_new(result, "unsure", json_deep_copy(own->unsure));
     (void)json_object_set_new(own->job->journal, "result", result);
 }
 
-static void list_affected(const struct verification *own, char *ret, size_t size)
+static void list_tags(const json_t *tags, char *ret, size_t size)
 {
     size_t i;
     json_t *tag;
     ret[0] = '\0';
-    json_array_foreach(own->affected, i, tag)
+    json_array_foreach(tags, i, tag)
     {
         size_t len = strlen(ret);
         (void)snprintf(ret + len, size - len, "%s%s", len ? ", " : "", json_string_value(tag));
@@ -193,11 +204,13 @@ static void list_affected(const struct verification *own, char *ret, size_t size
 
 int verification_outcome(struct verification *own, struct err *err)
 {
-    char tags[256];
+    char tags[160], unsure[160];
+    bool shared = json_array_size(own->unsure) > 0;
     uint64_t objects = verification_objects(own);
     if (own->damaged_count == 0)
         return 0;
-    list_affected(own, tags, sizeof(tags));
+    list_tags(own->affected, tags, sizeof(tags));
+    list_tags(own->unsure, unsure, sizeof(unsure));
     enum err_code code = own->corrupt ? ERR_CORRUPT : ERR_MISSING;
     (void)err_set(err, code, "%s", json_str(json_array_get(own->damaged, 0), "text"));
     if (own->damaged_count > 1) {
@@ -206,9 +219,11 @@ int verification_outcome(struct verification *own, struct err *err)
                        "; and %" PRIu64 " more damaged object%s", own->damaged_count - 1,
                        own->damaged_count == 2 ? "" : "s");
     }
-    return err_hint(err,
-                    "of %" PRIu64
-                    " object%s; %s cannot be restored whole, take a new one (--full); "
-                    "--json lists all damage",
-                    objects, objects == 1 ? "" : "s", tags[0] ? tags : "this snapshot");
+    return err_hint(
+        err,
+        "of %" PRIu64 " object%s; %s cannot be restored whole, take a new one (--full)%s%s%s; "
+        "--json lists all damage",
+        objects, objects == 1 ? "" : "s", tags[0] ? tags : "this snapshot",
+        shared ? "; whether what is damaged is a part of " : "", unsure,
+        shared ? ", which share objects with it, is told by `tidemark verify` of each" : "");
 }

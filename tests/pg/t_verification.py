@@ -121,10 +121,40 @@ def test_many(node):
     is_(result["damaged_objects"], 3, "are counted")
     ok(all(entry["chunks"] > 0 for entry in result["damaged"] if "pack" in entry["object"]),
        "with the chunks that are lost")
-    ok("two" in everything["affected"], f"--all says which snapshots: {everything['affected']}")
-    reach = [tag for tag in ("one", "two", "cold-wal")
-             if {name, gone} & set(mutilate.Places(directory, tag).packs)]
-    ok(set(reach) <= set(everything["affected"]), f"{reach} reach a damaged pack")
+    tags = ("one", "two", "cold-wal")
+    all_of = {tag: mutilate.Places(directory, tag) for tag in tags}
+    need = {tag for tag in tags if gone in all_of[tag].packs or places.wal[0] in all_of[tag].wal
+            or (name, at) in {chunk[:2] for chunk in all_of[tag].chunks}}
+    reach = {tag for tag in tags if {name, gone} & set(all_of[tag].packs)}
+    affected, unsure = set(everything["affected"]), set(everything["unsure"])
+    ok("two" in affected <= need, f"--all: {affected} cannot be restored, {need} need the damage")
+    ok(need | reach == affected | unsure and not affected & unsure,
+       f"--all: {unsure} share an object with it")
+
+
+def test_shared(node):
+    """A bit in a chunk that the incremental took from its parent, one that it replaced, and a pack
+    that both need and that is gone: who is sure to be hit, who is not, who is."""
+    directory = snap.repository(node)
+    one, two = (mutilate.Places(directory, tag) for tag in ("one", "two"))
+    packs = set(one.packs) & set(two.packs)
+    kept = {chunk[:2] for chunk in two.chunks}
+    places = [chunk[:2] for chunk in one.chunks if chunk[0] in packs]
+    for what, needed in (("kept", True), ("replaced", False)):
+        name, at = next(place for place in places if (place in kept) == needed)
+        changes = {name: mutilate.flip(mutilate.load(directory, name), 8 * at + 3)}
+        with mutilate.mutilated(mutilate.Case(directory, "chunk", "bit", changes, "")):
+            result = result_of(node, "corrupt", "--all")
+            done = node.cli("verify", "--all")
+            is_status(node.cli("verify", "two"), "corrupt" if needed else 0,
+                      f"a chunk that two has {what}: verify of two alone knows")
+        is_(("one" in result["affected"], "two" in result["unsure"]), (True, True),
+            f"a chunk that two has {what}: --all knows of one, of two it does not")
+        like(done.err, r"hint: .*; one cannot be restored whole.*is a part of .*two.*tidemark "
+             "verify` of each", f"a chunk that two has {what}: and says so")
+    with mutilate.mutilated(mutilate.Case(directory, "chunk", "missing", {name: None}, "")):
+        result = result_of(node, "missing", "--all")
+    is_({"one", "two"} <= set(result["affected"]), True, "a pack that is gone: both are affected")
 
 
 def test_all(node):
@@ -228,6 +258,7 @@ def main():
     test_counts(node)
     test_exact(node)
     test_many(node)
+    test_shared(node)
     test_all(node)
     test_sample(node)
     test_resume(node)
