@@ -23,6 +23,9 @@ static const struct {
     {"could not locate required checkpoint record",
      "WAL of the snapshot's start is missing, or restore_command could not be run"},
     {"could not locate a valid checkpoint record", "the image's own WAL is damaged or missing"},
+    {"cannot continue recovering", "the server ran with wal_level = minimal in between: choose a "
+                                   "target before that, or a snapshot "
+                                   "that was taken since"},
     {"insufficient parameter settings",
      "raise the setting named in the log, or restore with --server-config=image"},
     {"could not restore file", "look at the repository: tidemark-wal get failed for good"},

@@ -15,7 +15,7 @@ t_restore_targets.py, refuse: t_restore_refuse.py, guard: t_restore_guard.py; no
                                                      test_times, test_wrong_targets
     a time, lsn between start and end of the backup  test_times; a name there: test_wrong_targets
     a name that was never written                    targets test_points
-    names that are on two timelines                  test_two_branches
+    names that are on two timelines, or twice on one test_two_branches
     exclusive xid, lsn                               test_exclusive
     target timeline given; several: refused, listed  test_two_branches, t_restore.py
     across a failover; before and behind the fork    test_timelines, test_targets
@@ -36,7 +36,16 @@ t_restore_targets.py, refuse: t_restore_refuse.py, guard: t_restore_guard.py; no
     unlogged tables, prepared transactions           test_before_fork, targets test_locked
     tablespaces, pg_wal elsewhere                    t_restore.py, targets test_moved
     no label (target snapshot); a cold image         targets test_image
-    a snapshot of a standby                          tests/cluster/t_snapshot_standby.py
+    wal_level = minimal between snapshot and target  test_minimal
+    the WAL of the image's start is recycled         t_restore_recycled.py
+    the session of the backup ends                   t_snapshot_crash.py
+    a clone that archives on the old timeline        t_wal_exit.py, targets test_image
+    standbys of what was restored                    tests/cluster/t_rules.py, t_left_out.py
+    a snapshot of a standby; its image alone; promoted, without full pages meanwhile
+                                                     tests/cluster/t_snapshot_standby.py
+    of one that cascades; whose upstream was promoted before, or meanwhile
+                                                     tests/cluster/t_cascade.py
+    a restore beside the primary that runs           both of them
     WAL that is not complete at the snapshot's end   no record: t_snapshot_crash.py, t_snapshot.py
     volumes of different instants                    one group, one instant: unit t_capture.c
 """
@@ -255,6 +264,7 @@ def test_two_branches(story):
     for _ in range(2):
         name = old.switch_wal()
         mark(old, "x1")
+        old.psql("select pg_create_restore_point('only-1')")  # the first of a name counts
     poll(lambda: wal_file(story.node, name), 60, f"{name} in the archive")
     old.stop("immediate")
     story.refused("a name on two timelines", "refused", SOME + r"timeline 1 .*timeline 2 ",
@@ -277,6 +287,22 @@ def test_targets(story):
     is_(marks(server), "a b z c2", "an LSN in the fork's segment")
     story.restore("--verify=none", "--target=latest", two)
     is_(marks(server), "a b z c2 d2", "all of it")
+
+
+def test_minimal(story):
+    """The server ran with wal_level = minimal for a while, all within one segment."""
+    node, server = story.node, story.server
+    timeline = server.timeline()
+    for level, mode, senders in (("minimal", "off", 0), ("replica", "on", 4)):
+        server.stop()
+        server.configure(wal_level=level, archive_mode=mode, max_wal_senders=senders)
+        server.start()
+        mark(server, level)
+    node.wait_archived(server.switch_wal())
+    done = story.restore("--target=latest", f"--target-timeline={timeline}", want="postgres")
+    like(done.err, r"(?s)wal_level=minimal, cannot continue recovering.*hint: .*choose a target "
+         "before that, or a snapshot that was taken since", "wal_level = minimal in between")
+    is_status(node.cli("cancel", journal_of(node)["id"]), 0, "given up")
 
 
 def test_exclusive(story):
@@ -336,7 +362,7 @@ def main():
     story.begin()
     story.fail_over()
     for test in (test_times, test_timelines, test_lost, test_before_fork, test_two_branches,
-                 test_wrong_targets, test_exclusive) + (
+                 test_wrong_targets, test_exclusive, test_minimal) + (
                      (test_targets, test_between_forks) if LONG else ()):
         test(story)
     if not LONG:
