@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 # check: build=asan timeout=300
 """restore --delta: onto the node's own later state little is fetched; onto a disk full of other
-bytes, and after a kill -9 in the middle, the result is the same. From an encrypted
-repository. That the bytes are exact is tests/unit/t_push_pull.c's part; here the server is."""
+bytes, after a kill -9 in the middle, and onto another device, the result is the same. From an
+encrypted repository. That the bytes are exact is tests/unit/t_push_pull.c's part; here the server
+is."""
 import os
 import sys
 
@@ -60,6 +61,18 @@ def test_garbage(story):
        "what the first run wrote was read back and not fetched again")
 
 
+def test_other(story):
+    """Another, larger disk takes the place of the volume's."""
+    volume, box = story.node.volumes[0], story.box
+    blank = box.loop(box.image("other.img", os.stat(volume.image).st_size + 64 * MIB))
+    story.restore("--delta", f"--device={volume.name}:{blank}")
+    story.check_tag("delta onto another device")
+    is_(output("findmnt", "-no", "SOURCE", volume.mount).strip(), blank, "it is mounted there")
+    ok(copied(story, "another device")["bytes_fetched"] > 0, "what it needs was fetched")
+    story.server.stop("immediate")
+    box.umount(volume.mount)
+
+
 def main():
     box = need_root() or Sandbox("restore-delta")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
@@ -68,6 +81,7 @@ def main():
     story.begin()
     test_own(story)
     test_garbage(story)
+    test_other(story)
     story.end()
 
 

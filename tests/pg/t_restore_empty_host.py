@@ -2,7 +2,8 @@
 # check: build=asan timeout=300
 """A new host: PostgreSQL's programs, the repository, three blank devices (data, WAL, tablespace),
 and nothing else. No configuration, no state_dir (so the default one, /var/lib/tidemark), no fstab
-entry, no mount point, none of the directories where the old server had its socket and its log. The
+entry, no mount point, none of the directories where the old server had its socket and its log; WAL
+and tablespace get other mount points than they had, and their links follow. The
 test has a mount namespace of its own with /etc, /run and /var/lib that nobody else sees."""
 import os
 import shutil
@@ -75,6 +76,9 @@ def restore(story):
         size = (500 if volume.mount.endswith("pgdatanew") else 420) * MIB
         device = box.loop(box.image(f"blank-{volume.name}.img", size))
         devices.append(f"--device={volume.name}:{device}")
+        if volume is not node.volumes[0]:
+            volume.mount = box.join("elsewhere-" + volume.name)
+            devices.append(f"--mount={volume.name}:{volume.mount}")
     done = run_program(os.path.join(node.programs, "tidemark"), "restore", "--yes",
                        f"--repository={node.repository}", *devices, "t1",
                        TIDEMARK_WAL_ARCHIVE_TIMEOUT="3s")
@@ -98,6 +102,9 @@ def check(story):
     link = os.readlink(node.data + "/pg_wal")
     ok(link.startswith(story.wal_volume.mount + "/"), "pg_wal leads to the WAL's device")
     ok(os.listdir(os.path.join(story.tablespace.mount, "ts")), "the tablespace is on its device")
+    is_(story.server.psql("select pg_tablespace_location(oid) from pg_tablespace"
+                          f" where spcname = 'ts_{story.tablespace.name}'"),
+        story.tablespace.mount + "/ts", "the server finds it there")
     ok(os.path.isdir(story.server.socket), "the socket's directory is made")
 
 
