@@ -137,14 +137,15 @@ static int bench_push(struct bench *bench, unsigned lanes, struct err *err)
 
 /* --- pull --------------------------------------------------------------------------------- */
 
-enum pull_kind { TO_NULL, TO_DEVICE, DELTA };
+enum pull_kind { TO_NULL, TO_DEVICE, DELTA_SAME, DELTA_SOME, DELTA_OTHER };
 
-/* DELTA: onto a device where all is right already. */
+/* Onto a device where all is right, where every 20th MiB is something else, and all of it. */
 static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lanes,
                       enum pull_kind kind, struct err *err)
 {
     static const char *const names[] = {"directory to null", "directory to device",
-                                        "with delta, all is right"};
+                                        "with delta, all is right", "with delta, 5 % differ",
+                                        "with delta, all differs"};
     bool null = kind == TO_NULL;
     struct bench_time time;
     struct io_progress progress = {0};
@@ -156,7 +157,7 @@ static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lan
         .fd = null ? -1 : bench->target,
         .alignment = 4096,
         .free_policy = PULL_FREE_ZERO,
-        .compare = kind == DELTA,
+        .compare = kind >= DELTA_SAME,
         .options = {.lane_count = lanes},
         .progress = &progress,
     };
@@ -169,6 +170,19 @@ static int bench_pull(struct bench *bench, const struct shot *shot, unsigned lan
     if (rc == 0)
         bench_report(name, bench->size, &time, "");
     return rc;
+}
+
+/* Every nth MiB of the target becomes another. */
+static int spoil(const struct bench *bench, unsigned nth, struct err *err)
+{
+    free_mem void *buf = aligned_alloc(4096, MIB);
+    if (!buf)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    memset(buf, 0xdb, MIB);
+    for (uint64_t at = 0; at + MIB <= bench->size; at += nth * MIB)
+        if (pwrite(bench->target, buf, MIB, (off_t)at) != (ssize_t)MIB)
+            return err_sys(err, ERR_DEVICE, "write the target");
+    return 0;
 }
 
 /* Cold: O_DIRECT never looks into the page cache. */
@@ -217,8 +231,12 @@ static int bench_directory(struct bench *bench, unsigned lanes, bool with_refere
         rc = bench_pull(bench, &shot, lanes, TO_NULL, err);
     if (rc == 0)
         rc = bench_pull(bench, &shot, lanes, TO_DEVICE, err);
-    if (rc == 0)
-        rc = bench_pull(bench, &shot, lanes, DELTA, err);
+    for (int kind = DELTA_SAME; rc == 0 && kind <= DELTA_OTHER; kind++) {
+        if (kind > DELTA_SAME)
+            rc = spoil(bench, kind == DELTA_SOME ? 20 : 1, err);
+        if (rc == 0)
+            rc = bench_pull(bench, &shot, lanes, (enum pull_kind)kind, err);
+    }
     shot_close(&shot);
     return rc;
 }
