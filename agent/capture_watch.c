@@ -124,7 +124,7 @@ static int compare_counters(const struct capture *capture, size_t index, uint64_
     if (result.discards_unseen)
         precopy->discards_unseen[index] = true;
     if (result.discards_unseen && track != NULL)
-        track_give_up(track);
+        track_give_up(track, "the kernel counted discards that eBPF did not see");
     return 0;
 }
 

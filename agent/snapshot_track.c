@@ -29,7 +29,7 @@ int snapshot_track_choose(struct snapshot *snapshot, size_t index, struct extent
     struct snapshot_volume *volume = &snapshot->volumes[index];
     const struct track *track = &snapshot->tracks[index];
     const char *name = snapshot->group.volumes[index].conf->name;
-    if (!track->unbroken) {
+    if (!track_counts(track)) {
         if (track->wanted)
             log_warn("snapshot=%s volume=%s not tracked, all of it is read: %s", snapshot->id_text,
                      name, track->why);
@@ -67,7 +67,7 @@ void snapshot_track_describe(const struct snapshot *snapshot, size_t index,
     const struct track *track = &snapshot->tracks[index];
     to->track_used = volume->chunks_used;
     to->track_read = volume->chunks_used - volume->chunks_kept;
-    if (track->wanted && !track->unbroken)
+    if (track->wanted && !track_counts(track))
         (void)snprintf(to->track_full, sizeof(to->track_full), "%s", track->why);
 }
 

@@ -16,10 +16,12 @@ static const char why_no_mount_number[] = "sysfs does not say whether it stayed 
 /* Ranges in `since` from which on it is worth sorting: each barrier repeats some of them. */
 enum { SINCE_SORTED = 1 << 16 };
 
+/* The first reason is the one that is told. */
 static void broken(struct track *track, const char *why)
 {
     track->unbroken = false;
-    (void)snprintf(track->why, sizeof(track->why), "%s", why);
+    if (track->why[0] == '\0')
+        (void)snprintf(track->why, sizeof(track->why), "%s", why);
     track_release(track);
 }
 
@@ -126,14 +128,23 @@ static int err_why(struct err *err, const char *why)
     return err_set(err, ERR_REFUSED, "%s", why);
 }
 
-/* The tracker of the parent, when it may be believed. */
+/* Why the parent has none, when it said so itself. */
+static int check_kept(const json_t *old, struct err *err)
+{
+    const char *why = json_string_value(json_object_get(old, "lost"));
+    return why == NULL
+               ? 0
+               : err_set(err, ERR_REFUSED, "the marks were not kept after the parent: %s", why);
+}
+
+/* The tracker of the last snapshot, when it may be believed. Without a parent nothing is taken from
+ * it, but a snapshot that fails then gives it back all the same. */
 static int find(struct track *track, struct marks **ret, struct err *err)
 {
     free_json json_t *old = NULL, *now = NULL;
     int rc = take_state(track, &old, err);
-    if (track->parent[0] == '\0')
-        return err_why(err, track->full ? "--full was asked for"
-                                        : "there is no snapshot to compare with");
+    if (rc == 0)
+        rc = check_kept(old, err);
     if (rc < 0)
         return rc;
     if (track->device.diskseq == 0)
@@ -141,7 +152,7 @@ static int find(struct track *track, struct marks **ret, struct err *err)
     if (!sysfs_mount_number(&track->device, &track->mount_number))
         return err_why(err, why_no_mount_number);
     struct marks *marks = NULL;
-    now = identity_json(track, track->parent);
+    now = identity_json(track, track->parent[0] ? track->parent : json_str(old, "snapshot"));
     const char *difference = identity_difference(old, now);
     if (difference != NULL)
         return err_why(err, difference);
@@ -172,13 +183,14 @@ static int start(struct track *track, struct marks **ret, struct err *err)
              : err_why(&keep_err, why_no_mount_number);
     if (rc == 0)
         rc = marks_instance(*ret, track->tracker, &keep_err);
-    track->kept = rc == 0;
-    if (rc == 0)
+    if (rc == 0) {
+        track->kept = true;
         return 0;
+    }
     (void)marks_forget(track->name); /* also an earlier one, which nobody will ask for */
     log_warn("volume=%s marks cannot be kept for the next snapshot err=\"%s\" hint=\"%s\"",
              track->name, keep_err.text, keep_err.hint);
-    broken(track, keep_err.text);
+    track_give_up(track, keep_err.text);
     return 0;
 }
 
@@ -190,6 +202,10 @@ int track_attach(struct track *track, const struct device_identity *device,
     track->device = *device;
     track->chunk_size = chunk_size;
     track->place = *place;
+    if (track->parent[0] == '\0')
+        (void)snprintf(track->why, sizeof(track->why), "%s",
+                       track->full ? "--full was asked for"
+                                   : "there is no snapshot to compare with");
     int rc = find(track, ret, &why);
     if (rc < 0) {
         broken(track, why.text);
@@ -257,9 +273,15 @@ int track_begin(struct track *track, const struct track_sums *sums, struct marks
     return rc;
 }
 
-void track_give_up(struct track *track)
+bool track_counts(const struct track *track)
+{
+    return track->unbroken && track->parent[0] != '\0';
+}
+
+void track_give_up(struct track *track, const char *why)
 {
     track->kept = false;
+    (void)snprintf(track->lost, sizeof(track->lost), "%s", why);
 }
 
 void track_instant(struct track *track, const struct track_sums *sums)
@@ -271,13 +293,13 @@ void track_commit(struct track *track, const char *snapshot)
 {
     char path[TRACK_PATH_MAX + sizeof(open_suffix)];
     struct err err;
-    if (track->kept) {
-        free_json json_t *json = identity_json(track, snapshot);
+    free_json json_t *json =
+        track->kept ? identity_json(track, snapshot) : json_pack("{s:s}", "lost", track->lost);
+    if (track->kept)
         json_object_set_new(json, "sums", sums_json(&track->next));
-        if (json_save(track->state_path, json, false, &err) < 0)
-            log_warn("snapshot=%s volume=%s the next snapshot reads everything err=\"%s\"",
-                     snapshot, track->name, err.text);
-    }
+    if (json_save(track->state_path, json, false, &err) < 0)
+        log_warn("snapshot=%s volume=%s the next snapshot reads everything err=\"%s\"", snapshot,
+                 track->name, err.text);
     open_path(track, path);
     (void)unlink(path);
 }

@@ -28,9 +28,10 @@
  *
  * All of this is compared with what the parent has left in state_dir. That file gets another name
  * before the first mark is cleared, and comes back with the commit or the abort: after a snapshot
- * that was killed there is none. Whatever is not as it was makes the snapshot read everything, with
- * the reason in the log and in the record. Writes that reach the medium around the block device
- * (the file behind a loop device, SCSI passthrough) are not seen, as with any copy of precopy's.
+ * that was killed there is none; after one that gave up, the reason. Whatever is not as it was
+ * makes the snapshot read everything, with the reason in the log and in the record. Writes that
+ * reach the medium around the block device (the file behind a loop device, SCSI passthrough) are
+ * not seen, as with any copy of precopy's.
  *
  * One thread. */
 #ifndef TIDEMARK_AGENT_TRACK_H
@@ -56,7 +57,7 @@ struct track {
     bool full;                /* no parent is wanted: --full */
     char parent[ID_TEXT_LEN]; /* empty: there is none to compare with */
     char state_path[TRACK_PATH_MAX];
-    bool unbroken; /* since: what has been written since the parent's instant */
+    bool unbroken; /* since: what has been written since the last snapshot's instant */
     /* Normalised after track_begin(); later also what is taken at each barrier. Never more than
      * twice what it is normalised, or 1 MiB. */
     struct extent_list since;
@@ -64,6 +65,7 @@ struct track {
     /* Private. */
     size_t since_sorted;          /* how many ranges there were when it was normalised last */
     bool kept;                    /* the marks will be there for the next snapshot */
+    char lost[TRACK_WHY_MAX];     /* they will not, and this is why */
     struct track_sums last, next; /* at the parent's instant, at ours */
     struct device_identity device;
     struct marks_place place;
@@ -87,8 +89,11 @@ int track_take(struct track *track, struct marks *marks, struct extent_list *ret
 int track_begin(struct track *track, const struct track_sums *sums, struct marks *marks,
                 struct err *err);
 
-/* A mark may be missing: the next snapshot does not count from this one. */
-void track_give_up(struct track *track);
+/* What is not in `since` may be taken from the parent unread. */
+bool track_counts(const struct track *track);
+
+/* A mark may be missing: the next snapshot does not count from this one, and says why. */
+void track_give_up(struct track *track, const char *why);
 
 /* sums are those of the instant, or of an earlier time of this snapshot. */
 void track_instant(struct track *track, const struct track_sums *sums);

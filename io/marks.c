@@ -377,15 +377,6 @@ bool marks_are_lossy(const struct marks *marks)
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-uint64_t marks_bytes(const struct marks *marks)
-{
-    uint64_t chunks = 0;
-    for (size_t i = 0; i < marks->word_count; i++)
-        chunks +=
-            (uint64_t)__builtin_popcountll(__atomic_load_n(&marks->words[i], __ATOMIC_RELAXED));
-    return chunks * marks->chunk_size;
-}
-
 static int add_chunk(const struct marks *marks, uint64_t chunk, struct extent_list *to,
                      struct err *err)
 {

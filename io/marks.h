@@ -44,9 +44,6 @@ int marks_open(const struct marks_place *place, uint32_t chunk_size, struct mark
 /* One of these is at work. */
 bool marks_are_lossy(const struct marks *marks);
 
-/* Bytes of all marked chunks now. Any time. */
-uint64_t marks_bytes(const struct marks *marks);
-
 /* Appends the marked chunks, as byte ranges from the start of the place, normalised when ret was
  * empty, and clears them: only while nothing can write. After an error the marks are void. */
 int marks_take(struct marks *marks, struct extent_list *ret, struct err *err);

@@ -224,22 +224,25 @@ def test_breaks(story):
         is_full(story, take(story, tag), why, tag)
 
 
-def test_cancelled(story):
+def test_cancelled(story, *args):
     """A snapshot that fails gives its marks back: the next one reads what that one would have."""
+    what = " ".join(["cancelled", *args])
     write_some(story)
     story.node.sections["tidemark"]["rate_limit"] = "1MiB"
     story.node.write_conf()
     story.agent()
-    running = snap.Running(story.node, "snapshot", "--tag", "cancelled")
+    running = snap.Running(story.node, "snapshot", "--tag", "cancelled", *args)
     poll(lambda: os.path.exists(f"{story.kept}/{story.node.volumes[-1].name}.extents"), 120,
          "marks to be taken", 0.01)
-    is_status(story.node.cli("cancel", os.path.basename(running.job())), 0, "cancel in pass 0")
-    is_status(running.wait(), "cancelled", "the snapshot is cancelled")
+    is_status(story.node.cli("cancel", os.path.basename(running.job())), 0,
+              f"{what}: cancel in pass 0")
+    is_status(running.wait(), "cancelled", f"{what}: the snapshot is")
     story.node.sections["tidemark"]["rate_limit"] = "0"
     story.node.write_conf()
     story.agent()
-    is_tracked(story, take(story, "after-cancelled"), "after a cancelled one")
-    is_exact(story, "after-cancelled")
+    tag = what.replace(" ", "-")
+    is_tracked(story, take(story, f"after-{tag}"), f"after a {what} one")
+    is_exact(story, f"after-{tag}")
 
 
 def test_unsure_mount(story, fs):
@@ -249,7 +252,9 @@ def test_unsure_mount(story, fs):
     record = take(story, "unsure")
     story.box.umount(place)
     is_full(story, record, "sysfs does not say whether it stayed mounted", "unsure of the mount")
-    is_((os.listdir(PINS), states(story)), ([], []), "unsure of the mount: no tracker is left")
+    is_(os.listdir(PINS), [], "unsure of the mount: no tracker is left")
+    is_full(story, take(story, "after-unsure"), "the marks were not kept after the parent: sysfs "
+            "does not say whether it stayed mounted", "the one after it")
 
 
 def test_full(story):
@@ -306,6 +311,7 @@ def main():
         tag = test_tracked(story, fs, 10 if CAMPAIGN else 1, Load(story, dice))
         test_breaks(story)
         test_cancelled(story)
+        test_cancelled(story, "--full")
         test_unsure_mount(story, fs)
         test_full(story)
         test_lost_marks(story)

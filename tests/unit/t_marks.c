@@ -69,6 +69,15 @@ static const char *taken(void)
     return text;
 }
 
+static uint64_t marked_bytes(void)
+{
+    struct extent_list list = {0};
+    is_good(marks_peek(marks, &list, &err), &err, "a look at the marks");
+    uint64_t bytes = extent_list_bytes(&list);
+    extent_list_release(&list);
+    return bytes;
+}
+
 static struct marks_counters counters(void)
 {
     struct marks_counters ret = {0};
@@ -82,7 +91,7 @@ static void test_writes(const char *path)
     struct sysfs_counters before, after;
     is_good(open_marks(path, 0, 64 * MIB), &err, "%s is watched", path);
     ok(sysfs_counters(&device, &before), "the kernel counts there");
-    is_u64(marks_bytes(marks), 0, "nothing is marked");
+    is_u64(marked_bytes(), 0, "nothing is marked");
     write_at(0, 4096);
     is_str(taken(), "0+1", "the first chunk");
     is_str(taken(), "", "once");
@@ -92,11 +101,7 @@ static void test_writes(const char *path)
     is_str(taken(), "10+1", "a write that ends on one does not mark the next");
     write_at(62 * CHUNK, 4 * CHUNK);
     write_at(100 * CHUNK, 4096);
-    is_u64(marks_bytes(marks), 5 * CHUNK, "bytes of all marks");
-    struct extent_list peeked = {0};
-    is_good(marks_peek(marks, &peeked, &err), &err, "a look at them");
-    ok(peeked.count == 2 && extent_list_bytes(&peeked) == 5 * CHUNK, "shows them all");
-    extent_list_release(&peeked);
+    is_u64(marked_bytes(), 5 * CHUNK, "a look at them shows them all");
     is_str(taken(), "62+4 100+1", "over a word of the map, and a second one");
     write_at(200 * CHUNK, MIB);
     is_str(taken(), "200+32", "a large write");
@@ -108,7 +113,7 @@ static void test_writes(const char *path)
     is_u64(sums.discarded_sectors, 0, "no discard was seen");
     is_u64(sums.missed, 0, "nothing was missed");
     char *buf = aligned_alloc(4096, 4096);
-    ok(pread(fd, buf, 4096, 0) == 4096 && marks_bytes(marks) == 0, "a read marks nothing");
+    ok(pread(fd, buf, 4096, 0) == 4096 && marked_bytes() == 0, "a read marks nothing");
     free(buf);
     close_marks();
 }
@@ -243,6 +248,45 @@ static void test_kept(const char *path)
     close_marks();
     marks_forget(name);
     is_err(find_marks(name, path, 64 * MIB, CHUNK), &err, ERR_MISSING, "gone", "forgotten");
+}
+
+/* --- why there is nothing to count from ------------------------------------------------------- */
+
+/* One snapshot's part of it, up to the record; why it reads everything. */
+static const char *tracked(struct track *track, const char *parent, const char *path)
+{
+    struct marks_place place = {.len = 64 * MIB};
+    *track = (struct track){.wanted = true, .name = "00000000000000000000000000000001"};
+    snprintf(track->parent, sizeof(track->parent), "%s", parent);
+    snprintf(track->state_path, sizeof(track->state_path), "%s/track", fixture_dir);
+    marks = NULL;
+    if (device_identify(path, &device, &err) < 0 ||
+        !sysfs_place(&device, &place.disk_major, &place.disk_minor, &place.offset) ||
+        track_attach(track, &device, &place, CHUNK, &marks, &err) < 0)
+        printf("# %s\n", err.text);
+    marks_close(marks);
+    return track->why;
+}
+
+/* A device that is not mounted is never tracked: the next snapshot says why, and so it does when
+ * this one has given up. */
+static void test_lost(const char *path)
+{
+    struct track track;
+    is_str(tracked(&track, "", path), "there is no snapshot to compare with", "the first");
+    ok(!track_counts(&track), "nothing is taken from a parent");
+    track_commit(&track, "a");
+    is_str(tracked(&track, "a", path),
+           "the marks were not kept after the parent: sysfs does not say whether it stayed mounted",
+           "the next knows why");
+    track_give_up(&track, "a reason");
+    track_commit(&track, "b");
+    is_str(tracked(&track, "b", path), "the marks were not kept after the parent: a reason",
+           "and why that one gave up");
+    is_str(tracked(&track, "b", path), "the snapshot before this one did not end well",
+           "one that failed and had nothing to give back");
+    ok(!track_drop(&track), "no tracker was left");
+    is_str(tracked(&track, "b", path), "it was not tracked until now", "nothing is known any more");
 }
 
 /* One variable of a test alone damages nothing. */
@@ -406,5 +450,6 @@ int main(void)
     test_since(volume->loop);
     test_missing();
     test_kept(volume->loop);
+    test_lost(volume->loop);
     return done();
 }
