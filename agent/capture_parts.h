@@ -53,7 +53,8 @@ int capture_keep_devices(const struct capture *capture, struct err *err);
 /* Whether a test wants this rule of the protocol broken, to see that the compare notices: the
  * environment has TIDEMARK_TEST_PRECOPY_BREAK=rule, and evidence is kept. "barrier": the first pass
  * takes its marks without a freeze; "map": marks of chunks that were free at the start are not
- * believed; "wal": what was left out is not looked at again. */
+ * believed; "wal": what was left out is not looked at again. "slow-map" breaks none: the map is
+ * taken for one that takes too long for a freeze, and a second later. */
 bool capture_breaks(const char *rule);
 
 /* capture_command.c: the scripts. begin writes the list of what to drop; make runs snapshot_command

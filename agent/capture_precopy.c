@@ -167,12 +167,19 @@ static int base_only(struct capture *capture, struct capture_request *request, b
     return rc < 0 || !*ret_quiet ? rc : drop_marks(capture, err);
 }
 
+static int map_thawed(struct capture *capture, struct err *err)
+{
+    if (capture_breaks("slow-map"))
+        (void)nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+    return capture_take_used(capture, err);
+}
+
 /* B0 and U0. Under the freeze every check of the map is exact, and warm it takes a millisecond; a
  * map that takes longer is one of the time right after. */
-static int first_barrier(struct capture *capture, struct capture_request *request, uint64_t map_ns,
+static int first_barrier(struct capture *capture, struct capture_request *request, bool map_later,
                          struct err *err)
 {
-    bool quiet = false, map_later = map_ns > capture_freeze_max_ns(capture) / 4;
+    bool quiet = false;
     int rc = 0;
     for (int i = 0; rc == 0 && !quiet && i < BASE_TRIES; i++)
         rc = with_freeze(capture, request, map_later ? base_only : base_and_map, &quiet, err);
@@ -181,7 +188,7 @@ static int first_barrier(struct capture *capture, struct capture_request *reques
                      "discards, or writes past the file system, keep running while "
                      "the volumes are frozen");
     if (rc == 0 && map_later)
-        rc = capture_take_used(capture, err);
+        rc = map_thawed(capture, err);
     if (rc == 0)
         rc = capture_take_wal(capture, request, err);
     for (size_t i = 0; rc == 0 && i < capture->group->count; i++) {
@@ -200,20 +207,28 @@ static int first_barrier(struct capture *capture, struct capture_request *reques
     return rc;
 }
 
+/* Too long for a freeze? */
+static int time_map(struct capture *capture, bool *ret_slow, struct err *err)
+{
+    uint64_t start_ns = monotonic_ns();
+    int rc = capture_take_used(capture, err);
+    if (rc == 0)
+        *ret_slow = monotonic_ns() - start_ns > capture_freeze_max_ns(capture) / 4;
+    return rc;
+}
+
 int capture_precopy_begin(struct capture *capture, struct capture_request *request, struct err *err)
 {
+    bool slow = false;
     int rc = capture_watch_attach(capture, request->chunk_size, err);
-    uint64_t start_ns = 0, map_ns = 0;
-    if (rc == 0) /* reads the bitmaps into the cache */
-        rc = capture_take_used(capture, err);
     if (rc == 0)
+        rc = time_map(capture, &slow, err);
+    if (rc == 0) /* samples what is used */
         rc = capture_budget_take(capture, request, err);
-    if (rc == 0) { /* how long does a warm map take? */
-        start_ns = monotonic_ns();
-        rc = capture_take_used(capture, err);
-        map_ns = monotonic_ns() - start_ns;
-    }
-    return rc < 0 ? rc : first_barrier(capture, request, map_ns, err);
+    if (rc == 0 && slow) /* of reading the bitmaps? Now they are in the cache */
+        rc = time_map(capture, &slow, err);
+    slow = slow || capture_breaks("slow-map");
+    return rc < 0 ? rc : first_barrier(capture, request, slow, err);
 }
 
 /* --- passes ----------------------------------------------------------------------------------- */
