@@ -125,21 +125,20 @@ def test_outages(box, archive, primary, base, middle, rows):
         copy.stop()
 
 
-def test_give_up(box, archive, primary, base, middle, rows):
-    """get gives up with 126: the server stops, and goes on at its next start."""
-    own = clone_archive(box, archive, "repo-giveup")
-    gate = Gate(box, own, "gate-giveup", middle, prefetch=0, **{"get-timeout": "2s"})
-    copy = Copy(box, base, "giveup", gate.command)
+def in_outage(box, archive, base, middle, name, **options):
+    """A copy whose recovery meets an outage at the segment `middle`: (copy, outage)."""
+    own = clone_archive(box, archive, "repo-" + name)
+    gate = Gate(box, own, "gate-" + name, middle, prefetch=0, **options)
+    copy = Copy(box, base, name, gate.command)
     outage = Outage(own, "renamed away", None)
     copy.start(check=False, timeout_s=1)
     gate.wait()
     outage.begin()
     gate.open()
-    poll(lambda: not copy.running(), 30, "the server's end")
-    like(copy.log_text(), rf"FATAL:  could not restore file \"{middle}\" from archive: "
-         r"command not found|FATAL:  could not restore file.*(126|not executable)",
-         "the server stops when get gives up")
-    unlike(copy.log_text(), "selected new timeline", "and does not promote")
+    return copy, outage
+
+
+def goes_on(copy, outage, rows):
     outage.end()
     copy.start()
     copy.wait_ready()
@@ -147,27 +146,27 @@ def test_give_up(box, archive, primary, base, middle, rows):
     copy.stop()
 
 
+def test_give_up(box, archive, primary, base, middle, rows):
+    """get gives up with 126: the server stops, and goes on at its next start."""
+    copy, outage = in_outage(box, archive, base, middle, "giveup", **{"get-timeout": "2s"})
+    poll(lambda: not copy.running(), 30, "the server's end")
+    like(copy.log_text(), rf"FATAL:  could not restore file \"{middle}\" from archive: "
+         r"command not found|FATAL:  could not restore file.*(126|not executable)",
+         "the server stops when get gives up")
+    unlike(copy.log_text(), "selected new timeline", "and does not promote")
+    goes_on(copy, outage, rows)
+
+
 def test_shutdown(box, archive, primary, base, middle, rows):
     """pg_ctl stop while get retries: SIGTERM reaches get, the server ends without a complaint."""
-    own = clone_archive(box, archive, "repo-stop")
-    gate = Gate(box, own, "gate-stop", middle, prefetch=0)
-    copy = Copy(box, base, "stopped", gate.command)
-    outage = Outage(own, "renamed away", None)
-    copy.start(check=False, timeout_s=1)
-    gate.wait()
-    outage.begin()
-    gate.open()
+    copy, outage = in_outage(box, archive, base, middle, "stopped")
     poll(lambda: "trying again" in copy.log_text(), 20, "get notices")
     begin = time.monotonic()
     copy.stop()
     ok(time.monotonic() - begin < 10, "a fast stop in the middle of a retry is fast")
     unlike(copy.log_text(), "FATAL:  could not restore", "and no failure of the archive")
     like(copy.log_text(), "stopped by a signal, nothing was delivered", "get says why it ended")
-    outage.end()
-    copy.start()
-    copy.wait_ready()
-    is_(rows_of(copy), rows, "after the next start nothing is missing")
-    copy.stop()
+    goes_on(copy, outage, rows)
 
 
 def test_standby(box, archive, primary, base):
