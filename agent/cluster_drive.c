@@ -317,27 +317,59 @@ static int release_one(struct drive *drive, enum cluster_patience patience, stru
     return rc;
 }
 
+struct giving {
+    struct drive *drive;
+    bool again; /* it did not answer, and was not waited for before */
+    bool started;
+    int rc;
+};
+
+static void *give_back_main(void *ctx)
+{
+    struct giving *giving = ctx;
+    giving->rc = release_one(giving->drive, ASK_ALWAYS, &giving->drive->err);
+    return NULL;
+}
+
+/* All at the same time: one that stays away delays none that comes back. */
+static void wait_for_silent(struct giving *givings, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        struct giving *giving = &givings[i];
+        if (!giving->again)
+            continue;
+        giving->started = pthread_create(&giving->drive->thread, NULL, give_back_main, giving) == 0;
+        if (!giving->started)
+            (void)give_back_main(giving);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (givings[i].started)
+            (void)pthread_join(givings[i].drive->thread, NULL);
+}
+
 /* All are asked before any is waited for, and one that was waited for in vain not once more. */
 int cluster_release(struct cluster_restore *all, struct err *err)
 {
-    int rcs[CLUSTER_MEMBERS_MAX], rc = 0;
-    bool waited[CLUSTER_MEMBERS_MAX];
+    struct giving givings[CLUSTER_MEMBERS_MAX] = {0};
     struct err why;
-    for (size_t i = all->count; i-- > 0;) {
-        waited[i] = all->drives[i].waited;
-        rcs[i] = release_one(&all->drives[i], ASK_ONCE, &why);
-        if (rcs[i] < 0)
-            all->drives[i].err = why;
-    }
+    int rc = 0;
     for (size_t i = all->count; i-- > 0;) {
         struct drive *drive = &all->drives[i];
-        if (rcs[i] < 0 && drive->silent && !waited[i])
-            rcs[i] = release_one(drive, ASK_ALWAYS, &drive->err);
-        if (rcs[i] == 0)
+        bool waited = drive->waited;
+        givings[i].drive = drive;
+        givings[i].rc = release_one(drive, ASK_ONCE, &why);
+        if (givings[i].rc == 0)
             continue;
-        log_warn("cluster restore: not given back: %s", drive->err.text);
-        *err = drive->err;
-        rc = rcs[i];
+        drive->err = why;
+        givings[i].again = drive->silent && !waited;
+    }
+    wait_for_silent(givings, all->count);
+    for (size_t i = all->count; i-- > 0;) {
+        if (givings[i].rc == 0)
+            continue;
+        log_warn("cluster restore: not given back: %s", all->drives[i].err.text);
+        *err = all->drives[i].err;
+        rc = givings[i].rc;
     }
     return rc;
 }

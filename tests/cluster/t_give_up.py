@@ -55,6 +55,28 @@ def repository_away(cluster, coordinator):
     mend_repository(path)
 
 
+def one_stays_away(cluster, coordinator):
+    """Both agents are away when their nodes are given back: the one that comes back does not wait
+    for the other."""
+    first, second = cluster.members
+    for back, away in (first, second), (second, first):
+        prepare(coordinator)
+        for member in cluster.members:
+            member.agent.stop()
+        results = []
+        thread = threading.Thread(target=lambda to=results: to.append(coordinator.cli("abort")),
+                                  daemon=True)
+        thread.start()
+        poll(lambda: len(coordinator.journal().get("silent", [])) == 2, 60, "both to be missed")
+        back.restart_agent()
+        poll(lambda m=back: last_job(m)["state"] == "cancelled", 60, f"{back.name} to be free")
+        ok(thread.is_alive(), f"{back.name} is given back while {away.name} is waited for")
+        away.restart_agent()
+        thread.join()
+        is_status(results[0], 0, "then the other one, and the abort ends well")
+        is_(last_job(away)["state"], "cancelled", f"{away.name} is free")
+
+
 def fence_waits(cluster, member):
     """The job dies in its fence, and the repository is away: the fence is lifted later."""
     member.restart_agent(TIDEMARK_TEST_PAUSE="fenced-closed")
@@ -191,10 +213,12 @@ def main():
     new = cluster.members[1]
     conninfo = new.conninfo_to(new).replace("application_name=db2", "application_name=%n")
     coordinator = Coordinator(box, cluster, options={
-        "coordinator": {"primary_conninfo": f"{conninfo} password={SECRET}"}}).start()
+        "coordinator": {"primary_conninfo": f"{conninfo} password={SECRET}",
+                        "agent_timeout": "5min"}}).start()
     cluster.primary.server.pgbench_init(1)
     is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot")
     repository_away(cluster, coordinator)
+    one_stays_away(cluster, coordinator)
     fence_waits(cluster, cluster.primary)
     other_data(cluster, coordinator, new)
     shutdown_in_fence(cluster, coordinator)
