@@ -60,6 +60,7 @@ struct conf {
     char repository_credentials_file[CONF_PATH_MAX + 1]; /* empty: credentials.h */
     char repository_ca_file[CONF_PATH_MAX + 1];
     char repository_key_file[CONF_PATH_MAX + 1]; /* empty: the repository is plain */
+    unsigned rewrite_budget;                     /* percent of a full snapshot */
     unsigned repository_connections;             /* of all lanes together */
     unsigned repository_retry_timeout_s;
     /* [postgresql] */

@@ -89,6 +89,12 @@ const struct option option_table[] = {
     {"repository", "chunk_size", OPTION_SIZE, FIELD(chunk_size), "32KiB", 16 << 10, 64 << 10, NULL,
      "16KiB | 32KiB | 64KiB",
      "Unit of change, compression and checksum; only `tidemark init` uses it.", NULL},
+    {"repository", "rewrite_budget", OPTION_PERCENT, FIELD(rewrite_budget), "5%", 0, 100, NULL,
+     "0% … 100%",
+     "What an incremental may store on top of what has changed, as a share of what a full snapshot "
+     "stores: chunks that lie scattered over many packs, or in packs less than half live, are "
+     "stored again, so that a restore needs few requests and old packs can go. 0%: never.",
+     NULL},
     {"repository", "endpoint", OPTION_TEXT, FIELD(repository_endpoint), "", 0, 0, NULL, "URL",
      "Server of an s3:// repository: https://host[:port]. Default: AWS, in the region.",
      "https://s3.example.com"},

@@ -13,6 +13,7 @@ enum option_type {
     OPTION_URL,     /* http:// or https://, a host, and what follows */
     OPTION_SIZE,    /* bytes: 0, or a number with KiB, MiB, GiB, TiB, or bare bytes */
     OPTION_COUNT,   /* a plain number */
+    OPTION_PERCENT, /* a whole number with % */
     OPTION_TIME_MS, /* a number with ms, s, min, h; stored in milliseconds */
     OPTION_TIME_S,  /* the same, stored in seconds */
     OPTION_WORD,    /* one of words; stored as its index */

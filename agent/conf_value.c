@@ -20,6 +20,7 @@ static const struct unit time_ms_units[] = {
     {"ms", 1}, {"s", 1000}, {"min", 60000}, {"h", 3600000}, {NULL, 0}};
 static const struct unit time_s_units[] = {{"s", 1}, {"min", 60}, {"h", 3600}, {NULL, 0}};
 static const struct unit count_units[] = {{"", 1}, {NULL, 0}};
+static const struct unit percent_units[] = {{"%", 1}, {NULL, 0}};
 
 bool option_name_valid(const char *text)
 {
@@ -36,7 +37,7 @@ static const struct unit *units_of(enum option_type type)
         return time_ms_units;
     if (type == OPTION_TIME_S)
         return time_s_units;
-    return count_units;
+    return type == OPTION_PERCENT ? percent_units : count_units;
 }
 
 static int store_number(const struct option *option, char *field, uint64_t value)
@@ -202,6 +203,7 @@ static int store_nonempty(const struct option *option, void *base, const char *t
         return store_manager(base, text, err);
     case OPTION_SIZE:
     case OPTION_COUNT:
+    case OPTION_PERCENT:
     case OPTION_TIME_MS:
     case OPTION_TIME_S:
         rc = parse_number(option, text, &number, err);
@@ -275,6 +277,9 @@ void option_format(const struct option *option, const void *base, char *text, si
         return;
     case OPTION_SIZE:
         format_size(load_number(option, field), text, size);
+        return;
+    case OPTION_PERCENT:
+        (void)snprintf(text, size, "%" PRIu64 "%%", load_number(option, field));
         return;
     case OPTION_COUNT:
         (void)snprintf(text, size, "%" PRIu64, load_number(option, field));

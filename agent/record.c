@@ -65,6 +65,8 @@ static const struct field volume_fields[] = {
     FIELD(FIELD_UINT, struct record_volume, bytes_free),
     FIELD(FIELD_UINT, struct record_volume, chunks_stored),
     FIELD(FIELD_UINT, struct record_volume, chunks_same),
+    FIELD(FIELD_LATER, struct record_volume, chunks_rewritten),
+    FIELD(FIELD_LATER, struct record_volume, bytes_rewritten),
     FIELD(FIELD_LATER, struct record_volume, track_used),
     FIELD(FIELD_LATER, struct record_volume, track_read),
     FIELD(FIELD_NOTE, struct record_volume, track_full),

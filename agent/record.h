@@ -37,6 +37,7 @@ struct record_volume {
     uint8_t manifest_sha256[FMT_SHA256_LEN];
     /* statistics */
     uint64_t bytes_read, bytes_stored, bytes_free, chunks_stored, chunks_same;
+    uint64_t chunks_rewritten, bytes_rewritten; /* of those stored: rewrite_budget */
     /* Option track = yes: of track_used chunks with data track_read were read, the others are the
      * parent's, unread; or, track_used being 0, everything was read, and why. */
     uint64_t track_used, track_read;

@@ -155,6 +155,8 @@ static void fill_record_volume(struct snapshot *snapshot, size_t index)
     to->bytes_free = to->size - min_u64(to->size, extent_list_bytes(&own->used));
     to->chunks_stored = own->chunks_stored;
     to->chunks_same = own->chunks_same;
+    to->chunks_rewritten = own->chunks_rewritten;
+    to->bytes_rewritten = own->bytes_rewritten;
     snapshot_track_describe(snapshot, index, to);
 }
 
@@ -185,20 +187,22 @@ static void set_result(struct snapshot *snapshot)
 {
     const struct record *record = &snapshot->record;
     uint64_t bytes_read = 0, bytes_stored = 0, chunks_stored = 0, chunks_same = 0;
+    uint64_t bytes_rewritten = 0;
     char parent[ID_TEXT_LEN];
     for (size_t i = 0; i < record->volume_count; i++) {
         bytes_read += record->volumes[i].bytes_read;
         bytes_stored += record->volumes[i].bytes_stored;
         chunks_stored += record->volumes[i].chunks_stored;
         chunks_same += record->volumes[i].chunks_same;
+        bytes_rewritten += record->volumes[i].bytes_rewritten;
     }
-    json_t *result =
-        json_pack("{s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:f,s:I}", "snapshot", snapshot->id_text, "tag",
-                  record->tag, "archived", record->archived, "wal_in_image", record->wal_in_image,
-                  "bytes_read", (json_int_t)bytes_read, "bytes_stored", (json_int_t)bytes_stored,
-                  "chunks_stored", (json_int_t)chunks_stored, "chunks_same",
-                  (json_int_t)chunks_same, "freeze_ms", (double)record->freeze_ns / 1e6, "seconds",
-                  (json_int_t)(record->committed_s - record->started_s));
+    json_t *result = json_pack(
+        "{s:s,s:s,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:f,s:I}", "snapshot", snapshot->id_text, "tag",
+        record->tag, "archived", record->archived, "wal_in_image", record->wal_in_image,
+        "bytes_read", (json_int_t)bytes_read, "bytes_stored", (json_int_t)bytes_stored,
+        "bytes_rewritten", (json_int_t)bytes_rewritten, "chunks_stored", (json_int_t)chunks_stored,
+        "chunks_same", (json_int_t)chunks_same, "freeze_ms", (double)record->freeze_ns / 1e6,
+        "seconds", (json_int_t)(record->committed_s - record->started_s));
     id_to_text(record->parent, parent);
     json_object_set_new(result, "parent",
                         id_is_zero(record->parent) ? json_null() : json_string(parent));

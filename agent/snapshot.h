@@ -45,6 +45,7 @@ struct snapshot_volume {
     struct extent_list used; /* what is read: data without WAL that is left out */
     struct push_result result;
     uint64_t bytes_read, bytes_stored, chunks_stored, chunks_same;
+    uint64_t chunks_rewritten, bytes_rewritten; /* of those stored: push_rewrite() */
     uint64_t chunks_used,
         chunks_kept; /* track = yes: of those used, taken from the parent unread */
 };

@@ -164,6 +164,8 @@ static int push_volume(struct snapshot *snapshot, size_t index, int fd,
     struct io_progress *progress = &snapshot->job->progress;
     uint64_t read = progress->bytes_done, stored = progress->bytes_stored;
     uint64_t chunks_stored = progress->chunks_stored, chunks_same = progress->chunks_same;
+    uint64_t chunks_rewritten = progress->chunks_rewritten;
+    uint64_t bytes_rewritten = progress->bytes_rewritten;
     volume->push.fd = fd;
     int rc = push_run(&volume->push, extents->items, extents->count, err);
     if (rc < 0)
@@ -172,6 +174,8 @@ static int push_volume(struct snapshot *snapshot, size_t index, int fd,
     volume->bytes_stored += progress->bytes_stored - stored;
     volume->chunks_stored += progress->chunks_stored - chunks_stored;
     volume->chunks_same += progress->chunks_same - chunks_same;
+    volume->chunks_rewritten += progress->chunks_rewritten - chunks_rewritten;
+    volume->bytes_rewritten += progress->bytes_rewritten - bytes_rewritten;
     return 0;
 }
 
@@ -186,7 +190,11 @@ static int push_volumes(struct snapshot *snapshot, struct err *err)
         struct snapshot_volume *volume = &snapshot->volumes[i];
         struct extent_list read = {0};
         begin_push(snapshot, i);
-        rc = snapshot_track_choose(snapshot, i, &read, err);
+        if (volume->incremental)
+            rc = push_rewrite(&volume->push, &volume->used, &volume->parent_manifest,
+                              snapshot->conf->rewrite_budget, err);
+        if (rc == 0)
+            rc = snapshot_track_choose(snapshot, i, &read, err);
         if (rc == 0)
             rc = push_volume(snapshot, i, volume->push.fd, &read, err);
         extent_list_release(&read);

@@ -10,7 +10,10 @@
 
 #include "io/clock.h"
 
-enum { TICK_MS = 200 };
+enum {
+    TICK_MS = 200,
+    TAKE_MIN = 4, /* items at a time, unless there are few for each lane */
+};
 
 struct lanes {
     const struct lanes_job *job;
@@ -29,17 +32,26 @@ bool lane_stopped(const struct lane *lane)
            atomic_load_explicit(&lane->lanes->job->progress->cancel, memory_order_relaxed);
 }
 
-bool lane_take(struct lane *lane, uint64_t *ret_item)
+uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t max, uint64_t *ret_first)
 {
     struct lanes *lanes = lane->lanes;
+    unsigned lane_count = lanes->job->plan->lane_count;
+    uint64_t count = 0;
     if (lane_stopped(lane))
-        return false;
+        return 0;
     (void)pthread_mutex_lock(&lanes->mutex);
-    bool have = lanes->next_item < lanes->job->item_count;
-    if (have)
-        *ret_item = lanes->next_item++;
+    uint64_t next = lanes->next_item;
+    if (next < end) {
+        uint64_t share = div_round_up(end - next, lane_count);
+        uint64_t least = min_u64(TAKE_MIN, div_round_up(end, 2 * lane_count));
+        count = min_u64(min_u64(max, max_u64(share, least)), end - next);
+    } else if (next < lanes->job->item_count) {
+        count = 1;
+    }
+    lanes->next_item += count;
     (void)pthread_mutex_unlock(&lanes->mutex);
-    return have;
+    *ret_first = next;
+    return count;
 }
 
 static void keep_error(struct lanes *lanes, const struct err *err)

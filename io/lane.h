@@ -45,8 +45,10 @@ struct lanes_job {
  * error of any lane. */
 int lanes_run(const struct lanes_job *job, struct err *err);
 
-/* The next item; false when there is none or the job stops. Any lane. */
-bool lane_take(struct lane *lane, uint64_t *ret_item);
+/* The next items: neighbours, at most max of those before `end`, fewer when few are left, so that
+ * lanes end together; from `end` on one. Returns how many; 0 when there is none or the job stops.
+ * Any lane. */
+uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t max, uint64_t *ret_first);
 
 /* True when an error was kept or somebody cancelled. Any lane; cheap. */
 bool lane_stopped(const struct lane *lane);

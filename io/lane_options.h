@@ -20,6 +20,8 @@ struct io_progress {
     _Atomic uint64_t bytes_done;   /* device bytes read and stored / fetched and written */
     _Atomic uint64_t bytes_stored; /* repository bytes written (push) or read (pull) */
     _Atomic uint64_t chunks_stored;
+    _Atomic uint64_t chunks_rewritten; /* of those stored, unchanged: see push_rewrite() */
+    _Atomic uint64_t bytes_rewritten;  /* of those stored */
     _Atomic uint64_t chunks_same; /* push: unchanged since the parent; pull: right on the target */
     _Atomic uint64_t bytes_same;  /* pull: device bytes of these */
     _Atomic uint64_t chunks_zero;

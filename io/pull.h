@@ -13,7 +13,11 @@
 #include "io/lane_options.h"
 #include "io/table.h"
 
-enum { PULL_HEAD_LEN = 4096 };
+enum {
+    PULL_HEAD_LEN = 4096,
+    /* Bytes of a pack that are fetched for nothing rather than with another request. */
+    PULL_GET_GAP_MAX = 128 << 10,
+};
 
 enum pull_sink {
     PULL_TO_NULL,   /* decode and check only */

@@ -44,7 +44,6 @@ static void check_ended(struct pull_region *region)
 {
     if (region->ops_left > 0 || region->check_next < region->table.chunk_count)
         return;
-    pull_plan_order(region);
     region->state = REGION_FETCH;
     pull_region_settle(region);
 }

@@ -31,19 +31,22 @@ bool pull_note_damage(struct pull_lane *pl, const char *object, uint32_t chunk_c
 }
 
 /* count chunks of order[] from `first` on cannot be read. False: that ends the run. */
-static bool lose_chunks(struct pull_lane *pl, struct pull_region *region, uint32_t first,
-                        uint32_t count, const char *object, struct err *err)
+static bool lose_chunks(struct pull_lane *pl, struct pull_get *get, uint32_t first, uint32_t count,
+                        struct err *err)
 {
-    uint64_t start =
-        (uint64_t)region->index * (pl->manifest->region_size / pl->manifest->chunk_size);
-    (void)err_prefix(err, "object '%s' region %" PRIu32 " chunk %" PRIu64, object, region->index,
-                     start + region->order[first]);
+    const struct pull_place *places = &get->batch->order[first];
+    struct pull_region *regions = get->batch->regions;
+    const char *object = get->request.name;
+    uint32_t index = regions[places[0].region].index;
+    uint64_t start = (uint64_t)index * (pl->manifest->region_size / pl->manifest->chunk_size);
+    (void)err_prefix(err, "object '%s' region %" PRIu32 " chunk %" PRIu64, object, index,
+                     start + places[0].chunk);
     if (!pull_note_damage(pl, object, count, err)) {
         lane_fail(pl->lane, err);
         return false;
     }
     for (uint32_t i = 0; i < count; i++)
-        pull_chunk_done(pl, region, region->order[first + i]);
+        pull_chunk_done(pl, &regions[places[i].region], places[i].chunk);
     return true;
 }
 
@@ -70,7 +73,7 @@ static void fail_region(struct pull_lane *pl, struct pull_region *region, struct
     pull_count(&pl->pull->progress->bytes_done, bytes);
     region->state = REGION_FETCH;
     region->chunks_left = 0;
-    region->order_count = region->order_next = 0;
+    memset(region->todo, 0, sizeof(region->todo));
     pull_region_settle(region);
 }
 
@@ -137,7 +140,6 @@ static void table_done(struct store_request *request)
 
 void pull_region_fetch(struct pull_region *region)
 {
-    pull_plan_order(region);
     region->state = REGION_FETCH;
     pull_region_settle(region);
 }
@@ -147,7 +149,6 @@ static void start_region(struct pull_lane *pl, struct pull_region *region, uint3
     const struct fmt_manifest_region *place = &pl->manifest->regions[index];
     struct store_request *request = &region->request;
     region->state = REGION_TABLE;
-    region->sequence = pl->next_sequence++;
     region->index = index;
     region->ops_left = 0;
     region->table_tries = 0;
@@ -168,37 +169,57 @@ void pull_region_settle(struct pull_region *region)
     if (region->state != REGION_FETCH || region->chunks_left > 0 || region->ops_left > 0 ||
         lane_stopped(pl->lane))
         return;
-    region->state = REGION_IDLE;
+    region->state = REGION_DONE;
     pull_region_durable_next_flush(pl->job, region->index,
                                    pull_region_bytes(pl->manifest, region->index));
 }
 
 /* --- items -------------------------------------------------------------------------------- */
 
-static struct pull_region *idle_region(struct pull_lane *pl)
+static struct pull_batch *free_batch(struct pull_lane *pl)
 {
-    for (unsigned i = 0; i < PULL_REGIONS; i++)
-        if (pl->regions[i].state == REGION_IDLE)
-            return &pl->regions[i];
+    for (unsigned i = 0; i < PULL_BATCHES; i++)
+        if (pl->batches[i].count == 0)
+            return &pl->batches[i];
     return NULL;
+}
+
+static void start_batch(struct pull_lane *pl, struct pull_batch *batch, uint64_t first,
+                        uint64_t count)
+{
+    bool any = false;
+    assert(count <= PULL_BATCH_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        batch->regions[i].state = REGION_DONE;
+        if (pull_skips_region(pl->job, (uint32_t)first + i))
+            continue;
+        start_region(pl, &batch->regions[i], (uint32_t)first + i);
+        any = true;
+    }
+    batch->sequence = pl->next_sequence++;
+    batch->count = any ? (uint32_t)count : 0;
+    batch->ordered = false;
+    batch->order_count = 0;
+    batch->order_next = 0;
 }
 
 /* Items are regions, then objects to check; room for both kinds comes first. */
 static void admit_items(struct pull_lane *pl)
 {
     while (!pl->no_more && pl->free_probes != NULL) {
-        struct pull_region *region = idle_region(pl);
-        uint64_t item;
-        if (region == NULL)
+        struct pull_batch *batch = free_batch(pl);
+        uint64_t regions = pl->manifest->region_count, item;
+        if (batch == NULL)
             return;
-        if (!lane_take(pl->lane, &item)) {
+        uint64_t count = lane_take(pl->lane, regions, PULL_BATCH_MAX, &item);
+        if (count == 0) {
             pl->no_more = true;
             return;
         }
-        if (item < pl->manifest->region_count && !pull_skips_region(pl->job, (uint32_t)item))
-            start_region(pl, region, (uint32_t)item);
-        else if (item >= pl->manifest->region_count)
-            pull_probe_start(pl, &pl->job->objects[item - pl->manifest->region_count]);
+        if (item < regions)
+            start_batch(pl, batch, item, count);
+        else
+            pull_probe_start(pl, &pl->job->objects[item - regions]);
     }
 }
 
@@ -207,12 +228,8 @@ static void admit_items(struct pull_lane *pl)
 /* Its chunks are done with. */
 static void free_get(struct pull_lane *pl, struct pull_get *get)
 {
-    struct pull_region *region = get->region;
     get->following = pl->free_gets;
     pl->free_gets = get;
-    if (region->chunks_left == 0)
-        pull_write_flush(pl, region);
-    pull_region_settle(region); /* the null sink has nothing in flight */
 }
 
 static void get_done(struct store_request *request)
@@ -223,7 +240,7 @@ static void get_done(struct store_request *request)
     if (request->rc == -ERR_CORRUPT && pull_read_again(pl, request, &get->tries))
         return;
     if (request->rc < 0) {
-        if (lose_chunks(pl, get->region, get->first, get->count, request->name, &request->err))
+        if (lose_chunks(pl, get, get->first, get->count, &request->err))
             free_get(pl, get);
         return;
     }
@@ -234,17 +251,16 @@ static void get_done(struct store_request *request)
     pull_count(&pl->pull->progress->bytes_stored, request->len);
 }
 
-static void start_get(struct pull_lane *pl, struct pull_region *region)
+static void start_get(struct pull_lane *pl, struct pull_batch *batch)
 {
     struct pull_get *get = pl->free_gets;
     pl->free_gets = get->following;
     struct store_request *request = &get->request;
-    pull_plan_range(region, &get->first, &get->count, &request->offset, &request->len,
+    pull_plan_range(pl, batch, &get->first, &get->count, &request->offset, &request->len,
                     &get->has_header);
-    uint32_t pack = region->table.entries[region->order[get->first]].pack;
-    const struct fmt_pack_ref *ref = &region->table.packs[pack];
+    const struct fmt_pack_ref *ref = pull_pack(batch, &batch->order[get->first]);
     repo_pack_name(request->name, pl->manifest->volume, ref->snapshot, ref->number);
-    get->region = region;
+    get->batch = batch;
     get->next = 0;
     get->tries = 0;
     request->buf = get->buf;
@@ -254,38 +270,60 @@ static void start_get(struct pull_lane *pl, struct pull_region *region)
     store_lane_get(pl->lane->store, request);
 }
 
-/* The oldest region that still has ranges to ask for. */
-static struct pull_region *next_to_fetch(struct pull_lane *pl)
+/* The oldest batch that still has ranges to ask for. */
+static struct pull_batch *next_to_fetch(struct pull_lane *pl)
 {
-    struct pull_region *oldest = NULL;
-    for (unsigned i = 0; i < PULL_REGIONS; i++) {
-        struct pull_region *region = &pl->regions[i];
-        if (region->state == REGION_FETCH && region->order_next < region->order_count &&
-            (oldest == NULL || region->sequence < oldest->sequence))
-            oldest = region;
+    struct pull_batch *oldest = NULL;
+    for (unsigned i = 0; i < PULL_BATCHES; i++) {
+        struct pull_batch *batch = &pl->batches[i];
+        if (batch->order_next < batch->order_count &&
+            (oldest == NULL || batch->sequence < oldest->sequence))
+            oldest = batch;
     }
     return oldest;
 }
 
+static void advance_region(struct pull_lane *pl, struct pull_region *region)
+{
+    if (region->state == REGION_CHECK)
+        pull_check_start(pl, region);
+    if (region->state != REGION_FETCH)
+        return;
+    pull_zero_start(pl, region);
+    if (region->chunks_left == 0) /* no chunk will join the open run any more */
+        pull_write_flush(pl, region);
+    pull_region_settle(region);
+}
+
+static void advance_batch(struct pull_lane *pl, struct pull_batch *batch)
+{
+    uint32_t ready = 0, done = 0;
+    if (batch->count == 0)
+        return;
+    for (uint32_t i = 0; i < batch->count; i++) {
+        struct pull_region *region = &batch->regions[i];
+        advance_region(pl, region);
+        ready += region->state == REGION_FETCH || region->state == REGION_DONE;
+        done += region->state == REGION_DONE;
+    }
+    if (ready == batch->count && !batch->ordered) {
+        pull_plan_order(batch);
+        batch->ordered = true;
+    }
+    if (done == batch->count)
+        batch->count = 0;
+}
+
 static void admit_work(struct pull_lane *pl)
 {
-    admit_items(pl);
-    for (unsigned i = 0; i < PULL_REGIONS; i++) {
-        struct pull_region *region = &pl->regions[i];
-        if (region->state == REGION_CHECK)
-            pull_check_start(pl, region);
-        if (region->state == REGION_FETCH) {
-            pull_zero_start(pl, region);
-            if (region->chunks_left == 0) /* no chunk will join the open run any more */
-                pull_write_flush(pl, region);
-            pull_region_settle(region);
-        }
-    }
+    for (unsigned i = 0; i < PULL_BATCHES; i++)
+        advance_batch(pl, &pl->batches[i]);
+    admit_items(pl); /* after batches that are done are free */
     while (pl->free_gets != NULL) {
-        struct pull_region *region = next_to_fetch(pl);
-        if (region == NULL)
+        struct pull_batch *batch = next_to_fetch(pl);
+        if (batch == NULL)
             return;
-        start_get(pl, region);
+        start_get(pl, batch);
     }
 }
 
@@ -294,9 +332,7 @@ static void admit_work(struct pull_lane *pl)
 /* The pack's key, unless the lane has it. */
 static int begin_pack(struct pull_lane *pl, const struct pull_get *get, struct err *err)
 {
-    const struct fmt_region *table = &get->region->table;
-    const struct fmt_pack_ref *ref =
-        &table->packs[table->entries[get->region->order[get->first]].pack];
+    const struct fmt_pack_ref *ref = pull_pack(get->batch, &get->batch->order[get->first]);
     if (strcmp(pl->seal_name, get->request.name) == 0)
         return 0;
     int rc = seal_begin_reached(pl->seal, store_keys(pl->pull->store), pl->manifest, ref->snapshot,
@@ -319,10 +355,10 @@ static int open_chunk(struct pull_lane *pl, const struct pull_get *get,
     return rc;
 }
 
-static int decode_chunk(struct pull_lane *pl, const struct pull_get *get, uint32_t chunk,
-                        uint8_t *to, struct err *err)
+static int decode_chunk(struct pull_lane *pl, const struct pull_get *get,
+                        const struct pull_region *region, uint32_t chunk, uint8_t *to,
+                        struct err *err)
 {
-    const struct pull_region *region = get->region;
     const struct fmt_entry *entry = &region->table.entries[chunk];
     uint32_t len = pull_chunk_len(region, chunk), stored = fmt_entry_len(entry);
     const uint8_t *from = get->request.payload + (entry->offset - get->request.offset);
@@ -348,9 +384,7 @@ static int decode_chunk(struct pull_lane *pl, const struct pull_get *get, uint32
 
 static int check_get_header(const struct pull_lane *pl, const struct pull_get *get, struct err *err)
 {
-    const struct fmt_region *table = &get->region->table;
-    const struct fmt_pack_ref *ref =
-        &table->packs[table->entries[get->region->order[get->first]].pack];
+    const struct fmt_pack_ref *ref = pull_pack(get->batch, &get->batch->order[get->first]);
     struct pull_object want = {.kind = FMT_PACK, .number = ref->number};
     memcpy(want.snapshot, ref->snapshot, ID_LEN);
     return pull_check_header(pl, get->request.payload, &want, NULL, err);
@@ -366,9 +400,7 @@ static void damaged(struct pull_lane *pl, struct pull_get *get, struct err *err)
     }
     bool header = get->next == 0 && get->has_header;
     get->has_header = false;
-    if (lose_chunks(pl, get->region, get->first + get->next, header ? 0 : 1, get->request.name,
-                    err) &&
-        !header)
+    if (lose_chunks(pl, get, get->first + get->next, header ? 0 : 1, err) && !header)
         get->next++;
 }
 
@@ -398,7 +430,6 @@ static bool decode_some(struct pull_lane *pl)
     if (get == NULL)
         return false;
     struct err err;
-    struct pull_region *region = get->region;
     bool null = pl->pull->sink == PULL_TO_NULL;
     if (get->next == 0 && get->has_header && check_get_header(pl, get, &err) < 0) {
         damaged(pl, get, &err);
@@ -407,11 +438,13 @@ static bool decode_some(struct pull_lane *pl)
     get->has_header = false;
     uint64_t len = 0;
     for (; get->next < get->count && len < DECODE_STEP_LEN; get->next++) {
-        uint32_t chunk = region->order[get->first + get->next];
+        const struct pull_place *place = &get->batch->order[get->first + get->next];
+        struct pull_region *region = &get->batch->regions[place->region];
+        uint32_t chunk = place->chunk;
         uint8_t *to = null ? pl->scratch : pull_write_slot(pl, region, chunk);
         if (to == NULL)
             return len > 0;
-        if (decode_chunk(pl, get, chunk, to, &err) < 0) {
+        if (decode_chunk(pl, get, region, chunk, to, &err) < 0) {
             damaged(pl, get, &err);
             return true;
         }
@@ -430,8 +463,8 @@ static bool decode_some(struct pull_lane *pl)
 
 static bool is_idle(const struct pull_lane *pl)
 {
-    for (unsigned i = 0; i < PULL_REGIONS; i++)
-        if (pl->regions[i].state != REGION_IDLE)
+    for (unsigned i = 0; i < PULL_BATCHES; i++)
+        if (pl->batches[i].count > 0)
             return false;
     return pl->no_more && pl->requests_left == 0;
 }
@@ -468,10 +501,11 @@ static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
             buffers_cut(buffers, pl->job->get_len + STORE_LANE_SLACK, STORE_LANE_ALIGN);
     }
     for (unsigned i = 0; i < PULL_REGIONS; i++) {
-        pl->regions[i].lane = pl;
-        pl->regions[i].buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
+        struct pull_region *region = &pl->batches[i / PULL_BATCH_MAX].regions[i % PULL_BATCH_MAX];
+        region->lane = pl;
+        region->buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
         if (pull_is_comparable(pl->pull))
-            pl->regions[i].known_buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
+            region->known_buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
     }
     for (unsigned i = 0; i < PULL_PROBES; i++) {
         pl->probes[i].lane = pl;

@@ -1,13 +1,14 @@
 /* Private to io/pull*.c: one lane of pull_run() in its parts.
  *
  *     pull_lane.c   the loop: items, region tables, ranged GETs, decoding
- *     pull_plan.c   what a region needs: fetch order, ranges, zero runs (pure)
+ *     pull_plan.c   what a batch of regions needs: fetch order, ranges, zero runs (pure)
  *     pull_write.c  write buffers, runs of adjoining chunks, zeroing
  *     pull_check.c  digests of what is on the target already; headers of objects
  *     pull_skip.c   what the null sink need not read
  *     pull.c        pull_run(), acknowledging
  *
- * A region slot is done when no chunk is left and no operation of it is in flight. */
+ * A region is done when no chunk is left and no operation of it is in flight; the slots of a batch
+ * are free when all of its regions are done. */
 #ifndef TIDEMARK_IO_PULL_LANE_H
 #define TIDEMARK_IO_PULL_LANE_H
 
@@ -22,9 +23,13 @@ enum {
     PULL_BLOCK_COUNT = 8,     /* write buffers a lane */
     PULL_GETS_MIN = 2,
     PULL_GETS_MAX = 32,
-    PULL_REGIONS = 4, /* region slots a lane: one to finish, one to fetch, tables ahead */
-    PULL_ZEROS = 8,   /* zeroing operations in flight a lane */
-    PULL_PROBES = 4,  /* object headers in flight a lane */
+    /* Neighbouring regions whose chunks are fetched together: a pack of an incremental holds a few
+     * chunks of each, side by side. */
+    PULL_BATCH_MAX = 16,
+    PULL_BATCHES = 2, /* one to finish, one to fetch */
+    PULL_REGIONS = PULL_BATCHES * PULL_BATCH_MAX,
+    PULL_ZEROS = 8,  /* zeroing operations in flight a lane */
+    PULL_PROBES = 4, /* object headers in flight a lane */
     PULL_CHUNKS_MAX = FMT_REGION_SIZE / FMT_CHUNK_SIZE_MIN,
     PULL_TABLE_LEN_MAX =
         FMT_REGION_HEADER_LEN + PULL_CHUNKS_MAX * (FMT_PACK_REF_LEN + FMT_ENTRY_LEN),
@@ -59,12 +64,11 @@ struct pull_job {
     uint64_t acknowledged_ns; /* the caller's thread only */
 };
 
-enum pull_region_state { REGION_IDLE, REGION_TABLE, REGION_CHECK, REGION_FETCH };
+enum pull_region_state { REGION_TABLE, REGION_CHECK, REGION_FETCH, REGION_DONE };
 
 struct pull_region {
     struct pull_lane *lane;
     enum pull_region_state state;
-    uint64_t sequence; /* older regions come first */
     uint32_t index;
     struct store_request request; /* of its table */
     unsigned table_tries;
@@ -72,20 +76,33 @@ struct pull_region {
     uint8_t *known_buf; /* for the table of pull->known; NULL when there is none */
     struct fmt_region table;
     uint64_t todo[PULL_CHUNKS_MAX / 64]; /* chunks that must be fetched or zeroed */
-    uint16_t order[PULL_CHUNKS_MAX];     /* chunks with data, by pack and offset */
-    uint32_t order_count;
-    uint32_t order_next; /* first that no GET covers */
-    uint32_t zero_next;  /* first chunk not looked at for zeroing */
-    uint32_t check_next; /* first chunk not read back */
+    uint32_t zero_next;                  /* first chunk not looked at for zeroing */
+    uint32_t check_next;                 /* first chunk not read back */
     uint32_t chunks_left;
     uint32_t ops_left; /* operations in flight, and the open run */
 };
 
-/* A range of one pack: order[first … first + count - 1] of its region. */
+/* A chunk with data: of which region of its batch. */
+struct pull_place {
+    uint16_t region;
+    uint16_t chunk;
+};
+
+struct pull_batch {
+    uint64_t sequence; /* older batches come first */
+    uint32_t count;    /* regions; 0: free */
+    bool ordered;      /* all tables are there, and so is order */
+    uint32_t order_count;
+    uint32_t order_next; /* first that no GET covers */
+    struct pull_region regions[PULL_BATCH_MAX];
+    struct pull_place order[PULL_BATCH_MAX * PULL_CHUNKS_MAX]; /* by pack and offset */
+};
+
+/* A range of one pack: order[first … first + count - 1] of its batch. */
 struct pull_get {
     struct store_request request;
     struct pull_lane *lane;
-    struct pull_region *region;
+    struct pull_batch *batch;
     uint8_t *buf;
     uint32_t first, count;
     uint32_t next; /* first chunk not decoded, counted from first */
@@ -149,7 +166,7 @@ struct pull_lane {
     bool no_more;
     uint64_t next_sequence;
     unsigned requests_left; /* in flight in the store */
-    struct pull_region regions[PULL_REGIONS];
+    struct pull_batch batches[PULL_BATCHES];
     struct pull_get gets[PULL_GETS_MAX];
     struct pull_get *free_gets;
     struct pull_get *ready_gets, **ready_tail; /* as they came */
@@ -192,6 +209,19 @@ static inline bool pull_has_data(const struct fmt_entry *entry)
     return (fmt_entry_flags(entry) & (FMT_ZERO | FMT_FREE)) == 0;
 }
 
+static inline const struct fmt_entry *pull_entry(const struct pull_batch *batch,
+                                                 const struct pull_place *place)
+{
+    return &batch->regions[place->region].table.entries[place->chunk];
+}
+
+/* The pack that the entry at place names. */
+static inline const struct fmt_pack_ref *pull_pack(const struct pull_batch *batch,
+                                                   const struct pull_place *place)
+{
+    return &batch->regions[place->region].table.packs[pull_entry(batch, place)->pack];
+}
+
 /* Byte offset of a chunk on the volume. */
 uint64_t pull_chunk_offset(const struct pull_lane *pl, const struct pull_region *region,
                            uint32_t chunk);
@@ -206,10 +236,11 @@ static inline uint64_t pull_region_bytes(const struct fmt_manifest *manifest, ui
 /* Sets todo and chunks_left; chunks that need nothing count as done. */
 void pull_plan_todo(struct pull_lane *pl, struct pull_region *region);
 /* Sorts the chunks that must be fetched. */
-void pull_plan_order(struct pull_region *region);
+void pull_plan_order(struct pull_batch *batch);
 /* The next range from order_next: chunks of one pack, small gaps read along. */
-void pull_plan_range(struct pull_region *region, uint32_t *ret_first, uint32_t *ret_count,
-                     uint64_t *ret_offset, size_t *ret_len, bool *ret_has_header);
+void pull_plan_range(const struct pull_lane *pl, struct pull_batch *batch, uint32_t *ret_first,
+                     uint32_t *ret_count, uint64_t *ret_offset, size_t *ret_len,
+                     bool *ret_has_header);
 /* The next run of chunks to zero, all ZERO or all FREE; false when there is none. */
 bool pull_plan_zero_run(struct pull_region *region, uint32_t *ret_first, uint32_t *ret_count,
                         bool *ret_is_free);

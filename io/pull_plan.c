@@ -1,10 +1,7 @@
-/* What one region needs. Pure: no I/O, no allocation. */
+/* What a batch of regions needs. Pure: no I/O. */
 #include <assert.h>
 
 #include "io/pull_lane.h"
-
-/* Bytes of a pack that are fetched for nothing rather than with another request. */
-enum { GET_GAP_MAX = 128 << 10 };
 
 uint64_t pull_chunk_offset(const struct pull_lane *pl, const struct pull_region *region,
                            uint32_t chunk)
@@ -68,53 +65,71 @@ void pull_plan_todo(struct pull_lane *pl, struct pull_region *region)
     }
 }
 
+/* The same pack may have another index in another region. */
+static int compare_packs(const struct pull_batch *batch, const struct pull_place *left,
+                         const struct pull_place *right)
+{
+    const struct fmt_pack_ref *a = pull_pack(batch, left), *b = pull_pack(batch, right);
+    if (a == b)
+        return 0;
+    int order = memcmp(a->snapshot, b->snapshot, sizeof(a->snapshot));
+    return order ? order : (a->number > b->number) - (a->number < b->number);
+}
+
 static int compare_order(const void *a, const void *b, void *ctx)
 {
-    const struct fmt_entry *entries = ((const struct pull_region *)ctx)->table.entries;
-    const struct fmt_entry *left = &entries[*(const uint16_t *)a];
-    const struct fmt_entry *right = &entries[*(const uint16_t *)b];
-    if (left->pack != right->pack)
-        return left->pack < right->pack ? -1 : 1;
-    return (left->offset > right->offset) - (left->offset < right->offset);
+    const struct pull_batch *batch = ctx;
+    int order = compare_packs(batch, a, b);
+    if (order != 0)
+        return order;
+    uint32_t left = pull_entry(batch, a)->offset, right = pull_entry(batch, b)->offset;
+    return (left > right) - (left < right);
 }
 
-void pull_plan_order(struct pull_region *region)
+void pull_plan_order(struct pull_batch *batch)
 {
-    region->order_count = 0;
-    region->order_next = 0;
-    for (uint32_t i = 0; i < region->table.chunk_count; i++)
-        if (pull_todo(region, i) && pull_has_data(&region->table.entries[i]))
-            region->order[region->order_count++] = (uint16_t)i;
-    bool sorted = true; /* as in every full snapshot */
-    for (uint32_t i = 1; i < region->order_count && sorted; i++)
-        sorted = compare_order(&region->order[i - 1], &region->order[i], region) <= 0;
+    batch->order_count = 0;
+    batch->order_next = 0;
+    bool sorted = true; /* as often in full snapshots */
+    for (uint32_t r = 0; r < batch->count; r++) {
+        const struct pull_region *region = &batch->regions[r];
+        for (uint32_t i = 0; region->state == REGION_FETCH && i < region->table.chunk_count; i++) {
+            if (!pull_todo(region, i) || !pull_has_data(&region->table.entries[i]))
+                continue;
+            struct pull_place *place = &batch->order[batch->order_count++];
+            *place = (struct pull_place){.region = (uint16_t)r, .chunk = (uint16_t)i};
+            sorted =
+                sorted && (place == batch->order || compare_order(place - 1, place, batch) <= 0);
+        }
+    }
     if (!sorted)
-        qsort_r(region->order, region->order_count, sizeof(region->order[0]), compare_order,
-                region);
+        qsort_r(batch->order, batch->order_count, sizeof(batch->order[0]), compare_order, batch);
 }
 
-void pull_plan_range(struct pull_region *region, uint32_t *ret_first, uint32_t *ret_count,
-                     uint64_t *ret_offset, size_t *ret_len, bool *ret_has_header)
+void pull_plan_range(const struct pull_lane *pl, struct pull_batch *batch, uint32_t *ret_first,
+                     uint32_t *ret_count, uint64_t *ret_offset, size_t *ret_len,
+                     bool *ret_has_header)
 {
-    const struct fmt_entry *entries = region->table.entries;
-    uint32_t first = region->order_next, count = 1;
-    assert(first < region->order_count);
-    const struct fmt_entry *begin = &entries[region->order[first]];
-    uint32_t tag_len = region->lane->tag_len;
-    uint64_t start = begin->offset, end = start + fmt_entry_len(begin) + tag_len;
+    uint32_t first = batch->order_next, count = 1;
+    assert(first < batch->order_count);
+    const struct pull_place *begin = &batch->order[first];
+    uint64_t start = pull_entry(batch, begin)->offset;
+    uint64_t end = start + fmt_entry_len(pull_entry(batch, begin)) + pl->tag_len;
     /* The header costs nothing here and tells a swapped object by its name. */
-    bool has_header = start <= GET_GAP_MAX;
+    bool has_header = start <= PULL_GET_GAP_MAX;
     if (has_header)
         start = 0;
-    for (; first + count < region->order_count; count++) {
-        const struct fmt_entry *next = &entries[region->order[first + count]];
-        uint64_t next_end = max_u64(end, (uint64_t)next->offset + fmt_entry_len(next) + tag_len);
-        if (next->pack != begin->pack || next->offset > end + GET_GAP_MAX ||
-            next_end - start > region->lane->job->get_len)
+    for (; first + count < batch->order_count; count++) {
+        const struct pull_place *place = &batch->order[first + count];
+        const struct fmt_entry *next = pull_entry(batch, place);
+        uint64_t next_end =
+            max_u64(end, (uint64_t)next->offset + fmt_entry_len(next) + pl->tag_len);
+        if (compare_packs(batch, begin, place) != 0 || next->offset > end + PULL_GET_GAP_MAX ||
+            next_end - start > pl->job->get_len)
             break;
         end = next_end;
     }
-    region->order_next += count;
+    batch->order_next += count;
     *ret_first = first;
     *ret_count = count;
     *ret_offset = start;

@@ -95,6 +95,7 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
         .used = used,
         .used_count = used_count,
         .region_first = region_first,
+        .region_count = region_count,
         .pack_first = push->next_pack,
         .pack_limit = push->pack_len_count,
         .lane_count = plan.lane_count,
@@ -140,6 +141,8 @@ void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, u
 void push_release(struct push *push)
 {
     free(push->pack_len);
+    free(push->rewrite);
     push->pack_len = NULL;
+    push->rewrite = NULL;
     push->pack_len_count = 0;
 }

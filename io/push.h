@@ -1,6 +1,7 @@
 /* push: device → repository. O_DIRECT reads, zero test, digest, comparison with the parent's
  * table, LZ4, packs, PUT; on share-nothing lanes. See DESIGN §5 for the pipeline.
  *
+ *     push_rewrite(&push, …)                            chunks to store again, see push_rewrite.c
  *     push_keep(&push, …)                               chunks that are known not to have changed
  *     push_run(&push, used.items, used.count, err)      any number of times
  *     push_seal(&push, &result, err)                    tables, then the manifest: once
@@ -33,6 +34,9 @@ struct push {
      * push_release(). */
     uint64_t *pack_len;
     uint32_t pack_len_count;
+    /* Bit i set = chunk i is stored although the parent has it; NULL = none. Set by push_rewrite(),
+     * freed by push_release(). */
+    uint64_t *rewrite;
     char memory_sum[192]; /* out: payload memory of the last run as a sum, for the log */
 };
 
@@ -43,8 +47,19 @@ struct push {
  * small), ERR_INTERNAL (memory). */
 int push_run(struct push *push, const struct extent *used, size_t used_count, struct err *err);
 
+/* Before the first push_run() and push_keep() of an incremental: chooses, of the chunks that touch
+ * the normalised `used`, those that are to be stored again although they will not have changed,
+ * because the parent has them in packs that make it costly to restore or to keep. At most
+ * budget_percent of the bytes that the parent reaches are stored for it, tables included; how many
+ * it became is in progress->bytes_rewritten. Reads nothing but the tables. One thread. ERR_INTERNAL
+ * (memory). */
+int push_rewrite(struct push *push, const struct extent_list *used,
+                 const struct fmt_manifest *parent_manifest, unsigned budget_percent,
+                 struct err *err);
+
 /* Before the first push_run() of an incremental: of the chunks that touch `used`, those that do not
- * touch `changed` and that the parent has get the parent's entries, unread and without progress.
+ * touch `changed`, that the parent has and that are not to be stored again get the parent's
+ * entries, unread and without progress.
  * The caller knows that nobody has written to them since the parent. *ret_read, empty before, is
  * the rest, for push_run(); a chunk that was FREE in the parent is in it. The lists are normalised.
  * One thread. ERR_INTERNAL (memory). */

@@ -34,7 +34,8 @@ int push_keep(struct push *push, const struct extent_list *used, const struct ex
              chunk++) {
             uint64_t offset = chunk * work->chunk_size;
             uint32_t len = table_chunk_len(work, chunk);
-            if (!is_changed(changed, &at, offset, len) && parent_has(push, chunk, len)) {
+            if (!is_changed(changed, &at, offset, len) && parent_has(push, chunk, len) &&
+                !push_is_rewritten(push, chunk)) {
                 work->entries[chunk] = push->parent->entries[chunk];
                 kept++;
             } else {

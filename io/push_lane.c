@@ -33,6 +33,8 @@ struct push_pack {
     uint32_t number;
     uint64_t plain_len; /* of its chunks, for progress */
     uint32_t chunk_count;
+    uint64_t rewritten_len; /* stored bytes of chunks that have not changed */
+    uint32_t rewritten_count;
 };
 
 struct push_lane {
@@ -40,6 +42,7 @@ struct push_lane {
     const struct push_job *job;
     struct push *push;
     struct push_cursor cursor;
+    uint64_t item_next, item_end; /* regions that it has taken */
     bool cursor_open;
     bool no_more; /* the dispenser is empty and the cursor at its end */
     uint64_t read_after_ns;
@@ -78,6 +81,8 @@ static void put_done(struct store_request *request)
         count(&progress->bytes_stored, pack->len);
         count(&progress->bytes_done, pack->plain_len);
         count(&progress->chunks_stored, pack->chunk_count);
+        count(&progress->chunks_rewritten, pack->rewritten_count);
+        count(&progress->bytes_rewritten, pack->rewritten_len);
     }
     pl->puts_pending--;
     pack->next_free = pl->free_packs;
@@ -123,6 +128,8 @@ static struct push_pack *pack_for(struct push_lane *pl, size_t len)
     pack->len = FMT_HEADER_LEN;
     pack->plain_len = 0;
     pack->chunk_count = 0;
+    pack->rewritten_len = 0;
+    pack->rewritten_count = 0;
     repo_pack_name(pack->request.name, pl->push->work->volume, pl->push->work->snapshot,
                    pack->number);
     if (pl->seal != NULL)
@@ -163,15 +170,41 @@ static bool has_digest(const struct fmt_entry *entry, const uint8_t digest[FMT_D
            memcmp(entry->digest, digest, FMT_DIGEST_LEN) == 0;
 }
 
-/* The same bytes in the parent, or in an earlier run of this snapshot. */
-static const struct fmt_entry *find_same(const struct push *push, uint64_t index, uint32_t len,
-                                         const uint8_t digest[FMT_DIGEST_LEN])
+/* The same bytes in the parent. */
+static bool is_parents(const struct push *push, uint64_t index, uint32_t len,
+                       const uint8_t digest[FMT_DIGEST_LEN])
 {
     const struct table *parent = push->parent;
-    if (parent != NULL && index < parent->chunk_count && table_chunk_len(parent, index) == len &&
-        has_digest(&parent->entries[index], digest))
-        return &parent->entries[index];
-    return has_digest(&push->work->entries[index], digest) ? &push->work->entries[index] : NULL;
+    return parent != NULL && index < parent->chunk_count && table_chunk_len(parent, index) == len &&
+           has_digest(&parent->entries[index], digest);
+}
+
+static void rewrite_chunk(struct push_lane *pl, const uint8_t *ptr, uint32_t len,
+                          struct fmt_entry *entry)
+{
+    store_chunk(pl, ptr, len, entry);
+    pl->open->rewritten_len += fmt_entry_len(entry);
+    pl->open->rewritten_count++;
+}
+
+/* From the parent, from an earlier run of this snapshot, or new. */
+static void settle_chunk(struct push_lane *pl, uint64_t index, const uint8_t *ptr, uint32_t len,
+                         struct fmt_entry *entry)
+{
+    const struct push *push = pl->push;
+    const struct fmt_entry *own = &push->work->entries[index];
+    bool rewritten = push_is_rewritten(push, index);
+    bool parents = is_parents(push, index, len, entry->digest);
+    bool owns = has_digest(own, entry->digest) && own->pack >= push->work->parent_pack_count;
+    if (!owns && !parents) {
+        store_chunk(pl, ptr, len, entry);
+    } else if (parents && rewritten && !owns) {
+        rewrite_chunk(pl, ptr, len, entry);
+    } else {
+        *entry = parents && !rewritten ? push->parent->entries[index] : *own;
+        count(&push->progress->chunks_same, 1);
+        count(&push->progress->bytes_done, len);
+    }
 }
 
 static void use_chunk(struct push_lane *pl, uint64_t index, const uint8_t *ptr)
@@ -188,14 +221,7 @@ static void use_chunk(struct push_lane *pl, uint64_t index, const uint8_t *ptr)
         return;
     }
     hash_xxh3_128(ptr, len, push->repo->digest_seed, entry.digest);
-    const struct fmt_entry *same = find_same(push, index, len, entry.digest);
-    if (same != NULL) {
-        entry = *same;
-        count(&push->progress->chunks_same, 1);
-        count(&push->progress->bytes_done, len);
-    } else {
-        store_chunk(pl, ptr, len, &entry);
-    }
+    settle_chunk(pl, index, ptr, len, &entry);
     *to = entry;
 }
 
@@ -235,11 +261,16 @@ static bool next_span(struct push_lane *pl, struct push_span *ret)
     for (;;) {
         if (pl->cursor_open && push_cursor_next(&pl->cursor, ret))
             return true;
-        uint64_t item;
-        pl->cursor_open = lane_take(pl->lane, &item);
-        if (!pl->cursor_open)
-            return false;
-        push_cursor_open(&pl->cursor, pl->job, pl->job->region_first + item);
+        pl->cursor_open = false;
+        if (pl->item_next == pl->item_end) {
+            uint64_t count =
+                lane_take(pl->lane, pl->job->region_count, PUSH_BATCH_MAX, &pl->item_next);
+            pl->item_end = pl->item_next + count;
+            if (count == 0)
+                return false;
+        }
+        push_cursor_open(&pl->cursor, pl->job, pl->job->region_first + pl->item_next++);
+        pl->cursor_open = true;
     }
 }
 

@@ -9,6 +9,8 @@ enum {
     PUSH_READ_LEN = 1 << 20, /* bytes of one read: the largest that never splits (FACTS) */
     PUSH_READ_COUNT = 8,     /* reads in flight a lane */
     PUSH_PACKS_MIN = 2,      /* one to fill, one on its way */
+    PUSH_BATCH_MAX =
+        16, /* regions that lie side by side in a pack, as pull fetches them together */
     PUSH_REGION_CHUNKS_MAX = FMT_REGION_SIZE / FMT_CHUNK_SIZE_MIN,
     PUSH_READ_CHUNKS_MAX = PUSH_READ_LEN / FMT_CHUNK_SIZE_MIN,
 };
@@ -20,6 +22,7 @@ struct push_job {
     const struct extent *used;
     size_t used_count;
     uint32_t region_first; /* item i of the dispenser is region region_first + i */
+    uint64_t region_count;
     uint32_t pack_first;
     uint32_t pack_limit; /* length of push->pack_len */
     unsigned lane_count;
@@ -57,6 +60,16 @@ int push_need_origin(struct push *push, struct err *err);
 /* Writes the header of a pack or table pack of len bytes, header included, into its first bytes. */
 void push_header(const struct push *push, enum fmt_kind kind, uint32_t number, uint8_t *object,
                  size_t len);
+
+/* The pack in the list of a manifest, or NULL. */
+const struct fmt_manifest_pack *push_manifest_pack(const struct fmt_manifest *manifest,
+                                                   const struct fmt_pack_ref *ref);
+
+/* The chunk is to be stored although the parent has it. */
+static inline bool push_is_rewritten(const struct push *push, uint64_t chunk)
+{
+    return push->rewrite != NULL && (push->rewrite[chunk / 64] >> (chunk % 64) & 1);
+}
 
 /* run() of struct lanes_job; ctx is a struct push_job. */
 int push_lane_run(struct lane *lane, struct err *err);

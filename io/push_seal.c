@@ -201,6 +201,16 @@ static int compare_packs(const void *a, const void *b)
     return fmt_manifest_pack_compare(a, b);
 }
 
+const struct fmt_manifest_pack *push_manifest_pack(const struct fmt_manifest *manifest,
+                                                   const struct fmt_pack_ref *ref)
+{
+    struct fmt_manifest_pack key = {.number = ref->number};
+    memcpy(key.snapshot, ref->snapshot, ID_LEN);
+    return manifest->pack_count == 0
+               ? NULL
+               : bsearch(&key, manifest->packs, manifest->pack_count, sizeof(key), compare_packs);
+}
+
 /* Length of the whole object of a pack: our own from push, an older one's from the parent. */
 static int pack_stored_len(const struct seal *seal, uint32_t index, uint64_t *ret, struct err *err)
 {
@@ -213,12 +223,7 @@ static int pack_stored_len(const struct seal *seal, uint32_t index, uint64_t *re
         return 0;
     }
     const struct fmt_manifest *parent = seal->identity->parent_manifest;
-    struct fmt_manifest_pack key = {.number = ref->number};
-    memcpy(key.snapshot, ref->snapshot, ID_LEN);
-    const struct fmt_manifest_pack *found =
-        parent == NULL
-            ? NULL
-            : bsearch(&key, parent->packs, parent->pack_count, sizeof(key), compare_packs);
+    const struct fmt_manifest_pack *found = parent == NULL ? NULL : push_manifest_pack(parent, ref);
     if (found == NULL) {
         char text[ID_TEXT_LEN];
         id_to_text(ref->snapshot, text);

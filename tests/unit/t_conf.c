@@ -37,6 +37,7 @@ static void test_values(void)
               "rcu_expedited = no\n"
               "[postgresql]\nmanager = systemd:postgresql@15-main\ncheckpoint = spread\n"
               "connection = host=/tmp/x port=5433\n"
+              "[repository]\nrewrite_budget = 12 %\n"
               "[volume pgdata]\nmount = /srv/pg\nprovider = offline\n"
               "[volume wal]\nmount = /srv/wal\ndevice = /dev/loop0\nprovider = command\n"
               "snapshot_command = /bin/a b\ndrop_command = /bin/c\nfreeze_by = script\n"
@@ -51,6 +52,7 @@ static void test_values(void)
     ok(conf.resume == RESUME_WAIT, "resume");
     ok(conf.manager == MANAGER_SYSTEMD, "manager");
     is_str(conf.manager_arg, "postgresql@15-main", "manager_arg");
+    is_u64(conf.rewrite_budget, 12, "rewrite_budget");
     ok(!conf.checkpoint_fast, "checkpoint");
     is_str(conf.connection, "host=/tmp/x port=5433", "connection keeps its '='");
     is_u64(conf.volume_count, 3, "three volumes");

@@ -51,7 +51,7 @@ static void soil_target(struct scene *scene)
 
 static bool run_once(struct scene *scene, enum fault_kind kind, unsigned at)
 {
-    struct lane_options options = {.lane_count = 1, .memory_max = 28 * MIB};
+    struct lane_options options = {.lane_count = 1, .memory_max = 34 * MIB};
     struct io_progress progress = {0};
     struct err err = {0};
     uint8_t bitmap[8] = {0}, before_bitmap[8];

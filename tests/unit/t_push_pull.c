@@ -474,7 +474,7 @@ static void test_limits(struct fixture *fixture, int direct, struct err *err)
     options.memory_max = 10 * MIB;
     struct pull pull = pull_of(fixture, &shot, -1, &options, &progress);
     is_err(pull_run(&pull, err), err, ERR_CONFIG, "memory_max", "memory_max too small for pull");
-    options.memory_max = 28 * MIB;
+    options.memory_max = 34 * MIB;
     pull = pull_of(fixture, &shot, -1, &options, &progress);
     is_good(pull_run(&pull, err), err, "the least memory is enough");
     printf("# %s\n", pull.memory_sum);

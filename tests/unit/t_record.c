@@ -73,10 +73,14 @@ static void test_later(void)
        "without option track there is nothing of it");
     record.volumes[0].track_used = 1000;
     record.volumes[0].track_read = 3;
+    record.volumes[0].chunks_rewritten = 5;
+    record.volumes[0].bytes_rewritten = 70000;
     (void)snprintf(record.volumes[1].track_full, sizeof(record.volumes[1].track_full), "a reason");
     free_json json_t *tracked = record_to_json(&record);
     is_good(record_from_json(tracked, again, &err), &err, "a record of tracked volumes");
     ok(again->volumes[0].track_used == 1000 && again->volumes[0].track_read == 3, "what was read");
+    ok(again->volumes[0].chunks_rewritten == 5 && again->volumes[0].bytes_rewritten == 70000,
+       "what was stored again");
     is_str(again->volumes[1].track_full, "a reason", "why all of the other one was");
     record_release(again);
     record_release(&record);
