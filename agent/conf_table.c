@@ -92,8 +92,9 @@ const struct option option_table[] = {
     {"repository", "rewrite_budget", OPTION_PERCENT, FIELD(rewrite_budget), "5%", 0, 100, NULL,
      "0% … 100%",
      "What an incremental may store on top of what has changed, as a share of what a full snapshot "
-     "stores: chunks that lie scattered over many packs, or in packs less than half live, are "
-     "stored again, so that a restore needs few requests and old packs can go. 0%: never.",
+     "stores, and 8 MiB a volume at least: chunks that lie scattered over many packs, or in packs "
+     "that are dead in part, are stored again, so that a restore needs few requests and old packs "
+     "can go. 0%: never.",
      NULL},
     {"repository", "endpoint", OPTION_TEXT, FIELD(repository_endpoint), "", 0, 0, NULL, "URL",
      "Server of an s3:// repository: https://host[:port]. Default: AWS, in the region.",

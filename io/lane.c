@@ -32,7 +32,7 @@ bool lane_stopped(const struct lane *lane)
            atomic_load_explicit(&lane->lanes->job->progress->cancel, memory_order_relaxed);
 }
 
-uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t max, uint64_t *ret_first)
+uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t min, uint64_t *ret_first)
 {
     struct lanes *lanes = lane->lanes;
     unsigned lane_count = lanes->job->plan->lane_count;
@@ -43,8 +43,8 @@ uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t max, uint64_t *ret_
     uint64_t next = lanes->next_item;
     if (next < end) {
         uint64_t share = div_round_up(end - next, lane_count);
-        uint64_t least = min_u64(TAKE_MIN, div_round_up(end, 2 * lane_count));
-        count = min_u64(min_u64(max, max_u64(share, least)), end - next);
+        uint64_t least = max_u64(min, min_u64(TAKE_MIN, div_round_up(end, 2 * lane_count)));
+        count = min_u64(min_u64(LANE_TAKE_MAX, max_u64(share, least)), end - next);
     } else if (next < lanes->job->item_count) {
         count = 1;
     }

@@ -14,6 +14,12 @@
 #include "io/buffers.h"
 #include "io/store_lane.h"
 
+enum {
+    /* Neighbouring regions that a lane takes at a time: a snapshot stores their chunks side by
+     * side, a restore fetches them together. */
+    LANE_TAKE_MAX = 16,
+};
+
 struct lanes;
 
 /* What one lane owns; valid inside run(). */
@@ -45,10 +51,10 @@ struct lanes_job {
  * error of any lane. */
 int lanes_run(const struct lanes_job *job, struct err *err);
 
-/* The next items: neighbours, at most max of those before `end`, fewer when few are left, so that
- * lanes end together; from `end` on one. Returns how many; 0 when there is none or the job stops.
- * Any lane. */
-uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t max, uint64_t *ret_first);
+/* The next items: of those before `end` neighbours, at most LANE_TAKE_MAX; fewer when few are left,
+ * so that lanes end together, but not fewer than min; from `end` on one. Returns how many; 0 when
+ * there is none or the job stops. Any lane. */
+uint64_t lane_take(struct lane *lane, uint64_t end, uint64_t min, uint64_t *ret_first);
 
 /* True when an error was kept or somebody cancelled. Any lane; cheap. */
 bool lane_stopped(const struct lane *lane);

@@ -200,7 +200,7 @@ static int check_pull(const struct pull *pull, struct err *err)
     return check_target(pull, err);
 }
 
-static int plan_memory(struct pull *pull, const struct store_lane_shape *shape,
+static int plan_memory(struct pull *pull, const struct store_lane_shape *shape, uint32_t batch_min,
                        struct buffers_plan *ret, struct err *err)
 {
     struct buffers_need need = {
@@ -217,7 +217,7 @@ static int plan_memory(struct pull *pull, const struct store_lane_shape *shape,
         .fixed_len = PULL_BLOCK_LEN + PULL_REGIONS * PULL_TABLE_BUF_LEN +
                      (pull_is_comparable(pull) ? PULL_REGIONS * PULL_TABLE_BUF_LEN : 0) +
                      PULL_PROBES * PULL_PROBE_BUF_LEN + 2 * FMT_CHUNK_SIZE_MAX,
-        .lane_max = pull->manifest->region_count,
+        .lane_max = div_round_up(pull->manifest->region_count, batch_min),
     };
     int rc = buffers_plan(&pull->options, &need, ret, err);
     if (rc == 0)
@@ -277,13 +277,15 @@ int pull_run(struct pull *pull, struct err *err)
     struct buffers_plan plan;
     struct store_lane_shape shape;
     store_lane_shape(pull->store, &shape);
-    rc = plan_memory(pull, &shape, &plan, err);
+    uint32_t batch_min = pull_plan_batch(pull->manifest, shape.get_len);
+    rc = plan_memory(pull, &shape, batch_min, &plan, err);
     if (rc < 0)
         return rc;
     struct pull_job job = {
         .pull = pull,
         .get_count = plan.object_count,
         .get_len = shape.get_len,
+        .batch_min = batch_min,
         .piece_max = piece_max(pull),
         .bitmap_len = (size_t)div_round_up(pull->manifest->region_count, 8),
     };

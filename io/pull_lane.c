@@ -188,7 +188,7 @@ static void start_batch(struct pull_lane *pl, struct pull_batch *batch, uint64_t
                         uint64_t count)
 {
     bool any = false;
-    assert(count <= PULL_BATCH_MAX);
+    assert(count <= LANE_TAKE_MAX);
     for (uint32_t i = 0; i < count; i++) {
         batch->regions[i].state = REGION_DONE;
         if (pull_skips_region(pl->job, (uint32_t)first + i))
@@ -211,7 +211,7 @@ static void admit_items(struct pull_lane *pl)
         uint64_t regions = pl->manifest->region_count, item;
         if (batch == NULL)
             return;
-        uint64_t count = lane_take(pl->lane, regions, PULL_BATCH_MAX, &item);
+        uint64_t count = lane_take(pl->lane, regions, pl->job->batch_min, &item);
         if (count == 0) {
             pl->no_more = true;
             return;
@@ -501,7 +501,7 @@ static void cut_buffers(struct pull_lane *pl, struct buffers *buffers)
             buffers_cut(buffers, pl->job->get_len + STORE_LANE_SLACK, STORE_LANE_ALIGN);
     }
     for (unsigned i = 0; i < PULL_REGIONS; i++) {
-        struct pull_region *region = &pl->batches[i / PULL_BATCH_MAX].regions[i % PULL_BATCH_MAX];
+        struct pull_region *region = &pl->batches[i / LANE_TAKE_MAX].regions[i % LANE_TAKE_MAX];
         region->lane = pl;
         region->buf = buffers_cut(buffers, PULL_TABLE_BUF_LEN, STORE_LANE_ALIGN);
         if (pull_is_comparable(pl->pull))

@@ -23,11 +23,8 @@ enum {
     PULL_BLOCK_COUNT = 8,     /* write buffers a lane */
     PULL_GETS_MIN = 2,
     PULL_GETS_MAX = 32,
-    /* Neighbouring regions whose chunks are fetched together: a pack of an incremental holds a few
-     * chunks of each, side by side. */
-    PULL_BATCH_MAX = 16,
-    PULL_BATCHES = 2, /* one to finish, one to fetch */
-    PULL_REGIONS = PULL_BATCHES * PULL_BATCH_MAX,
+    PULL_BATCHES = 2, /* of regions: one to finish, one to fetch */
+    PULL_REGIONS = PULL_BATCHES * LANE_TAKE_MAX,
     PULL_ZEROS = 8,  /* zeroing operations in flight a lane */
     PULL_PROBES = 4, /* object headers in flight a lane */
     PULL_CHUNKS_MAX = FMT_REGION_SIZE / FMT_CHUNK_SIZE_MIN,
@@ -52,6 +49,7 @@ struct pull_job {
     struct pull *pull;
     unsigned get_count; /* GET buffers a lane */
     size_t get_len;     /* bytes of the largest ranged GET (DESIGN §5) */
+    uint32_t batch_min; /* regions that a lane takes at a time: pull_plan_batch() */
     uint32_t piece_max; /* bytes of one write */
     struct pull_object *objects;
     uint32_t object_count;
@@ -94,8 +92,8 @@ struct pull_batch {
     bool ordered;      /* all tables are there, and so is order */
     uint32_t order_count;
     uint32_t order_next; /* first that no GET covers */
-    struct pull_region regions[PULL_BATCH_MAX];
-    struct pull_place order[PULL_BATCH_MAX * PULL_CHUNKS_MAX]; /* by pack and offset */
+    struct pull_region regions[LANE_TAKE_MAX];
+    struct pull_place order[LANE_TAKE_MAX * PULL_CHUNKS_MAX]; /* by pack and offset */
 };
 
 /* A range of one pack: order[first … first + count - 1] of its batch. */
@@ -233,6 +231,8 @@ static inline uint64_t pull_region_bytes(const struct fmt_manifest *manifest, ui
 }
 
 /* --- pull_plan.c */
+/* Regions that are fetched together at the least, so that it does not take too many requests. */
+uint32_t pull_plan_batch(const struct fmt_manifest *manifest, uint64_t get_len);
 /* Sets todo and chunks_left; chunks that need nothing count as done. */
 void pull_plan_todo(struct pull_lane *pl, struct pull_region *region);
 /* Sorts the chunks that must be fetched. */

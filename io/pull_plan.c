@@ -3,6 +3,22 @@
 
 #include "io/pull_lane.h"
 
+/* A pack more than a full snapshot would have costs a request in each group of regions that are
+ * fetched together. As many groups as there may be for these to add a quarter; one lane then does a
+ * small volume alone, which costs less than the requests that several would make of it. */
+uint32_t pull_plan_batch(const struct fmt_manifest *manifest, uint64_t get_len)
+{
+    uint64_t live = 0;
+    for (uint32_t i = 0; i < manifest->pack_count; i++)
+        live += manifest->packs[i].live_len;
+    uint64_t fresh_packs = div_round_up(live, FMT_PACK_TARGET);
+    if (manifest->pack_count <= fresh_packs)
+        return 1;
+    uint64_t more = (manifest->region_count + div_round_up(live, get_len)) / 4;
+    uint64_t groups = max_u64(1, more / (manifest->pack_count - fresh_packs));
+    return (uint32_t)min_u64(LANE_TAKE_MAX, div_round_up(manifest->region_count, groups));
+}
+
 uint64_t pull_chunk_offset(const struct pull_lane *pl, const struct pull_region *region,
                            uint32_t chunk)
 {

@@ -13,6 +13,8 @@
 static const uint64_t pack_fill_min =
     FMT_PACK_TARGET - FMT_HEADER_LEN - FMT_CHUNK_SIZE_MAX - FMT_TAG_LEN;
 
+enum { LANE_BYTES_MIN = 64 << 20 };
+
 static void check_push(const struct push *push, const struct extent *used, size_t used_count)
 {
     assert(push->work->chunk_size == push->repo->chunk_size);
@@ -75,7 +77,8 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
         .object_total = (unsigned)min_u64(shape.total_max, div_round_up(bytes, FMT_PACK_TARGET)),
         .object_spare = 1, /* the one that is being filled */
         .object_extra = shape.overhead_len,
-        .lane_max = region_count,
+        /* Of a small pass each lane would leave a small pack, and a restore a request for it. */
+        .lane_max = min_u64(region_count, div_round_up(bytes, LANE_BYTES_MIN)),
     };
     struct buffers_plan plan;
     int rc = buffers_plan(&push->options, &need, &plan, err);

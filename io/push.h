@@ -50,9 +50,9 @@ int push_run(struct push *push, const struct extent *used, size_t used_count, st
 /* Before the first push_run() and push_keep() of an incremental: chooses, of the chunks that touch
  * the normalised `used`, those that are to be stored again although they will not have changed,
  * because the parent has them in packs that make it costly to restore or to keep. At most
- * budget_percent of the bytes that the parent reaches are stored for it, tables included; how many
- * it became is in progress->bytes_rewritten. Reads nothing but the tables. One thread. ERR_INTERNAL
- * (memory). */
+ * budget_percent of the bytes that the parent reaches, or 8 MiB if that is more, are stored for it,
+ * tables included; 0: nothing. progress->bytes_rewritten is how many it became. Reads nothing but
+ * the tables. One thread. ERR_INTERNAL (memory). */
 int push_rewrite(struct push *push, const struct extent_list *used,
                  const struct fmt_manifest *parent_manifest, unsigned budget_percent,
                  struct err *err);

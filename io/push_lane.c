@@ -170,6 +170,13 @@ static bool has_digest(const struct fmt_entry *entry, const uint8_t digest[FMT_D
            memcmp(entry->digest, digest, FMT_DIGEST_LEN) == 0;
 }
 
+/* It has data that an earlier run of this snapshot stored. */
+static bool is_own(const struct table *work, const struct fmt_entry *entry)
+{
+    return (fmt_entry_flags(entry) & (FMT_ZERO | FMT_FREE)) == 0 &&
+           entry->pack >= work->parent_pack_count;
+}
+
 /* The same bytes in the parent. */
 static bool is_parents(const struct push *push, uint64_t index, uint32_t len,
                        const uint8_t digest[FMT_DIGEST_LEN])
@@ -193,15 +200,15 @@ static void settle_chunk(struct push_lane *pl, uint64_t index, const uint8_t *pt
 {
     const struct push *push = pl->push;
     const struct fmt_entry *own = &push->work->entries[index];
-    bool rewritten = push_is_rewritten(push, index);
     bool parents = is_parents(push, index, len, entry->digest);
-    bool owns = has_digest(own, entry->digest) && own->pack >= push->work->parent_pack_count;
+    bool stored = is_own(push->work, own);
+    bool owns = stored && memcmp(own->digest, entry->digest, FMT_DIGEST_LEN) == 0;
     if (!owns && !parents) {
         store_chunk(pl, ptr, len, entry);
-    } else if (parents && rewritten && !owns) {
+    } else if (parents && !stored && push_is_rewritten(push, index)) { /* once: it is a budget */
         rewrite_chunk(pl, ptr, len, entry);
     } else {
-        *entry = parents && !rewritten ? push->parent->entries[index] : *own;
+        *entry = owns ? *own : push->parent->entries[index];
         count(&push->progress->chunks_same, 1);
         count(&push->progress->bytes_done, len);
     }
@@ -263,8 +270,7 @@ static bool next_span(struct push_lane *pl, struct push_span *ret)
             return true;
         pl->cursor_open = false;
         if (pl->item_next == pl->item_end) {
-            uint64_t count =
-                lane_take(pl->lane, pl->job->region_count, PUSH_BATCH_MAX, &pl->item_next);
+            uint64_t count = lane_take(pl->lane, pl->job->region_count, 1, &pl->item_next);
             pl->item_end = pl->item_next + count;
             if (count == 0)
                 return false;

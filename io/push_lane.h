@@ -9,8 +9,6 @@ enum {
     PUSH_READ_LEN = 1 << 20, /* bytes of one read: the largest that never splits (FACTS) */
     PUSH_READ_COUNT = 8,     /* reads in flight a lane */
     PUSH_PACKS_MIN = 2,      /* one to fill, one on its way */
-    PUSH_BATCH_MAX =
-        16, /* regions that lie side by side in a pack, as pull fetches them together */
     PUSH_REGION_CHUNKS_MAX = FMT_REGION_SIZE / FMT_CHUNK_SIZE_MIN,
     PUSH_READ_CHUNKS_MAX = PUSH_READ_LEN / FMT_CHUNK_SIZE_MIN,
 };

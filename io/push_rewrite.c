@@ -1,13 +1,18 @@
 /* push_rewrite(): which chunks an incremental stores again although they have not changed, so that
  * a volume stays as cheap to restore after years of incrementals as after a full snapshot.
  *
- * A restore fetches neighbouring regions together. What it needs of one pack for such a group is a
- * fragment; it costs requests, and bytes: those of its chunks and of the dead ones between them.
- * Chunks that are stored again end up in one fragment with what has changed in their group. So what
- * storing a fragment again gains is what its requests could carry, and what is dead in it; the gain
- * a byte decides, best first, while the budget lasts. Two rules come out of that: the many small
- * fragments that snapshots of few changes leave behind are merged, and again as they grow; and
- * chunks leave packs that are less than half live, the worst first, so that these packs can expire.
+ * A restore fetches neighbouring regions together. What it fetches of a pack for such a group with
+ * one request is a fragment; its price is the request, its chunks, and the dead bytes between them.
+ * Chunks that are stored again end up side by side with what has changed in their group. So what
+ * storing a fragment again gains is what its request could have carried besides, and what is dead
+ * in it; the gain a byte decides, best first, while the budget lasts. Two rules come out of that:
+ * the many small fragments that snapshots of few changes leave behind are merged, and again as they
+ * grow; and packs that are dead in part are emptied, the worst first, so that they can expire.
+ *
+ * Why that is enough: when each snapshot changes the share c of the chunks and stores the share b
+ * again, out of the oldest packs, then a pack is emptied when b / (b + c) of it is live. With
+ * chance changes it takes ln((b + c) / b) / c snapshots until then, so all packs together hold (1 +
+ * b / c) ln(1 + c / b) times what is live: 1.39 times for c = b, 1.65 for c = 2 b.
  *
  * Nothing is stored again that gains less than it costs, so a volume that nobody writes to is at
  * rest after a few snapshots: each byte of rewriting takes more than one off what a restore costs.
@@ -22,19 +27,19 @@
 #include "io/store_lane.h"
 
 enum {
-    GROUP_CHUNKS_MAX = PUSH_BATCH_MAX * PUSH_REGION_CHUNKS_MAX,
+    GROUP_CHUNKS_MAX = LANE_TAKE_MAX * PUSH_REGION_CHUNKS_MAX,
     SLACK_SHARE = 8, /* a group that costs at most an eighth more than a fresh one is left alone */
     /* Gain a byte in eighths: steps of the histogram that finds where the budget ends. */
     GAIN_UNIT = 8,
     GAIN_MAX = 1024 * GAIN_UNIT,
+    BUDGET_MIN = 8 << 20, /* a share of a small volume would be less than a request carries */
 };
 
 struct fragment {
-    uint32_t first, count;  /* in order[] */
-    uint64_t live_len;      /* stored bytes of its chunks */
-    uint64_t gain;          /* bytes, without the requests of the new fragment that it joins */
-    uint64_t request_count; /* of a restore */
-    uint64_t read_len;
+    uint32_t first, count; /* in order[] */
+    uint64_t live_len;     /* stored bytes of its chunks */
+    uint64_t read_len;     /* bytes of the request */
+    uint64_t gain;         /* bytes, without the request of the new fragment that it joins */
 };
 
 /* What is chosen or left together; a later one of a group gains less a byte. */
@@ -52,7 +57,6 @@ struct rewrite {
      * smaller, so requests and bytes weigh the same. */
     uint64_t get_len;
     uint32_t region_count;
-    uint32_t group_len; /* regions */
     uint64_t budget;
     uint64_t *histogram; /* bytes, by level */
     uint32_t level;      /* steps above it are taken, */
@@ -102,37 +106,40 @@ static void add_region(struct rewrite *rewrite, uint32_t region_index)
 
 static void order_chunks(struct rewrite *rewrite, uint32_t group)
 {
-    uint32_t first = group * rewrite->group_len;
+    uint32_t first = group * LANE_TAKE_MAX;
     rewrite->order_count = 0;
     rewrite->table_len = 0;
-    for (uint32_t i = 0; i < rewrite->group_len && first + i < rewrite->region_count; i++)
+    for (uint32_t i = 0; i < LANE_TAKE_MAX && first + i < rewrite->region_count; i++)
         add_region(rewrite, first + i);
     qsort_r(rewrite->order, rewrite->order_count, sizeof(rewrite->order[0]), compare_place,
             rewrite->push->parent->entries);
 }
 
-/* The requests of pull_plan_range() for the chunks of one pack. */
-static void measure_fragment(const struct rewrite *rewrite, struct fragment *fragment)
+static bool joins(const struct rewrite *rewrite, const struct fragment *fragment, uint32_t at)
 {
-    uint64_t start = 0, end = 0;
-    for (uint32_t i = fragment->first; i < fragment->first + fragment->count; i++) {
+    const struct fmt_entry *first = entry_of(rewrite, fragment->first);
+    const struct fmt_entry *entry = entry_of(rewrite, at);
+    uint64_t end = first->offset + fragment->read_len;
+    return entry->pack == first->pack && entry->offset <= end + PULL_GET_GAP_MAX &&
+           (uint64_t)entry->offset + fmt_entry_len(entry) - first->offset <= rewrite->get_len;
+}
+
+/* The requests of pull_plan_range(). */
+static void find_fragments(struct rewrite *rewrite)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < rewrite->order_count; i++) {
         const struct fmt_entry *entry = entry_of(rewrite, i);
-        uint64_t entry_end = (uint64_t)entry->offset + fmt_entry_len(entry);
-        if (fragment->request_count == 0 || entry->offset > end + PULL_GET_GAP_MAX ||
-            entry_end - start > rewrite->get_len) {
-            fragment->read_len += end - start;
-            fragment->request_count++;
-            start = entry->offset;
-        }
-        end = max_u64(end, entry_end);
+        if (count == 0 || !joins(rewrite, &rewrite->fragments[count - 1], i))
+            rewrite->fragments[count++] = (struct fragment){.first = i};
+        struct fragment *fragment = &rewrite->fragments[count - 1];
+        uint64_t start = entry_of(rewrite, fragment->first)->offset;
+        fragment->read_len =
+            max_u64(fragment->read_len, entry->offset + fmt_entry_len(entry) - start);
         fragment->live_len += fmt_entry_len(entry);
+        fragment->count++;
     }
-    fragment->read_len += end - start;
-    uint32_t pack = entry_of(rewrite, fragment->first)->pack;
-    uint64_t waste = fragment->read_len - min_u64(fragment->read_len, fragment->live_len);
-    uint64_t dead = fragment->live_len * rewrite->dead_share[pack] / 256;
-    uint64_t requests = fragment->request_count * rewrite->get_len;
-    fragment->gain = requests - min_u64(requests, fragment->live_len) + max_u64(waste, dead);
+    rewrite->fragment_count = count;
 }
 
 /* More gain a byte first. */
@@ -146,28 +153,24 @@ static int compare_gain(const void *a, const void *b)
 }
 
 /* Best fragments first. False: the group is as good as fresh. */
-static bool find_fragments(struct rewrite *rewrite)
+static bool order_fragments(struct rewrite *rewrite)
 {
     uint64_t cost = 0, live_len = 0;
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < rewrite->order_count; i++) {
-        if (i == 0 || entry_of(rewrite, i)->pack != entry_of(rewrite, i - 1)->pack)
-            rewrite->fragments[count++] = (struct fragment){.first = i};
-        rewrite->fragments[count - 1].count++;
-    }
     bool half_live = true;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < rewrite->fragment_count; i++) {
         struct fragment *fragment = &rewrite->fragments[i];
-        measure_fragment(rewrite, fragment);
-        cost += fragment->request_count * rewrite->get_len + fragment->read_len;
+        uint64_t share = rewrite->dead_share[entry_of(rewrite, fragment->first)->pack];
+        uint64_t waste = fragment->read_len - min_u64(fragment->read_len, fragment->live_len);
+        fragment->gain = rewrite->get_len - min_u64(rewrite->get_len, fragment->live_len) +
+                         max_u64(waste, fragment->live_len * share / 256);
+        cost += rewrite->get_len + fragment->read_len;
         live_len += fragment->live_len;
-        half_live &= rewrite->dead_share[entry_of(rewrite, fragment->first)->pack] == 0;
+        half_live &= share == 0;
     }
     uint64_t fresh = div_round_up(live_len, rewrite->get_len) * rewrite->get_len + live_len;
-    rewrite->fragment_count = count;
-    if (count == 0 || (half_live && cost <= fresh + fresh / SLACK_SHARE))
+    if (rewrite->fragment_count == 0 || (half_live && cost <= fresh + fresh / SLACK_SHARE))
         return false;
-    qsort(rewrite->fragments, count, sizeof(rewrite->fragments[0]), compare_gain);
+    qsort(rewrite->fragments, rewrite->fragment_count, sizeof(rewrite->fragments[0]), compare_gain);
     return true;
 }
 
@@ -186,16 +189,20 @@ static void find_steps(struct rewrite *rewrite, uint32_t group)
 {
     rewrite->step_count = 0;
     order_chunks(rewrite, group);
-    if (!find_fragments(rewrite))
+    find_fragments(rewrite);
+    if (!order_fragments(rewrite))
         return;
     const struct fragment *fragments = rewrite->fragments;
     uint64_t gain = 0, cost = rewrite->table_len, best_gain = 0, best_cost = 1;
+    double best = 0; /* gain a byte: its products might overflow */
     uint32_t end = 0;
     for (uint32_t i = 0; i < rewrite->fragment_count; i++) {
         gain += fragments[i].gain;
         cost += fragments[i].live_len;
         uint64_t left = gain - min_u64(gain, rewrite->get_len);
-        if (left >= cost && cost <= rewrite->budget && left * best_cost > best_gain * cost) {
+        double per_byte = (double)left / (double)cost;
+        if (per_byte >= 1 && cost <= rewrite->budget && per_byte > best) {
+            best = per_byte;
             best_gain = left;
             best_cost = cost;
             end = i + 1;
@@ -270,15 +277,9 @@ static uint64_t live_bytes(const struct fmt_manifest *manifest)
     return bytes;
 }
 
-/* What two lanes of a restore would take at a time; see lane_take(). */
-static uint32_t group_len(uint32_t region_count)
-{
-    return (uint32_t)min_u64(PUSH_BATCH_MAX, div_round_up(region_count, 4));
-}
-
 static void choose(struct rewrite *rewrite, const struct fmt_manifest *manifest)
 {
-    uint32_t group_count = (uint32_t)div_round_up(rewrite->region_count, rewrite->group_len);
+    uint32_t group_count = (uint32_t)div_round_up(rewrite->region_count, LANE_TAKE_MAX);
     measure_packs(rewrite, manifest);
     for (uint32_t i = 0; i < group_count; i++)
         count_group(rewrite, i);
@@ -293,9 +294,9 @@ int push_rewrite(struct push *push, const struct extent_list *used,
 {
     assert(push->parent != NULL && push->rewrite == NULL);
     assert(push->parent->chunk_size == push->work->chunk_size);
-    uint64_t budget = live_bytes(parent_manifest) / 100 * budget_percent;
-    if (budget == 0)
+    if (budget_percent == 0)
         return 0;
+    uint64_t budget = max_u64(BUDGET_MIN, live_bytes(parent_manifest) / 100 * budget_percent);
     struct store_lane_shape shape;
     store_lane_shape(push->store, &shape);
     struct push_job job = {.push = push, .used = used->items, .used_count = used->count};
@@ -311,7 +312,6 @@ int push_rewrite(struct push *push, const struct extent_list *used,
     rewrite->get_len = shape.get_len;
     rewrite->budget = budget;
     rewrite->region_count = (uint32_t)div_round_up(push->work->size, push->work->region_size);
-    rewrite->group_len = group_len(rewrite->region_count);
     rewrite->histogram = histogram;
     rewrite->dead_share = dead_share;
     choose(rewrite, parent_manifest);
