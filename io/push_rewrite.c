@@ -15,7 +15,8 @@
  * b / c) ln(1 + c / b) times what is live: 1.39 times for c = b, 1.65 for c = 2 b.
  *
  * Nothing is stored again that gains less than it costs, so a volume that nobody writes to is at
- * rest after a few snapshots: each byte of rewriting takes more than one off what a restore costs.
+ * rest after a few snapshots: each byte of rewriting takes more than one off what a restore costs,
+ * requests counted as bytes.
  *
  * Live is what the parent's manifest says. Older snapshots that share a pack keep it until they
  * expire; the packs of other volumes are others. */
@@ -28,6 +29,7 @@
 
 enum {
     GROUP_CHUNKS_MAX = LANE_TAKE_MAX * PUSH_REGION_CHUNKS_MAX,
+    REQUEST_WEIGHT = 2, /* a request counts as so many times the bytes of the largest one */
     SLACK_SHARE = 8, /* a group that costs at most an eighth more than a fresh one is left alone */
     /* Gain a byte in eighths: steps of the histogram that finds where the budget ends. */
     GAIN_UNIT = 8,
@@ -53,9 +55,7 @@ struct rewrite {
     struct push *push;
     const struct push_job *job;
     uint64_t *dead_share; /* by pack of the parent: dead bytes a live one, in 1/256; 0: half live */
-    /* Of the largest request, which is also what one is counted as: a full snapshot's are hardly
-     * smaller, so requests and bytes weigh the same. */
-    uint64_t get_len;
+    uint64_t get_len;     /* of the largest request; a full snapshot's are hardly smaller */
     uint32_t region_count;
     uint64_t budget;
     uint64_t *histogram; /* bytes, by level */
@@ -161,13 +161,14 @@ static bool order_fragments(struct rewrite *rewrite)
         struct fragment *fragment = &rewrite->fragments[i];
         uint64_t share = rewrite->dead_share[entry_of(rewrite, fragment->first)->pack];
         uint64_t waste = fragment->read_len - min_u64(fragment->read_len, fragment->live_len);
-        fragment->gain = rewrite->get_len - min_u64(rewrite->get_len, fragment->live_len) +
-                         max_u64(waste, fragment->live_len * share / 256);
-        cost += rewrite->get_len + fragment->read_len;
+        uint64_t unused = rewrite->get_len - min_u64(rewrite->get_len, fragment->live_len);
+        fragment->gain = REQUEST_WEIGHT * unused + max_u64(waste, fragment->live_len * share / 256);
+        cost += REQUEST_WEIGHT * rewrite->get_len + fragment->read_len;
         live_len += fragment->live_len;
         half_live &= share == 0;
     }
-    uint64_t fresh = div_round_up(live_len, rewrite->get_len) * rewrite->get_len + live_len;
+    uint64_t fresh =
+        div_round_up(live_len, rewrite->get_len) * REQUEST_WEIGHT * rewrite->get_len + live_len;
     if (rewrite->fragment_count == 0 || (half_live && cost <= fresh + fresh / SLACK_SHARE))
         return false;
     qsort(rewrite->fragments, rewrite->fragment_count, sizeof(rewrite->fragments[0]), compare_gain);
@@ -199,7 +200,7 @@ static void find_steps(struct rewrite *rewrite, uint32_t group)
     for (uint32_t i = 0; i < rewrite->fragment_count; i++) {
         gain += fragments[i].gain;
         cost += fragments[i].live_len;
-        uint64_t left = gain - min_u64(gain, rewrite->get_len);
+        uint64_t left = gain - min_u64(gain, REQUEST_WEIGHT * rewrite->get_len);
         double per_byte = (double)left / (double)cost;
         if (per_byte >= 1 && cost <= rewrite->budget && per_byte > best) {
             best = per_byte;
