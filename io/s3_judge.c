@@ -142,7 +142,9 @@ static void describe_call(const struct s3_call *call, char *ret, size_t size)
                                         [S3_GET] = "get",
                                         [S3_LIST] = "list",
                                         [S3_DELETE] = "remove",
-                                        [S3_DELETE_BATCH] = "remove many objects"};
+                                        [S3_DELETE_BATCH] = "remove many objects",
+                                        [S3_ASK] = "ask the bucket about",
+                                        [S3_RETAIN] = "lock"};
     (void)snprintf(ret, size, "%s%s%s%s", verbs[call->op], call->name[0] ? " '" : "", call->name,
                    call->name[0] ? "'" : "");
 }
@@ -246,7 +248,9 @@ static enum s3_verdict fail_auth(const struct answer *answer)
         (void)err_hint(answer->err,
                        "the key needs permission to %s objects, and to list the "
                        "bucket (without that, servers answer 403 for absent objects)",
-                       answer->call->op == S3_PUT ? "write"
+                       answer->call->lock_mode != STORE_LOCK_NONE ? "write and lock"
+                       : answer->call->op == S3_RETAIN            ? "lock"
+                       : answer->call->op == S3_PUT               ? "write"
                        : answer->call->op == S3_DELETE || answer->call->op == S3_DELETE_BATCH
                            ? "remove"
                            : "read");
@@ -341,6 +345,8 @@ static enum s3_verdict doubt(const struct answer *answer)
                                     "an S3 server?");
     else if (answer->error.code[0] == '\0')
         (void)err_hint(answer->err, "%s", is_s3);
+    else if (answer->call->lock_mode != STORE_LOCK_NONE)
+        (void)err_hint(answer->err, "lock_days is set: was the bucket made with object lock?");
     return S3_FAILED;
 }
 
@@ -481,8 +487,15 @@ static enum s3_verdict judge_missing(const struct answer *answer)
     struct s3_call *call = answer->call;
     if (call->op == S3_DELETE && strcmp(answer->error.code, "NoSuchKey") == 0)
         return S3_DONE;
-    if (call->op == S3_GET && strcmp(answer->error.code, "NoSuchKey") == 0) {
+    if (((call->op == S3_GET || call->op == S3_RETAIN) &&
+         strcmp(answer->error.code, "NoSuchKey") == 0) ||
+        (call->op == S3_GET && strcmp(answer->error.code, "NoSuchVersion") == 0)) {
         (void)say(answer, ERR_MISSING, "there is no such object");
+        return S3_ABSENT;
+    }
+    if (call->op == S3_ASK &&
+        strcmp(answer->error.code, "ObjectLockConfigurationNotFoundError") == 0) {
+        (void)say(answer, ERR_MISSING, "it has none");
         return S3_ABSENT;
     }
     return judge_error(answer);

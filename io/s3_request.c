@@ -47,6 +47,7 @@ static void begin(struct s3_call *call, const struct s3_service *service, enum s
     call->deadline_ms = now_ms + service->retry_timeout_ms;
     call->random = service->seed ^ hash_text(name) ^ now_ms;
     call->query[0] = call->payload_md5[0] = call->checksum[0] = '\0';
+    call->lock_mode = STORE_LOCK_NONE;
     (void)snprintf(call->payload_hash, sizeof(call->payload_hash), "%s", empty_hash);
     set_path(call, service, object);
     call->exchange.body = NULL;
@@ -87,6 +88,11 @@ void s3_call_put(struct s3_call *call, const struct s3_service *service, const c
     call->conditional = service->create_once != S3_CREATE_ONCE_NO;
     sigv4_hash(ptr, len, call->payload_hash);
     hash_to_base64(call->payload_hash, call->checksum);
+    if (store_locks(name)) {
+        call->lock_mode = service->lock_mode;
+        call->lock_until_s = service->lock_until_s;
+        call->lock_s = service->lock_s;
+    }
     call->exchange.body = ptr;
     call->exchange.body_len = len;
 }
@@ -139,20 +145,123 @@ void s3_call_delete(struct s3_call *call, const struct s3_service *service, cons
     begin(call, service, S3_DELETE, name, name, now_ms);
 }
 
-/* Swift insists on Content-MD5 here. */
-void s3_call_delete_batch(struct s3_call *call, const struct s3_service *service, const void *body,
-                          size_t body_len, void *buf, size_t capacity, uint64_t now_ms)
+/* A body of XML. Swift insists on Content-MD5 for it, AWS does for locks. */
+static void set_document(struct s3_call *call, const void *body, size_t body_len)
 {
     uint8_t digest[MD5_LEN];
-    begin(call, service, S3_DELETE_BATCH, "", NULL, now_ms);
-    (void)snprintf(call->query, sizeof(call->query), "delete=");
     sigv4_hash(body, body_len, call->payload_hash);
     md5(body, body_len, digest);
     to_base64(digest, sizeof(digest), call->payload_md5);
     call->exchange.body = body;
     call->exchange.body_len = body_len;
+}
+
+void s3_call_delete_batch(struct s3_call *call, const struct s3_service *service, const void *body,
+                          size_t body_len, void *buf, size_t capacity, uint64_t now_ms)
+{
+    begin(call, service, S3_DELETE_BATCH, "", NULL, now_ms);
+    (void)snprintf(call->query, sizeof(call->query), "delete=");
+    set_document(call, body, body_len);
     call->exchange.answer = buf;
     call->exchange.answer_capacity = capacity;
+}
+
+/* --- locks and versions ------------------------------------------------------------------------*/
+void s3_date_format(int64_t time_s, char ret[S3_DATE_LEN])
+{
+    time_t clock = (time_t)time_s;
+    struct tm utc;
+    if (gmtime_r(&clock, &utc) == NULL ||
+        strftime(ret, S3_DATE_LEN, "%Y-%m-%dT%H:%M:%SZ", &utc) == 0)
+        ret[0] = '\0';
+}
+
+bool s3_date_parse(const char *text, int64_t *ret_s)
+{
+    struct tm utc = {0};
+    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &utc);
+    if (rest != NULL && *rest == '.')
+        rest += 1 + strspn(rest + 1, "0123456789");
+    if (rest == NULL || strcmp(rest, "Z") != 0)
+        return false;
+    *ret_s = (int64_t)timegm(&utc);
+    return true;
+}
+
+static const char *const lock_words[] = {[STORE_LOCK_NONE] = "",
+                                         [STORE_LOCK_COMPLIANCE] = "COMPLIANCE",
+                                         [STORE_LOCK_GOVERNANCE] = "GOVERNANCE"};
+
+void s3_call_read_lock(const struct s3_call *call, struct store_lock *ret)
+{
+    const struct http_exchange *x = &call->exchange;
+    char mode[16], date[48];
+    *ret = (struct store_lock){.until_s = 0};
+    if (http_header(x, "x-amz-object-lock-mode", mode, sizeof(mode)) == NULL ||
+        http_header(x, "x-amz-object-lock-retain-until-date", date, sizeof(date)) == NULL ||
+        !s3_date_parse(date, &ret->until_s))
+        return;
+    ret->mode = strcmp(mode, lock_words[STORE_LOCK_COMPLIANCE]) == 0 ? STORE_LOCK_COMPLIANCE
+                                                                     : STORE_LOCK_GOVERNANCE;
+}
+
+void s3_call_ask(struct s3_call *call, const struct s3_service *service, const char *what,
+                 uint64_t now_ms)
+{
+    begin(call, service, S3_ASK, what, NULL, now_ms);
+    (void)snprintf(call->query, sizeof(call->query), "%s=", what);
+}
+
+void s3_call_retain(struct s3_call *call, const struct s3_service *service, const char *name,
+                    enum store_lock_mode mode, int64_t until_s, uint64_t now_ms)
+{
+    char date[S3_DATE_LEN];
+    begin(call, service, S3_RETAIN, name, name, now_ms);
+    s3_date_format(until_s, date);
+    int len =
+        snprintf(call->retention, sizeof(call->retention),
+                 "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>%s</Mode>"
+                 "<RetainUntilDate>%s</RetainUntilDate></Retention>",
+                 lock_words[mode], date);
+    assert(len > 0 && (size_t)len < sizeof(call->retention));
+    (void)snprintf(call->query, sizeof(call->query), "retention=");
+    set_document(call, call->retention, (size_t)len);
+}
+
+void s3_call_list_versions(struct s3_call *call, const struct s3_service *service,
+                           const char *prefix, const char *key_marker, const char *version_marker,
+                           void *buf, size_t capacity, uint64_t now_ms)
+{
+    begin(call, service, S3_LIST, prefix, NULL, now_ms);
+    const struct {
+        const char *name, *value, *more;
+    } parts[] = {{"encoding-type=", "url", ""},
+                 {"&key-marker=", key_marker, ""},
+                 {"&max-keys=", "1000", ""},
+                 {"&prefix=", service->prefix, prefix},
+                 {"&version-id-marker=", version_marker, ""},
+                 {"&versions=", "", ""}};
+    bool fits = true;
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++) {
+        size_t at = strlen(call->query);
+        if (strstr(parts[i].name, "marker") != NULL && parts[i].value[0] == '\0')
+            continue;
+        (void)snprintf(call->query + at, sizeof(call->query) - at, "%s", parts[i].name);
+        fits = fits && sigv4_escape(parts[i].value, false, call->query, sizeof(call->query)) &&
+               sigv4_escape(parts[i].more, false, call->query, sizeof(call->query));
+    }
+    assert(fits); /* S3_KEY_MAX, S3_VERSION_MAX, S3_PREFIX_MAX, STORE_NAME_MAX */
+    call->exchange.answer = buf;
+    call->exchange.answer_capacity = capacity;
+}
+
+void s3_call_look_version(struct s3_call *call, const struct s3_service *service, const char *name,
+                          const char *version, uint64_t now_ms)
+{
+    s3_call_look(call, service, name, now_ms);
+    (void)snprintf(call->query, sizeof(call->query), "versionId=");
+    bool fits = sigv4_escape(version, false, call->query, sizeof(call->query));
+    assert(fits);
 }
 
 /* --- signing -----------------------------------------------------------------------------------*/
@@ -203,14 +312,22 @@ static void set_target(struct s3_call *call)
                    call->query[0] ? "?" : "", call->query);
 }
 
+/* No server takes a date that is over: what was to be locked until then is locked for a moment. */
+static int64_t lock_date(const struct s3_call *call, time_t now_s)
+{
+    enum { MOMENT_S = 60 };
+    if (call->lock_until_s == 0)
+        return (int64_t)now_s + (int64_t)call->lock_s;
+    return call->lock_until_s > (int64_t)now_s ? call->lock_until_s : (int64_t)now_s + MOMENT_S;
+}
+
 void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t now_s)
 {
-    static const char *const methods[] = {[S3_PUT] = "PUT",
-                                          [S3_GET] = "GET",
-                                          [S3_LIST] = "GET",
-                                          [S3_DELETE] = "DELETE",
-                                          [S3_DELETE_BATCH] = "POST"};
+    static const char *const methods[] = {
+        [S3_PUT] = "PUT",           [S3_GET] = "GET", [S3_LIST] = "GET",  [S3_DELETE] = "DELETE",
+        [S3_DELETE_BATCH] = "POST", [S3_ASK] = "GET", [S3_RETAIN] = "PUT"};
     char host[S3_ORIGIN_MAX], date[SIGV4_DATE_LEN], range[64], authorization[1024];
+    char until[S3_DATE_LEN];
     struct headers headers = {.count = 0};
     s3_service_host(service, host);
     sigv4_date(now_s, date);
@@ -228,6 +345,11 @@ void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t
         add(&headers, "x-amz-checksum-sha256", call->checksum);
     add(&headers, "x-amz-content-sha256", call->payload_hash);
     add(&headers, "x-amz-date", date);
+    if (call->lock_mode != STORE_LOCK_NONE) {
+        s3_date_format(lock_date(call, now_s), until);
+        add(&headers, "x-amz-object-lock-mode", lock_words[call->lock_mode]);
+        add(&headers, "x-amz-object-lock-retain-until-date", until);
+    }
     if (service->session_token[0])
         add(&headers, "x-amz-security-token", service->session_token);
     const struct sigv4_request request = {

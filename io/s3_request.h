@@ -33,12 +33,13 @@
 #include "io/http.h"
 #include "io/s3_service.h"
 #include "io/sigv4.h"
+#include "io/store_lock.h"
 
-enum s3_op { S3_PUT, S3_GET, S3_LIST, S3_DELETE, S3_DELETE_BATCH };
+enum s3_op { S3_PUT, S3_GET, S3_LIST, S3_DELETE, S3_DELETE_BATCH, S3_ASK, S3_RETAIN };
 
 enum s3_verdict {
     S3_DONE,    /* it succeeded; see the out fields */
-    S3_ABSENT,  /* GET: confirmed; err is ERR_MISSING */
+    S3_ABSENT,  /* GET, RETAIN: confirmed; ASK: the bucket has none; err is ERR_MISSING */
     S3_COMPARE, /* PUT: it exists, maybe by an earlier try of this call, which a proxy may have
                  * made: read it and compare; our bytes = success, others = it was taken */
     S3_UNCONDITIONAL, /* PUT: 501 to If-None-Match; service->create_once is NO now. Look, then call
@@ -62,7 +63,7 @@ enum {
 struct s3_call {
     struct http_exchange exchange; /* of the current try; done and owner are the caller's */
     /* out, after S3_DONE */
-    size_t got;           /* GET, LIST: bytes in the answer buffer */
+    size_t got;           /* GET, LIST, ASK: bytes in the answer buffer */
     uint64_t object_size; /* GET, when the server told it */
     /* private */
     enum s3_op op;
@@ -82,6 +83,11 @@ struct s3_call {
     /* Of a PUT, base64 of the same digest: what buckets with Object Lock ask for, where AWS takes
      * no other proof that the object arrived whole. Servers that do not know it ignore it. */
     char checksum[48];
+    /* Of a PUT that locks: until lock_until_s, or lock_s after the try. */
+    enum store_lock_mode lock_mode;
+    int64_t lock_until_s;
+    uint64_t lock_s;
+    char retention[256]; /* body of a RETAIN */
     const char *headers[SIGV4_HEADERS_MAX + 2];
     char headers_text[S3_HEADERS_TEXT];
     char answer[S3_ANSWER_MAX]; /* of calls without an answer buffer of the caller's */
@@ -114,6 +120,33 @@ void s3_call_delete(struct s3_call *call, const struct s3_service *service, cons
  * s3_xml_delete_parse(). */
 void s3_call_delete_batch(struct s3_call *call, const struct s3_service *service, const void *body,
                           size_t body_len, void *buf, size_t capacity, uint64_t now_ms);
+
+/* What the bucket says of itself, an XML document in call->answer: "object-lock", "versioning". */
+void s3_call_ask(struct s3_call *call, const struct s3_service *service, const char *what,
+                 uint64_t now_ms);
+
+/* Locks the newest version of an object until then. */
+void s3_call_retain(struct s3_call *call, const struct s3_service *service, const char *name,
+                    enum store_lock_mode mode, int64_t until_s, uint64_t now_ms);
+
+/* As s3_call_list(), of all versions, for s3_xml_versions_parse(); the markers are those of the
+ * page before, or "". */
+void s3_call_list_versions(struct s3_call *call, const struct s3_service *service,
+                           const char *prefix, const char *key_marker, const char *version_marker,
+                           void *buf, size_t capacity, uint64_t now_ms);
+
+/* As s3_call_look(), at a version. */
+void s3_call_look_version(struct s3_call *call, const struct s3_service *service, const char *name,
+                          const char *version, uint64_t now_ms);
+
+/* The lock of the object that the answer is about, as far as the server told it. */
+void s3_call_read_lock(const struct s3_call *call, struct store_lock *ret);
+
+/* "2026-11-26T15:00:00Z". */
+enum { S3_DATE_LEN = 32 };
+void s3_date_format(int64_t time_s, char ret[S3_DATE_LEN]);
+/* The same, also with a fraction of a second, which is dropped. */
+bool s3_date_parse(const char *text, int64_t *ret_s);
 
 /* Fills exchange.method, target, headers, body and answer for the next try. */
 void s3_call_sign(struct s3_call *call, const struct s3_service *service, time_t now_s);

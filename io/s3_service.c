@@ -158,6 +158,10 @@ static int take_limits(struct s3_service *service, const struct store_s3_options
         service->stall_timeout_ms = service->retry_timeout_ms / 2;
     if (service->stall_timeout_ms < STALL_TIMEOUT_MIN_MS)
         service->stall_timeout_ms = STALL_TIMEOUT_MIN_MS;
+    if (options->lock_s > 0 && options->lock_mode != STORE_LOCK_NONE) {
+        service->lock_mode = options->lock_mode;
+        service->lock_s = options->lock_s;
+    }
     service->seed = options->seed;
     if (service->seed == 0 && getrandom(&service->seed, sizeof(service->seed), 0) < 0)
         return err_sys(err, ERR_INTERNAL, "random seed");

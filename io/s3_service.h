@@ -43,7 +43,11 @@ struct s3_service {
     char session_token[S3_SESSION_MAX + 1];
     unsigned connections;
     unsigned retry_timeout_ms, stall_timeout_ms;
-    uint64_t seed;          /* of jitter */
+    uint64_t seed; /* of jitter */
+    /* Of what is put: STORE_LOCK_NONE = nothing; lock_until_s 0 = lock_s from the put on. */
+    enum store_lock_mode lock_mode;
+    uint64_t lock_s;
+    int64_t lock_until_s;
     struct s3_watch *watch; /* the store's, shared with its lanes (s3_watch.h); NULL = none */
     /* learned */
     enum s3_create_once create_once;

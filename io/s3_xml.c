@@ -449,6 +449,114 @@ int s3_xml_list_parse(const char *ptr, size_t len,
     return 0;
 }
 
+/* --- ListObjectVersions, one text --------------------------------------------------------------*/
+bool s3_xml_text_parse(const char *ptr, size_t len, const char *path, char *ret, size_t size)
+{
+    free_mem struct xml *xml = xml_open(ptr, len);
+    enum event event = XML_OPEN;
+    size_t root_len = strcspn(path, "/");
+    bool good = true, is_it = false;
+    if (xml == NULL)
+        return false;
+    ret[0] = '\0';
+    while ((event = xml_next(xml, event)) == XML_OPEN || event == XML_CLOSE) {
+        is_it = is_it ||
+                (xml->stack[0].len == root_len && memcmp(xml->stack[0].ptr, path, root_len) == 0);
+        if (event == XML_CLOSE && at_path(xml, path))
+            good = copy_exact(xml, ret, size);
+    }
+    return event == XML_END && is_it && good;
+}
+
+struct versions {
+    struct s3_xml_versions_page page;
+    struct s3_xml_version version;
+    bool says_whether, encoded, bad;
+};
+
+static bool copy_key(const struct xml *xml, bool encoded, char *to)
+{
+    if (encoded)
+        return !xml->text_over && decode_url(xml->text, to, S3_KEY_MAX + 1);
+    return copy_exact(xml, to, S3_KEY_MAX + 1);
+}
+
+/* EncodingType may stand behind what it is about: see take_page(). */
+static void take_versions(const struct xml *xml, struct versions *versions)
+{
+    struct s3_xml_versions_page *page = &versions->page;
+    if (at_path(xml, "ListVersionsResult/IsTruncated")) {
+        page->truncated = strcmp(xml->text, "true") == 0;
+        versions->says_whether = page->truncated || strcmp(xml->text, "false") == 0;
+    } else if (at_path(xml, "ListVersionsResult/NextKeyMarker"))
+        versions->bad |= xml->text_len > 0 && !copy_key(xml, versions->encoded, page->key_marker);
+    else if (at_path(xml, "ListVersionsResult/NextVersionIdMarker"))
+        versions->bad |= !copy_exact(xml, page->version_marker, sizeof(page->version_marker));
+    else if (at_path(xml, "ListVersionsResult/Version/Key") ||
+             at_path(xml, "ListVersionsResult/DeleteMarker/Key"))
+        versions->bad |= !copy_key(xml, versions->encoded, versions->version.key);
+    else if (at_path(xml, "ListVersionsResult/Version/VersionId") ||
+             at_path(xml, "ListVersionsResult/DeleteMarker/VersionId"))
+        versions->bad |= !copy_exact(xml, versions->version.version, S3_VERSION_MAX + 1);
+    else if (at_path(xml, "ListVersionsResult/Version/ETag"))
+        copy_text(xml, versions->version.etag, sizeof(versions->version.etag));
+}
+
+/* each NULL: only what the page says of itself. */
+static int read_versions(const char *ptr, size_t len, struct versions *versions,
+                         int (*each)(void *ctx, const struct s3_xml_version *version,
+                                     struct err *err),
+                         void *ctx, struct err *err)
+{
+    free_mem struct xml *xml = xml_open(ptr, len);
+    enum event event = XML_OPEN;
+    if (xml == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    while ((event = xml_next(xml, event)) == XML_OPEN || event == XML_CLOSE) {
+        struct s3_xml_version *version = &versions->version;
+        if (event == XML_OPEN)
+            continue;
+        take_versions(xml, versions);
+        version->is_marker = at_path(xml, "ListVersionsResult/DeleteMarker");
+        if (!version->is_marker && !at_path(xml, "ListVersionsResult/Version"))
+            continue;
+        versions->bad |= version->key[0] == '\0' || version->version[0] == '\0';
+        versions->page.count++;
+        int rc = versions->bad || each == NULL ? 0 : each(ctx, version, err);
+        if (rc != 0)
+            return rc;
+        version->key[0] = version->version[0] = version->etag[0] = '\0';
+    }
+    return event == XML_END && versions->says_whether && !versions->bad &&
+                   (!versions->page.truncated || versions->page.key_marker[0])
+               ? 0
+               : bad_list(err);
+}
+
+int s3_xml_versions_parse(const char *ptr, size_t len,
+                          int (*each)(void *ctx, const struct s3_xml_version *version,
+                                      struct err *err),
+                          void *ctx, struct s3_xml_versions_page *ret, struct err *err)
+{
+    free_mem struct versions *versions = calloc(1, sizeof(*versions));
+    char encoding[8];
+    if (versions == NULL)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    if (!s3_xml_text_parse(ptr, len, "ListVersionsResult/EncodingType", encoding,
+                           sizeof(encoding)) ||
+        (encoding[0] && strcmp(encoding, "url") != 0))
+        return bad_list(err);
+    versions->encoded = encoding[0] != '\0';
+    int rc = read_versions(ptr, len, versions, NULL, NULL, err); /* whole, before any is told */
+    bool encoded = versions->encoded;
+    *versions = (struct versions){.encoded = encoded};
+    if (rc == 0)
+        rc = read_versions(ptr, len, versions, each, ctx, err);
+    if (rc == 0)
+        *ret = versions->page;
+    return rc;
+}
+
 /* --- DeleteObjects -----------------------------------------------------------------------------*/
 int s3_xml_delete_parse(const char *ptr, size_t len,
                         int (*each)(void *ctx, const char *key, const struct s3_xml_error *why,
@@ -480,23 +588,4 @@ int s3_xml_delete_parse(const char *ptr, size_t len,
     if (event != XML_END || !is_result)
         return err_set(err, ERR_STORE, "the server's answer to a batch of deletes cannot be read");
     return 0;
-}
-
-bool s3_xml_escape(const char *text, char *to, size_t size)
-{
-    size_t at = strlen(to);
-    for (; *text; text++) {
-        char plain[2] = {*text, '\0'};
-        const char *put = *text == '&'   ? "&amp;"
-                          : *text == '<' ? "&lt;"
-                          : *text == '>' ? "&gt;"
-                          : *text == '"' ? "&quot;"
-                                         : plain;
-        size_t len = strlen(put);
-        if (at + len >= size)
-            return false;
-        memcpy(to + at, put, len + 1);
-        at += len;
-    }
-    return true;
 }

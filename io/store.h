@@ -26,6 +26,10 @@ enum store_s3_addressing {
     STORE_S3_VIRTUAL,
 };
 
+/* How locked objects are (store_lock.h): nobody can remove them before the date, or nobody without
+ * a permission of its own. */
+enum store_lock_mode { STORE_LOCK_NONE, STORE_LOCK_COMPLIANCE, STORE_LOCK_GOVERNANCE };
+
 /* For s3://. The strings are copied by store_open(), keys into memory that core dumps leave out
  * (secret.h). */
 struct store_s3_options {
@@ -34,11 +38,13 @@ struct store_s3_options {
     enum store_s3_addressing addressing;
     const char *ca_file; /* PEM; NULL or "" = the system's */
     const char *access_key, *secret_key;
-    const char *session_token; /* NULL or "" = none */
-    unsigned connections;      /* of all lanes together; 0 = 32 */
-    unsigned retry_timeout_ms; /* from the first try of an operation to the last; 0 = 2 min */
-    unsigned stall_timeout_ms; /* of one try without a byte moved; 0 = 30 s */
-    uint64_t seed;             /* of the jitter of retries; 0 = random */
+    const char *session_token;      /* NULL or "" = none */
+    unsigned connections;           /* of all lanes together; 0 = 32 */
+    unsigned retry_timeout_ms;      /* from the first try of an operation to the last; 0 = 2 min */
+    unsigned stall_timeout_ms;      /* of one try without a byte moved; 0 = 30 s */
+    uint64_t seed;                  /* of the jitter of retries; 0 = random */
+    enum store_lock_mode lock_mode; /* of what is put from now on; store_lock.h */
+    uint64_t lock_s;                /* for so long; 0 = not */
 };
 
 /* What somebody who waits for a store should know. failing: it has not worked for since_ms and is

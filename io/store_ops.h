@@ -6,6 +6,25 @@
 
 #include "io/store_lane.h"
 
+struct store_lock;
+struct store_hidden;
+
+/* Of a store that can lock; as their namesakes in store_lock.h. */
+struct store_lock_ops {
+    int (*check)(struct store *store, struct err *err);
+    void (*until)(struct store *store, int64_t until_s);
+    int (*read)(struct store *store, const char *name, struct store_lock *ret, struct err *err);
+    int (*extend)(struct store *store, const char *name, int64_t until_s, bool *ret_extended,
+                  struct err *err);
+    int (*prepare_removes)(struct store *store, struct err *err);
+    int (*remove)(struct store *store, const char *const *names, size_t count,
+                  int (*locked)(void *ctx, const char *name, int64_t until_s, struct err *err),
+                  void *ctx, struct err *err);
+    int (*list_hidden)(struct store *store, const char *prefix,
+                       int (*each)(void *ctx, const struct store_hidden *hidden, struct err *err),
+                       void *ctx, struct err *err);
+};
+
 struct store_ops {
     const char *scheme; /* "file://" */
     int (*put)(struct store *store, const char *name, const void *ptr, size_t len, struct err *err);
@@ -30,6 +49,7 @@ struct store_ops {
     int (*clone)(struct store *store, struct store **ret, struct err *err);
     int (*prepare_puts)(struct store *store, struct err *err);           /* may be NULL */
     int (*clock)(struct store *store, int64_t *ret_ms, struct err *err); /* may be NULL */
+    const struct store_lock_ops *lock;  /* NULL where nothing can be locked */
     void (*close)(struct store *store); /* releases everything but url, and the struct itself */
     /* Lane mode; store is only read, by several threads at once. */
     unsigned lane_depth;

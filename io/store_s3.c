@@ -263,16 +263,18 @@ static int s3_put_absent(struct store *store, const char *name, const void *ptr,
     return put(of(store), name, ptr, len, true, err);
 }
 
-/* Two PUTs of one name: a 412 proves that the server honours the condition, a 501 that it does not
- * know it. Where both succeed, or the key may not write here, the question stays open and every put
- * looks first. Somebody else's probe at the same moment cannot make a wrong proof. */
+/* (Not in a bucket that locks: it would keep every probe, and radosgw honours the condition only
+ * where no versions are kept.) Two PUTs of one name: a 412 proves that the server honours the
+ * condition, a 501 that it does not know it. Where both succeed, or the key may not write here, the
+ * question stays open and every put looks first. Somebody else's probe at the same moment cannot
+ * make a wrong proof. */
 static int s3_prepare_puts(struct store *store, struct err *err)
 {
     struct store_s3 *s3 = of(store);
     struct err ignored;
     enum s3_verdict verdict = S3_DONE;
     bool ours = false;
-    if (s3->probed || s3->service->create_once != S3_CREATE_ONCE_UNKNOWN)
+    if (s3->probed || s3->service->lock_s > 0 || s3->service->create_once != S3_CREATE_ONCE_UNKNOWN)
         return 0;
     for (int i = 0; i < 2 && verdict == S3_DONE; i++) {
         s3_call_put(s3->call, s3->service, probe_object, probe_text, sizeof(probe_text) - 1,
@@ -440,6 +442,7 @@ const struct store_ops store_s3_ops = {
     .clone = s3_clone,
     .prepare_puts = s3_prepare_puts,
     .clock = s3_clock,
+    .lock = &store_s3_lock_ops,
     .close = s3_close,
     .lane_depth = 32,
     .lane_shape = store_s3_lane_shape,

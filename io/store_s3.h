@@ -12,6 +12,7 @@
 #include "io/http.h"
 #include "io/s3_service.h"
 #include "io/s3_watch.h"
+#include "io/store_lock.h"
 #include "io/store_ops.h"
 
 enum { STORE_S3_COMPARE_LEN = 1 << 20 }; /* of one read while an object is compared */
@@ -28,6 +29,8 @@ struct store_s3 {
     struct s3_call *call; /* of the one operation at a time in client mode */
     char origin[S3_ORIGIN_MAX];
     bool probed; /* for If-None-Match, once a store */
+    /* store_s3_versions.c */
+    bool asked_versions, keeps_versions; /* the latter: and what is removed goes with all of them */
 };
 
 /* Where and how to connect; borrows origin and the service's ca_file. */
@@ -43,6 +46,28 @@ bool store_s3_pause(const struct store_s3 *s3, uint64_t ms);
 int store_s3_remove(struct store *store, const char *name, struct err *err);
 int store_s3_remove_many(struct store *store, const char *const *names, size_t count,
                          struct err *err);
+
+/* What is to be removed; version NULL: by its name alone. */
+struct s3_target {
+    const char *name;
+    char *version;
+    bool is_marker;
+    bool refused; /* out: the server said AccessDenied, of some version of this name */
+};
+/* In batches; sorts them anew. Those that are refused are an error unless may_refuse. */
+int store_s3_remove_targets(struct store_s3 *s3, struct s3_target *targets, size_t count,
+                            bool may_refuse, struct err *err);
+
+/* store_s3_lock.c, store_s3_versions.c */
+extern const struct store_lock_ops store_s3_lock_ops;
+int store_s3_prepare_removes(struct store *store, struct err *err);
+int store_s3_remove_versions(struct store *store, const char *const *names, size_t count,
+                             int (*locked)(void *ctx, const char *name, int64_t until_s,
+                                           struct err *err),
+                             void *ctx, struct err *err);
+int store_s3_list_hidden(struct store *store, const char *prefix,
+                         int (*each)(void *ctx, const struct store_hidden *hidden, struct err *err),
+                         void *ctx, struct err *err);
 
 /* store_s3_lane.c */
 void store_s3_lane_shape(struct store *store, struct store_lane_shape *shape);

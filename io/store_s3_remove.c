@@ -12,20 +12,31 @@
 #include "io/s3_xml.h"
 
 enum {
-    ENTRY_MAX = 1200, /* one key and its tags in a batch, S3_KEY_MAX bytes of it the key */
-    ERROR_MAX = 1800, /* one key that was not removed, with code and message, in the answer */
+    ENTRY_MAX = 2400, /* one key, its version and their tags in a batch */
+    ERROR_MAX = 3000, /* one that was not removed, with code and message, in the answer */
 };
 
 struct removal {
     struct store_s3 *s3;
-    const char **names; /* of this round; the first `failed` are to be tried again */
+    struct s3_target *targets; /* of this round; the first `failed` are to be tried again */
     size_t count, failed;
-    struct s3_xml_error why; /* of the last of them */
+    bool may_refuse;
+    struct s3_xml_error why; /* of the last that failed */
 };
+
+static int no_lock(void *ctx, const char *name, int64_t until_s, struct err *err)
+{
+    char date[S3_DATE_LEN];
+    (void)ctx;
+    s3_date_format(until_s, date);
+    return err_set(err, ERR_REFUSED, "'%s' is locked until %s", name, date);
+}
 
 int store_s3_remove(struct store *store, const char *name, struct err *err)
 {
     struct store_s3 *s3 = CONTAINER_OF(store, struct store_s3, store);
+    if (s3->keeps_versions)
+        return store_s3_remove_versions(store, &name, 1, no_lock, NULL, err);
     s3_call_delete(s3->call, s3->service, name, monotonic_ms());
     return store_s3_perform(s3, err);
 }
@@ -38,47 +49,70 @@ static int say(const char *key, const struct s3_xml_error *why, struct err *err)
                    why->message);
 }
 
-/* Moves the key to those that are tried again; false when nobody asked for it. */
-static bool mark_failed(struct removal *removal, const char *key)
+static const char *own_name(const struct removal *removal, const char *key)
 {
     const char *own = removal->s3->service->prefix;
     size_t own_len = strlen(own);
-    if (strncmp(key, own, own_len) != 0)
-        return false;
+    return strncmp(key, own, own_len) == 0 ? key + own_len : NULL;
+}
+
+/* Moves what has this name to those that are tried again, with versions all of them; false when
+ * nobody asked for it. */
+static bool mark_failed(struct removal *removal, const char *name)
+{
+    bool found = false;
     for (size_t i = 0; i < removal->count; i++) {
-        const char *name = removal->names[i];
-        if (strcmp(name, key + own_len) != 0)
+        struct s3_target target = removal->targets[i];
+        if (strcmp(target.name, name) != 0)
             continue;
+        found = true;
         if (i < removal->failed) /* the server says it twice */
-            return true;
-        removal->names[i] = removal->names[removal->failed];
-        removal->names[removal->failed++] = name;
-        return true;
+            continue;
+        removal->targets[i] = removal->targets[removal->failed];
+        removal->targets[removal->failed++] = target;
     }
-    return false;
+    return found;
+}
+
+static bool mark_refused(struct removal *removal, const char *name)
+{
+    bool found = false;
+    for (size_t i = 0; i < removal->count; i++)
+        if (strcmp(removal->targets[i].name, name) == 0)
+            removal->targets[i].refused = found = true;
+    return found;
 }
 
 static int not_removed(void *ctx, const char *key, const struct s3_xml_error *why, struct err *err)
 {
     struct removal *removal = ctx;
-    if (strcmp(why->code, "NoSuchKey") == 0)
+    const char *name = own_name(removal, key);
+    if (strcmp(why->code, "NoSuchKey") == 0 || strcmp(why->code, "NoSuchVersion") == 0)
         return 0;
-    if (!s3_code_passes(why->code) || !mark_failed(removal, key))
+    if (name && removal->may_refuse && strcmp(why->code, "AccessDenied") == 0 &&
+        mark_refused(removal, name))
+        return 0;
+    if (!name || !s3_code_passes(why->code) || !mark_failed(removal, name))
         return say(key, why, err);
     removal->why = *why;
     return 0;
 }
 
-static bool add_entry(const struct store_s3 *s3, const char *name, char *body, size_t size)
+static bool add_entry(const struct store_s3 *s3, const struct s3_target *target, char *body,
+                      size_t size)
 {
     char key[S3_PREFIX_MAX + STORE_NAME_MAX + 2];
     size_t at = strlen(body);
-    (void)snprintf(key, sizeof(key), "%s%s", s3->service->prefix, name);
+    (void)snprintf(key, sizeof(key), "%s%s", s3->service->prefix, target->name);
     (void)snprintf(body + at, size - at, "<Object><Key>");
     if (!s3_xml_escape(key, body, size))
         return false;
     at = strlen(body);
-    int len = snprintf(body + at, size - at, "</Key></Object>");
+    (void)snprintf(body + at, size - at, "</Key>%s", target->version ? "<VersionId>" : "");
+    if (target->version && !s3_xml_escape(target->version, body, size))
+        return false;
+    at = strlen(body);
+    int len = snprintf(body + at, size - at, "%s</Object>", target->version ? "</VersionId>" : "");
     return len > 0 && (size_t)len < size - at;
 }
 
@@ -94,7 +128,7 @@ static int round_of(struct removal *removal, struct err *err)
         return err_set(err, ERR_INTERNAL, "out of memory");
     (void)snprintf(body, size, "<Delete><Quiet>true</Quiet>");
     for (size_t i = 0; i < removal->count; i++)
-        if (!add_entry(s3, removal->names[i], body, size))
+        if (!add_entry(s3, &removal->targets[i], body, size))
             return err_set(err, ERR_INTERNAL, "a batch of deletes does not fit");
     size_t at = strlen(body);
     (void)snprintf(body + at, size - at, "</Delete>");
@@ -108,7 +142,8 @@ static int round_of(struct removal *removal, struct err *err)
 static int give_up(const struct removal *removal, unsigned tries, uint64_t took_ms, struct err *err)
 {
     char key[S3_PREFIX_MAX + STORE_NAME_MAX + 2], reason[sizeof(err->text)];
-    (void)snprintf(key, sizeof(key), "%s%s", removal->s3->service->prefix, removal->names[0]);
+    (void)snprintf(key, sizeof(key), "%s%s", removal->s3->service->prefix,
+                   removal->targets[0].name);
     int rc = say(key, &removal->why, err);
     memcpy(reason, err->text, sizeof(reason));
     (void)snprintf(err->text, sizeof(err->text),
@@ -137,21 +172,30 @@ static int remove_batch(struct removal *removal, struct err *err)
     }
 }
 
+int store_s3_remove_targets(struct store_s3 *s3, struct s3_target *targets, size_t count,
+                            bool may_refuse, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < count; i += S3_BATCH_MAX) {
+        struct removal removal = {.s3 = s3,
+                                  .targets = targets + i,
+                                  .count = (size_t)min_u64(count - i, S3_BATCH_MAX),
+                                  .may_refuse = may_refuse};
+        rc = remove_batch(&removal, err);
+    }
+    return rc;
+}
+
 int store_s3_remove_many(struct store *store, const char *const *names, size_t count,
                          struct err *err)
 {
-    size_t batch_max = (size_t)min_u64(count, S3_BATCH_MAX);
-    free_mem const char **batch = malloc((batch_max + 1) * sizeof(*batch));
-    if (batch == NULL)
+    struct store_s3 *s3 = CONTAINER_OF(store, struct store_s3, store);
+    if (s3->keeps_versions)
+        return store_s3_remove_versions(store, names, count, no_lock, NULL, err);
+    free_mem struct s3_target *targets = calloc(count + 1, sizeof(*targets));
+    if (targets == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory");
-    for (size_t i = 0; i < count; i += S3_BATCH_MAX) {
-        struct removal removal = {.s3 = CONTAINER_OF(store, struct store_s3, store),
-                                  .names = batch,
-                                  .count = (size_t)min_u64(count - i, S3_BATCH_MAX)};
-        memcpy(batch, names + i, removal.count * sizeof(*batch));
-        int rc = remove_batch(&removal, err);
-        if (rc < 0)
-            return rc;
-    }
-    return 0;
+    for (size_t i = 0; i < count; i++)
+        targets[i].name = names[i];
+    return store_s3_remove_targets(s3, targets, count, false, err);
 }

@@ -13,7 +13,7 @@ static bool secret_given; /* the input holds it itself */
 
 static void begin(uint8_t op)
 {
-    switch (op % 5) {
+    switch (op % 7) {
     case 0:
         s3_call_put(call, service, "name", "bytes", 5, 1000);
         break;
@@ -26,8 +26,14 @@ static void begin(uint8_t op)
     case 3:
         s3_call_delete(call, service, "name", 1000);
         break;
-    default:
+    case 4:
         s3_call_delete_batch(call, service, "<Delete/>", 9, buf, sizeof(buf), 1000);
+        break;
+    case 5:
+        s3_call_ask(call, service, "object-lock", 1000);
+        break;
+    default:
+        s3_call_retain(call, service, "name", STORE_LOCK_COMPLIANCE, 1369353600, 1000);
     }
 }
 
@@ -57,13 +63,18 @@ static void check(enum s3_verdict verdict, unsigned status, const struct err *er
         FUZZ_CHECK(good || (status == 416 && call->op == S3_GET) ||
                    (status == 404 && call->op == S3_DELETE));
     if (verdict == S3_ABSENT)
-        FUZZ_CHECK(status == 404 && call->op == S3_GET && err->code == ERR_MISSING);
+        FUZZ_CHECK(status == 404 && err->code == ERR_MISSING &&
+                   (call->op == S3_GET || call->op == S3_ASK || call->op == S3_RETAIN));
     if (verdict == S3_COMPARE)
         FUZZ_CHECK(status == 412 && call->op == S3_PUT);
     if (verdict == S3_FAILED)
         FUZZ_CHECK((err->code == ERR_STORE || err->code == ERR_AUTH) && err->text[0] != '\0');
-    if (verdict == S3_DONE && call->op == S3_GET)
+    if (verdict == S3_DONE && call->op == S3_GET) {
+        struct store_lock lock;
         FUZZ_CHECK(call->got <= call->len);
+        s3_call_read_lock(call, &lock);
+        FUZZ_CHECK((lock.mode == STORE_LOCK_NONE) == (lock.until_s == 0) || lock.until_s == 0);
+    }
     FUZZ_CHECK(secret_given || (!strstr(err->text, secret) && !strstr(err->hint, secret)));
 }
 

@@ -32,6 +32,30 @@ static void check_list(const char *text, size_t size)
     FUZZ_CHECK((count == 0) == (page.last_key[0] == '\0'));
 }
 
+static int each_version(void *ctx, const struct s3_xml_version *version, struct err *err)
+{
+    uint64_t *count = ctx;
+    (void)err;
+    FUZZ_CHECK(version->key[0] != '\0' && strlen(version->key) <= S3_KEY_MAX);
+    FUZZ_CHECK(version->version[0] != '\0' && strlen(version->version) <= S3_VERSION_MAX);
+    (*count)++;
+    return 0;
+}
+
+static void check_versions(const char *text, size_t size)
+{
+    static struct s3_xml_versions_page page;
+    struct err err;
+    uint64_t count = 0;
+    char word[16];
+    if (s3_xml_text_parse(text, size, "VersioningConfiguration/Status", word, sizeof(word)))
+        FUZZ_CHECK(strlen(word) < sizeof(word));
+    bool good =
+        fuzz_good(s3_xml_versions_parse(text, size, each_version, &count, &page, &err), &err);
+    FUZZ_CHECK(good ? page.count == count : count == 0); /* all of it, or nothing */
+    FUZZ_CHECK(!good || !page.truncated || page.key_marker[0] != '\0');
+}
+
 /* Any text without NUL is one element's text, escaped, and read back as it was. */
 static void check_escape(const char *text, size_t size)
 {
@@ -56,6 +80,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct s3_xml_error error;
     struct err err;
     check_list(text, size);
+    check_versions(text, size);
     (void)fuzz_good(s3_xml_delete_parse(text, size, each_error, NULL, &err), &err);
     if (s3_xml_error_parse(text, size, &error))
         FUZZ_CHECK(error.code[0] != '\0');

@@ -159,8 +159,10 @@ class Store:
     def client(self, keys=None, endpoint=None):
         return Client(endpoint or self.endpoint, keys or self.keys, self.region)
 
-    def bucket(self, name, keys=None):
-        answer = self.client(keys).put(name, b"")
+    def bucket(self, name, keys=None, lock=False):
+        """lock: made with object lock, so with versions."""
+        headers = {"x-amz-bucket-object-lock-enabled": "true"} if lock else {}
+        answer = self.client(keys).put(name, b"", headers=headers)
         if answer.status != 200:
             raise RuntimeError(f"bucket {name}: {answer.status} {answer.code}")
         return name
@@ -287,6 +289,34 @@ class Client:
             if not token:
                 return keys
             query["continuation-token"] = token.group(1).decode().replace("&amp;", "&")
+
+    def versions(self, bucket, prefix="", page=1000):
+        """Every version there is: (key, version id, is a delete marker), of a key newest first."""
+        found, query = [], {"versions": "", "prefix": prefix, "max-keys": str(page)}
+        while True:
+            answer = self.request("GET", bucket, query)
+            if answer.status != 200:
+                raise RuntimeError(f"versions of {bucket}: {answer.status} {answer.code}")
+            for kind, text in re.findall(rb"<(Version|DeleteMarker)>(.*?)</\1>", answer.body, re.S):
+                key, version = (re.search(rb"<%s>(.*?)</" % name, text).group(1).decode()
+                                for name in (b"Key", b"VersionId"))
+                found.append((urllib.parse.unquote_plus(key), version, kind == b"DeleteMarker"))
+            if b"<IsTruncated>true" not in answer.body:
+                return found
+            query["key-marker"], query["version-id-marker"] = (
+                re.search(rb"<%s>(.*?)</" % name, answer.body).group(1).decode()
+                for name in (b"NextKeyMarker", b"NextVersionIdMarker"))
+
+    def lock(self, path, version=None):
+        """(mode, Unix seconds) of the retention of an object; None."""
+        answer = self.request("GET", path,
+                              {"retention": "", **({"versionId": version} if version else {})})
+        mode, date = (re.search(rb"<%s>(.*?)</" % name, answer.body)
+                      for name in (b"Mode", b"RetainUntilDate"))
+        if answer.status != 200 or not mode or not date:
+            return None
+        date = datetime.datetime.strptime(date.group(1).decode()[:19], "%Y-%m-%dT%H:%M:%S")
+        return mode.group(1).decode(), int(date.replace(tzinfo=datetime.timezone.utc).timestamp())
 
     def mirror(self, bucket, directory, prefix=""):
         """Every object as a file: a repository that tools for directories can read."""

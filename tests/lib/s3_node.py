@@ -26,13 +26,13 @@ class Place:
     of [repository]."""
 
     def __init__(self, box, store, bucket, prefix="", keys=None, endpoint=None, what="",
-                 sealed=False, **options):
+                 sealed=False, lock=False, **options):
         self.what, self.sealed = what or bucket, sealed
         self.box, self.store, self.bucket, self.prefix = box, store, bucket, prefix
         self.keys, self.endpoint = keys or store.keys, endpoint or store.endpoint
         self.url = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
         self.more = options
-        store.bucket(bucket, self.keys)
+        store.bucket(bucket, self.keys, lock)
         self.credentials = credentials_file(box, f"credentials-{bucket}", self.keys)
 
     def section(self, **more):

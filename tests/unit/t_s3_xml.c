@@ -158,6 +158,87 @@ static void check_deletes(struct err *err)
     ok(!s3_xml_escape("&&&&&&", text, sizeof(text)), "what does not fit");
 }
 
+static int take_version(void *ctx, const struct s3_xml_version *version, struct err *err)
+{
+    struct seen *seen = ctx;
+    size_t at = strlen(seen->text);
+    (void)err;
+    snprintf(seen->text + at, sizeof(seen->text) - at, "%s:%s%s;", version->key, version->version,
+             version->is_marker ? "-" : version->etag);
+    return strcmp(version->key, "stop") == 0 ? 7 : 0;
+}
+
+static int versions(const char *xml, struct seen *seen, struct s3_xml_versions_page *page,
+                    struct err *err)
+{
+    memset(seen, 0, sizeof(*seen));
+    return s3_xml_versions_parse(xml, strlen(xml), take_version, seen, page, err);
+}
+
+#define VERSIONS        "<ListVersionsResult><IsTruncated>false</IsTruncated>"
+#define VERSION(key, v) "<Version><Key>" key "</Key><VersionId>" v "</VersionId></Version>"
+#define GONE(key, v)    "<DeleteMarker><Key>" key "</Key><VersionId>" v "</VersionId></DeleteMarker>"
+
+static const char *const bad_versions[] = {
+    "",
+    "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>",
+    "<ListVersionsResult></ListVersionsResult>",
+    "<ListVersionsResult><IsTruncated>true</IsTruncated></ListVersionsResult>",
+    VERSIONS VERSION("a", "1"),
+    VERSIONS VERSION("", "1") "</ListVersionsResult>",
+    VERSIONS VERSION("a", "") "</ListVersionsResult>",
+    VERSIONS "<Version><Key>a</Key></Version></ListVersionsResult>",
+    VERSIONS "<EncodingType>rot13</EncodingType></ListVersionsResult>",
+    VERSIONS "<EncodingType>url</EncodingType>" VERSION("%00", "1") "</ListVersionsResult>",
+};
+
+static void check_versions(struct err *err)
+{
+    struct seen seen;
+    struct s3_xml_versions_page page;
+    is_good(versions("<ListVersionsResult><EncodingType>url</EncodingType><IsTruncated>true"
+                     "</IsTruncated><NextKeyMarker>a%2Fb</NextKeyMarker><NextVersionIdMarker>v+1"
+                     "</NextVersionIdMarker>" GONE("a%2Fb", "v+2") VERSION("a%2Fb", "v+1") //
+                     "<Version><Key>c</Key><VersionId>1</VersionId><ETag>&quot;e&quot;</ETag>"
+                     "</Version></ListVersionsResult>",
+                     &seen, &page, err),
+            err, "a page of versions");
+    is_str(seen.text, "a/b:v+2-;a/b:v+1;c:1\"e\";", "a marker and what is behind it");
+    ok(page.truncated && page.count == 3, "truncated, counted");
+    is_str(page.key_marker, "a/b", "goes on there");
+    is_str(page.version_marker, "v+1", "at that version");
+    is_u64(versions(VERSIONS VERSION("stop", "1") VERSION("z", "1") "</ListVersionsResult>", &seen,
+                    &page, err),
+           7, "the caller's answer is returned");
+    is_str(seen.text, "stop:1;", "and stops");
+    for (size_t i = 0; i < ARRAY_LEN(bad_versions); i++) {
+        is_err(versions(bad_versions[i], &seen, &page, err), err, ERR_STORE, "cannot be read",
+               "refused: %.70s", bad_versions[i]);
+        is_str(seen.text, "", "and nothing is told of it");
+    }
+}
+
+static bool status(const char *xml, char ret[8])
+{
+    return s3_xml_text_parse(xml, strlen(xml), "VersioningConfiguration/Status", ret, 8);
+}
+
+static void check_texts(void)
+{
+    char text[8];
+    ok(status("<VersioningConfiguration xmlns='x'><Status>Enabled</Status><MFADelete>Disabled"
+              "</MFADelete></VersioningConfiguration>",
+              text),
+       "one text of a document");
+    is_str(text, "Enabled", "is found");
+    ok(status("<VersioningConfiguration/>", text) && text[0] == '\0', "or empty");
+    ok(!status("<Status>Enabled</Status>", text), "another document");
+    ok(!status("<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>",
+               text),
+       "a text that does not fit");
+    ok(!status("<VersioningConfiguration><Status>Enabled</Status>", text), "a cut one");
+}
+
 int main(void)
 {
     struct err err;
@@ -165,5 +246,7 @@ int main(void)
     check_bad_lists(&err);
     check_errors();
     check_deletes(&err);
+    check_versions(&err);
+    check_texts();
     return done();
 }
