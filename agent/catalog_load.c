@@ -4,9 +4,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "io/store_lane.h"
-
-enum { THREADS_MAX = 8, NAMES_PER_THREAD = 4 };
+#include "agent/store_threads.h"
 
 /* --- one record --------------------------------------------------------------------------------*/
 /* The object's bytes must be an envelope of this repository and snapshot around a good record of
@@ -115,8 +113,9 @@ static void note_failure(struct loading *loading, size_t index, int rc, const st
     (void)pthread_mutex_unlock(&loading->lock);
 }
 
-static void load_some(struct loading *loading, struct store *store)
+static void load_some(void *ctx, struct store *store)
 {
+    struct loading *loading = ctx;
     for (size_t i; !atomic_load(&loading->failed) &&
                    (i = atomic_fetch_add(&loading->next, 1)) < loading->count;) {
         struct err err;
@@ -125,53 +124,6 @@ static void load_some(struct loading *loading, struct store *store)
         loading->results[i] = rc;
         if (rc < 0 && rc != -ERR_MISSING)
             note_failure(loading, i, rc, &err);
-    }
-}
-
-struct loader {
-    struct loading *loading;
-    struct store *store; /* a clone */
-    pthread_t thread;
-};
-
-static void *loader_main(void *arg)
-{
-    struct loader *loader = arg;
-    load_some(loader->loading, loader->store);
-    return NULL;
-}
-
-/* Besides this one; fewer, down to none, where something does not work. */
-static unsigned start_loaders(struct loading *loading, struct store *store,
-                              struct loader loaders[THREADS_MAX])
-{
-    struct store_lane_shape shape;
-    struct err ignored;
-    store_lane_shape(store, &shape);
-    uint64_t limit = shape.total_max ? min_u64(shape.total_max, THREADS_MAX) : THREADS_MAX;
-    uint64_t wanted = min_u64(limit, loading->count / NAMES_PER_THREAD);
-    unsigned started = 0;
-    for (; started + 1 < wanted; started++) {
-        struct loader *loader = &loaders[started];
-        loader->loading = loading;
-        if (store_clone(store, &loader->store, &ignored) < 0)
-            break;
-        if (pthread_create(&loader->thread, NULL, loader_main, loader) != 0) {
-            store_close(loader->store);
-            break;
-        }
-    }
-    return started;
-}
-
-static void load_all(struct loading *loading, struct store *store)
-{
-    struct loader loaders[THREADS_MAX];
-    unsigned started = start_loaders(loading, store, loaders);
-    load_some(loading, store);
-    for (unsigned i = 0; i < started; i++) {
-        (void)pthread_join(loaders[i].thread, NULL);
-        store_close(loaders[i].store);
     }
 }
 
@@ -205,7 +157,7 @@ int catalog_load(struct store *store, const struct repo *repo, const struct cata
     }
     for (size_t i = 0; i < count; i++)
         results[i] = -ERR_MISSING; /* not taken */
-    load_all(&loading, store);
+    store_threads_run(store, count, load_some, &loading);
     collect(&loading, ret);
     if (loading.first_failed == SIZE_MAX) {
         err_clear(err);

@@ -27,6 +27,7 @@ static const struct {
     {"certificate", FOR_BOTH, check_certificate},
     {"repository", FOR_BOTH, check_repository},
     {"writing", FOR_BOTH, check_writing},
+    {"object_lock", FOR_BOTH, check_object_lock},
     {"clock", FOR_BOTH, check_clock},
     {"volumes", FOR_NODE | NEEDS_WHOLE, check_volumes},
     {"capture", FOR_NODE | NEEDS_WHOLE, check_capture},

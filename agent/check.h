@@ -67,6 +67,7 @@ int check_space(struct check *check, struct err *err);
 /* check_repository.c */
 int check_repository(struct check *check, struct err *err);
 int check_writing(struct check *check, struct err *err);
+int check_object_lock(struct check *check, struct err *err);
 int check_clock(struct check *check, struct err *err);
 int check_snapshots(struct check *check, struct err *err);
 int check_wal(struct check *check, struct err *err);

@@ -10,6 +10,7 @@
 #include "agent/repository.h"
 #include "agent/text.h"
 #include "agent/wal_gaps.h"
+#include "io/store_lock.h"
 
 enum {
     RETRY_S = 5,          /* a person waits: a few tries tell enough */
@@ -74,6 +75,8 @@ int check_writing(struct check *check, struct err *err)
         rc = store_clock(check->store, &ignored_ms, err); /* writes a file */
     } else {
         rc = store_put_absent(check->store, probe_object, probe_text, sizeof(probe_text) - 1, err);
+        if (check->conf->repository_lock_days > 0) /* with the versions of it */
+            (void)store_prepare_removes(check->store, &ignored);
         if (rc >= 0 && store_remove(check->store, probe_object, &ignored) < 0)
             (void)snprintf(check->detail, sizeof(check->detail),
                            "possible, but nothing can be removed: only expiry needs that");

@@ -17,6 +17,7 @@ enum conf_provider { PROVIDER_PRECOPY, PROVIDER_COMMAND, PROVIDER_FREEZE, PROVID
 enum conf_freeze_by { FREEZE_BY_AGENT, FREEZE_BY_SCRIPT };
 enum conf_manager { MANAGER_PG_CTL, MANAGER_SYSTEMD, MANAGER_COMMAND, MANAGER_PATRONI };
 enum conf_resume { RESUME_AUTO, RESUME_WAIT };
+enum conf_lock_mode { LOCK_COMPLIANCE, LOCK_GOVERNANCE };
 enum conf_notify_on { NOTIFY_ALWAYS, NOTIFY_FAILURE };
 
 struct conf_volume {
@@ -63,6 +64,8 @@ struct conf {
     unsigned rewrite_budget;                     /* percent of a full snapshot */
     unsigned repository_connections;             /* of all lanes together */
     unsigned repository_retry_timeout_s;
+    unsigned repository_lock_days; /* 0 = off */
+    enum conf_lock_mode repository_lock_mode;
     /* [postgresql] */
     char data_directory[CONF_PATH_MAX + 1];
     char connection[CONF_PATH_MAX + 1];         /* libpq conninfo, without password */

@@ -7,6 +7,7 @@ static const char *const no_yes_words[] = {"no", "yes", NULL};
 static const char *const freeze_by_words[] = {"agent", "script", NULL};
 static const char *const resume_words[] = {"auto", "wait", NULL};
 static const char *const addressing_words[] = {"auto", "path", "virtual", NULL};
+static const char *const lock_words[] = {"compliance", "governance", NULL};
 static const char *const notify_on_words[] = {"always", "failure", NULL};
 static const char *const checkpoint_words[] = {"spread", "fast", NULL};
 const char *const option_sections[] = {"tidemark", "tls",    "repository", "postgresql",
@@ -126,6 +127,18 @@ const struct option option_table[] = {
     {"repository", "retry_timeout", OPTION_TIME_S, FIELD(repository_retry_timeout_s), "2min", 1,
      86400, NULL, "time (1s … 24h)",
      "How long one request to an s3:// repository is tried again before it has failed.", NULL},
+    {"repository", "lock_days", OPTION_COUNT, FIELD(repository_lock_days), "0", 0, 36500, NULL,
+     "number (0 … 36500)",
+     "In a bucket that was made with object lock: nobody can remove a snapshot, or what it needs, "
+     "for so many days from its beginning; WAL for so many days from its arrival. A snapshot "
+     "extends the locks of what it shares with earlier ones; `tidemark expire` leaves what is "
+     "locked. The keys need permission to lock objects. 0: nothing is locked.",
+     NULL},
+    {"repository", "lock_mode", OPTION_WORD, FIELD(repository_lock_mode), "compliance", 0, 0,
+     lock_words, "compliance | governance",
+     "compliance: no key, not even that of the bucket's owner, can remove what is locked. "
+     "governance: keys with a permission of its own can.",
+     NULL},
 
     {"postgresql", "data_directory", OPTION_PATH, FIELD(data_directory), "", 0, 0, NULL, "path",
      "The server's data directory.", "/srv/pg/data"},

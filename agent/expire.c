@@ -26,18 +26,19 @@ static size_t batch_max(void)
     return getenv("TIDEMARK_TEST_STOP") ? 1 : REMOVE_BATCH;
 }
 
-int expire_remove(struct expire *expire, const struct expire_names *names, struct err *err)
+int expire_remove(struct expire *expire, struct expire_names *names, struct err *err)
 {
-    const char *const *all = (const char *const *)names->names;
     int rc = 0;
-    for (size_t i = 0, len; rc == 0 && i < names->count && !expire->dry_run; i += len) {
+    for (size_t i = 0, len; rc == 0 && i < names->count && !expire->dry_run;) {
+        size_t before = names->count;
         char point[48];
         len = min_u64(names->count - i, batch_max());
         (void)snprintf(point, sizeof(point), "expire-remove-%u", expire->removals++);
         restore_test_stop(point);
         rc = job_check_cancel(expire->job, err);
         if (rc == 0)
-            rc = store_remove_many(expire->store, all + i, len, err);
+            rc = expire_lock_remove(expire, names, i, len, err);
+        i += len - (before - names->count);
     }
     return rc == -ERR_AUTH ? may_not(err) : rc;
 }
@@ -50,11 +51,16 @@ int expire_names_add(struct expire_names *names, const char *name, uint64_t size
         if (!grown)
             return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
         names->names = grown;
+        uint64_t *sizes = realloc(names->sizes, capacity * sizeof(*sizes));
+        if (!sizes)
+            return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
+        names->sizes = sizes;
         names->capacity = capacity;
     }
     char *copy = strdup(name);
     if (!copy)
         return err_set(err, ERR_INTERNAL, "out of memory for a list of objects");
+    names->sizes[names->count] = size;
     names->names[names->count++] = copy;
     names->bytes += size;
     return 0;
@@ -65,6 +71,7 @@ void expire_names_release(struct expire_names *names)
     for (size_t i = 0; i < names->count; i++)
         free(names->names[i]);
     free(names->names);
+    free(names->sizes);
     *names = (struct expire_names){.names = NULL};
 }
 
@@ -178,8 +185,9 @@ static int open_all(struct expire *expire, struct err *err)
         return rc;
     expire->wanted = json_object_get(request, "snapshots");
     (void)json_object_set_new(expire->job->journal, "dry_run", json_boolean(expire->dry_run));
-    return repository_open(expire->conf, &expire->job->progress.cancel, &expire->store,
-                           &expire->repo, err);
+    rc = repository_open(expire->conf, &expire->job->progress.cancel, &expire->store, &expire->repo,
+                         err);
+    return rc < 0 ? rc : expire_lock_prepare(expire, err);
 }
 
 static int finish(struct expire *expire, struct err *err)
@@ -193,6 +201,8 @@ static int finish(struct expire *expire, struct err *err)
         if (expire_sweep(expire, NULL, &other) < 0)
             log_warn("what died before its record could not be given up: %s", other.text);
     }
+    if (rc == 0)
+        rc = expire_lock_extend(expire, &reach, err);
     if (rc == 0)
         rc = phase(expire, "removing", err);
     if (rc == 0)
@@ -210,6 +220,8 @@ static int run(struct expire *expire, struct err *err)
         rc = expire_load(expire, err);
     if (rc == 0)
         rc = expire_choose(expire, err);
+    if (rc == 0)
+        rc = expire_lock_keep(expire, err);
     if (rc == 0)
         rc = withdraw(expire, err);
     if (rc == 0)
@@ -245,7 +257,10 @@ static json_t *item_json(const struct expire *expire, const struct expire_item *
         (void)json_object_set_new(json, "bytes_stored",
                                   json_integer((json_int_t)item->bytes_stored));
     }
-    if (item->withdrawn && !item->dead && !item->returns && !item->unreadable && !item->read)
+    if (item->locked_until_s > 0)
+        (void)json_object_set_new(json, "locked_until_s", json_integer(item->locked_until_s));
+    if (item->withdrawn && !item->dead && !item->returns && !item->unreadable && !item->read &&
+        item->locked_until_s == 0)
         (void)json_object_set_new(json, "left_s",
                                   json_integer((json_int_t)expire->grace_s - item->mark_age_s));
     return json;
@@ -312,6 +327,10 @@ static void set_result(struct expire *expire)
         (json_int_t)expire->grace_s);
     (void)json_object_set_new(result, "unreadable_marks",
                               json_integer((json_int_t)unreadable_left(expire)));
+    (void)json_object_set_new(result, "locked_objects",
+                              json_integer((json_int_t)expire->locked_objects));
+    (void)json_object_set_new(result, "locks_extended",
+                              json_integer((json_int_t)expire->locks_extended));
     (void)json_object_set_new(expire->job->journal, "result", result);
 }
 

@@ -6,6 +6,7 @@
  *     expire_reach.c  what the manifests reach that count
  *     expire_sweep.c  what nobody reaches: listed, removed; what writers left that died
  *     expire_wal.c    WAL that no snapshot needs
+ *     expire_lock.c   what is locked stays (FORMAT.md §14)
  *
  * Two phases, and between them the grace period, which the store's clock measures:
  *
@@ -93,8 +94,9 @@ struct expire_item {
     bool dead;    /* the mark was read and is a grace old, no pin voids it, and no job reads it */
     bool returns; /* withdrawn and pinned: this run takes the mark back */
     bool goes;    /* is withdrawn by this run */
-    const char *why; /* it stays or goes, for people; static */
-    uint64_t left;   /* objects of it that somebody else reaches */
+    const char *why;        /* it stays or goes, for people; static */
+    int64_t locked_until_s; /* when that is not over; else 0 */
+    uint64_t left;          /* objects of it that somebody else reaches */
     /* of a record of this cluster that could be read, unless dead */
     bool known;
     bool is_newest; /* of its node */
@@ -109,6 +111,7 @@ struct expire_item {
 /* Names of objects. */
 struct expire_names {
     char **names;
+    uint64_t *sizes;
     size_t count, capacity;
     uint64_t bytes; /* of all objects */
 };
@@ -133,6 +136,8 @@ struct expire {
     uint64_t objects, bytes, wal_objects, wal_bytes;
     uint64_t later_bytes; /* once the grace is over, these included */
     size_t abandoned;
+    uint64_t locked_objects; /* that would have been removed */
+    uint64_t locks_extended;
 };
 
 int expire_names_add(struct expire_names *names, const char *name, uint64_t size, struct err *err);
@@ -141,8 +146,9 @@ void expire_names_release(struct expire_names *names);
 
 /* NULL when nothing is known of it. */
 struct expire_item *expire_find(const struct expire *expire, const uint8_t id[ID_LEN]);
-/* Removes them unless this is a dry run; ERR_AUTH says whose key may not. */
-int expire_remove(struct expire *expire, const struct expire_names *names, struct err *err);
+/* Removes them unless this is a dry run; ERR_AUTH says whose key may not. What is locked is taken
+ * out of the list. */
+int expire_remove(struct expire *expire, struct expire_names *names, struct err *err);
 /* Age of an object in seconds; INT64_MAX when it is not there. */
 int expire_age(const struct expire *expire, const char *object, int64_t *ret_s, struct err *err);
 
@@ -168,6 +174,7 @@ struct expire_ref {
     uint8_t volume[ID_LEN], snapshot[ID_LEN];
     uint32_t number;
     uint16_t kind, by;
+    int64_t until_s; /* the latest lock of a snapshot that needs it */
 };
 struct expire_reach {
     struct expire_manifest *manifests; /* all there are */
@@ -186,5 +193,19 @@ void expire_reach_release(struct expire_reach *reach);
  * cannot be read would else block every removal for ever. */
 int expire_sweep(struct expire *expire, const struct expire_reach *reach, struct err *err);
 int expire_wal(struct expire *expire, struct err *err);
+
+/* --- expire_lock.c --- */
+/* Whether versions are kept; a key that may not ask is good enough where nothing is to be locked.
+ */
+int expire_lock_prepare(struct expire *expire, struct err *err);
+/* Those whose grace is over are not dead while they are locked. */
+int expire_lock_revive(struct expire *expire, struct err *err);
+/* Nor does one go. ERR_REFUSED when it was asked for by name. */
+int expire_lock_keep(struct expire *expire, struct err *err);
+/* What snapshots need that are locked is locked for as long. */
+int expire_lock_extend(struct expire *expire, const struct expire_reach *reach, struct err *err);
+/* Removes names[from … from + count - 1], and what is locked from the list. */
+int expire_lock_remove(struct expire *expire, struct expire_names *names, size_t from, size_t count,
+                       struct err *err);
 
 #endif

@@ -112,6 +112,7 @@ static void take_record(struct expire *expire, const struct record *record)
     item->known = true;
     memcpy(item->tag, record->tag, sizeof(item->tag));
     item->captured_s = record->captured_s;
+    item->locked_until_s = record->locked_until_s > expire->now_s ? record->locked_until_s : 0;
     for (size_t i = 0; i < record->volume_count; i++)
         item->bytes_stored += record->volumes[i].bytes_stored;
     item->archived = record->archived;
@@ -232,5 +233,7 @@ int expire_load(struct expire *expire, struct err *err)
     }
     if (rc == 0)
         rc = take_readings(expire, err);
+    if (rc == 0)
+        rc = expire_lock_revive(expire, err);
     return rc < 0 ? rc : read_records(expire, err);
 }

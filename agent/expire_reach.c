@@ -27,9 +27,12 @@ static void sort_refs(struct expire_reach *reach)
     if (reach->count)
         qsort(reach->refs, reach->count, sizeof(*reach->refs), compare_refs);
     for (size_t i = 0; i < reach->count; i++) {
-        if (kept && compare_refs(&reach->refs[kept - 1], &reach->refs[i]) == 0)
-            reach->refs[kept - 1].by |= reach->refs[i].by;
-        else
+        if (kept && compare_refs(&reach->refs[kept - 1], &reach->refs[i]) == 0) {
+            struct expire_ref *same = &reach->refs[kept - 1];
+            same->by |= reach->refs[i].by;
+            if (same->until_s < reach->refs[i].until_s)
+                same->until_s = reach->refs[i].until_s;
+        } else
             reach->refs[kept++] = reach->refs[i];
     }
     reach->count = reach->sorted = kept;
@@ -97,9 +100,9 @@ static int note_manifest(void *ctx, const char *name, uint64_t size, struct err 
 }
 
 static int add_all(struct expire_reach *reach, const struct fmt_manifest *manifest, unsigned by,
-                   struct err *err)
+                   int64_t until_s, struct err *err)
 {
-    struct expire_ref ref = {.kind = EXPIRE_PACK, .by = (uint16_t)by};
+    struct expire_ref ref = {.kind = EXPIRE_PACK, .by = (uint16_t)by, .until_s = until_s};
     int rc = 0;
     memcpy(ref.volume, manifest->volume, ID_LEN);
     for (uint32_t i = 0; rc == 0 && i < manifest->pack_count; i++) {
@@ -158,7 +161,7 @@ static int add_manifest(struct expire *expire, struct expire_reach *reach,
         rc = err_set(err, ERR_CORRUPT, "its manifest is listed, but not there");
     if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
         return unreadable(which, item && (item->has_record || item->unreadable), err);
-    return rc < 0 ? rc : add_all(reach, &manifest, by, err);
+    return rc < 0 ? rc : add_all(reach, &manifest, by, item ? item->locked_until_s : 0, err);
 }
 
 int expire_reach_load(struct expire *expire, struct expire_reach *ret, struct err *err)

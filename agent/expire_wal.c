@@ -13,6 +13,7 @@
 
 #include "agent/log.h"
 #include "agent/pg_names.h"
+#include "agent/repository_access.h"
 #include "agent/restore.h"
 #include "agent/wal_horizon.h"
 #include "agent/wal_lineage.h"
@@ -26,8 +27,6 @@ struct wal_sweep {
     uint64_t from;            /* number of the first segment needed of the timeline at hand */
     const struct expire_item *because; /* that snapshot, or else any that counts */
     struct expire_names names;
-    uint64_t *sizes; /* of names */
-    size_t sizes_capacity;
 };
 
 static bool counts(const struct wal_sweep *sweep, const struct expire_item *item)
@@ -72,20 +71,6 @@ static bool is_pinned(const struct wal_sweep *sweep, uint64_t number)
     return false;
 }
 
-static int add(struct wal_sweep *sweep, const char *name, uint64_t size, struct err *err)
-{
-    if (sweep->names.count == sweep->sizes_capacity) {
-        size_t capacity = sweep->sizes_capacity ? 2 * sweep->sizes_capacity : 256;
-        uint64_t *sizes = realloc(sweep->sizes, capacity * sizeof(*sizes));
-        if (!sizes)
-            return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
-        sweep->sizes = sizes;
-        sweep->sizes_capacity = capacity;
-    }
-    sweep->sizes[sweep->names.count] = size;
-    return expire_names_add(&sweep->names, name, size, err);
-}
-
 static int on_file(void *ctx, const char *name, uint64_t size, struct err *err)
 {
     struct wal_sweep *sweep = ctx;
@@ -99,13 +84,17 @@ static int on_file(void *ctx, const char *name, uint64_t size, struct err *err)
     (void)snprintf(segment, sizeof(segment), "%.24s", base);
     if (!pg_segment_parse(segment, sweep->segment_size, &timeline, &number))
         return 0;
-    return number >= sweep->from || is_pinned(sweep, number) ? 0 : add(sweep, name, size, err);
+    return number >= sweep->from || is_pinned(sweep, number)
+               ? 0
+               : expire_names_add(&sweep->names, name, size, err);
 }
 
 /* They were written in the order of their names, but for a few: the first that is too young is
- * searched for. */
+ * searched for. With lock_days they are locked for as long from their arrival. */
 static int count_old(struct wal_sweep *sweep, size_t *ret, struct err *err)
 {
+    const struct expire *expire = sweep->expire;
+    int64_t old_s = (int64_t)max_u64((uint64_t)expire->grace_s, repository_lock_s(expire->conf));
     size_t low = 0, high = sweep->names.count;
     while (low < high) {
         size_t middle = low + (high - low) / 2;
@@ -113,7 +102,7 @@ static int count_old(struct wal_sweep *sweep, size_t *ret, struct err *err)
         int rc = expire_age(sweep->expire, sweep->names.names[middle], &age_s, err);
         if (rc < 0)
             return rc;
-        if (age_s >= sweep->expire->grace_s)
+        if (age_s >= old_s)
             low = middle + 1;
         else
             high = middle;
@@ -213,7 +202,7 @@ static int sweep_timeline(struct wal_sweep *sweep, size_t index, struct err *err
         rc = remove_below(sweep, index, err);
     for (size_t i = 0; rc == 0 && i < sweep->names.count; i++) {
         expire->wal_objects++;
-        expire->wal_bytes += sweep->sizes[i];
+        expire->wal_bytes += sweep->names.sizes[i];
     }
     expire_names_release(&sweep->names);
     return rc;
@@ -252,7 +241,6 @@ static int sweep_system(struct expire *expire, uint64_t system_id, struct err *e
     for (size_t i = 0; rc == 0 && i < sweep.lineage.count; i++)
         rc = sweep_timeline(&sweep, i, err);
     wal_lineage_release(&sweep.lineage);
-    free(sweep.sizes);
     return rc;
 }
 

@@ -180,6 +180,8 @@ static json_t *to_json(const struct record *record, bool contents)
 {
     json_t *json = json_pack("{s:i}", "format", RECORD_FORMAT);
     fields_to_json(top_fields, ARRAY_LEN(top_fields), record, json);
+    if (record->locked_until_s > 0)
+        json_object_set_new(json, "locked_until_s", json_integer(record->locked_until_s));
     if (record->pass_count > 0)
         json_object_set_new(json, "precopy", precopy_to_json(record));
     json_object_set_new(json, "postgresql", pg_to_json(record, contents));
@@ -373,6 +375,15 @@ static int precopy_from_json(const json_t *json, struct record *ret, struct err 
     return 0;
 }
 
+static int lock_from_json(const json_t *json, struct record *ret, struct err *err)
+{
+    const json_t *until = json_object_get(json, "locked_until_s");
+    if (until && (!json_is_integer(until) || json_integer_value(until) <= 0))
+        return field_wrong("locked_until_s", err);
+    ret->locked_until_s = json_integer_value(until);
+    return 0;
+}
+
 static int from_json(const json_t *json, struct record *ret, struct err *err)
 {
     const json_t *format = json_object_get(json, "format");
@@ -384,6 +395,8 @@ static int from_json(const json_t *json, struct record *ret, struct err *err)
     int rc = fields_from_json(top_fields, ARRAY_LEN(top_fields), json, ret, err);
     if (rc == 0)
         rc = precopy_from_json(json, ret, err);
+    if (rc == 0)
+        rc = lock_from_json(json, ret, err);
     if (rc == 0)
         rc = pg_from_json(json_object_get(json, "postgresql"), ret, err);
     if (rc == 0)

@@ -56,6 +56,7 @@ struct record {
     char tag[RECORD_TAG_MAX + 1];
     char cluster[64], node[64], host[64];
     int64_t started_s, captured_s, committed_s; /* Unix seconds; captured = the instant */
+    int64_t locked_until_s; /* what it needs cannot be removed before; 0 = not locked */
     char tidemark_version[32];
     /* PostgreSQL */
     uint32_t pg_version_num; /* 150020 */

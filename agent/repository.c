@@ -8,6 +8,7 @@
 #include "agent/key_memory.h"
 #include "agent/log.h"
 #include "agent/repository_access.h"
+#include "io/store_lock.h"
 
 static int find_group(const struct conf *conf, int64_t *ret, struct err *err)
 {
@@ -142,7 +143,10 @@ int repository_init(const struct conf *conf, bool encrypt, struct repo *ret, str
         rc = repository_open_store(conf, true, NULL, &store, err);
     if (rc < 0)
         return rc;
-    rc = create(conf, encrypt, store, ret, err);
+    if (repository_lock_s(conf) > 0)
+        rc = store_check_lock(store, err);
+    if (rc == 0)
+        rc = create(conf, encrypt, store, ret, err);
     store_close(store);
     if (rc == 0 && !repository_needs_credentials(conf) && !conf->repository_group[0] &&
         !getgrnam("tidemark-repo"))

@@ -15,6 +15,14 @@ const char *repository_credentials_file(const struct conf *conf, enum repository
     return conf->repository_credentials_file;
 }
 
+uint64_t repository_lock_s(const struct conf *conf)
+{
+    enum { DAY_S = 24 * 3600 };
+    const char *shorter = getenv("TIDEMARK_TEST_LOCK_S"); /* tests see a lock end */
+    uint64_t lock_s = (uint64_t)conf->repository_lock_days * DAY_S;
+    return shorter ? min_u64(lock_s, strtoull(shorter, NULL, 10)) : lock_s;
+}
+
 static void log_notice(void *ctx, const struct store_notice *notice)
 {
     (void)ctx;
@@ -46,6 +54,9 @@ int repository_access_load(const struct conf *conf, enum repository_user user,
         .secret_key = ret->credentials->secret_key,
         .session_token = ret->credentials->session_token,
         .connections = conf->repository_connections,
+        .lock_mode = conf->repository_lock_mode == LOCK_GOVERNANCE ? STORE_LOCK_GOVERNANCE
+                                                                   : STORE_LOCK_COMPLIANCE,
+        .lock_s = repository_lock_s(conf),
         .retry_timeout_ms =
             retry_timeout_ms ? (unsigned)min_u64(retry_timeout_ms, configured_ms) : configured_ms,
     };

@@ -27,6 +27,9 @@ int repository_access_load(const struct conf *conf, enum repository_user user,
 /* After store_open(), which has copied what it needs. */
 void repository_access_free(struct repository_access *access);
 
+/* How long what is put is locked (lock_days), seconds; 0 = not. */
+uint64_t repository_lock_s(const struct conf *conf);
+
 /* The file with the keys of this user, "" when none is configured. */
 const char *repository_credentials_file(const struct conf *conf, enum repository_user user);
 

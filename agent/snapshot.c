@@ -3,8 +3,9 @@
  *
  *   (job.c holds the node's lock) → repository, tag free → volumes → server checks and facts →
  * layout → parent, tables → proof of archiving → pg_backup_start → capture, push, end of capture →
- * pg_backup_stop → restore point, WAL switch → seal → wait for WAL start … tag → same parent, not
- * withdrawn → pg_control cut → same server → record → still not withdrawn → table caches
+ * pg_backup_stop → restore point, WAL switch → seal → wait for WAL start … tag → locks → same
+ * parent, not withdrawn → pg_control cut → same server → record → still not withdrawn → table
+ * caches
  *
  * A live copy (provider precopy) does the bulk of it before pg_backup_start, so that the WAL that
  * belongs to the snapshot stays short; the checkpoint's writes are among what is copied again.
@@ -93,6 +94,8 @@ static int open_repository(struct snapshot *snapshot, struct err *err)
                              &snapshot->repo, err);
     if (rc == 0) /* now: not while a filesystem is frozen */
         rc = store_prepare_puts(snapshot->store, err);
+    if (rc == 0)
+        rc = snapshot_lock_begin(snapshot, err);
     if (rc < 0)
         return rc;
     return catalog_check_tag(snapshot->store, &snapshot->repo, conf->cluster, conf->node,
@@ -251,7 +254,8 @@ static int take(struct snapshot *snapshot, struct err *err)
         rc = snapshot_seal(snapshot, err);
     if (rc == 0 && snapshot->record.archived)
         rc = snapshot_wait_wal(snapshot, err);
-    return rc;
+    restore_test_stop("snapshot-locking");
+    return rc < 0 ? rc : snapshot_lock(snapshot, err);
 }
 
 /* `tidemark expire` takes a snapshot that writes nothing for as long as the grace period for one

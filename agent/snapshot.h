@@ -9,6 +9,7 @@
  *     snapshot_layout.c  where the server's files lie: volumes, links, second data directories
  *     snapshot_wal.c     proof that WAL arrives in the repository; waiting for start … tag
  *     snapshot_track.c   what need not be read, as nobody has written to it since the parent
+ *     snapshot_lock.c    option lock_days: nothing that it needs can be removed
  *     snapshot_copy.c    capture, push, seal, pg_control's bytes
  *
  * Nothing in the repository is visible before catalog_commit(); nothing on this host outlives the
@@ -158,6 +159,11 @@ void snapshot_track_abort(struct snapshot *snapshot);
 void snapshot_track_describe(const struct snapshot *snapshot, size_t index,
                              struct record_volume *to);
 void snapshot_track_result(const struct snapshot *snapshot, json_t *result);
+
+/* snapshot_lock.c: begin: what is put from now on is locked; ERR_CONFIG where nothing can be. Then,
+ * before the record: what it needs of earlier ones. Both do nothing without lock_days. */
+int snapshot_lock_begin(struct snapshot *snapshot, struct err *err);
+int snapshot_lock(struct snapshot *snapshot, struct err *err);
 
 /* snapshot_copy.c */
 int snapshot_capture(struct snapshot *snapshot, struct err *err);

@@ -36,14 +36,23 @@ static uint64_t number(const json_t *json, const char *key)
     return (uint64_t)json_integer_value(json_object_get(json, key));
 }
 
+static void format_why(const json_t *item, char *ret, size_t size)
+{
+    const char *why = cmd_text(item, "why"), *locked = strstr(why, "locked");
+    char date[32];
+    cmd_format_time(json_integer_value(json_object_get(item, "locked_until_s")), date);
+    (void)snprintf(ret, size, "%s%s%s", why, locked ? " until " : "", locked ? date : "");
+}
+
 static void print_row(const json_t *item)
 {
-    char when[32], stored[24];
+    char when[32], stored[24], why[128];
+    format_why(item, why, sizeof(why));
     cmd_format_time(json_integer_value(json_object_get(item, "captured_s")), when);
     cmd_format_size(number(item, "bytes_stored"), stored);
     (void)printf("%-8s  %-30s  %-12.12s  %-23s  %-16s  %10s  %s\n", cmd_text(item, "action"),
                  cmd_text_or_dash(item, "tag"), cmd_text(item, "id"), when, cmd_text(item, "node"),
-                 stored, cmd_text(item, "why"));
+                 stored, why);
 }
 
 /* Of those with this action. */
@@ -73,6 +82,13 @@ static void print_sums(const json_t *result, bool named)
     if (more > 0)
         (void)printf("once the grace of %" PRIu64 " s is over for all that is withdrawn, %s%s\n",
                      number(result, "grace_s"), later, number(result, "bytes") > 0 ? " more" : "");
+    if (number(result, "locked_objects") > 0)
+        (void)printf("%" PRIu64
+                     " objects that nobody needs are locked: they stay until that ends\n",
+                     number(result, "locked_objects"));
+    if (number(result, "locks_extended") > 0)
+        (void)printf("the locks of %" PRIu64 " objects were extended\n",
+                     number(result, "locks_extended"));
     if (dry_run)
         (void)printf("this was a dry run, nothing was changed%s\n",
                      named ? ": add --confirm to withdraw what you named" : "");
@@ -129,6 +145,7 @@ const struct cmd_verb verb_expire = {
         "With\n"
         "names these snapshots are meant and no rule is asked, but nothing happens without\n"
         "--confirm. Withdrawn snapshots are gone at once for `list` and `restore`; their objects\n"
-        "are removed by the first run that finds their [retention] grace over.\n",
+        "are removed by the first run that finds their [retention] grace over. What is locked\n"
+        "(lock_days) stays until that date; asked for by name it is refused.\n",
     .run = run,
 };

@@ -9,9 +9,9 @@
 
 /* What a terminal that is too narrow leaves out, `show` has. */
 static const struct cmd_table_column columns[] = {
-    {"TAG", false, 0},  {"ID", false, 7},     {"CAPTURED", false, 6}, {"AGE", true, 4},
-    {"NODE", false, 8}, {"SIZE", true, 5},    {"STORED", true, 9},    {"TL", true, 3},
-    {"LSN", false, 1},  {"PINNED", false, 2},
+    {"TAG", false, 0},  {"ID", false, 7},     {"CAPTURED", false, 6},      {"AGE", true, 4},
+    {"NODE", false, 8}, {"SIZE", true, 5},    {"STORED", true, 9},         {"TL", true, 3},
+    {"LSN", false, 1},  {"PINNED", false, 2}, {"LOCKED UNTIL", false, 10},
 };
 static const struct cmd_table_column wal_columns[] = {
     {"TL", true, 0},      {"FIRST WAL", false, 5}, {"LAST WAL", false, 6}, {"SEGMENTS", true, 4},
@@ -55,11 +55,32 @@ static void add_row(struct cmd_table *table, const json_t *record)
     (void)snprintf(row[8], CELL, "%s", cmd_text_or_dash(pg, "tag_lsn"));
     (void)snprintf(row[9], CELL, "%s",
                    json_is_true(json_object_get(record, "pinned")) ? "yes" : "");
+    if (table->column_count < ARRAY_LEN(columns))
+        return;
+    int64_t until_s = json_integer_value(json_object_get(record, "locked_until_s"));
+    if (until_s > (int64_t)time(NULL))
+        cmd_format_time(until_s, row[10]);
+    else
+        (void)snprintf(row[10], CELL, "-");
+}
+
+/* The last column is for repositories where snapshots are locked. */
+static bool any_locked(const json_t *records)
+{
+    size_t i;
+    json_t *record;
+    json_array_foreach(records, i, record)
+    {
+        if (json_object_get(record, "locked_until_s"))
+            return true;
+    }
+    return false;
 }
 
 static void print_table(const json_t *records)
 {
-    struct cmd_table table = {.columns = columns, .column_count = ARRAY_LEN(columns)};
+    struct cmd_table table = {.columns = columns,
+                              .column_count = ARRAY_LEN(columns) - !any_locked(records)};
     size_t i;
     json_t *record;
     json_array_foreach(records, i, record)
@@ -157,6 +178,7 @@ const struct cmd_verb verb_list = {
         "TL and LSN: where the snapshot stands in the WAL. MISSING: segments between the first\n"
         "and the last that are not there, as between a pinned snapshot and the others; `tidemark\n"
         "check` says whether a restore needs one. A terminal that is too narrow gets fewer\n"
-        "columns. --json has the snapshots, with --wal the WAL.\n",
+        "columns. --json has the snapshots, with --wal the WAL.\n"
+        "LOCKED UNTIL, where lock_days is set: nobody can remove the snapshot before.\n",
     .run = run,
 };

@@ -177,7 +177,7 @@ static int versions(const char *xml, struct seen *seen, struct s3_xml_versions_p
 
 #define VERSIONS        "<ListVersionsResult><IsTruncated>false</IsTruncated>"
 #define VERSION(key, v) "<Version><Key>" key "</Key><VersionId>" v "</VersionId></Version>"
-#define GONE(key, v)    "<DeleteMarker><Key>" key "</Key><VersionId>" v "</VersionId></DeleteMarker>"
+#define GONE(k, v)      "<DeleteMarker><Key>" k "</Key><VersionId>" v "</VersionId></DeleteMarker>"
 
 static const char *const bad_versions[] = {
     "",

@@ -1,0 +1,90 @@
+/* See lock.h. */
+#include "agent/lock.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "agent/store_threads.h"
+
+int lock_list_add(struct lock_list *list, const char *name, int64_t until_s, bool optional,
+                  struct err *err)
+{
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? 2 * list->capacity : 256;
+        struct lock_wish *grown = realloc(list->items, capacity * sizeof(*grown));
+        if (!grown)
+            return err_set(err, ERR_INTERNAL, "out of memory for %zu objects", capacity);
+        list->items = grown;
+        list->capacity = capacity;
+    }
+    char *copy = strdup(name);
+    if (!copy)
+        return err_set(err, ERR_INTERNAL, "out of memory for a list of objects");
+    list->items[list->count++] =
+        (struct lock_wish){.name = copy, .until_s = until_s, .optional = optional};
+    return 0;
+}
+
+void lock_list_release(struct lock_list *list)
+{
+    for (size_t i = 0; i < list->count; i++)
+        free(list->items[i].name);
+    free(list->items);
+    *list = (struct lock_list){.items = NULL};
+}
+
+/* What the threads share. */
+struct extending {
+    const struct lock_list *list;
+    const _Atomic bool *cancel;
+    atomic_size_t next;
+    atomic_uint_fast64_t extended;
+    atomic_bool failed; /* nothing more is needed */
+    pthread_mutex_t lock;
+    size_t first_failed; /* under the lock, and err */
+    struct err err;
+};
+
+static void note_failure(struct extending *extending, size_t index, const struct err *err)
+{
+    (void)pthread_mutex_lock(&extending->lock);
+    if (index < extending->first_failed) {
+        extending->first_failed = index;
+        extending->err = *err;
+    }
+    (void)pthread_mutex_unlock(&extending->lock);
+    atomic_store(&extending->failed, true);
+}
+
+static void extend_some(void *ctx, struct store *store)
+{
+    struct extending *extending = ctx;
+    const struct lock_list *list = extending->list;
+    for (size_t i; !atomic_load(&extending->failed) &&
+                   (i = atomic_fetch_add(&extending->next, 1)) < list->count;) {
+        const struct lock_wish *wish = &list->items[i];
+        struct err err;
+        bool extended = false;
+        int rc = extending->cancel && atomic_load(extending->cancel)
+                     ? err_set(&err, ERR_CANCELLED, "cancelled")
+                     : store_extend_lock(store, wish->name, wish->until_s, &extended, &err);
+        if (rc < 0 && !(rc == -ERR_MISSING && wish->optional))
+            note_failure(extending, i, &err);
+        atomic_fetch_add(&extending->extended, extended && rc == 0);
+    }
+}
+
+int lock_extend_all(struct store *store, const struct lock_list *list, const _Atomic bool *cancel,
+                    uint64_t *ret_extended, struct err *err)
+{
+    struct extending extending = {.list = list,
+                                  .cancel = cancel,
+                                  .lock = PTHREAD_MUTEX_INITIALIZER,
+                                  .first_failed = SIZE_MAX};
+    store_threads_run(store, list->count, extend_some, &extending);
+    *ret_extended = atomic_load(&extending.extended);
+    if (extending.first_failed == SIZE_MAX)
+        return 0;
+    *err = extending.err;
+    return -(int)err->code;
+}

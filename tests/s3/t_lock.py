@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+"""Object lock (lock_days) in a bucket of a real radosgw: what a snapshot needs is locked before the
+snapshot is there, nobody removes it before its date, and expire takes it, with all versions, behind
+it. Locks of a day for what must hold, of seconds (TIDEMARK_TEST_LOCK_S) for what must end.
+check: build=release timeout=300"""
+import hashlib
+import json
+import os
+import struct
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+import s3  # noqa: E402
+import schemas  # noqa: E402
+import tidemark_reader as stranger  # noqa: E402
+from s3_node import Place, World  # noqa: E402
+from tm import *  # noqa: E402,F403
+
+LOCKED = ("pack/", "table/", "volume/", "snapshot/", "wal/", "tidemark.repo")
+
+
+class Story:
+    def __init__(self, box, store):
+        self.box, self.store = box, store
+        self.world = World(box, store, "locked", proxy=False, lock=True, lock_days=1)
+        self.client = store.client()
+
+    def path(self, name):
+        return f"locked/{name}"
+
+    def records(self):
+        done = self.world.cli("list", "--json")
+        is_status(done, 0, "the snapshots can be listed")
+        return {r["tag"]: r for r in map(json.loads, done.out.splitlines())}
+
+    def mark(self, identity):
+        """withdrawn/ID as FORMAT.md has it, by somebody who has keys."""
+        body = json.dumps({"format": 1, "id": identity, "why": "expired"}).encode()
+        path = self.path(f"snapshot/main/db-locked/{identity}.json")
+        head = bytearray(self.client.get(path).body[:176])
+        struct.pack_into("<Q", head, 24, len(body))
+        struct.pack_into("<I", head, 80, 4)
+        head[88:120] = hashlib.sha256(body).digest()
+        return bytes(head) + stranger.PLAIN.digest(bytes(head)) + body
+
+    def reached(self, tag):
+        """What a snapshot needs, by the reader that shares no code with the product."""
+        source = stranger.Repository(self.world.place.mirror("mirror"))
+        record = stranger.find_record(source, tag)
+        found = {"tidemark.repo", "tidemark.repo.copy",
+                 f"snapshot/main/db-locked/{record['id']}.json"}
+        for entry in record["volumes"]:
+            volume = stranger.Volume(source, record, entry["name"])
+            found.add(f"volume/{volume.id_text}/{record['id']}")
+            found |= {f"pack/{volume.id_text}/{s.hex()}/{n:08x}" for s, n in volume.packs}
+            found |= {f"table/{volume.id_text}/{p[0].hex()}/{p[1]:08x}" for p in volume.places}
+        pg = record["postgresql"]
+        size, per = pg["segment_size"], (1 << 32) // pg["segment_size"]
+        start, tag = ((int(high, 16) << 32) + int(low, 16) for high, low in
+                      (pg[key].split("/") for key in ("start_lsn", "tag_lsn")))
+        for number in range(start // size, (tag - 1) // size + 1):
+            found.add(f"wal/main/{pg['system_id']}/{pg['timeline']:08X}/"
+                      f"{pg['timeline']:08X}{number // per:08X}{number % per:08X}")
+        return found
+
+    def whole(self, tag, why, mode="COMPLIANCE"):
+        """All that it needs is locked until its date, at least."""
+        until_s = self.records()[tag]["locked_until_s"]
+        names = self.reached(tag)
+        locks = {n: self.client.lock(self.path(n)) for n in names}
+        is_([n for n, lock in sorted(locks.items()) if not lock or lock[1] < until_s], [],
+            f"{why}: all {len(names)} objects that {tag} needs are locked until its date")
+        is_([n for n, lock in locks.items() if lock and lock[0] != mode], [], f"{why}: {mode}")
+
+    def restart(self, lock_s=None, **options):
+        """The agent, with locks of so many seconds, or of a day."""
+        agent = self.world.node.agent
+        agent.stop()
+        self.world.node.sections["repository"].update(options)
+        self.world.node.write_conf()
+        agent.start(**({"TIDEMARK_TEST_LOCK_S": str(lock_s)} if lock_s else {}))
+
+
+def test_refused(box, store):
+    plain = Place(box, store, "plain")
+    sections = {"tidemark": {"state_dir": box.mkdir("no-state"), "socket": box.join("no.sock")}}
+    for what, section, text in (
+            ("a bucket without object lock", plain.section(lock_days=30),
+             "lock_days is set, but bucket 'plain' has no object lock"),
+            ("a directory", {"url": "file://" + box.join("directory"), "lock_days": 30},
+             "file:///.* cannot lock objects")):
+        conf = box.write("refused.conf", conf_text({**sections, "repository": section}))
+        done = cli("init", conf=conf)
+        is_status(done, "config", f"{what} is refused")
+        like(done.err, text + "\nhint: ", "and it is said why")
+    is_(plain.keys_below(), [], "nothing was made there")
+
+
+def test_locked(story):
+    world = story.world.start()
+    is_status(world.snapshot("t1"), 0, "snapshot t1")
+    story.whole("t1", "t1")
+    refused, left = set(), []
+    for key, version, _ in story.client.versions("locked"):
+        answer = story.client.delete(story.path(key), query={"versionId": version})
+        if key.startswith(LOCKED):
+            refused.add(key.split("/")[0])
+            left += [key] if answer.status == 204 else []
+    is_(left, [], "no version of it can be removed, with the key of the bucket's owner")
+    is_(sorted(refused), ["pack", "snapshot", "table", "tidemark.repo", "tidemark.repo.copy",
+                          "volume", "wal"], "of any kind")
+    is_status(world.cli("verify", "t1"), 0, "t1 verifies")
+    world.change(2)
+    is_status(world.snapshot("t2"), 0, "snapshot t2")
+    record = story.records()["t2"]
+    ok(record["parent"] == story.records()["t1"]["id"], "which shares packs with t1")
+    ok(record["locked_until_s"] > story.records()["t1"]["locked_until_s"], "is locked for longer")
+    story.whole("t2", "t2")
+
+
+def test_told(story):
+    world = story.world
+    schemas.conform(world.cli, "locked", "list", want=2)
+    schemas.conform(world.cli, "locked", "show", "t2", want=1)
+    like(world.cli("list").out, r"LOCKED UNTIL\n(.*\d\d:\d\d:\d\d UTC\n){2}", "list has the dates")
+    like(world.cli("show", "t2").out, r"(?m)^ *locked_until: +20.* UTC", "show has it")
+
+
+def check_row(world):
+    rows = [json.loads(line) for line in world.cli("check", "--json").out.splitlines()]
+    found = [row for row in rows if row["check"] == "object_lock"]
+    return found[0] if found else {"result": "no row"}
+
+
+def test_hidden(story):
+    """Who has the keys can hide what he cannot remove."""
+    world = story.world
+    row = check_row(world)
+    is_(row["result"], "ok", "check: nothing is hidden")
+    like(row["detail"], "^1 days, compliance", "and how long it is locked")
+    pack = world.place.keys_below("pack/")[0]
+    is_(story.client.delete(story.path(pack)).status, 204, "a removal without a version")
+    is_status(world.cli("verify", "t2"), "missing", "hides a pack: verify")
+    row = check_row(world)
+    is_(row["result"], "failed", "check")
+    like(row["detail"], rf"removed 1 objects and replaced 0 .* first is '{pack}'", "says what")
+    is_status(world.snapshot("bad"), "missing", "a snapshot that needs it fails")
+    marker = [v for k, v, m in story.client.versions("locked", pack) if m]
+    is_(story.client.delete(story.path(pack), query={"versionId": marker[0]}).status, 204,
+        "the marker can be removed")
+    is_(story.client.put(story.path(pack), b"no pack").status, 200, "a put hides it too")
+    like(check_row(world)["detail"], "removed 0 objects and replaced 1", "check says so")
+    is_status(world.cli("verify", "t2"), "corrupt", "and verify finds another object")
+    newest = story.client.versions("locked", pack)[0]
+    is_(story.client.delete(story.path(pack), query={"versionId": newest[1]}).status, 204,
+        "which can be removed")
+    is_(check_row(world)["result"], "ok", "then check is content again")
+    is_status(world.cli("verify", "t2"), 0, "and t2 verifies")
+
+
+def test_killed(story):
+    """What is visible is locked with all that it needs, wherever the job dies."""
+    world = story.world
+    for point, listed in (("snapshot-locking", False), ("snapshot-committing", False),
+                          ("snapshot-committed", True)):
+        tag = point.removeprefix("snapshot-")
+        world.change(1)
+        done = world.cli("snapshot", "--local", "--tag", tag, TIDEMARK_TEST_STOP=point)
+        ok(done.status != 0, f"kill -9 at {point}")
+        is_(tag in world.tags(), listed, "it is visible" if listed else "nothing is visible")
+    story.whole("committed", "the one that was killed behind its record")
+
+
+def expire(story, *args, want=0):
+    done = story.world.cli("expire", "--json", "--local", *args, TIDEMARK_TEST_GRACE_S="1")
+    is_status(done, want, f"expire {' '.join(args)}")
+    result = json.loads(done.out.splitlines()[-1])["result"] if done.out else {}
+    return done, result, {s.get("tag"): s for s in result.get("snapshots", [])}
+
+
+def retention(story, **options):
+    story.world.node.sections["retention"] = options
+    story.world.node.write_conf()
+
+
+def versions_of(story):
+    return {(key, version) for key, version, _ in story.client.versions("locked")
+            if key.startswith(LOCKED) and not key.startswith("wal/")}
+
+
+def test_kept(story):
+    """No rule keeps them, but they are locked."""
+    retention(story, count=1)
+    before = versions_of(story)
+    for args in (("--dry-run",), ()):
+        _, result, found = expire(story, *args)
+        is_({t: (s["action"], s["why"]) for t, s in found.items()},
+            {"t1": ("keep", "locked"), "t2": ("keep", "locked"),
+             "committed": ("keep", "newest of its node")}, "what is locked stays")
+        is_(found["t1"]["locked_until_s"], story.records()["t1"]["locked_until_s"], "until then")
+    like(story.world.cli("expire", "--dry-run", "--local").out,
+         r"(?m)^keep +t1 .* locked until 20.* UTC$", "for people, too")
+    done = story.world.cli("expire", "t1", "--confirm")
+    is_status(done, "refused", "by name it is refused")
+    like(done.err, r"snapshot 't1' is locked until 20.*UTC\n.*hint: nobody can remove it before",
+         "with the date")
+    identity = story.records()["t1"]["id"]
+    is_(story.client.put(story.path(f"withdrawn/{identity}"), story.mark(identity)).status, 200,
+        "somebody withdraws t1")
+    time.sleep(2)  # longer than the grace
+    _, result, found = expire(story)
+    is_((found["t1"]["action"], found["t1"]["why"]), ("wait", "withdrawn, but locked"), "it stays")
+    is_(versions_of(story), before, "nothing was removed, and nothing hidden")
+    is_(story.client.delete(story.path(f"withdrawn/{identity}")).status, 204, "without the mark")
+    is_status(story.world.cli("verify", "t1"), 0, "it is whole")
+
+
+def test_removed(story):
+    """Behind its date a snapshot goes, with all versions; what a newer one needs stays locked."""
+    world = story.world
+    story.restart(lock_s=10)
+    world.server.psql("create table junk (pad text); alter table junk alter pad set storage "
+                      "external; insert into junk select (select string_agg(md5(random()::text"
+                      " || j || i), '') from generate_series(1, 32768) j) from"
+                      " generate_series(1, 40) i")
+    is_status(world.snapshot("short"), 0, "a snapshot that is locked for seconds")
+    world.server.psql("drop table junk")
+    story.restart(lock_mode="governance")
+    is_status(world.snapshot("last"), 0, "one that is locked for a day, in governance mode")
+    records = story.records()
+    need = story.reached("last")
+    shared = sorted(n for n in need if records["short"]["id"] in n)
+    ok(shared, f"which needs {len(shared)} objects of the short one")
+    until_s = records["last"]["locked_until_s"]
+    is_([n for n in shared if story.client.lock(story.path(n))[1] < until_s], [],
+        "and extended their locks")
+    own = f"snapshot/main/db-locked/{records['last']['id']}.json"
+    version = story.client.versions("locked", own)[0][1]
+    is_(story.client.lock(story.path(own))[0], "GOVERNANCE", "its record is in governance mode")
+    is_(story.client.delete(story.path(own), query={"versionId": version}).code, "AccessDenied",
+        "which holds as well")
+    doubled = shared[0]
+    body = story.client.get(story.path(doubled)).body
+    is_(story.client.put(story.path(doubled), body).status, 200, "an object is put anew, unlocked")
+    poll(lambda: time.time() > records["short"]["locked_until_s"] + 1, 30, "the end of the lock")
+    own = {n for n in world.place.keys_below() if records["short"]["id"] in n} - set(shared)
+    ok(any(n.startswith("pack/") for n in own), "the short one has packs of its own")
+    _, result, found = expire(story)
+    is_((found["short"]["action"], found["t1"]["action"]), ("withdraw", "keep"), "it is withdrawn")
+    ok(result["locks_extended"] >= 1, "what has no lock is locked again")
+    is_(story.client.lock(story.path(doubled))[1], until_s, "for as long")
+    poll(lambda: expire(story)[2].get("short") is None, 30, "the end of the grace", 1)
+    left = {key for key, _, _ in story.client.versions("locked")}
+    is_(sorted(own & left), [], f"no version of its {len(own)} objects is left")
+    ok(set(shared) <= set(world.place.keys_below()), "what the last one needs is there")
+    is_status(world.cli("verify", "last"), 0, "the last one verifies")
+    world.read_back("last", "expired")
+
+
+def main():
+    s3.need_ceph()
+    box = need_root() or Sandbox("s3lock")
+    need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
+    store = s3.ceph(box)
+    test_refused(box, store)
+    story = Story(box, store)
+    test_locked(story)
+    test_told(story)
+    test_hidden(story)
+    test_killed(story)
+    test_kept(story)
+    test_removed(story)
+    story.world.stop()
+
+
+run(main)
