@@ -128,9 +128,7 @@ class World:
         path = self.place.mirror(f"mirror-{tag}")
         image = self.box.join(f"mirror-{tag}.img")
         reader = os.path.join(tm.SOURCE, "tests/lib/tidemark_reader.py")
-        key = getattr(self.node, "key", None)
-        done = subprocess.run([sys.executable, reader, path, tag, self.volume.name, image,
-                               *([f"--key-file={key}"] if key else [])],
+        done = subprocess.run([sys.executable, reader, path, tag, self.volume.name, image],
                               text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, check=False)
         if not tm.is_(done.returncode, 0, f"{what}: another reader reads {tag} from the objects"):
