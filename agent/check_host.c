@@ -1,4 +1,5 @@
 /* Checks of this host: health, state_dir, certificate, volumes and how they are captured. */
+#include <errno.h>
 #include <stdio.h>
 #include <sys/statvfs.h>
 
@@ -50,7 +51,10 @@ int check_state_dir(struct check *check, struct err *err)
     char size[TEXT_SIZE_LEN];
     if (access(conf->state_dir, W_OK) < 0) {
         (void)err_sys(err, ERR_DEVICE, "write to state_dir '%s'", conf->state_dir);
-        return err_hint(err, "run this as root; the agent makes the directory when it starts");
+        return err_hint(err, err->sys_errno == ENOENT
+                                 ? "the agent makes the directory when it starts; without one, the "
+                                   "first job does"
+                                 : "run this as root");
     }
     if (statvfs(conf->state_dir, &fs) < 0)
         return err_sys(err, ERR_DEVICE, "statvfs '%s'", conf->state_dir);

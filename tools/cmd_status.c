@@ -45,9 +45,8 @@ static json_t *last_snapshot(const json_t *jobs)
     for (size_t i = json_array_size(jobs); i-- > 0;) {
         const json_t *job = json_array_get(jobs, i);
         const json_t *result = json_object_get(job, "result");
-        bool good = json_is(job, "state", "complete") && json_str(result, "snapshot")[0] &&
-                    !json_is(job, "type", "verification");
-        if (good)
+        bool took = json_is(job, "type", "snapshot") || json_is(job, "type", "cluster_snapshot");
+        if (took && json_is(job, "state", "complete") && json_str(result, "snapshot")[0])
             return json_pack("{s:O, s:O, s:O}", "id", json_object_get(result, "snapshot"), "tag",
                              json_object_get(result, "tag"), "ended_s",
                              json_object_get(job, "ended_s"));

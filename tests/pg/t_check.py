@@ -212,6 +212,9 @@ def test_gap(node):
            hint)
     is_status(node.cli("snapshot", "--tag", "after-gap"), 0, "a new snapshot")
     failed(node, "a gap and a new snapshot", "missing", "wal .*has a gap", hint)
+    is_status(node.cli("export", "t1", node.box.join("t1-again.img")), 0, "an old one is exported")
+    like(node.cli("status").out, "(?m)^last snapshot: after-gap, ",
+         "which is not the last snapshot for status")
     is_status(node.cli("expire", "stale", "t1", "--confirm"), 0, "those from before the gap go")
     like(intact(node, "gap").out, "(?m)^ok +wal +no gap from snapshot 'after-gap' on",
          "gap: nothing needs it any more")
