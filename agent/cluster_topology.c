@@ -27,7 +27,8 @@ static json_t *slots_kept(const json_t *slots)
 
 json_t *cluster_topology(const json_t *members)
 {
-    static const char *const passing[] = {"health", "status", "cause", "hint", "history"};
+    static const char *const passing[] = {"health", "status",  "cause",
+                                          "hint",   "history", "archiving"};
     json_t *topology = json_deep_copy(members), *member;
     size_t i;
     json_array_foreach(topology, i, member)
