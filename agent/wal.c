@@ -15,8 +15,6 @@
 #include "io/file.h"
 #include "io/format.h"
 
-enum { WAL_HEAD_LEN = FMT_HEADER_LEN + FMT_WAL_FIXED_LEN };
-
 static int object_name(const struct wal_archive *archive, const char *name, char *object,
                        enum wal_kind *ret_kind, struct err *err)
 {
@@ -31,9 +29,9 @@ static int object_name(const struct wal_archive *archive, const char *name, char
  */
 
 /* What any file of the archive must look like, whether it comes from the server or from the
- * repository. */
+ * repository: its first len bytes, which are all of it but for a segment. */
 static int check_content(const struct wal_archive *archive, const char *name, enum wal_kind kind,
-                         const void *raw, size_t len, struct err *err)
+                         const void *raw, size_t len, uint64_t file_size, struct err *err)
 {
     struct wal_history *history;
     uint32_t timeline = 0;
@@ -41,7 +39,7 @@ static int check_content(const struct wal_archive *archive, const char *name, en
     switch (kind) {
     case WAL_SEGMENT:
     case WAL_PARTIAL:
-        rc = wal_page_check(raw, len, name, archive->system_id, len, err);
+        rc = wal_page_check(raw, len, name, archive->system_id, file_size, err);
         break;
     case WAL_BACKUP:
         if (len < 20 || memcmp(raw, "START WAL LOCATION: ", 20) != 0)
@@ -76,7 +74,7 @@ static int read_fully(int fd, const char *path, uint8_t *buf, size_t len, struct
     return 0;
 }
 
-static int read_file(const char *path, void **ret_raw, size_t *ret_len, struct err *err)
+static int open_file(const char *path, int *ret_fd, size_t *ret_len, struct err *err)
 {
     struct stat st;
     /* Root reads here what lies in the directory of the server's user. */
@@ -85,14 +83,26 @@ static int read_file(const char *path, void **ret_raw, size_t *ret_len, struct e
         return err_sys(err, ERR_DEVICE, "open '%s'", path);
     if (!S_ISREG(st.st_mode) || st.st_size > FMT_WAL_RAW_MAX)
         return err_set(err, ERR_REFUSED, "'%s' is no regular file of at most 1 GiB", path);
-    free_mem uint8_t *raw = malloc((size_t)st.st_size + 1);
+    *ret_fd = take_fd(&fd);
+    *ret_len = (size_t)st.st_size;
+    return 0;
+}
+
+static int read_file(const char *path, void **ret_raw, size_t *ret_len, struct err *err)
+{
+    close_fd int fd = -1;
+    size_t len;
+    int rc = open_file(path, &fd, &len, err);
+    if (rc < 0)
+        return rc;
+    free_mem uint8_t *raw = malloc(len + 1);
     if (!raw)
         return err_set(err, ERR_INTERNAL, "out of memory for '%s'", path);
-    int rc = read_fully(fd, path, raw, (size_t)st.st_size, err);
+    rc = read_fully(fd, path, raw, len, err);
     if (rc < 0)
         return rc;
     *ret_raw = take_ptr(&raw);
-    *ret_len = (size_t)st.st_size;
+    *ret_len = len;
     return 0;
 }
 
@@ -122,7 +132,7 @@ static int check_head(const struct wal_archive *archive, const char *object, con
 static int read_head_once(const struct wal_archive *archive, const char *object, const char *name,
                           struct fmt_wal *ret, struct err *err)
 {
-    uint8_t head[WAL_HEAD_LEN];
+    uint8_t head[FMT_WAL_HEAD_LEN];
     size_t len = 0;
     uint64_t size = 0;
     int rc = store_get_head(archive->store, object, head, sizeof(head), &len, &size, err);
@@ -156,78 +166,143 @@ static int compare_with_archive(const struct wal_archive *archive, const char *o
                          "another cluster name, or switch its archiving off");
 }
 
-/* A local file that may go into the archive under this name. */
-struct local_file {
-    char object[STORE_NAME_MAX + 1];
-    struct fmt_wal wal;
-    void *raw; /* malloc'ed */
-};
-
-static int load_local(const struct wal_archive *archive, const char *path, const char *name,
-                      struct local_file *ret, struct err *err)
+/* The local file is at fault, not the repository. */
+static int check_local(const struct wal_archive *archive, const char *name, enum wal_kind kind,
+                       const void *raw, size_t len, uint64_t file_size, struct err *err)
 {
-    enum wal_kind kind;
-    struct fmt_wal *wal = &ret->wal;
-    free_mem void *raw = NULL;
-    size_t len = 0;
-    memset(ret, 0, sizeof(*ret));
-    int rc = object_name(archive, name, ret->object, &kind, err);
-    if (rc == 0)
-        rc = read_file(path, &raw, &len, err);
-    if (rc < 0)
-        return rc;
-    rc = check_content(archive, name, kind, raw, len, err);
-    if (rc < 0) { /* the local file is at fault, not the repository */
-        err->code = ERR_REFUSED;
-        return -ERR_REFUSED;
-    }
-    wal->system_id = archive->system_id;
-    wal->raw_len = len;
-    (void)wal_name_valid(name, &wal->timeline);
-    (void)snprintf(wal->name, sizeof(wal->name), "%s", name);
-    (void)snprintf(wal->cluster, sizeof(wal->cluster), "%s", archive->cluster);
-    sha256(raw, len, wal->raw_sha256);
-    ret->raw = take_ptr(&raw);
-    return 0;
-}
-
-static int encode_and_store(const struct wal_archive *archive, const struct local_file *file,
-                            struct err *err)
-{
-    const struct fmt_wal *wal = &file->wal;
-    free_mem uint8_t *buf = malloc(fmt_wal_len_max(wal->raw_len));
-    if (!buf)
-        return err_set(err, ERR_INTERNAL, "out of memory for %s", wal->name);
-    size_t len = fmt_wal_encode(wal, archive->repo->id, file->raw, buf);
-    return store_put_absent(archive->store, file->object, buf, len, err);
-}
-
-int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
-{
-    struct local_file file;
-    int rc = load_local(archive, path, name, &file, err);
-    if (rc < 0)
-        return rc;
-    /* First a look: a server that crashed after a push offers the same segment again. */
-    rc = compare_with_archive(archive, file.object, &file.wal, err);
-    if (rc == -ERR_MISSING)
-        rc = encode_and_store(archive, &file, err);
-    if (rc == STORE_EXISTS)
-        rc = compare_with_archive(archive, file.object, &file.wal, err);
-    free(file.raw);
-    return rc;
+    if (check_content(archive, name, kind, raw, len, file_size, err) == 0)
+        return 0;
+    err->code = ERR_REFUSED;
+    return -ERR_REFUSED;
 }
 
 int wal_load(const struct wal_archive *archive, const char *path, const char *name, void **ret_raw,
              size_t *ret_len, struct err *err)
 {
-    struct local_file file;
-    int rc = load_local(archive, path, name, &file, err);
+    enum wal_kind kind;
+    free_mem void *raw = NULL;
+    size_t len = 0;
+    if (!wal_name_parse(name, &kind, NULL))
+        return err_set(err, ERR_USAGE, "'%.80s' is not the name of a WAL file", name);
+    int rc = read_file(path, &raw, &len, err);
+    if (rc == 0)
+        rc = check_local(archive, name, kind, raw, len, len, err);
     if (rc < 0)
         return rc;
-    *ret_raw = file.raw;
-    *ret_len = file.wal.raw_len;
+    *ret_raw = take_ptr(&raw);
+    *ret_len = len;
     return 0;
+}
+
+/* A local file as the archive would hold it. */
+struct wal_object {
+    char name[STORE_NAME_MAX + 1];
+    struct fmt_wal wal;
+    uint8_t *bytes; /* malloc'ed */
+    size_t len;
+};
+
+static int make_room(struct wal_object *object, uint64_t raw_len, struct err *err)
+{
+    object->wal.raw_len = raw_len;
+    object->bytes = malloc(fmt_wal_len_max(raw_len));
+    return object->bytes ? 0 : err_set(err, ERR_INTERNAL, "out of memory for %s", object->wal.name);
+}
+
+/* A segment, block by block while each is in the cache: to touch the memory of a whole one would
+ * cost more than its digest. */
+static int encode_blocks(const struct wal_archive *archive, int fd, const char *path,
+                         enum wal_kind kind, struct wal_object *object, struct err *err)
+{
+    uint8_t block[FMT_WAL_BLOCK_SIZE];
+    struct fmt_wal *wal = &object->wal;
+    struct sha256_stream *digest = sha256_open();
+    uint64_t done = 0;
+    int rc;
+    object->len = FMT_WAL_HEAD_LEN;
+    do {
+        size_t len = min_u64(sizeof(block), wal->raw_len - done);
+        rc = read_fully(fd, path, block, len, err);
+        if (rc == 0 && done == 0)
+            rc = check_local(archive, wal->name, kind, block, len, wal->raw_len, err);
+        if (rc < 0)
+            break;
+        sha256_update(digest, block, len);
+        object->len += fmt_wal_encode_block(block, len, object->bytes + object->len);
+        done += len;
+    } while (done < wal->raw_len);
+    sha256_finish(digest, wal->raw_sha256);
+    if (rc == 0)
+        fmt_wal_encode_head(wal, archive->repo->id, object->len, object->bytes);
+    return rc;
+}
+
+static int encode_segment(const struct wal_archive *archive, const char *path, enum wal_kind kind,
+                          struct wal_object *object, struct err *err)
+{
+    close_fd int fd = -1;
+    size_t len = 0;
+    int rc = open_file(path, &fd, &len, err);
+    if (rc == 0)
+        rc = make_room(object, len, err);
+    return rc < 0 ? rc : encode_blocks(archive, fd, path, kind, object, err);
+}
+
+/* A history file is understood as a whole. */
+static int encode_small(const struct wal_archive *archive, const char *path,
+                        struct wal_object *object, struct err *err)
+{
+    free_mem void *raw = NULL;
+    size_t len = 0;
+    int rc = wal_load(archive, path, object->wal.name, &raw, &len, err);
+    if (rc == 0)
+        rc = make_room(object, len, err);
+    if (rc < 0)
+        return rc;
+    sha256(raw, len, object->wal.raw_sha256);
+    object->len = fmt_wal_encode(&object->wal, archive->repo->id, raw, object->bytes);
+    return 0;
+}
+
+/* object->bytes is the caller's, also after an error. */
+static int encode_file(const struct wal_archive *archive, const char *path, const char *name,
+                       struct wal_object *object, struct err *err)
+{
+    enum wal_kind kind;
+    struct fmt_wal *wal = &object->wal;
+    memset(object, 0, sizeof(*object));
+    int rc = object_name(archive, name, object->name, &kind, err);
+    if (rc < 0)
+        return rc;
+    wal->system_id = archive->system_id;
+    (void)wal_name_valid(name, &wal->timeline);
+    (void)snprintf(wal->name, sizeof(wal->name), "%s", name);
+    (void)snprintf(wal->cluster, sizeof(wal->cluster), "%s", archive->cluster);
+    return kind == WAL_SEGMENT || kind == WAL_PARTIAL
+               ? encode_segment(archive, path, kind, object, err)
+               : encode_small(archive, path, object, err);
+}
+
+static int store_absent(const struct wal_archive *archive, const struct wal_object *object,
+                        struct err *err)
+{
+    /* First a look: a server that crashed after a push offers the same segment again. */
+    int rc = compare_with_archive(archive, object->name, &object->wal, err);
+    if (rc == -ERR_MISSING)
+        rc = store_put_absent(archive->store, object->name, object->bytes, object->len, err);
+    if (rc == STORE_EXISTS)
+        rc = compare_with_archive(archive, object->name, &object->wal, err);
+    return rc;
+}
+
+int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
+{
+    struct wal_object object;
+    int rc = encode_file(archive, path, name, &object, err);
+    if (rc == 0)
+        rc = store_absent(archive, &object, err);
+    free(object.bytes);
+    return rc;
 }
 
 /* --- get -------------------------------------------------------------------------------------- */
@@ -270,7 +345,7 @@ static int wal_read_once(const struct wal_archive *archive, const char *name, vo
         return err_set(err, ERR_INTERNAL, "out of memory for %s", name);
     rc = fmt_wal_decode_body(buf, len, &wal, raw, err);
     if (rc == 0)
-        rc = check_content(archive, name, kind, raw, wal.raw_len, err);
+        rc = check_content(archive, name, kind, raw, wal.raw_len, wal.raw_len, err);
     if (rc < 0)
         return err_prefix(err, "object '%s'", object);
     *ret_raw = take_ptr(&raw);

@@ -308,6 +308,13 @@ size_t fmt_wal_len_max(uint64_t raw_len);
  * fmt_wal_len_max() bytes. raw_sha256 must be set in wal. */
 size_t fmt_wal_encode(const struct fmt_wal *wal, const uint8_t repository[ID_LEN], const void *raw,
                       uint8_t *to);
+/* The same in parts, for a file that is not in memory: its blocks, each of FMT_WAL_BLOCK_SIZE bytes
+ * but the last, from FMT_WAL_HEAD_LEN on, one behind the other; each returns the bytes written.
+ * Then the head, which needs the file's digest and the length of it all. */
+enum { FMT_WAL_HEAD_LEN = FMT_HEADER_LEN + FMT_WAL_FIXED_LEN };
+size_t fmt_wal_encode_block(const void *raw, size_t raw_len, uint8_t *to);
+void fmt_wal_encode_head(const struct fmt_wal *wal, const uint8_t repository[ID_LEN], size_t len,
+                         uint8_t *to);
 /* Decodes header and fixed part only. */
 int fmt_wal_decode_header(const uint8_t *from, size_t len, const uint8_t repository[ID_LEN],
                           struct fmt_wal *ret, struct err *err);

@@ -29,7 +29,7 @@ static_assert(offsetof(struct wire_wal, zero) == 152, "wire offset");
 static_assert(offsetof(struct wire_wal, checksum) == 176, "wire offset");
 
 enum {
-    WAL_HEAD_LEN = FMT_HEADER_LEN + FMT_WAL_FIXED_LEN,
+    WAL_HEAD_LEN = FMT_WAL_HEAD_LEN,
     WAL_CHECKED_LEN = WAL_HEAD_LEN - FMT_DIGEST_LEN,
     WAL_BLOCK_RAW = 1u << 31, /* in stored_len: the block is not compressed */
     WAL_ACCELERATION = 2,
@@ -41,8 +41,7 @@ size_t fmt_wal_len_max(uint64_t raw_len)
     return WAL_HEAD_LEN + raw_len + div_round_up(raw_len, FMT_WAL_BLOCK_SIZE) * sizeof(uint32_t);
 }
 
-/* Writes one block with its length; returns the bytes written. */
-static size_t encode_block(const uint8_t *raw, size_t raw_len, uint8_t *to)
+size_t fmt_wal_encode_block(const void *raw, size_t raw_len, uint8_t *to)
 {
     uint8_t *payload = to + sizeof(uint32_t);
     size_t stored = codec_compress(raw, raw_len, payload, raw_len, WAL_ACCELERATION);
@@ -55,8 +54,8 @@ static size_t encode_block(const uint8_t *raw, size_t raw_len, uint8_t *to)
     return sizeof(uint32_t) + stored;
 }
 
-size_t fmt_wal_encode(const struct fmt_wal *wal, const uint8_t repository[ID_LEN], const void *raw,
-                      uint8_t *to)
+void fmt_wal_encode_head(const struct fmt_wal *wal, const uint8_t repository[ID_LEN], size_t len,
+                         uint8_t *to)
 {
     struct wire_wal wire = {
         .raw_len = wal->raw_len,
@@ -64,7 +63,8 @@ size_t fmt_wal_encode(const struct fmt_wal *wal, const uint8_t repository[ID_LEN
         .timeline = wal->timeline,
         .block_size = FMT_WAL_BLOCK_SIZE,
     };
-    struct fmt_header header = {.kind = FMT_WAL};
+    struct fmt_header header = {.kind = FMT_WAL, .body_len = len - FMT_HEADER_LEN};
+    assert(len >= WAL_HEAD_LEN);
     assert(wal->timeline != 0);
     assert(strnlen(wal->name, sizeof(wal->name)) < sizeof(wal->name));
     assert(strnlen(wal->cluster, sizeof(wal->cluster)) < sizeof(wal->cluster));
@@ -72,16 +72,21 @@ size_t fmt_wal_encode(const struct fmt_wal *wal, const uint8_t repository[ID_LEN
     assert(repo_name_valid(wal->cluster, sizeof(wal->cluster) - 1));
     memcpy(wire.name, wal->name, strlen(wal->name));
     memcpy(wire.cluster, wal->cluster, strlen(wal->cluster));
-    size_t at = WAL_HEAD_LEN;
-    for (uint64_t done = 0; done < wal->raw_len; done += FMT_WAL_BLOCK_SIZE)
-        at += encode_block((const uint8_t *)raw + done,
-                           min_u64(FMT_WAL_BLOCK_SIZE, wal->raw_len - done), to + at);
-    header.body_len = at - FMT_HEADER_LEN;
     memcpy(header.repository, repository, ID_LEN);
     memcpy(header.digest, wal->raw_sha256, FMT_SHA256_LEN);
     fmt_header_encode(&header, to);
     memcpy(to + FMT_HEADER_LEN, &wire, sizeof(wire));
     hash_xxh3_128(to, WAL_CHECKED_LEN, 0, to + WAL_CHECKED_LEN);
+}
+
+size_t fmt_wal_encode(const struct fmt_wal *wal, const uint8_t repository[ID_LEN], const void *raw,
+                      uint8_t *to)
+{
+    size_t at = WAL_HEAD_LEN;
+    for (uint64_t done = 0; done < wal->raw_len; done += FMT_WAL_BLOCK_SIZE)
+        at += fmt_wal_encode_block((const uint8_t *)raw + done,
+                                   min_u64(FMT_WAL_BLOCK_SIZE, wal->raw_len - done), to + at);
+    fmt_wal_encode_head(wal, repository, at, to);
     return at;
 }
 
