@@ -263,8 +263,8 @@ static int note_version(void *ctx, const char *name, const struct s3_xml_version
     if (version->is_marker)
         return rc;
     hiding->differ =
-        hiding->differ ||
-        (hiding->has_object && (version->etag[0] == '\0' || strcmp(version->etag, hiding->etag)));
+        hiding->differ || (hiding->has_object &&
+                           (version->etag[0] == '\0' || strcmp(version->etag, hiding->etag) != 0));
     hiding->has_object = true;
     memcpy(hiding->etag, version->etag, sizeof(hiding->etag));
     return rc;

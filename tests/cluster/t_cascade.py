@@ -93,7 +93,7 @@ def test_promoted_upstream(first, second, node):
     os.kill(pid, signal.SIGCONT)
     done = job.wait()
     is_status(done, "postgres", "its upstream was promoted between start and end: failed")
-    like(done.err, r"left timeline 1 during the snapshot: it replays timeline 2.*hint: "
+    like(done.err, r"(?s)left timeline 1 during the snapshot: it replays timeline 2.*hint: "
          if "left timeline" in done.err else "did not replay what its primary has written",
          "and it says so")
     is_(snap.tags(node), before, "nothing of it is visible")
