@@ -126,11 +126,14 @@ struct removing {
     size_t from;
 };
 
-/* "<kind>/<volume>/<snapshot>…": its mark stays as long as something of it does. */
+/* "<kind>/<volume>/<snapshot>…", or "snapshot/<cluster>/<node>/<snapshot>.json": its mark stays as
+ * long as something of it does. */
 static void note_left(struct expire *expire, const char *name)
 {
     const char *slash = strchr(name, '/');
-    const char *at = slash ? strchr(slash + 1, '/') : NULL;
+    const char *at = strncmp(name, "snapshot/", strlen("snapshot/")) == 0 ? strrchr(name, '/')
+                     : slash                                              ? strchr(slash + 1, '/')
+                                                                          : NULL;
     char text[ID_TEXT_LEN];
     uint8_t id[ID_LEN];
     if (!at)

@@ -211,7 +211,8 @@ static json_t *ask_as(const struct keywords *base, const char *dbname, uint64_t 
     return json;
 }
 
-/* One of the hosts that a connection string lists. */
+/* One of the hosts that a connection string lists. What it leaves empty may stand in a service
+ * file, which an explicit default would overrule. */
 struct place {
     char host[1024], address[256], port[16];
 };
@@ -221,13 +222,16 @@ static const char *name_of(const struct place *place)
     return place->host[0] ? place->host : place->address[0] ? place->address : "localhost";
 }
 
+static const char *port_of(const struct place *place)
+{
+    return place->port[0] ? place->port : "5432";
+}
+
 static void take_place(const PQconninfoOption *options, size_t index, struct place *ret)
 {
     take_element(option_of(options, "host"), index, ret->host, sizeof(ret->host));
     take_element(option_of(options, "hostaddr"), index, ret->address, sizeof(ret->address));
     take_element(option_of(options, "port"), index, ret->port, sizeof(ret->port));
-    if (!ret->port[0])
-        (void)snprintf(ret->port, sizeof(ret->port), "5432");
 }
 
 /* By another connection string before, and the answer does not depend on the user. */
@@ -239,7 +243,7 @@ static bool is_known(const json_t *known, const struct place *place)
     {
         bool settled = !json_is(server, "answer", "unclear") || json_is(server, "text", no_answer);
         if (settled && json_is(server, "host", name_of(place)) &&
-            json_is(server, "port", place->port))
+            json_is(server, "port", port_of(place)))
             return true;
     }
     return false;
@@ -280,8 +284,12 @@ static json_t *ask_place(const PQconninfoOption *options, const struct place *pl
         json_decref(json);
         json = ask_as(&base, dbname[0] ? dbname : "postgres", timeout_s);
     }
+    if (json_is(json, "answer", "nobody") && option_of(options, "service")[0]) {
+        json_decref(json);
+        json = answer_as("unclear", "", "nobody listens where the service file points");
+    }
     (void)json_object_set_new(json, "host", json_string(name_of(place)));
-    (void)json_object_set_new(json, "port", json_string(place->port));
+    (void)json_object_set_new(json, "port", json_string(port_of(place)));
     return json;
 }
 

@@ -96,11 +96,11 @@ static int add_wal(struct needs *needs, struct err *err)
     repo_wal_name(name, record->cluster, record->system_id, record->timeline, file);
     if (record->timeline > 1)
         rc = add(needs, name, true, err);
-    for (uint64_t at = record->start_lsn / record->segment_size;
-         rc == 0 && at <= (record->tag_lsn - 1) / record->segment_size; at++) {
+    uint64_t first = record->start_lsn / record->segment_size;
+    for (uint64_t at = first; rc == 0 && at <= (record->tag_lsn - 1) / record->segment_size; at++) {
         pg_segment_name(record->timeline, at, record->segment_size, file);
         repo_wal_name(name, record->cluster, record->system_id, record->timeline, file);
-        rc = add(needs, name, true, err);
+        rc = add(needs, name, at == first, err);
     }
     return rc;
 }

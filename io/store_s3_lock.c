@@ -20,9 +20,10 @@ static int lock_check(struct store *store, struct err *err)
     if (rc < 0 && rc != -ERR_MISSING)
         return rc;
     if (rc == 0 &&
-        s3_xml_text_parse(s3->call->answer, s3->call->got,
-                          "ObjectLockConfiguration/ObjectLockEnabled", enabled, sizeof(enabled)) &&
-        strcmp(enabled, "Enabled") == 0)
+        !s3_xml_text_parse(s3->call->answer, s3->call->got,
+                           "ObjectLockConfiguration/ObjectLockEnabled", enabled, sizeof(enabled)))
+        return err_set(err, ERR_STORE, "the server's answer about object lock cannot be read");
+    if (rc == 0 && strcmp(enabled, "Enabled") == 0)
         return 0;
     (void)err_set(err, ERR_CONFIG, "lock_days is set, but bucket '%s' has no object lock",
                   s3->service->bucket);

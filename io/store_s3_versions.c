@@ -29,11 +29,11 @@ int store_s3_prepare_removes(struct store *store, struct err *err)
     int rc = store_s3_perform(s3, err);
     if (rc < 0)
         return rc;
+    if (!s3_xml_text_parse(s3->call->answer, s3->call->got, "VersioningConfiguration/Status",
+                           status, sizeof(status)))
+        return err_set(err, ERR_STORE, "the server's answer about versions cannot be read");
     s3->asked_versions = true;
-    s3->keeps_versions =
-        s3_xml_text_parse(s3->call->answer, s3->call->got, "VersioningConfiguration/Status", status,
-                          sizeof(status)) &&
-        strcmp(status, "Enabled") == 0;
+    s3->keeps_versions = strcmp(status, "Enabled") == 0;
     return 0;
 }
 
