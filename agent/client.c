@@ -115,14 +115,18 @@ static int open_tls(const struct client_remote *remote, struct http **ret, struc
     return http_open_mutual(&mutual, ret, err);
 }
 
+int client_look(const char *address, struct err *err)
+{
+    if (strncmp(address, "unix:/", 6) != 0 || probe_socket(address + 5) == 0)
+        return 0;
+    (void)err_sys(err, errno == EACCES || errno == EPERM ? ERR_AUTH : ERR_DEVICE,
+                  "connect to the agent at '%.200s'", address + 5);
+    return err_hint(err, "is it running there? `socket` in its configuration names the path");
+}
+
 int client_open_remote(const struct client_remote *remote, struct client **ret, struct err *err)
 {
     bool is_socket = strncmp(remote->address, "unix:/", 6) == 0;
-    if (is_socket && probe_socket(remote->address + 5) < 0) {
-        (void)err_sys(err, errno == EACCES || errno == EPERM ? ERR_AUTH : ERR_DEVICE,
-                      "connect to the agent at '%.200s'", remote->address + 5);
-        return err_hint(err, "is it running there? `socket` in its configuration names the path");
-    }
     if (!is_socket && strncmp(remote->address, "https://", 8) != 0) {
         (void)err_set(err, ERR_USAGE, "'%.200s' is no address of an agent", remote->address);
         return err_hint(err, "https://HOST:PORT or unix:/path/agent.sock");

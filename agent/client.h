@@ -19,6 +19,10 @@ enum client_mode {
  * answers and we are not root. */
 int client_open(const struct conf *conf, enum client_mode mode, struct client **ret,
                 struct err *err);
+/* Does anybody listen at the path of "unix:/path"? ERR_DEVICE or ERR_AUTH with the system's word
+ * for it, which client_call() cannot say. 0 for other addresses. */
+int client_look(const char *address, struct err *err);
+
 /* An agent by its address, "https://HOST:PORT" or "unix:/path/agent.sock", and by nothing else.
  * Over TLS our certificate is that of tls; the agent's has to be of the same CA, with role agent,
  * and has to name `node` (NULL: HOST). ERR_USAGE for another kind of address, else as tls_load()

@@ -22,7 +22,8 @@ static int open_remote(const struct cmd *cmd, struct client **ret, struct err *e
         (void)err_set(err, ERR_CONFIG, "an agent elsewhere is asked with a certificate of ours");
         return err_hint(err, "set certificate_file, key_file and ca_file in section [tls]");
     }
-    return client_open_remote(&remote, ret, err);
+    int rc = client_look(remote.address, err);
+    return rc < 0 ? rc : client_open_remote(&remote, ret, err);
 }
 
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err)
