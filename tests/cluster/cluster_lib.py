@@ -125,6 +125,7 @@ class Cluster:
         self.repository = repository or make_repository(box)
         self.members = [self.make_member(name, size, options, fs=fs, **more) for name in names]
         self.primary, self.standbys = self.members[0], self.members[1:]
+        self.key = None
 
     def make_member(self, name, size, options, **more):
         return Member(self.box, name, self.repository, size, options, **more)
@@ -134,6 +135,7 @@ class Cluster:
         self.primary.encrypt()
         for standby in self.standbys:
             standby.encrypt(like=self.primary)
+        self.key = self.primary.key
         return self
 
     def start(self):
@@ -211,7 +213,7 @@ class Coordinator:
         self.sections = {
             "tidemark": {"cluster": "main", "node": name, "state_dir": self.state_dir,
                          "socket": self.socket},
-            "repository": {"url": cluster.repository, "key_file": cluster.primary.key},
+            "repository": {"url": cluster.repository, "key_file": getattr(cluster, "key", None)},
             "coordinator": {"members": " ".join(
                 f"{m.name}={m.address or 'unix:' + m.socket}" for m in cluster.members)},
         }
