@@ -156,6 +156,7 @@ static const struct field verify_fields[] = {{"epoch", FIELD_EPOCH, false, NULL}
 static const struct field resume_fields[] = {
     {"take_over", FIELD_BOOL, false, NULL},
     {"allow_second_primary", FIELD_BOOL, false, NULL},
+    {"primary_is_down", FIELD_BOOL, false, NULL},
 };
 
 static const struct {

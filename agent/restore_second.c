@@ -5,9 +5,11 @@
  * between.
  *
  *   it runs     refused (19); --allow-second-primary says that both shall run
- *   unclear     it cannot be asked (no password, no answer, only standbys answer): a person types
- *               that it is down, or says so with --primary-is-down; --yes says nothing about it
- *   nobody      nothing listens where it should be: the restore goes on
+ *   unclear     it cannot be asked (no password, no answer, a standby answers and no primary): a
+ *               person types that it is down, or says so with --primary-is-down; --yes says nothing
+ *               about it
+ *   nobody      nothing listens where it should be: the restore goes on. Should something answer
+ *               there before the server starts that cannot be asked, that needs the word as well
  *
  * A part of a cluster restore has its own rules: there the coordinator has every server stopped. A
  * host without a configuration is no node of the cluster. */
@@ -152,7 +154,8 @@ static enum second judge(const json_t *servers)
         if (json_is(server, "answer", "primary"))
             return SECOND_RUNS;
         nobody |= json_is(server, "answer", "nobody");
-        unclear |= json_is(server, "answer", "unclear");
+        /* What a standby follows may be at an address that nobody named. */
+        unclear |= json_is(server, "answer", "unclear") || json_is(server, "answer", "standby");
     }
     return nobody && !unclear ? SECOND_NOBODY : SECOND_UNCLEAR;
 }
@@ -204,13 +207,14 @@ static int refuse_runs(const char *where, struct err *err)
                          "where both shall run, as for a clone, --allow-second-primary");
 }
 
-static int refuse_unclear(const char *where, struct err *err)
+static int refuse_unclear(const char *where, const char *how, struct err *err)
 {
     (void)err_set(err, ERR_REFUSED,
                   "whether the primary of this cluster still runs is not known: %s", where);
-    return err_hint(err, "make sure that it is down, then restore without --yes on a terminal, "
-                         "which asks for your word, or with --primary-is-down; [postgresql] "
-                         "primary_connection says how it is asked");
+    return err_hint(err,
+                    "make sure that it is down, then %s with --primary-is-down; [postgresql] "
+                    "primary_connection says how it is asked",
+                    how);
 }
 
 /* A node that was the primary itself is not held up by what cannot be reached. */
@@ -241,10 +245,28 @@ static int conclude(const struct restore *restore, enum second state, const char
         return 0;
     bool allowed = request->allow_second_primary || request->primary_is_down || !is_strict(restore);
     if (!allowed && !only_plans(restore))
-        return refuse_unclear(where, err);
+        return refuse_unclear(
+            where, "restore without --yes on a terminal, which asks for your word, or", err);
     json_append_text(warnings, "whether the primary of this cluster still runs is not known: %s",
                      where);
     return 0;
+}
+
+/* Of a server that was a primary, and whose standbys nobody says how to reach. */
+static void warn_of_standbys(struct restore *restore, json_t *warnings)
+{
+    size_t i;
+    json_t *node;
+    json_array_foreach(json_object_get(restore->record.topology, "nodes"), i, node)
+    {
+        if (json_array_size(json_object_get(node, "standbys")) == 0 || is_clone(restore))
+            continue;
+        json_append_text(warnings,
+                         "this server had standbys when the snapshot was taken: whether one of "
+                         "them was promoted since is not asked, for [postgresql] "
+                         "primary_connection names none");
+        return;
+    }
 }
 
 static json_t *public_ways(const json_t *ways)
@@ -268,8 +290,10 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
     json_decref(restore->second_ways);
     restore->second_ways = ways_to_primary(restore);
     bool none = json_array_size(restore->second_ways) == 0;
-    if (none && !is_strict(restore))
+    if (none && !is_strict(restore)) {
+        warn_of_standbys(restore, warnings);
         return 0;
+    }
     if (is_clone(restore)) {
         *ret = json_pack("{s:s, s:s}", "state", "not asked", "text",
                          "archive_mode is off, and port or directory are others: a clone");
@@ -291,18 +315,34 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
     return 0;
 }
 
+/* The plan keeps no passwords: who resumes has those of the configuration. */
+static json_t *ways_again(const struct restore *restore, const json_t *plan)
+{
+    json_t *ways = json_array(), *way;
+    size_t i;
+    (void)add_way(ways, restore->conf.primary_connection);
+    json_array_foreach(restore->second_ways ? restore->second_ways : json_object_get(plan, "asked"),
+                       i, way)
+    {
+        (void)add_way(ways, json_string_value(way));
+    }
+    return ways;
+}
+
+/* What was unclear in the plan was allowed then. Where it saw nobody, somebody may be there now. */
 int restore_second_recheck(const struct restore *restore, struct err *err)
 {
     const json_t *plan =
         json_object_get(json_object_get(restore->job->journal, "plan"), "other_primary");
-    const json_t *ways =
-        restore->second_ways ? restore->second_ways : json_object_get(plan, "asked");
     char where[TEXT_MAX];
     if (!plan || restore->request.allow_second_primary || json_is(plan, "state", "not asked"))
         return 0;
     free_json json_t *servers = json_array();
-    if (ask_all(restore, ways, servers) != SECOND_RUNS)
+    free_json json_t *ways = ways_again(restore, plan);
+    enum second now = ask_all(restore, ways, servers);
+    bool allowed = restore->request.primary_is_down || !json_is(plan, "state", "nobody");
+    if (now == SECOND_NOBODY || (now == SECOND_UNCLEAR && allowed))
         return 0;
-    describe(servers, SECOND_RUNS, where, sizeof(where));
-    return refuse_runs(where, err);
+    describe(servers, now, where, sizeof(where));
+    return now == SECOND_RUNS ? refuse_runs(where, err) : refuse_unclear(where, "resume", err);
 }

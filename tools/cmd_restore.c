@@ -126,6 +126,7 @@ static int resume(struct cmd *cmd, struct client *client, json_t **status, struc
         return carry_on(cmd, client, status, err);
     free_json json_t *body = json_object();
     cmd_add_option(cmd, "allow-second-primary", "allow_second_primary", body);
+    cmd_add_option(cmd, "primary-is-down", "primary_is_down", body);
     rc = next_step(cmd, client, "resume", body, status, err);
     return rc < 0 ? rc : carry_on(cmd, client, status, err);
 }

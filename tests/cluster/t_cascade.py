@@ -119,6 +119,21 @@ def test_restored(node, primary, load, rows, bounds):
     holds(node.server, load, bounds, "c1")
 
 
+def test_crashed_primary(first, node):
+    """db1 crashed, db2 was promoted, db3 follows that: db1 and db3 do not say where it is."""
+    done = first.cli("restore", "p1", "--dry-run")
+    is_status(done, 0, "nobody to ask: planned")
+    like(done.out, "warning +this server had standbys .*promoted since is not asked"
+         ".*primary_connection",
+         "nobody to ask: the plan says that it had standbys")
+    configure(first, primary_connection=both(first, node))
+    done = first.cli("restore", "p1", "--yes")
+    is_status(done, "refused", "one refuses, the other follows somebody: refused")
+    like(done.err, "(?s)" + UNKNOWN + r".*nobody listens there.*\(a standby\).*hint: make sure",
+         "one refuses, the other follows somebody: says why, and what to do")
+    ok(not first.server.running(), "one refuses, the other follows somebody: db1 is down")
+
+
 def test_repointed(node, load, rows, bounds):
     is_status(node.cli("restore", "c2", "--yes", "--verify=quick"), 0,
               "c2: the primary's own host is asked nothing")
@@ -139,6 +154,7 @@ def main():
     load = Load(first)
     load.ledger.create()
     cascading = test_cascading(first, node, load)
+    is_status(first.cli("snapshot", "--tag", "p1"), 0, "p1: a snapshot of the primary")
     test_primary_runs(first, node)
     test_promoted_upstream(first, second, node)
     first.server.stop("immediate")
@@ -146,6 +162,7 @@ def main():
     later = Load(second, "later_ledger")
     later.ledger.create()
     repointed = capture(node, later, "c2", 2)
+    test_crashed_primary(first, node)
     test_restored(node, second, load, rows, cascading)
     test_repointed(node, later, rows, repointed)
     cluster.stop()

@@ -5,6 +5,7 @@ Restored to the whole cluster, and on its own node as a primary; what ends one w
 import os
 import shutil
 import signal
+import socket
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -164,6 +165,39 @@ def back_too_soon(node, primary):
     node.restart_agent()
 
 
+def not_resumed(node, what, why):
+    done = node.cli("restore", "--resume")
+    is_status(done, "refused", f"{what}: the restored server does not start")
+    like(done.err, rf"(?s)still runs is not known: .*{why}.*hint: make sure that it is down.*"
+                   "resume with --primary-is-down.*--resume", f"{what}: says why, and what to do")
+    ok(not node.server.running(), f"{what}: no second server runs")
+    is_(node.health(), "failed", f"{what}: the node is in the state it was in")
+
+
+def back_silent(node, primary):
+    """It is back when the restore goes on, and wants a password that nobody has any more; then it
+    is down, and what listens in its place does not answer."""
+    hba = f"{primary.data}/pg_hba.conf"
+    with open(hba, encoding="utf-8") as file:
+        rules = file.read()
+    with open(hba, "w", encoding="utf-8") as file:
+        file.write("local all all scram-sha-256\nlocal replication all scram-sha-256\n")
+    primary.server.start()
+    not_resumed(node, "the primary is back with scram", "no password supplied")
+    primary.server.stop()
+    with open(hba, "w", encoding="utf-8") as file:
+        file.write(rules)
+    path = f"{primary.server.socket}/.s.PGSQL.{primary.server.port}"
+    with socket.socket(socket.AF_UNIX) as mute:
+        mute.bind(path)
+        os.chmod(path, 0o777)
+        mute.listen(64)
+        not_resumed(node, "it does not answer", "no answer")
+        done = node.cli("restore", "--resume", "--primary-is-down")
+    os.unlink(path)
+    return done
+
+
 def test_clone(cluster, node, load, bounds):
     """On the same host, in another directory, on another port, with archive_mode = off in its own
     configuration: nobody is asked."""
@@ -207,8 +241,8 @@ def test_node(cluster, load, rows):
     test_clone(cluster, node, load, bounds)
     primary.server.stop()
     back_too_soon(node, primary)
-    done = node.cli("restore", "--resume")
-    is_status(done, 0, "restored on its own node")
+    done = back_silent(node, primary)
+    is_status(done, 0, "somebody says that it is down: restored on its own node")
     node.server.wait_ready()
     is_((node.server.timeline(), node.server.psql(ORDERS)), (3, rows), "a primary, timeline 3")
     holds(node.server, load, bounds, "the node")
