@@ -296,6 +296,15 @@ static int half_written(uint32_t generation, bool copy_there, struct err *err)
                          "the new one until then");
 }
 
+static int not_read_back(uint32_t generation, struct err *err)
+{
+    (void)err_prefix(err,
+                     "generation %08" PRIx32 " of the key ring counts from now on, but could not "
+                     "be read back",
+                     generation);
+    return err_hint(err, "keep the old key file and the new one; look at `tidemark key status`");
+}
+
 /* Each put is whole or not at all, and readers take the copy where the first is missing: whenever
  * this is killed, the newest generation that is there can be read, and the one before is whole. */
 static int put_ring(struct store *store, uint32_t generation, const uint8_t *object, size_t len,
@@ -313,7 +322,9 @@ static int put_ring(struct store *store, uint32_t generation, const uint8_t *obj
     }
     for (copy = 1; rc == 0 && copy >= 0; copy--)
         rc = read_back(store, name[copy], object, len, err);
-    return rc == STORE_EXISTS ? somebody_else(name[copy + 1], err) : rc;
+    if (rc == STORE_EXISTS)
+        return somebody_else(name[copy + 1], err);
+    return rc < 0 ? not_read_back(generation, err) : 0;
 }
 
 static int write_ring(struct store *store, struct keyring *keys, const struct key_secret *secret,

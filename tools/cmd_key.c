@@ -6,6 +6,7 @@
 #include "agent/key_memory.h"
 #include "agent/process.h"
 #include "agent/repository.h"
+#include "io/store_lock.h"
 #include "tools/cmd.h"
 
 static void id_text(const struct key_secret *secret, char text[2 * KEY_FILE_ID_LEN + 1])
@@ -146,6 +147,21 @@ static int run_status(struct cmd *cmd, struct err *err)
     return 0;
 }
 
+/* In a bucket that keeps versions a plain removal only hides, and the old key file would open what
+ * is hidden. A key that may not ask is good enough where none are kept, so this ends nothing. */
+static void prepare_removes(struct store *store)
+{
+    struct err err;
+    if (store_prepare_removes(store, &err) == 0)
+        return;
+    (void)fprintf(stderr,
+                  "It is not known whether the bucket keeps versions (%s).\nIf it does, the older "
+                  "generations of key/ are only hidden, and the old key file opens them: do\n"
+                  "`tidemark key rewrap` with the same file again, with a key that may ask "
+                  "(s3:GetBucketVersioning).\n",
+                  err.text);
+}
+
 /* A new generation, wrapped by the key file at path. */
 static int advance(struct cmd *cmd, const char *path, bool new_keys, struct err *err)
 {
@@ -157,6 +173,8 @@ static int advance(struct cmd *cmd, const char *path, bool new_keys, struct err 
     if (rc < 0)
         return rc;
     rc = key_file_load(path, FMT_ROLE_DATA, &secret, err);
+    if (rc == 0 && !new_keys)
+        prepare_removes(store);
     if (rc == 0)
         rc = keyring_advance(store, &repo, &secret, new_keys, &left, err);
     if (rc == 0)
@@ -170,7 +188,7 @@ static int advance(struct cmd *cmd, const char *path, bool new_keys, struct err 
                       "%u objects of older generations in key/ could not be removed: as long as "
                       "they are there,\nthe old key file opens all objects made so far. `tidemark "
                       "key rewrap` with the same file and with\nkeys that may delete removes "
-                      "them.\n",
+                      "them; what is locked (lock_days), when its lock is over.\n",
                       left);
     return rc;
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Keys of an encrypted repository in a bucket: two that rotate at once, on a store that creates
-objects once (Ceph) and on one that replaces them (Swift).
+objects once (Ceph) and on one that replaces them (Swift); another key file where versions are kept.
 check: build=asan timeout=200"""
 import json
 import os
@@ -56,11 +56,25 @@ def test_at_once(box, place):
     is_(len(first) > 192 and first == copy, True, f"{place.what}: leaves two of the same bytes")
 
 
+def test_versions(box, place):
+    """A bucket that keeps versions: what is only hidden could still be opened with the old file."""
+    keys, new = Keys(box, place), box.join("versions-new.key")
+    client = place.store.client(place.keys)
+    is_status(tm.cli("key", "generate", new, conf=keys.conf), 0, "another key file")
+    done = tm.cli("key", "rewrap", new, conf=keys.conf)
+    is_status(done, 0, "takes the place of the first")
+    ok("could not be removed" not in done.err, "and says nothing of what is left")
+    is_(client.versions(place.bucket, "key/00000001"), [], "no version of the old ring is there")
+    is_(len(client.versions(place.bucket, "key/00000002")), 2, "only the new one")
+
+
 def main():
     s3.need_ceph()
     box = Sandbox("s3keys")
     need_programs("tidemark")
-    test_at_once(box, Place(box, s3.ceph(box), "keys", what="Ceph"))
+    ceph = s3.ceph(box)
+    test_at_once(box, Place(box, ceph, "keys", what="Ceph"))
+    test_versions(box, Place(box, ceph, "versions", lock=True))
     if s3.missing("swift"):
         skip(s3.missing("swift"))
     else:
