@@ -1,10 +1,13 @@
 /* See key_memory.h. */
 #include "agent/key_memory.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "agent/json.h"
+#include "agent/key_file.h"
 #include "agent/log.h"
 
 enum { MEMORY_PATH_MAX = CONF_PATH_MAX + 64 };
@@ -30,8 +33,12 @@ static uint64_t recall(const char *path)
     return rc < 0 ? 0 : generation;
 }
 
-static void remember(const char *path, uint32_t generation)
+/* Who comes later may know less: the highest stays. Whoever writes holds the directory. */
+static void remember(const char *state_dir, const char *path, uint32_t generation)
 {
+    close_fd int fd = open(state_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && flock(fd, LOCK_EX) == 0 && recall(path) >= generation)
+        return;
     free_json json_t *json = json_pack("{s:I}", "generation", (json_int_t)generation);
     struct err err;
     if (json_save(path, json, true, &err) < 0)
@@ -39,7 +46,7 @@ static void remember(const char *path, uint32_t generation)
                  err.text);
 }
 
-int key_memory_check(const struct conf *conf, const struct repo *repo, const struct store *store,
+int key_memory_check(const struct conf *conf, const struct repo *repo, struct store *store,
                      struct err *err)
 {
     char path[MEMORY_PATH_MAX];
@@ -49,6 +56,12 @@ int key_memory_check(const struct conf *conf, const struct repo *repo, const str
     keyring_describe(store_keys(store), &info);
     path_of(conf, repo, path);
     uint64_t known = recall(path);
+    if (info.generation < known) { /* a `rotate` may have come in between */
+        int rc = key_file_unlock(conf, REPOSITORY_JOBS, store, repo, err);
+        if (rc < 0)
+            return rc;
+        keyring_describe(store_keys(store), &info);
+    }
     if (info.generation < known) {
         (void)err_set(err, ERR_REFUSED,
                       "the key ring of %s is of generation %08" PRIx32
@@ -61,6 +74,6 @@ int key_memory_check(const struct conf *conf, const struct repo *repo, const str
                         known, path);
     }
     if (info.generation > known)
-        remember(path, info.generation);
+        remember(conf->state_dir, path, info.generation);
     return 0;
 }

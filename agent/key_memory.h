@@ -8,9 +8,10 @@
 #include "agent/conf.h"
 #include "io/keyring.h"
 
-/* The store has its keys: ERR_REFUSED when they are of an older generation than was seen before,
- * else this one is remembered. Without a state_dir nothing is, and that is no error. */
-int key_memory_check(const struct conf *conf, const struct repo *repo, const struct store *store,
+/* The store has its keys. When they are of an older generation than was seen before they are read
+ * once more; ERR_REFUSED when they still are, else this one is remembered. Without a state_dir
+ * nothing is, and that is no error. */
+int key_memory_check(const struct conf *conf, const struct repo *repo, struct store *store,
                      struct err *err);
 
 #endif

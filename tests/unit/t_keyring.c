@@ -1,5 +1,10 @@
 /* Key files and key rings: who may read what, rotation, another key file, a writer that is killed,
- * and what somebody without a key may make of a ring or of tidemark.repo. */
+ * and what somebody without a key may make of a ring or of tidemark.repo, and what a host
+ * remembers. */
+#include "agent/json.h"
+#include "agent/key_file.h"
+#include "agent/key_memory.h"
+#include "io/store_ops.h"
 #include "tests/unit/seal_fixture.h"
 
 /* --- key files -------------------------------------------------------------------------------- */
@@ -289,6 +294,73 @@ static void test_killed(void)
     is_good(reopen(&f.secret, &f.store), &err, "opened anew");
 }
 
+/* --- a store that loses its answers ----------------------------------------------------------- */
+
+static int get_none(struct store *store, const char *name, size_t len_max, void **ret_buf,
+                    size_t *ret_len, struct err *ret_err)
+{
+    (void)store, (void)len_max, (void)ret_buf, (void)ret_len;
+    return err_set(ret_err, ERR_STORE, "no answer for %s", name);
+}
+
+static void test_not_read_back(void)
+{
+    const struct store_ops *sound = f.store->ops;
+    struct store_ops ops = *sound;
+    struct keyring_info info;
+    struct store *store;
+    ops.get_all = get_none;
+    f.store->ops = &ops;
+    is_err(keyring_advance(f.store, &f.repo, &f.secret, true, NULL, &err), &err, ERR_STORE,
+           "counts from now on, but could not be read back: no answer",
+           "no answer behind the puts");
+    ok(strstr(err.hint, "keep the old key file and the new one") != NULL, "and what to do");
+    f.store->ops = sound;
+    is_good(reopen(&f.secret, &store), &err, "opened again");
+    keyring_describe(store_keys(store), &info);
+    is_u64(info.generation, 8, "it does count");
+    store_close(f.store);
+    f.store = store;
+}
+
+/* --- what a host remembers -------------------------------------------------------------------- */
+
+static uint64_t remembered(const char *path)
+{
+    free_json json_t *json = NULL;
+    uint64_t generation = 0;
+    is_good(json_load_path(path, &json, &err), &err, "what is remembered");
+    is_good(json_get_u64(json, "generation", ERR_CORRUPT, &generation, &err), &err, "is a number");
+    return generation;
+}
+
+static void test_memory(void)
+{
+    static struct conf conf;
+    char path[CONF_PATH_MAX + 64], id[ID_TEXT_LEN];
+    struct keyring_info info;
+    struct store *late;
+    id_to_text(f.repo.id, id);
+    snprintf(conf.state_dir, sizeof(conf.state_dir), "%s", f.dir);
+    snprintf(conf.repository_key_file, sizeof(conf.repository_key_file), "%s/key", f.dir);
+    snprintf(path, sizeof(path), "%s/keyring-%s.json", f.dir, id);
+    is_good(key_file_make(conf.repository_key_file, &f.secret, -1, &err), &err, "the key file");
+    is_good(reopen(&f.secret, &late), &err, "a job has read generation 8");
+    is_good(keyring_advance(f.store, &f.repo, &f.secret, true, NULL, &err), &err, "rotate");
+    is_good(key_memory_check(&conf, &f.repo, f.store, &err), &err, "which remembers");
+    is_u64(remembered(path), 9, "generation 9");
+    is_good(key_memory_check(&conf, &f.repo, late, &err), &err, "the job looks again");
+    keyring_describe(store_keys(late), &info);
+    is_u64(info.generation, 9, "and has 9 as well");
+    store_close(late);
+    static const char high[] = "{\"generation\": 11}";
+    FILE *file = fopen(path, "w");
+    ok(file && fputs(high, file) >= 0 && fclose(file) == 0, "the host has seen generation 11");
+    is_err(key_memory_check(&conf, &f.repo, f.store, &err), &err, ERR_REFUSED,
+           "host has seen 0000000b", "an older one that stays is refused");
+    is_u64(remembered(path), 11, "and 11 stays remembered");
+}
+
 int main(void)
 {
     test_key_file();
@@ -300,6 +372,8 @@ int main(void)
     test_rotate();
     test_damaged_ring();
     test_killed();
+    test_not_read_back();
+    test_memory();
     fixture_close(&f);
     return done();
 }
