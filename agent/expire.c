@@ -260,7 +260,7 @@ static json_t *item_json(const struct expire *expire, const struct expire_item *
     if (item->locked_until_s > 0)
         (void)json_object_set_new(json, "locked_until_s", json_integer(item->locked_until_s));
     if (item->withdrawn && !item->dead && !item->returns && !item->unreadable && !item->read &&
-        item->locked_until_s == 0)
+        item->locked_until_s == 0 && !item->held)
         (void)json_object_set_new(json, "left_s",
                                   json_integer((json_int_t)expire->grace_s - item->mark_age_s));
     return json;

@@ -95,7 +95,8 @@ struct expire_item {
     bool returns; /* withdrawn and pinned: this run takes the mark back */
     bool goes;    /* is withdrawn by this run */
     const char *why;        /* it stays or goes, for people; static */
-    int64_t locked_until_s; /* when that is not over; else 0 */
+    int64_t locked_until_s; /* by the store, when that is not over; else 0 */
+    bool held;              /* its record is under a legal hold */
     uint64_t left;          /* objects of it that somebody else reaches */
     /* of a record of this cluster that could be read, unless dead */
     bool known;
@@ -198,6 +199,8 @@ int expire_wal(struct expire *expire, struct err *err);
 /* Whether versions are kept; a key that may not ask is good enough where nothing is to be locked.
  */
 int expire_lock_prepare(struct expire *expire, struct err *err);
+/* Until when the store has its record locked, if that is not over; a legal hold. */
+int expire_lock_ask(const struct expire *expire, struct expire_item *item, struct err *err);
 /* Those whose grace is over are not dead while they are locked. */
 int expire_lock_revive(struct expire *expire, struct err *err);
 /* Nor does one go. ERR_REFUSED when it was asked for by name. */

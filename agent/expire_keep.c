@@ -135,6 +135,8 @@ static void explain_others(struct expire *expire)
             item->why = "its mark cannot be read: hidden, but it stays";
         else if (item->withdrawn && item->read)
             item->why = "withdrawn, but a job reads it";
+        else if (item->withdrawn && item->held)
+            item->why = "withdrawn, but under a legal hold";
         else if (item->withdrawn && item->locked_until_s > 0)
             item->why = "withdrawn, but locked";
         else if (item->withdrawn)

@@ -104,15 +104,15 @@ static int take_marks(struct expire *expire, const struct mark_list *marks, stru
     return rc;
 }
 
-static void take_record(struct expire *expire, const struct record *record)
+/* When its lock ends is the store's to say, not the record's: see expire_lock.c. */
+static int take_record(struct expire *expire, const struct record *record, struct err *err)
 {
     struct expire_item *item = expire_find(expire, record->id);
     if (!item)
-        return;
+        return 0;
     item->known = true;
     memcpy(item->tag, record->tag, sizeof(item->tag));
     item->captured_s = record->captured_s;
-    item->locked_until_s = record->locked_until_s > expire->now_s ? record->locked_until_s : 0;
     for (size_t i = 0; i < record->volume_count; i++)
         item->bytes_stored += record->volumes[i].bytes_stored;
     item->archived = record->archived;
@@ -121,6 +121,9 @@ static void take_record(struct expire *expire, const struct record *record)
     item->tag_lsn = record->tag_lsn;
     item->timeline = record->timeline;
     item->segment_size = record->segment_size;
+    return record->locked_until_s > expire->now_s && item->locked_until_s == 0
+               ? expire_lock_ask(expire, item, err)
+               : 0;
 }
 
 static int read_records(struct expire *expire, struct err *err)
@@ -136,7 +139,7 @@ static int read_records(struct expire *expire, struct err *err)
     if (rc == 0)
         rc = catalog_load(expire->store, &expire->repo, names.items, names.count, &records, err);
     for (size_t i = 0; rc == 0 && i < records.count; i++)
-        take_record(expire, &records.items[i]);
+        rc = take_record(expire, &records.items[i], err);
     expire->damaged = records.damaged;
     memcpy(expire->first_damaged, records.first_damaged, sizeof(expire->first_damaged));
     return rc;

@@ -15,6 +15,8 @@
 #include "agent/repository_access.h"
 #include "agent/text.h"
 
+enum { CLOCKS_DIFFER_S = 3600 };
+
 int expire_lock_prepare(struct expire *expire, struct err *err)
 {
     int rc = store_prepare_removes(expire->store, err);
@@ -30,7 +32,7 @@ int expire_lock_prepare(struct expire *expire, struct err *err)
 
 /* --- snapshots -------------------------------------------------------------------------------- */
 
-static int judge(struct expire *expire, struct expire_item *item, struct err *err)
+int expire_lock_ask(const struct expire *expire, struct expire_item *item, struct err *err)
 {
     char name[STORE_NAME_MAX + 1];
     struct store_lock lock = {.until_s = 0};
@@ -40,9 +42,11 @@ static int judge(struct expire *expire, struct expire_item *item, struct err *er
         err_clear(err);
         return 0;
     }
-    if (rc == 0)
-        item->locked_until_s = lock.until_s > expire->now_s ? lock.until_s : 0;
-    return rc;
+    if (rc < 0)
+        return rc;
+    item->locked_until_s = lock.until_s > expire->now_s ? lock.until_s : 0;
+    item->held = lock.held;
+    return 0;
 }
 
 int expire_lock_revive(struct expire *expire, struct err *err)
@@ -52,8 +56,8 @@ int expire_lock_revive(struct expire *expire, struct err *err)
         struct expire_item *item = &expire->items[i];
         if (!item->has_record || !item->dead)
             continue;
-        rc = judge(expire, item, err);
-        item->dead = item->locked_until_s == 0;
+        rc = expire_lock_ask(expire, item, err);
+        item->dead = item->locked_until_s == 0 && !item->held;
     }
     return rc;
 }
@@ -61,6 +65,10 @@ int expire_lock_revive(struct expire *expire, struct err *err)
 static int refuse(const struct expire_item *item, struct err *err)
 {
     char date[TEXT_TIME_LEN];
+    if (item->held) {
+        (void)err_set(err, ERR_REFUSED, "snapshot '%s' is under a legal hold", item->tag);
+        return err_hint(err, "it stays until somebody takes the hold off its record");
+    }
     text_time(item->locked_until_s, date);
     (void)err_set(err, ERR_REFUSED, "snapshot '%s' is locked until %s", item->tag, date);
     return err_hint(err, "nobody can remove it before; without a name `tidemark expire` leaves it "
@@ -74,11 +82,11 @@ int expire_lock_keep(struct expire *expire, struct err *err)
         struct expire_item *item = &expire->items[i];
         if (!item->has_record || !item->goes)
             continue;
-        rc = judge(expire, item, err);
-        if (rc < 0 || item->locked_until_s == 0)
+        rc = expire_lock_ask(expire, item, err);
+        if (rc < 0 || (item->locked_until_s == 0 && !item->held))
             continue;
         item->goes = false;
-        item->why = "locked";
+        item->why = item->held ? "legal hold" : "locked";
         if (expire->wanted)
             rc = refuse(item, err);
     }
@@ -87,12 +95,20 @@ int expire_lock_keep(struct expire *expire, struct err *err)
 
 /* --- extending -------------------------------------------------------------------------------- */
 
+/* The lock that is put cannot be taken back: whatever a date comes from, none is further away than
+ * that of a snapshot which begins now, on a host whose clock is somewhat ahead. */
+static int64_t limited(const struct expire *expire, int64_t until_s)
+{
+    int64_t latest_s = expire->now_s + (int64_t)repository_lock_s(expire->conf) + CLOCKS_DIFFER_S;
+    return until_s < latest_s ? until_s : latest_s;
+}
+
 /* An object has the lock of the snapshot that wrote it, at least. */
-static bool is_locked(const struct expire *expire, const struct expire_ref *ref)
+static bool is_locked(const struct expire *expire, const struct expire_ref *ref, int64_t until_s)
 {
     const struct expire_item *writer = expire_find(expire, ref->snapshot);
-    return ref->until_s <= expire->now_s ||
-           (writer && writer->known && writer->locked_until_s >= ref->until_s);
+    return until_s <= expire->now_s ||
+           (writer && writer->known && writer->locked_until_s >= until_s);
 }
 
 int expire_lock_extend(struct expire *expire, const struct expire_reach *reach, struct err *err)
@@ -104,14 +120,15 @@ int expire_lock_extend(struct expire *expire, const struct expire_reach *reach, 
         return 0;
     for (size_t i = 0; rc == 0 && i < reach->count; i++) {
         const struct expire_ref *ref = &reach->refs[i];
-        if (is_locked(expire, ref))
+        int64_t until_s = limited(expire, ref->until_s);
+        if (is_locked(expire, ref, until_s))
             continue;
         if (ref->kind == EXPIRE_PACK)
             repo_pack_name(name, ref->volume, ref->snapshot, ref->number);
         else
             repo_table_name(name, ref->volume, ref->snapshot, ref->number);
         /* One that is missing is for `check` and `verify` to tell. */
-        rc = lock_list_add(&list, name, ref->until_s, true, err);
+        rc = lock_list_add(&list, name, until_s, true, err);
     }
     return rc < 0 ? rc
                   : lock_extend_all(expire->store, &list, &expire->job->progress.cancel,
@@ -152,7 +169,9 @@ static int note_locked(void *ctx, const char *name, int64_t until_s, struct err 
     char date[TEXT_TIME_LEN];
     (void)err;
     text_time(until_s, date);
-    log_info("object=%s stays, it is locked until %s", name, date);
+    log_info("object=%s stays, it is %s %s", name,
+             until_s == STORE_LOCK_HELD ? "under a" : "locked until",
+             until_s == STORE_LOCK_HELD ? "legal hold" : date);
     removing->expire->locked_objects++;
     note_left(removing->expire, name);
     while (i < names->count && strcmp(names->names[i], name) != 0)

@@ -195,8 +195,10 @@ static const char *const lock_words[] = {[STORE_LOCK_NONE] = "",
 void s3_call_read_lock(const struct s3_call *call, struct store_lock *ret)
 {
     const struct http_exchange *x = &call->exchange;
-    char mode[16], date[48];
-    *ret = (struct store_lock){.until_s = 0};
+    char mode[16], date[48], hold[8];
+    *ret = (struct store_lock){
+        .held = http_header(x, "x-amz-object-lock-legal-hold", hold, sizeof(hold)) != NULL &&
+                strcmp(hold, "ON") == 0};
     if (http_header(x, "x-amz-object-lock-mode", mode, sizeof(mode)) == NULL ||
         http_header(x, "x-amz-object-lock-retain-until-date", date, sizeof(date)) == NULL ||
         !s3_date_parse(date, &ret->until_s))

@@ -7,7 +7,9 @@
  * tables, manifests, records, WAL, tidemark.repo and the key ring. Marks, probes and journals are
  * not: they have to go. file:// can lock nothing: store_check_lock() says so.
  *
- * Dates are Unix seconds by the store's clock. Client mode; the threads of store.h. */
+ * Dates are Unix seconds. When one is over, the store says, by its own clock; who chooses one from
+ * the time of a host (a snapshot does: when it began, and lock_days) locks for as much less, or
+ * more, as that clock is behind, or ahead. Client mode; the threads of store.h. */
 #ifndef TIDEMARK_IO_STORE_LOCK_H
 #define TIDEMARK_IO_STORE_LOCK_H
 
@@ -16,7 +18,11 @@
 struct store_lock {
     enum store_lock_mode mode;
     int64_t until_s; /* 0 = not locked */
+    bool held;       /* a legal hold: whatever the date, until somebody takes it off */
 };
+
+/* A date that only the end of a legal hold brings. */
+#define STORE_LOCK_HELD INT64_MAX
 
 /* 0: the store locks. ERR_CONFIG: it cannot, or the bucket was made without. */
 int store_check_lock(struct store *store, struct err *err);
@@ -42,8 +48,8 @@ int store_extend_lock(struct store *store, const char *name, int64_t until_s, bo
 int store_prepare_removes(struct store *store, struct err *err);
 
 /* As store_remove_many(), and with all versions, in a bucket that keeps them: else their bytes stay
- * for ever. What a lock keeps is left as it is, not hidden either, and told to locked(); an error
- * of it ends all. */
+ * for ever. What a lock keeps is left as it is, not hidden either, and told to locked(), with
+ * STORE_LOCK_HELD for a legal hold; an error of it ends all. */
 int store_remove_versions(struct store *store, const char *const *names, size_t count,
                           int (*locked)(void *ctx, const char *name, int64_t until_s,
                                         struct err *err),

@@ -28,6 +28,8 @@ static int no_lock(void *ctx, const char *name, int64_t until_s, struct err *err
 {
     char date[S3_DATE_LEN];
     (void)ctx;
+    if (until_s == STORE_LOCK_HELD)
+        return err_set(err, ERR_REFUSED, "'%s' is under a legal hold", name);
     s3_date_format(until_s, date);
     return err_set(err, ERR_REFUSED, "'%s' is locked until %s", name, date);
 }

@@ -149,8 +149,8 @@ static void common_prefix(const struct collection *all, char ret[STORE_NAME_MAX 
     (void)snprintf(ret, STORE_NAME_MAX + 1, "%.*s", (int)len, first);
 }
 
-/* When the last lock of this name, one of all->names, ends; 0: none of its versions has one. What
- * other names point to may be gone by now. */
+/* When the last lock of this name, one of all->names, ends (STORE_LOCK_HELD); 0: none of its
+ * versions has one. What other names point to may be gone by now. */
 static int read_locks(struct store_s3 *s3, const struct collection *all, const char *name,
                       int64_t *ret_s, struct err *err)
 {
@@ -167,6 +167,8 @@ static int read_locks(struct store_s3 *s3, const struct collection *all, const c
         if (rc < 0)
             return rc;
         s3_call_read_lock(s3->call, &lock);
+        if (lock.held)
+            lock.until_s = STORE_LOCK_HELD;
         if (lock.until_s > *ret_s)
             *ret_s = lock.until_s;
     }

@@ -3,6 +3,7 @@
 snapshot is there, nobody removes it before its date, and expire takes it, with all versions, behind
 it. Locks of a day for what must hold, of seconds (TIDEMARK_TEST_LOCK_S) for what must end.
 check: build=release timeout=300"""
+import base64
 import hashlib
 import json
 import os
@@ -34,15 +35,28 @@ class Story:
         is_status(done, 0, "the snapshots can be listed")
         return {r["tag"]: r for r in map(json.loads, done.out.splitlines())}
 
-    def mark(self, identity):
-        """withdrawn/ID as FORMAT.md has it, by somebody who has keys."""
-        body = json.dumps({"format": 1, "id": identity, "why": "expired"}).encode()
+    def forged(self, identity, text, kind=None):
+        """An object as FORMAT.md has it, by somebody who has keys: the record's header."""
+        body = json.dumps(text).encode()
         path = self.path(f"snapshot/main/db-locked/{identity}.json")
         head = bytearray(self.client.get(path).body[:176])
         struct.pack_into("<Q", head, 24, len(body))
-        struct.pack_into("<I", head, 80, 4)
+        if kind is not None:
+            struct.pack_into("<I", head, 80, kind)
         head[88:120] = hashlib.sha256(body).digest()
         return bytes(head) + stranger.PLAIN.digest(bytes(head)) + body
+
+    def mark(self, identity):
+        """withdrawn/ID."""
+        return self.forged(identity, {"format": 1, "id": identity, "why": "expired"}, 4)
+
+    def hold(self, name, status):
+        """A legal hold on an object, ON or OFF."""
+        body = f"<LegalHold><Status>{status}</Status></LegalHold>".encode()
+        digest = base64.b64encode(hashlib.md5(body).digest()).decode()
+        answer = self.client.request("PUT", self.path(name), {"legal-hold": ""},
+                                     {"content-md5": digest}, body)
+        is_(answer.status, 200, f"a legal hold is {status}")
 
     def reached(self, tag):
         """What a snapshot needs, by the reader that shares no code with the product."""
@@ -139,7 +153,7 @@ def test_hidden(story):
     row = check_row(world)
     is_(row["result"], "ok", "check: nothing is hidden")
     like(row["detail"], "^1 days, compliance", "and how long it is locked")
-    pack = world.place.keys_below("pack/")[0]
+    pack = min(n for n in story.reached("t2") if n.startswith("pack/"))
     is_(story.client.delete(story.path(pack)).status, 204, "a removal without a version")
     is_status(world.cli("verify", "t2"), "missing", "hides a pack: verify")
     row = check_row(world)
@@ -216,6 +230,47 @@ def test_kept(story):
     is_status(story.world.cli("verify", "t1"), 0, "it is whole")
 
 
+def test_forged(story):
+    """A record that claims a lock of 20 years, in a plain repository: nothing proves it, and what
+    is locked once is locked."""
+    name = f"snapshot/main/db-locked/{story.records()['committed']['id']}.json"
+    needs = sorted(n for n in story.reached("committed") if n.startswith(("pack/", "table/")))
+    before = {n: story.client.lock(story.path(n)) for n in needs}
+    text = json.loads(story.client.get(story.path(name)).body[192:])
+    text["locked_until_s"] += 20 * 365 * 86400
+    forged = story.forged(story.records()["committed"]["id"], text)
+    is_(story.client.put(story.path(name), forged).status, 200, "somebody writes a record anew")
+    _, result, found = expire(story)
+    is_(found["committed"]["action"], "keep", "expire takes it for the snapshot")
+    is_({n: lock for n in needs if (lock := story.client.lock(story.path(n))) != before[n]}, {},
+        f"and locks none of its {len(needs)} objects for longer")
+    is_((result["locks_extended"], found["committed"].get("locked_until_s")), (0, None),
+        "it goes by the store's word")
+    newest = story.client.versions("locked", name)[0]
+    is_(story.client.delete(story.path(name), query={"versionId": newest[1]}).status, 204,
+        "without that record")
+    is_(expire(story)[2]["committed"]["locked_until_s"],
+        story.records()["committed"]["locked_until_s"], "it is locked as it was")
+
+
+def test_held(story):
+    """A record without a date, under a legal hold: without it no rule would keep its snapshot."""
+    name = f"snapshot/main/db-locked/{story.records()['t1']['id']}.json"
+    body = story.client.get(story.path(name)).body
+    is_(story.client.put(story.path(name), body).status, 200, "a record is put anew, unlocked")
+    story.hold(name, "ON")
+    found = expire(story)[2]["t1"]
+    is_((found["action"], found["why"]), ("keep", "legal hold"), "its snapshot stays")
+    done = story.world.cli("expire", "t1", "--confirm")
+    is_status(done, "refused", "by name it is refused")
+    like(done.err, "snapshot 't1' is under a legal hold\n.*hint: it stays until", "with the reason")
+    story.hold(name, "OFF")
+    is_(expire(story, "--dry-run")[2]["t1"]["action"], "withdraw", "without the hold it would go")
+    newest = story.client.versions("locked", name)[0]
+    is_(story.client.delete(story.path(name), query={"versionId": newest[1]}).status, 204,
+        "the first record again")
+
+
 def test_removed(story):
     """Behind its date a snapshot goes, with all versions; what a newer one needs stays locked."""
     world = story.world
@@ -250,12 +305,49 @@ def test_removed(story):
     is_((found["short"]["action"], found["t1"]["action"]), ("withdraw", "keep"), "it is withdrawn")
     ok(result["locks_extended"] >= 1, "what has no lock is locked again")
     is_(story.client.lock(story.path(doubled))[1], until_s, "for as long")
-    poll(lambda: expire(story)[2].get("short") is None, 30, "the end of the grace", 1)
+    held = sorted(n for n in own if n.startswith("pack/"))[0][:-8] + "0000ffff"
+    is_(story.client.put(story.path(held), b"no lock").status, 200, "an object without a date")
+    story.hold(held, "ON")
+    own.add(held)
+    poll(lambda: expire(story) and own & set(world.place.keys_below()) <= {held}, 60,
+         "the end of the grace", 1)
+    is_(own & set(world.place.keys_below()), {held}, "all goes but what is held")
+    story.hold(held, "OFF")
+    poll(lambda: expire(story)[2].get("short") is None, 60, "the end of the hold", 1)
     left = {key for key, _, _ in story.client.versions("locked")}
     is_(sorted(own & left), [], f"no version of its {len(own)} objects is left")
     ok(set(shared) <= set(world.place.keys_below()), "what the last one needs is there")
     is_status(world.cli("verify", "last"), 0, "the last one verifies")
     world.read_back("last", "expired")
+
+
+def test_sealed(box, store):
+    """Encrypted, and locked."""
+    world = World(box, store, "sealed", proxy=False, lock=True, lock_days=1)
+    node = world.node
+    node.encrypt()
+    world.start()
+    is_status(world.snapshot("s1"), 0, "encrypted: a snapshot")
+    client, old = store.client(), [f"key/00000001{end}" for end in ("", ".copy")]
+    until_s = json.loads(world.cli("show", "s1", "--json").out)["locked_until_s"]
+    is_([n for n in old if client.lock(f"sealed/{n}")[1] < until_s], [],
+        "the key ring is locked until its date")
+    new = box.join("sealed-new.key")
+    is_status(world.cli("key", "generate", new), 0, "another key file")
+    done = world.cli("key", "rewrap", new)
+    is_status(done, 0, "takes the place of the first")
+    like(done.err, "2 objects of older generations in key/ could not be removed.*\n.*\n.*lock_days",
+         "and says that the old one is good for what is locked")
+    is_([(k, m) for k, _, m in client.versions("sealed", old[0])], [(n, False) for n in old],
+        "which is not hidden either")
+    os.rename(new, node.key)
+    os.unlink(node.wal_key)
+    is_status(world.cli("key", "wal", node.wal_key), 0, "the key file of WAL")
+    is_status(world.cli("verify", "s1"), 0, "s1 verifies with the new one")
+    world.change(1)
+    is_status(world.snapshot("s2"), 0, "and a second snapshot can be taken")
+    is_status(world.cli("verify", "s2"), 0, "which verifies")
+    world.stop()
 
 
 def main():
@@ -270,8 +362,11 @@ def main():
     test_hidden(story)
     test_killed(story)
     test_kept(story)
+    test_forged(story)
+    test_held(story)
     test_removed(story)
     story.world.stop()
+    test_sealed(box, store)
 
 
 run(main)

@@ -21,20 +21,23 @@ static const struct {
     const char *head;
     enum store_lock_mode mode;
     int64_t until_s;
+    bool held;
 } locks[] = {
-    {"", STORE_LOCK_NONE, 0},
+    {"", STORE_LOCK_NONE, 0, false},
     {"x-amz-object-lock-mode: COMPLIANCE\r\n"
      "x-amz-object-lock-retain-until-date: 2013-05-24T00:00:00.000Z\r\n", /* AWS */
-     STORE_LOCK_COMPLIANCE, 1369353600},
+     STORE_LOCK_COMPLIANCE, 1369353600, false},
     {"x-amz-object-lock-retain-until-date: 2013-05-24T00:00:07.123456789Z\r\n" /* radosgw */
      "x-amz-object-lock-mode: GOVERNANCE\r\n",
-     STORE_LOCK_GOVERNANCE, 1369353607},
-    {"x-amz-object-lock-mode: COMPLIANCE\r\n", STORE_LOCK_NONE, 0},
+     STORE_LOCK_GOVERNANCE, 1369353607, false},
+    {"x-amz-object-lock-mode: COMPLIANCE\r\n", STORE_LOCK_NONE, 0, false},
     {"x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: soon\r\n",
-     STORE_LOCK_NONE, 0},
+     STORE_LOCK_NONE, 0, false},
     {"x-amz-object-lock-mode: COMPLIANCE\r\n"
      "x-amz-object-lock-retain-until-date: 2013-05-24T00:00:00+01:00\r\n",
-     STORE_LOCK_NONE, 0},
+     STORE_LOCK_NONE, 0, false},
+    {"x-amz-object-lock-legal-hold: ON\r\n", STORE_LOCK_NONE, 0, true},
+    {"x-amz-object-lock-legal-hold: OFF\r\n", STORE_LOCK_NONE, 0, false},
 };
 
 static void check_read_locks(void)
@@ -45,8 +48,9 @@ static void check_read_locks(void)
         snprintf(x->head, sizeof(x->head), "HTTP/1.1 200 OK\r\n%s\r\n", locks[i].head);
         x->head_len = strlen(x->head);
         s3_call_read_lock(call, &lock);
-        ok(lock.mode == locks[i].mode && lock.until_s == locks[i].until_s, "the lock of answer %zu",
-           i);
+        ok(lock.mode == locks[i].mode && lock.until_s == locks[i].until_s &&
+               lock.held == locks[i].held,
+           "the lock of answer %zu", i);
     }
 }
 
