@@ -97,6 +97,7 @@ struct expire_item {
     const char *why;        /* it stays or goes, for people; static */
     int64_t locked_until_s; /* by the store, when that is not over; else 0 */
     bool held;              /* its record is under a legal hold */
+    bool unseen;            /* its record says that it is locked, and the store shows no lock */
     uint64_t left;          /* objects of it that somebody else reaches */
     /* of a record of this cluster that could be read, unless dead */
     bool known;

@@ -104,7 +104,8 @@ static int take_marks(struct expire *expire, const struct mark_list *marks, stru
     return rc;
 }
 
-/* When its lock ends is the store's to say, not the record's: see expire_lock.c. */
+/* When its lock ends is the store's to say, not the record's: see expire_lock.c. But a key that may
+ * not see locks is shown none. */
 static int take_record(struct expire *expire, const struct record *record, struct err *err)
 {
     struct expire_item *item = expire_find(expire, record->id);
@@ -121,9 +122,11 @@ static int take_record(struct expire *expire, const struct record *record, struc
     item->tag_lsn = record->tag_lsn;
     item->timeline = record->timeline;
     item->segment_size = record->segment_size;
-    return record->locked_until_s > expire->now_s && item->locked_until_s == 0
-               ? expire_lock_ask(expire, item, err)
-               : 0;
+    if (record->locked_until_s <= expire->now_s || item->locked_until_s > 0)
+        return 0;
+    int rc = expire_lock_ask(expire, item, err);
+    item->unseen = rc == 0 && item->locked_until_s == 0;
+    return rc;
 }
 
 static int read_records(struct expire *expire, struct err *err)

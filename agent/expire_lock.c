@@ -1,7 +1,7 @@
 /* What is locked stays (FORMAT.md §14), whoever withdrew it: until its date the objects are there,
  * and so everything that decides about others treats it as a snapshot that counts. The store's word
  * on the record decides, not the record's: nothing above the record of a plain repository proves
- * it.
+ * it. Only to keep a snapshot the record's word is enough.
  *
  * What a snapshot needs was locked for as long as itself when it was taken. It is looked at again
  * here, because somebody may have put an object anew, without a lock: bytes are bytes. */
@@ -69,6 +69,15 @@ static int refuse(const struct expire_item *item, struct err *err)
         (void)err_set(err, ERR_REFUSED, "snapshot '%s' is under a legal hold", item->tag);
         return err_hint(err, "it stays until somebody takes the hold off its record");
     }
+    if (item->unseen) {
+        (void)err_set(err, ERR_REFUSED,
+                      "snapshot '%s' is locked by its record, and the store shows no lock",
+                      item->tag);
+        return err_hint(err,
+                        "does the key have s3:GetObjectRetention? `tidemark show %s` says until "
+                        "when the snapshot stays",
+                        item->tag);
+    }
     text_time(item->locked_until_s, date);
     (void)err_set(err, ERR_REFUSED, "snapshot '%s' is locked until %s", item->tag, date);
     return err_hint(err, "nobody can remove it before; without a name `tidemark expire` leaves it "
@@ -83,10 +92,10 @@ int expire_lock_keep(struct expire *expire, struct err *err)
         if (!item->has_record || !item->goes)
             continue;
         rc = expire_lock_ask(expire, item, err);
-        if (rc < 0 || (item->locked_until_s == 0 && !item->held))
+        if (rc < 0 || (item->locked_until_s == 0 && !item->held && !item->unseen))
             continue;
         item->goes = false;
-        item->why = item->held ? "legal hold" : "locked";
+        item->why = item->held ? "legal hold" : item->unseen ? "locked, it says" : "locked";
         if (expire->wanted)
             rc = refuse(item, err);
     }
