@@ -5,6 +5,7 @@
 
 #include "agent/log.h"
 #include "agent/reading.h"
+#include "agent/restore.h"
 
 static int compare_items(const void *a, const void *b)
 {
@@ -200,11 +201,14 @@ static int take_readings(struct expire *expire, struct err *err)
 {
     struct expire_names names = {.names = NULL};
     int rc = store_list(expire->store, "reading/", note_reading, &names, err);
+    restore_test_stop("expire-readings");
     for (size_t i = 0; rc == 0 && i < names.count; i++) {
         uint8_t snapshot[ID_LEN];
         int64_t age_s = 0;
         rc = expire_age(expire, names.names[i], &age_s, err);
-        if (rc == 0 && age_s != INT64_MAX && age_s >= READING_LIFE_S)
+        if (age_s == INT64_MAX) /* it has just ended, or been put under another name */
+            age_s = 0;
+        if (rc == 0 && age_s >= READING_LIFE_S)
             rc = expire_names_add(&expire->old_readings, names.names[i], 0, err);
         if (rc < 0 || age_s >= READING_LIFE_S || !reading_parse(names.names[i], snapshot))
             continue;

@@ -131,10 +131,13 @@ static int look_again(const struct wal_sweep *sweep, size_t index, uint64_t belo
     free_catalog_names struct catalog_names later = {0};
     free_catalog_records struct catalog_records records = {0};
     int rc = catalog_names_all(expire->store, &all, err);
-    for (size_t i = 0; rc == 0 && i < all.count; i++)
-        if (!expire_find(expire, all.items[i].id) &&
+    for (size_t i = 0; rc == 0 && i < all.count; i++) {
+        /* One known by its mark only may have been committed, and its mark taken back, since. */
+        const struct expire_item *known = expire_find(expire, all.items[i].id);
+        if ((!known || !known->has_record) &&
             strcmp(all.items[i].cluster, expire->conf->cluster) == 0)
             rc = catalog_names_add(&later, &all.items[i], err);
+    }
     if (rc == 0 && later.count)
         rc = catalog_load(expire->store, &expire->repo, later.items, later.count, &records, err);
     bool needed = records.damaged > 0;

@@ -25,7 +25,7 @@ int mark_put_as(struct store *store, const struct repo *repo, const char *name,
 {
     char text_id[ID_TEXT_LEN];
     id_to_text(id, text_id);
-    free_json json_t *json = json_pack("{s:i, s:s, s:s?, s:s, s:I}", "format", 1, "id", text_id,
+    free_json json_t *json = json_pack("{s:i, s:s, s:s*, s:s, s:I}", "format", 1, "id", text_id,
                                        "why", why, "by", by, "written_s", (json_int_t)time(NULL));
     free_mem char *text = json_text(json);
     size_t len = strlen(text);

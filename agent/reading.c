@@ -29,31 +29,29 @@ bool reading_parse(const char *name, uint8_t ret_snapshot[ID_LEN])
 /* --- the mark --------------------------------------------------------------------------------- */
 
 /* Under a new name: no object is ever replaced, and the store's clock tells its age. */
-static int put(const struct reading_mark *reading, struct store *store,
-               char ret[STORE_NAME_MAX + 1], struct err *err)
+static int put(const struct reading_mark *reading, struct store *store, struct err *err)
 {
-    char snapshot[ID_TEXT_LEN];
+    char name[STORE_NAME_MAX + 1], snapshot[ID_TEXT_LEN];
     uint8_t random[ID_LEN];
     int rc = id_random(random, err);
     if (rc < 0)
         return rc;
     id_to_text(reading->snapshot, snapshot);
-    (void)snprintf(ret, STORE_NAME_MAX + 1, "%s%s-%s-%08x", prefix, snapshot, reading->job,
+    (void)snprintf(name, sizeof(name), "%s%s-%s-%08x", prefix, snapshot, reading->job,
                    get_le32(random));
-    return mark_put_as(store, &reading->repo, ret, reading->snapshot, NULL, reading->node, err);
+    return mark_put_as(store, &reading->repo, name, reading->snapshot, NULL, reading->node, err);
 }
 
+/* The older ones stay until the end: who lists the names just now may miss the new one. */
 static void renew(struct reading_mark *reading)
 {
-    char name[STORE_NAME_MAX + 1];
     struct err err;
-    int rc = put(reading, reading->store, name, &err);
-    if (rc == 0 && reading->name[0])
-        rc = store_remove(reading->store, reading->name, &err);
-    if (rc < 0 && rc != -ERR_AUTH) /* a key that may not delete leaves them to expire */
+    int rc = put(reading, reading->store, &err);
+    if (rc < 0 && reading->is_put)
         log_warn("the mark that a snapshot is being read was not renewed err=\"%s\"", err.text);
-    if (rc == 0 || rc == -ERR_AUTH)
-        memcpy(reading->name, name, sizeof(reading->name));
+    else if (rc == 0 && !reading->is_put)
+        log_info("the mark that a snapshot is being read is there now");
+    reading->is_put = rc == 0;
 }
 
 /* --- the thread ------------------------------------------------------------------------------- */
@@ -73,10 +71,16 @@ static bool wait_for_stop(struct reading_mark *reading, unsigned seconds)
     return stop;
 }
 
+static unsigned interval_s(const struct reading_mark *reading)
+{
+    const char *test = getenv("TIDEMARK_TEST_RENEW_S"); /* tests do not wait for a day */
+    return test ? (unsigned)strtoul(test, NULL, 10) : reading->is_put ? RENEW_S : RETRY_S;
+}
+
 static void *thread_main(void *ctx)
 {
     struct reading_mark *reading = ctx;
-    while (!wait_for_stop(reading, RENEW_S))
+    while (!wait_for_stop(reading, interval_s(reading)))
         renew(reading);
     return NULL;
 }
@@ -134,13 +138,13 @@ int reading_begin(struct reading_mark *reading, struct store *store, const struc
     memcpy(reading->job, job->id, sizeof(reading->job));
     (void)snprintf(reading->node, sizeof(reading->node), "%s", job->conf.node);
     restore_test_stop("reading-begin");
-    int rc = put(reading, store, reading->name, err);
+    int rc = put(reading, store, err);
+    reading->is_put = rc == 0;
     if (rc == -ERR_CANCELLED)
         return rc;
     if (rc < 0) {
-        reading->name[0] = '\0';
         log_warn("`tidemark expire` cannot know that this job reads the snapshot: it has "
-                 "[retention] grace for it err=\"%s\"",
+                 "[retention] grace for it, unless a later try puts the mark err=\"%s\"",
                  err->text);
         err_clear(err);
     }
@@ -149,8 +153,7 @@ int reading_begin(struct reading_mark *reading, struct store *store, const struc
         reading_end(reading, store, job, record->id);
         return rc;
     }
-    if (reading->name[0])
-        start(reading, store);
+    start(reading, store);
     restore_test_stop("reading-begun");
     return 0;
 }

@@ -1,17 +1,19 @@
 /* Who reads a snapshot: a mark reading/<snapshot>-<job>-<random> (FORMAT.md §8), put by a restore,
- * an export or a verification before it reads what may be removed, anew every day while it runs,
- * and removed at the end. `tidemark expire` removes nothing of a snapshot that has one which is
- * younger than READING_LIFE_S, however long ago it was withdrawn, and keeps its WAL. That life is
- * much longer than what a process may sleep, and a job that was killed and goes on within it finds
- * everything; of one that nobody goes on with the mark is removed by expire when it is older.
+ * an export or a verification before it reads what may be removed, another one every day while it
+ * runs, and all are removed at the end. `tidemark expire` removes nothing of a snapshot that has
+ * one which is younger than READING_LIFE_S, however long ago it was withdrawn, and keeps its WAL.
+ * That life is much longer than what a process may sleep, and a job that was killed and goes on
+ * within it finds everything; of one that nobody goes on with the mark is removed by expire when it
+ * is older.
  *
  * Who reads puts the mark, then looks whether the snapshot is withdrawn. Not yet: an expire that
  * takes it for dead lists these marks a grace later. It is: who begins finds no snapshot
  * (ERR_MISSING), who goes on with what had begun (begun) may be late, and finds objects missing
  * then.
  *
- * A restore must not fail because a store or a key is read-only: it goes on without a mark and logs
- * that. Such a job has the grace period. begin and end: one thread. */
+ * A restore must not fail because a store or a key is read-only: it goes on without a mark, logs
+ * that, and tries again every ten minutes. Until then such a job has the grace period. begin and
+ * end: one thread. */
 #ifndef TIDEMARK_AGENT_READING_H
 #define TIDEMARK_AGENT_READING_H
 
@@ -23,11 +25,11 @@
 enum { READING_LIFE_S = 7 * 86400 };
 
 struct reading_mark {
-    struct store *store; /* of the thread, NULL when there is no mark */
+    struct store *store; /* of the thread, NULL when there is none */
     struct repo repo;
     uint8_t snapshot[ID_LEN];
     char job[ID_TEXT_LEN], node[64];
-    char name[STORE_NAME_MAX + 1]; /* of the mark; the thread's while it runs */
+    bool is_put; /* the last try; the thread's while it runs */
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     pthread_t thread;

@@ -173,7 +173,29 @@ def test_wal(node, other):
     ok(segments(node) < before, "3: removes WAL")
     whole(node, "3", "w3")
     is_(len(objects(node, "horizon")), 1, "one mark of all these stays")
+
+
+def test_taken_back(node, other):
+    """Given up by one expire, which takes that back, when another has listed the mark."""
+    known = objects(node)
+    writer = sleeping_snapshot(other, "late4", "snapshot-committing")
+    own = objects(node, "pack", "table", "volume") - known
+    given_up = mark(node, {name.split("/")[2] for name in own}.pop())
+    node.wait_archived(node.server.switch_wal())
+    take(node, "w4")
+    age(node, own)
+    is_(result(expire(node))["abandoned"], 1, "4: a writer is given up")
+    age(node, objects(node, "withdrawn") - {given_up})
+    age(node, objects(node, "wal"))
+    before = segments(node)
+    sleeper = Sleeper(node, "expire-wal-listed", "expire", "--json")
+    os.unlink(path_of(node, given_up))
+    is_status(writer.wake(), 0, "4: it is committed, and its mark taken back, meanwhile")
+    is_status(sleeper.wake(), 0, "4: expire goes on")
+    is_(sorted(before - segments(node)), [], "4: removes no WAL")
+    whole(node, "4", "late4", "w4")
     retention(node)
+    forget(node, "late4")
 
 
 def test_not_seen(node):
@@ -189,7 +211,7 @@ def test_not_seen(node):
     like(done.err, "the snapshot is stored; whether it still counts is not known: "
                    ".*\nhint: when `tidemark list` shows it, it is whole", "it says so")
     unlike(done.err, "may still arrive", "and not that the record may be missing")
-    whole(node, "and it is", "w3", "stored")
+    whole(node, "and it is", "w4", "stored")
     forget(node, "stored")
 
 
@@ -222,7 +244,9 @@ def reads_on(node, tag, sleeper, why):
 
 def test_reading(node):
     take(node, "read")
-    forget(node, "w3")
+    forget(node, "w4")
+    age(node, objects(node, "wal"))
+    is_status(expire(node), 0, "WAL before it goes")
     take(node, "next")
     file = node.box.join("read.img")
     sleeper = Sleeper(node, "reading-begun", "export", "read", file)
@@ -243,6 +267,24 @@ def test_reading(node):
     ok(not {o for o in objects(node, "snapshot", "volume", "reading") if IDENTITIES["killed"] in o},
        "the snapshot goes, and the mark")
     whole(node, "read and killed", "next", "newest")
+
+
+def test_renewed(node):
+    """The mark is another one when expire, which has listed it, asks for its age."""
+    take(node, "renewed")
+    take(node, "later")
+    reader = Sleeper(node, "reading-begun", "verify", "renewed")
+    withdraw(node, "renewed")
+    before = objects(node, "pack", "table", "volume", "snapshot")
+    sleeper = Sleeper(node, "expire-readings", "expire", "--json")
+    (old,) = objects(node, "reading")
+    os.rename(path_of(node, old), path_of(node, old[:-8] + "00000000"))
+    is_status(sleeper.wake(), 0, "a mark that was listed is not there: expire goes on")
+    is_(sorted(before - objects(node)), [], "and removes nothing")
+    is_status(reader.wake(), 0, "the verification is content")
+    is_(objects(node, "reading"), set(), "and removes every mark of its own")
+    is_status(expire(node), 0, "then")
+    ok(not {o for o in objects(node, "volume") if IDENTITIES["renewed"] in o}, "the snapshot goes")
 
 
 def test_restore(node):
@@ -273,10 +315,13 @@ def main():
     test_pins(node)
     test_marks(node)
     test_killed(node)
-    test_wal(node, sibling(node))
+    other = sibling(node)
+    test_wal(node, other)
+    test_taken_back(node, other)
     test_not_seen(node)
     test_begun_late(node)
     test_reading(node)
+    test_renewed(node)
     test_restore(node)
 
 
