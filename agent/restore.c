@@ -439,16 +439,18 @@ static int open_restore(struct restore *restore, struct err *err)
     return rc;
 }
 
-/* Nobody goes on with it: what it read may go. Of a handover Patroni's server recovers yet, from
- * the WAL that the mark keeps, and the mark ages out. */
+/* Nobody goes on with it: what it read may go. Of a handover Patroni's server recovers yet, and one
+ * that is left paused or shut down at its target may be started again: from the WAL that the mark
+ * keeps, and the mark ages out. */
 static void end_reading(struct restore *restore, int rc)
 {
     const json_t *journal = restore->job->journal;
     const char *planned = json_str(json_object_get(journal, "plan"), "snapshot");
     enum restore_step step = restore_step_from_name(json_str(journal, "step"));
-    bool over = rc == 0 ? json_is(journal, "state", "complete")
-                        : (step < STEP_MARKED && !restore_keeps_fence(restore)) ||
-                              json_is_true(json_object_get(journal, "given_up"));
+    bool over =
+        rc == 0 ? json_is(journal, "state", "complete") && restore->request.action == ACTION_PROMOTE
+                : (step < STEP_MARKED && !restore_keeps_fence(restore)) ||
+                      json_is_true(json_object_get(journal, "given_up"));
     uint8_t id[ID_LEN];
     if (!restore->store || restore->request.dry_run || !over || restore_is_handover(restore))
         reading_pause(&restore->reading);

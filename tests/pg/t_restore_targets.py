@@ -94,9 +94,13 @@ def test_actions(story):
     is_(server.psql("select pg_is_in_recovery(), pg_get_wal_replay_pause_state()"), "t|paused",
         "action pause: the server waits at the tag")
     is_(server.psql("select count(*) from orders"), "5000", "action pause: and can be read")
+    reading = story.node.repository.removeprefix("file://") + "/reading/*"
+    is_(len(glob.glob(reading)), 1, "action pause: its WAL is kept for it")
     story.restore("--action=shutdown")
     ok(not server.running(), "action shutdown: the server is down")
+    is_(len(glob.glob(reading)), 2, "action shutdown: as well")
     story.restore("--verify=quick")
+    is_(len(glob.glob(reading)), 2, "a restore that promotes keeps none")
     server.wait_ready()
     is_(server.psql("select count(*) from orders"), "5000", "promoted in the end")
 
