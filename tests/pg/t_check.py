@@ -186,8 +186,9 @@ def test_ranges(node):
     is_([(r["cluster"], r["timeline"], r["first"], r["last"], r["segments"], r["missing"])
          for r in found], [("main", 1, there[0], there[-1], len(there), 0)],
         "list --wal: what is there")
-    like(node.cli("list").out, rf"(?m)^TL +FIRST WAL .*\n *1  {there[0]}  {there[-1]} "
-         rf"+{len(there)} +0 ", "list has it, too")
+    like(node.cli("list", "--wal").out, rf"^TL +FIRST WAL .*\n *1  {there[0]}  {there[-1]} "
+         rf"+{len(there)} +0 ", "for people, too")
+    unlike(node.cli("list").out, "FIRST WAL", "list without it asks for no WAL")
     path = segment_path(node, there[-2])
     os.rename(path, node.box.join("aside.wal"))
     is_([r["missing"] for r in schemas.conform(node.cli, "gap", "list", "--wal")], [1],
