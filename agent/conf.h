@@ -12,6 +12,7 @@
 #include "io/store.h"
 
 enum { CONF_VOLUMES_MAX = 16, CONF_NAME_MAX = 63, CONF_PATH_MAX = 1023 };
+enum { RETENTION_GRACE_MIN_S = 600 }; /* why, expire.h says */
 
 enum conf_provider { PROVIDER_PRECOPY, PROVIDER_COMMAND, PROVIDER_FREEZE, PROVIDER_OFFLINE };
 enum conf_freeze_by { FREEZE_BY_AGENT, FREEZE_BY_SCRIPT };

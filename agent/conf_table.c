@@ -216,8 +216,8 @@ const struct option option_table[] = {
      NULL},
     {"retention", "days", OPTION_COUNT, FIELD(retention_days), "0", 0, 100000, NULL,
      "number (0 … 100000)", "Keeps the snapshots of so many days. 0: no such rule.", NULL},
-    {"retention", "grace", OPTION_TIME_S, FIELD(retention_grace_s), "24h", 600, 365 * 86400, NULL,
-     "time (10min … 8760h)",
+    {"retention", "grace", OPTION_TIME_S, FIELD(retention_grace_s), "24h", RETENTION_GRACE_MIN_S,
+     365 * 86400, NULL, "time (10min … 8760h)",
      "How long what `tidemark expire` has withdrawn is not removed yet, by the store's clock. It "
      "has to be longer than any snapshot takes, and than a restore whose key may not write takes "
      "until its last --resume. At least 10min: clocks may differ by 5min, and requests be under "

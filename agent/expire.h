@@ -40,14 +40,17 @@
  * failed.
  *
  * Who reads is noticed as well (reading.h), and WAL has a second look of its own (wal_horizon.h).
+ * A writer that is killed between its record and that look, just when its WAL goes, leaves a
+ * snapshot that nobody reported, that is visible and lacks WAL; `tidemark check` finds the gap. If
+ * it is the newest of its node, a count of 1 withdraws the one before it. This window is left, too.
  *
  * None of this depends on how long the grace is, but for what clocks and requests need. It has to
  * be longer than the difference between the clocks that give objects their times (file:// on a
  * filesystem of several hosts), else a pin that succeeded looks late; and longer than a request may
  * be under way in a network, else a mark's removal that arrives late could return a snapshot of
- * which objects have gone. Five minutes for each: GRACE_MIN, 10 minutes, is the least there is. A
- * writer needs more than that, else it fails: it must put some object once a grace, and a live
- * snapshot of blocks that have not changed puts none.
+ * which objects have gone. Five minutes for each: RETENTION_GRACE_MIN_S, 10 minutes, is the least
+ * there is. A writer needs more than that, else it fails: it must put some object once a grace, and
+ * a live snapshot of blocks that have not changed puts none.
  *
  * Times: of file:// the time of an object is that of its last write. Who sleeps before it links the
  * name corrects the time behind it (store_file.c), so no mark and no pin looks older than it is,
@@ -67,8 +70,8 @@
  *     before the record             has looked, sleeps           withdraws itself            wal 3
  *     a pin between the listing of pins and the mark             the mark is taken back      pinned
  *     a reader before its mark      withdraws the snapshot       is told that it is gone reading 1
- *     a reader behind its mark      both phases                  everything stays reading 2 a
- * reader is killed            both phases, in a week       it goes then                reading 3
+ *     a reader behind its mark      both phases                  everything stays        reading 2
+ *     a reader is killed            both phases, in a week       it goes then            reading 3
  *
  * A writer that wakes between two steps of expire sees what it would have seen before the first or
  * behind the second: a listing of manifests that began before its put has that manifest or not; if

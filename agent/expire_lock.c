@@ -64,22 +64,23 @@ int expire_lock_revive(struct expire *expire, struct err *err)
 
 static int refuse(const struct expire_item *item, struct err *err)
 {
-    char date[TEXT_TIME_LEN];
+    char date[TEXT_TIME_LEN], id[ID_TEXT_LEN];
+    id_to_text(item->name.id, id);
+    const char *name = item->known ? item->tag : id;
     if (item->held) {
-        (void)err_set(err, ERR_REFUSED, "snapshot '%s' is under a legal hold", item->tag);
+        (void)err_set(err, ERR_REFUSED, "snapshot '%s' is under a legal hold", name);
         return err_hint(err, "it stays until somebody takes the hold off its record");
     }
     if (item->unseen) {
         (void)err_set(err, ERR_REFUSED,
-                      "snapshot '%s' is locked by its record, and the store shows no lock",
-                      item->tag);
+                      "snapshot '%s' is locked by its record, and the store shows no lock", name);
         return err_hint(err,
                         "does the key have s3:GetObjectRetention? `tidemark show %s` says until "
                         "when the snapshot stays",
-                        item->tag);
+                        name);
     }
     text_time(item->locked_until_s, date);
-    (void)err_set(err, ERR_REFUSED, "snapshot '%s' is locked until %s", item->tag, date);
+    (void)err_set(err, ERR_REFUSED, "snapshot '%s' is locked until %s", name, date);
     return err_hint(err, "nobody can remove it before; without a name `tidemark expire` leaves it "
                          "until then");
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "agent/restore.h"
+#include "agent/text.h"
 
 enum { SORT_EVERY = 1 << 18 }; /* entries that may be doubles */
 
@@ -123,14 +124,26 @@ static int add_all(struct expire_reach *reach, const struct fmt_manifest *manife
     return rc;
 }
 
-static int unreadable(const struct expire_manifest *which, bool by_id, struct err *err)
+static int unreadable(const struct expire *expire, const struct expire_manifest *which,
+                      struct expire_item *item, struct err *err)
 {
-    char id[ID_TEXT_LEN];
+    char id[ID_TEXT_LEN], date[TEXT_TIME_LEN];
+    struct err ignored;
+    bool by_id = item && (item->has_record || item->unreadable);
     id_to_text(which->snapshot, id);
+    if (by_id && item->has_record) /* of a damaged record it is not known yet */
+        (void)expire_lock_ask(expire, item, &ignored);
     (void)err_prefix(err, "nothing is removed, because it is not known what snapshot %s needs", id);
     if (!by_id)
         return err_hint(err, "it has no record: when its last object is as old as the grace period "
                              "it is given up, and another grace later the rest goes on");
+    text_time(item->locked_until_s, date);
+    if (item->locked_until_s > 0)
+        return err_hint(err,
+                        "it cannot be restored, nor given up before its lock ends, %s: until then "
+                        "nothing is removed; `tidemark check` says whether a newer version hides "
+                        "a good one, which can be had back",
+                        date);
     return err_hint(err,
                     "it cannot be restored; `tidemark expire --confirm %s` gives it up, and the "
                     "rest goes on when its grace is over",
@@ -140,7 +153,7 @@ static int unreadable(const struct expire_manifest *which, bool by_id, struct er
 static int add_manifest(struct expire *expire, struct expire_reach *reach,
                         const struct expire_manifest *which, struct err *err)
 {
-    const struct expire_item *item = expire_find(expire, which->snapshot);
+    struct expire_item *item = expire_find(expire, which->snapshot);
     unsigned by = item && item->dead ? 0 : REACHED_NOW;
     free_mem void *buf = NULL;
     struct fmt_manifest manifest;
@@ -160,7 +173,7 @@ static int add_manifest(struct expire *expire, struct expire_reach *reach,
     if (rc == -ERR_MISSING)
         rc = err_set(err, ERR_CORRUPT, "its manifest is listed, but not there");
     if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
-        return unreadable(which, item && (item->has_record || item->unreadable), err);
+        return unreadable(expire, which, item, err);
     return rc < 0 ? rc : add_all(reach, &manifest, by, item ? item->locked_until_s : 0, err);
 }
 

@@ -229,6 +229,16 @@ def test_kept(story):
     is_(versions_of(story), before, "nothing was removed, and nothing hidden")
     is_(story.client.delete(story.path(f"withdrawn/{identity}")).status, 204, "without the mark")
     is_status(story.world.cli("verify", "t1"), 0, "it is whole")
+    manifest = [k for k in story.world.place.keys_below("volume/") if k.endswith(identity)][0]
+    is_(story.client.put(story.path(manifest), b"no manifest").status, 200, "its manifest hidden")
+    done = story.world.cli("expire", "--local", TIDEMARK_TEST_GRACE_S="1")
+    is_status(done, "corrupt", "nothing is removed then")
+    like(done.err, "hint: it cannot be restored, nor given up before its lock ends, 20.*`tidemark "
+         "check` says whether", "and how it can be had back is said")
+    newest = story.client.versions("locked", manifest)[0]
+    is_(story.client.delete(story.path(manifest), query={"versionId": newest[1]}).status, 204,
+        "without the newer version")
+    is_status(story.world.cli("verify", "t1"), 0, "it is whole again")
 
 
 def test_forged(story):
