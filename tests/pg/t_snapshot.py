@@ -196,7 +196,8 @@ def main():
     box = Sandbox("t_snapshot")
     volume = box.volume("pgdata", 2 * GIB)
     node = Node(box, [volume], provider="freeze",
-                options={"tidemark": {"freeze_deadline": "30s", "rate_limit": "16MiB"}})
+                options={"tidemark": {"freeze_deadline": "30s", "rate_limit": "16MiB"},
+                         "repository": {"rewrite_budget": "0%"}})  # chunks are counted
     node.start()
     box.write("included.conf", "work_mem = '5MB'\n", 0o644)
     node.server.configure(include=box.join("included.conf"))

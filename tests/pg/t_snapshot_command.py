@@ -122,6 +122,7 @@ def main():
     box.write("snapshot.sh", WRAPPER.format(script=SCRIPT, images=images, fail=fail), 0o755)
     node = Node(box, volumes, wal_volume=volumes[1], provider="command",
                 volume_options={"snapshot_command": command, "drop_command": f"{SCRIPT} drop"},
+                options={"repository": {"rewrite_budget": "0%"}},  # chunks are counted
                 settings={"max_wal_size": "128MB"})
     node.start()
     node.server.pgbench_init(3, "postgres", "--tablespace=ts_fast")
