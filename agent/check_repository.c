@@ -8,6 +8,7 @@
 #include "agent/check.h"
 #include "agent/job.h"
 #include "agent/repository.h"
+#include "agent/repository_access.h"
 #include "agent/text.h"
 #include "agent/wal_gaps.h"
 #include "io/store_lock.h"

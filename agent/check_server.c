@@ -11,7 +11,6 @@
 #include "agent/check.h"
 #include "agent/process.h"
 #include "agent/program.h"
-#include "agent/repository.h"
 #include "agent/repository_access.h"
 #include "agent/snapshot.h"
 #include "agent/wal_command.h"

@@ -83,13 +83,6 @@ int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct 
     return 0;
 }
 
-const char *repository_directory(const struct conf *conf)
-{
-    static const char scheme[] = "file://";
-    size_t len = sizeof(scheme) - 1;
-    return strncmp(conf->repository_url, scheme, len) == 0 ? conf->repository_url + len : NULL;
-}
-
 /* A directory that was in use keeps its owner and mode: a group that cannot write to it cannot
  * archive. */
 static void warn_unwritable(const struct conf *conf)

@@ -22,7 +22,4 @@ int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct 
  * key_file do not go together. */
 int repository_init(const struct conf *conf, bool encrypt, struct repo *ret, struct err *err);
 
-/* The directory of a file:// repository, NULL for others. Borrowed. */
-const char *repository_directory(const struct conf *conf);
-
 #endif

@@ -69,3 +69,10 @@ void repository_access_free(struct repository_access *access)
     credentials_free(access->credentials);
     access->credentials = NULL;
 }
+
+const char *repository_directory(const struct conf *conf)
+{
+    static const char scheme[] = "file://";
+    size_t len = sizeof(scheme) - 1;
+    return strncmp(conf->repository_url, scheme, len) == 0 ? conf->repository_url + len : NULL;
+}

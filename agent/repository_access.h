@@ -36,4 +36,7 @@ const char *repository_credentials_file(const struct conf *conf, enum repository
 /* True for a URL that needs keys. */
 bool repository_needs_credentials(const struct conf *conf);
 
+/* The directory of a file:// repository, NULL for others. Borrowed. */
+const char *repository_directory(const struct conf *conf);
+
 #endif

@@ -2,7 +2,7 @@
  * server comes back as it was, so its archive_command looks for a configuration that only the old
  * host had. */
 #include "agent/restore.h"
-#include "agent/repository.h"
+#include "agent/repository_access.h"
 
 #include <stdio.h>
 

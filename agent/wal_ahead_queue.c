@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "agent/clock.h"
-#include "agent/repository.h"
+#include "agent/repository_access.h"
 #include "agent/wal_ready.h"
 #include "agent/wal_serve.h"
 

@@ -15,7 +15,6 @@
 #include "agent/key_file.h"
 #include "agent/log.h"
 #include "agent/pg_names.h"
-#include "agent/repository.h"
 #include "agent/repository_access.h"
 #include "agent/wal_launch.h"
 #include "agent/wal_report.h"
