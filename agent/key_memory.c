@@ -12,6 +12,8 @@
 
 enum { MEMORY_PATH_MAX = CONF_PATH_MAX + 64 };
 
+#define UNREADABLE UINT64_MAX
+
 static void path_of(const struct conf *conf, const struct repo *repo, char path[MEMORY_PATH_MAX])
 {
     char id[ID_TEXT_LEN];
@@ -19,7 +21,7 @@ static void path_of(const struct conf *conf, const struct repo *repo, char path[
     (void)snprintf(path, MEMORY_PATH_MAX, "%s/keyring-%s.json", conf->state_dir, id);
 }
 
-/* 0 when nothing is known. */
+/* 0 when nothing is known; UNREADABLE stays until somebody has looked: it is not written anew. */
 static uint64_t recall(const char *path)
 {
     free_json json_t *json = NULL;
@@ -29,8 +31,11 @@ static uint64_t recall(const char *path)
     if (rc == 0)
         rc = json_get_u64(json, "generation", ERR_CORRUPT, &generation, &err);
     if (rc < 0 && rc != -ERR_MISSING)
-        log_warn("the highest generation of the key ring is not known any more: %s", err.text);
-    return rc < 0 ? 0 : generation;
+        log_warn(
+            "which generations of the key ring were seen here is not known, remove %s to begin "
+            "anew: %s",
+            path, err.text);
+    return rc == -ERR_MISSING ? 0 : rc < 0 ? UNREADABLE : generation;
 }
 
 /* Who comes later may know less: the highest stays. Whoever writes holds the directory. */
@@ -56,6 +61,8 @@ int key_memory_check(const struct conf *conf, const struct repo *repo, struct st
     keyring_describe(store_keys(store), &info);
     path_of(conf, repo, path);
     uint64_t known = recall(path);
+    if (known == UNREADABLE)
+        return 0;
     if (info.generation < known) { /* a `rotate` may have come in between */
         int rc = key_file_unlock(conf, REPOSITORY_JOBS, store, repo, err);
         if (rc < 0)

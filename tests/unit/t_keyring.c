@@ -359,6 +359,14 @@ static void test_memory(void)
     is_err(key_memory_check(&conf, &f.repo, f.store, &err), &err, ERR_REFUSED,
            "host has seen 0000000b", "an older one that stays is refused");
     is_u64(remembered(path), 11, "and 11 stays remembered");
+    static const char damaged[] = "not JSON, longer than what would be written over it";
+    file = fopen(path, "w");
+    ok(file && fputs(damaged, file) >= 0 && fclose(file) == 0, "the file is damaged");
+    is_good(key_memory_check(&conf, &f.repo, f.store, &err), &err, "a warning");
+    char left[sizeof(damaged)] = "";
+    file = fopen(path, "r");
+    ok(file && fgets(left, sizeof(left), file) && fclose(file) == 0, "it is read");
+    is_str(left, damaged, "and nothing is written over it");
 }
 
 int main(void)
