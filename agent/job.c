@@ -1,9 +1,7 @@
 /* Inside a job's process: locks, journal, progress, signals, the choice of the verb. See job.h. */
 #include "agent/job.h"
-#include "io/clock.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -93,58 +91,15 @@ static void write_progress(struct job *job, struct rate *rate)
         log_debug("progress not written: %s", err.text); /* a full disk must not end the job */
 }
 
-/* False after PROGRESS_MS. */
-static bool wait_for_stop(struct job *job)
-{
-    uint64_t until_ns = monotonic_ns() + PROGRESS_MS * 1000000ull;
-    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
-                                   .tv_nsec = (long)(until_ns % 1000000000)};
-    int rc = 0;
-    (void)pthread_mutex_lock(&job->mutex);
-    while (!job->stop_writer && rc != ETIMEDOUT)
-        rc = pthread_cond_timedwait(&job->writer_stop, &job->mutex, &until);
-    bool stop = job->stop_writer;
-    (void)pthread_mutex_unlock(&job->mutex);
-    return stop;
-}
-
 static void *writer_main(void *ctx)
 {
     struct job *job = ctx;
     struct rate rate = {0};
     do
         write_progress(job, &rate);
-    while (!wait_for_stop(job));
+    while (!background_wait(&job->writer, PROGRESS_MS));
     write_progress(job, &rate);
     return NULL;
-}
-
-/* The writer takes no signals: they are to interrupt the verb's own thread. */
-static int start_writer(struct job *job, struct err *err)
-{
-    sigset_t all, old;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_BLOCK, &all, &old);
-    int rc = pthread_create(&job->writer, NULL, writer_main, job);
-    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0) {
-        errno = rc;
-        return err_sys(err, ERR_INTERNAL, "start the progress thread");
-    }
-    job->writing = true;
-    return 0;
-}
-
-static void stop_writer(struct job *job)
-{
-    if (!job->writing)
-        return;
-    (void)pthread_mutex_lock(&job->mutex);
-    job->stop_writer = true;
-    (void)pthread_cond_signal(&job->writer_stop);
-    (void)pthread_mutex_unlock(&job->mutex);
-    (void)pthread_join(job->writer, NULL);
-    job->writing = false;
 }
 
 /* --- opening -----------------------------------------------------------------------------------*/
@@ -271,36 +226,25 @@ static int begin(struct job *job, struct err *err)
         (void)json_object_del(job->journal, "ended_s");
     install_signals(job);
     int rc = job_journal(job, "running", NULL, err);
-    return rc < 0 ? rc : start_writer(job, err);
+    return rc < 0 ? rc : background_start(&job->writer, writer_main, job, err);
 }
 
 static void release(struct job *job)
 {
-    stop_writer(job);
+    background_stop(&job->writer);
     json_decref(job->request);
     json_decref(job->journal);
     json_decref(job->goal_file);
     cleanup_close(&job->node_lock_fd);
     cleanup_close(&job->lock_fd);
-    (void)pthread_cond_destroy(&job->writer_stop);
     (void)pthread_mutex_destroy(&job->mutex);
-}
-
-static void init_sync(struct job *job)
-{
-    pthread_condattr_t attr;
-    (void)pthread_mutex_init(&job->mutex, NULL);
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&job->writer_stop, &attr);
-    (void)pthread_condattr_destroy(&attr);
 }
 
 int job_open(const char *dir, struct job *ret, struct err *err)
 {
     memset(ret, 0, sizeof(*ret));
     ret->lock_fd = ret->node_lock_fd = -1;
-    init_sync(ret);
+    (void)pthread_mutex_init(&ret->mutex, NULL);
     const char *slash = strrchr(dir, '/');
     uint8_t id[ID_LEN];
     if (dir[0] != '/' || strlen(dir) >= sizeof(ret->dir) || !id_from_text(slash + 1, id))
@@ -373,7 +317,7 @@ void job_close(struct job *job, int rc, const struct err *err)
 {
     struct err failed;
     const char *state = json_string_value(json_object_get(job->journal, "state"));
-    stop_writer(job);
+    background_stop(&job->writer);
     if (rc == 0 && state && strcmp(state, "running") == 0)
         state = "complete";
     if (rc < 0) {

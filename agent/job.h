@@ -34,6 +34,7 @@
 
 #include <pthread.h>
 
+#include "agent/background.h"
 #include "agent/conf.h"
 #include "agent/json.h"
 #include "io/lane_options.h"
@@ -52,11 +53,9 @@ struct job {
     char goal[JOB_GOAL_MAX]; /* restores; see goal.json */
     json_t *goal_file;       /* all of it; NULL when it is absent */
     int lock_fd;
-    int node_lock_fd;           /* -1 for what is about the repository only */
-    pthread_mutex_t mutex;      /* of what follows, between this thread and the writer's */
-    pthread_cond_t writer_stop; /* a restore ends three jobs' runs: none waits for a tick */
-    pthread_t writer;
-    bool writing, stop_writer;
+    int node_lock_fd;         /* -1 for what is about the repository only */
+    struct background writer; /* of progress.json */
+    pthread_mutex_t mutex;    /* of what follows, between this thread and the writer's */
     char phase[32];
 };
 

@@ -1,15 +1,12 @@
 /* See reading.h. */
 #include "agent/reading.h"
 
-#include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 
 #include "agent/catalog.h"
 #include "agent/log.h"
 #include "agent/mark.h"
 #include "agent/restore.h"
-#include "io/clock.h"
 
 enum { RENEW_S = READING_LIFE_S / 7, RETRY_S = 600, SUFFIX_LEN = 8 };
 
@@ -56,21 +53,6 @@ static void renew(struct reading_mark *reading)
 
 /* --- the thread ------------------------------------------------------------------------------- */
 
-/* False after seconds. */
-static bool wait_for_stop(struct reading_mark *reading, unsigned seconds)
-{
-    uint64_t until_ns = monotonic_ns() + seconds * 1000000000ull;
-    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
-                                   .tv_nsec = (long)(until_ns % 1000000000)};
-    int rc = 0;
-    (void)pthread_mutex_lock(&reading->mutex);
-    while (!reading->stop && rc != ETIMEDOUT)
-        rc = pthread_cond_timedwait(&reading->wake, &reading->mutex, &until);
-    bool stop = reading->stop;
-    (void)pthread_mutex_unlock(&reading->mutex);
-    return stop;
-}
-
 static unsigned interval_s(const struct reading_mark *reading)
 {
     const char *test = getenv("TIDEMARK_TEST_RENEW_S"); /* tests do not wait for a day */
@@ -80,35 +62,20 @@ static unsigned interval_s(const struct reading_mark *reading)
 static void *thread_main(void *ctx)
 {
     struct reading_mark *reading = ctx;
-    while (!wait_for_stop(reading, interval_s(reading)))
+    while (!background_wait(&reading->thread, interval_s(reading) * UINT64_C(1000)))
         renew(reading);
     return NULL;
 }
 
-static void init_sync(struct reading_mark *reading)
-{
-    pthread_condattr_t attr;
-    (void)pthread_mutex_init(&reading->mutex, NULL);
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&reading->wake, &attr);
-    (void)pthread_condattr_destroy(&attr);
-}
-
-/* Signals are for the verb's own thread. Without a thread the mark lives for READING_LIFE_S. */
+/* Without a thread the mark lives for READING_LIFE_S. */
 static void start(struct reading_mark *reading, struct store *store)
 {
-    sigset_t all, old;
     struct err err;
-    if (store_clone(store, &reading->store, &err) < 0) {
+    int rc = store_clone(store, &reading->store, &err);
+    if (rc == 0)
+        rc = background_start(&reading->thread, thread_main, reading, &err);
+    if (rc < 0)
         log_warn("the mark that a snapshot is being read will not be renewed err=\"%s\"", err.text);
-        return;
-    }
-    init_sync(reading);
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_BLOCK, &all, &old);
-    reading->running = pthread_create(&reading->thread, NULL, thread_main, reading) == 0;
-    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 /* --- begin and end ---------------------------------------------------------------------------- */
@@ -160,18 +127,9 @@ int reading_begin(struct reading_mark *reading, struct store *store, const struc
 
 void reading_pause(struct reading_mark *reading)
 {
-    if (reading->running) {
-        (void)pthread_mutex_lock(&reading->mutex);
-        reading->stop = true;
-        (void)pthread_cond_signal(&reading->wake);
-        (void)pthread_mutex_unlock(&reading->mutex);
-        (void)pthread_join(reading->thread, NULL);
-    }
-    if (reading->store) {
-        (void)pthread_cond_destroy(&reading->wake);
-        (void)pthread_mutex_destroy(&reading->mutex);
+    background_stop(&reading->thread);
+    if (reading->store)
         store_close(reading->store);
-    }
     memset(reading, 0, sizeof(*reading));
 }
 

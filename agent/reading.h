@@ -17,8 +17,7 @@
 #ifndef TIDEMARK_AGENT_READING_H
 #define TIDEMARK_AGENT_READING_H
 
-#include <pthread.h>
-
+#include "agent/background.h"
 #include "agent/job.h"
 #include "agent/record.h"
 
@@ -30,10 +29,7 @@ struct reading_mark {
     uint8_t snapshot[ID_LEN];
     char job[ID_TEXT_LEN], node[64];
     bool is_put; /* the last try; the thread's while it runs */
-    pthread_mutex_t mutex;
-    pthread_cond_t wake;
-    pthread_t thread;
-    bool running, stop;
+    struct background thread;
 };
 
 /* Zeroed before the first use; does nothing when it has begun already. store is not in use. */
