@@ -164,16 +164,18 @@ static int read_clock(struct expire *expire, struct err *err)
 static int read_pin(struct expire *expire, const struct expire_item *item, struct err *err)
 {
     const char *why;
-    int rc = item->pinned && is_ours(expire, item)
-                 ? mark_read(expire->store, &expire->repo, MARK_PIN, item->name.id, &why, err)
-                 : 0;
-    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
+    if (!item->pinned || !is_ours(expire, item))
+        return 0;
+    int rc = mark_read(expire->store, &expire->repo, MARK_PIN, item->name.id, &why, err);
+    bool unreadable = rc == -ERR_CORRUPT || rc == -ERR_REFUSED;
+    if (unreadable)
         log_warn("a pin cannot be read: its snapshot stays, and `tidemark unpin` removes it "
                  "err=\"%s\"",
                  err->text);
-    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED || rc == -ERR_MISSING)
-        err_clear(err);
-    return rc == -ERR_CORRUPT || rc == -ERR_REFUSED || rc == -ERR_MISSING ? 0 : rc;
+    if (!unreadable && rc != -ERR_MISSING)
+        return rc;
+    err_clear(err);
+    return 0;
 }
 
 /* See expire.h: a mark that was put at the same moment as a pin. Without a record nothing is left

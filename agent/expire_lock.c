@@ -85,6 +85,12 @@ static int refuse(const struct expire_item *item, struct err *err)
                          "until then");
 }
 
+static bool is_kept(const struct expire_item *item)
+{
+    return item->locked_until_s > 0 || item->held || item->unseen;
+}
+
+/* One whose record claims a lock was asked about when that was read. */
 int expire_lock_keep(struct expire *expire, struct err *err)
 {
     int rc = 0;
@@ -92,8 +98,9 @@ int expire_lock_keep(struct expire *expire, struct err *err)
         struct expire_item *item = &expire->items[i];
         if (!item->has_record || !item->goes)
             continue;
-        rc = expire_lock_ask(expire, item, err);
-        if (rc < 0 || (item->locked_until_s == 0 && !item->held && !item->unseen))
+        if (!is_kept(item))
+            rc = expire_lock_ask(expire, item, err);
+        if (rc < 0 || !is_kept(item))
             continue;
         item->goes = false;
         item->why = item->held ? "legal hold" : item->unseen ? "locked, it says" : "locked";

@@ -53,9 +53,11 @@ static bool connect_within(PGconn *conn, uint64_t timeout_s, bool *ret_late)
 }
 
 /* "… FATAL:  28P01: password authentication failed\nLOCATION: …": the code leaves the text. */
-static json_t *refusal(char *text)
+static json_t *refusal(const char *libpq_text)
 {
     char state[6] = "";
+    free_mem char *copy = strdup(libpq_text);
+    char *text = copy ? copy : (char[]){""};
     char *location = strstr(text, "\nLOCATION:");
     if (location)
         *location = '\0';
@@ -77,9 +79,9 @@ static json_t *try_replication(const char *conninfo, uint64_t timeout_s)
     bool late = false;
     PGconn *conn = PQconnectStartParams(keys, values, 1);
     if (!conn || !connect_within(conn, timeout_s, &late)) {
-        free_mem char *text = strdup(late ? no_answer : conn ? PQerrorMessage(conn) : "");
+        json_t *json = refusal(late ? no_answer : conn ? PQerrorMessage(conn) : "");
         PQfinish(conn);
-        return refusal(text ? text : (char[]){""});
+        return json;
     }
     PGresult *result = PQexec(conn, "IDENTIFY_SYSTEM");
     json_t *json = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1
@@ -160,8 +162,7 @@ static json_t *answer_as(const char *answer, const char *system_id, const char *
 
 static json_t *unclear_because(const char *libpq_text)
 {
-    free_mem char *text = strdup(libpq_text);
-    free_json json_t *told = refusal(text ? text : (char[]){""});
+    free_json json_t *told = refusal(libpq_text);
     return answer_as("unclear", "", json_str(told, "error"));
 }
 
