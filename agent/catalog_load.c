@@ -69,14 +69,18 @@ void catalog_records_release(struct catalog_records *records)
     records->count = 0;
 }
 
+static struct record_age age_of(const struct record *record)
+{
+    return (struct record_age){record->captured_s, record->timeline, record->tag_lsn,
+                               record->committed_s};
+}
+
 static int compare_age(const void *a, const void *b)
 {
     const struct record *left = a, *right = b;
-    if (left->captured_s != right->captured_s)
-        return left->captured_s < right->captured_s ? -1 : 1;
-    if (left->committed_s != right->committed_s)
-        return left->committed_s < right->committed_s ? -1 : 1;
-    return memcmp(left->id, right->id, ID_LEN);
+    struct record_age left_age = age_of(left), right_age = age_of(right);
+    int order = record_age_compare(&left_age, &right_age);
+    return order ? order : memcmp(left->id, right->id, ID_LEN);
 }
 
 /* What the threads share; results[i] and records[i] belong to whoever took i. */

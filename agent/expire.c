@@ -268,11 +268,7 @@ static json_t *item_json(const struct expire *expire, const struct expire_item *
 
 static int compare_age(const void *a, const void *b)
 {
-    const struct expire_item *left = *(struct expire_item *const *)a;
-    const struct expire_item *right = *(struct expire_item *const *)b;
-    if (left->captured_s != right->captured_s)
-        return left->captured_s < right->captured_s ? -1 : 1;
-    return memcmp(left->name.id, right->name.id, ID_LEN);
+    return expire_compare_age(*(struct expire_item *const *)a, *(struct expire_item *const *)b);
 }
 
 /* Those of this cluster, oldest first. */

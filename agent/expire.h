@@ -106,7 +106,7 @@ struct expire_item {
     bool known;
     bool is_newest; /* of its node */
     char tag[RECORD_TAG_MAX + 1];
-    int64_t captured_s;
+    int64_t captured_s, committed_s;
     uint64_t bytes_stored;
     bool archived;
     uint64_t system_id, start_lsn, tag_lsn;
@@ -164,6 +164,9 @@ int expire_pin_voids(const struct expire *expire, const uint8_t id[ID_LEN], bool
 /* Removes the mark of a snapshot that is to stay. */
 int expire_take_back(const struct expire *expire, const uint8_t id[ID_LEN], const char *why,
                      struct err *err);
+
+/* < 0: left was taken before right; never 0 for two. */
+int expire_compare_age(const struct expire_item *left, const struct expire_item *right);
 
 int expire_load(struct expire *expire, struct err *err);
 /* Fills goes and why. ERR_MISSING, ERR_USAGE, ERR_REFUSED for what was asked for by name. */

@@ -5,17 +5,25 @@
 
 enum { DAY_S = 24 * 3600 };
 
+static struct record_age age_of(const struct expire_item *item)
+{
+    return (struct record_age){item->captured_s, item->timeline, item->tag_lsn, item->committed_s};
+}
+
+int expire_compare_age(const struct expire_item *left, const struct expire_item *right)
+{
+    struct record_age left_age = age_of(left), right_age = age_of(right);
+    int order = record_age_compare(&left_age, &right_age);
+    return order ? order : memcmp(left->name.id, right->name.id, ID_LEN);
+}
+
 /* Newest first, each node's together; what retention decides about at the front. */
 static int compare_nodes(const void *a, const void *b)
 {
     const struct expire_item *left = *(struct expire_item *const *)a;
     const struct expire_item *right = *(struct expire_item *const *)b;
     int order = strcmp(left->name.node, right->name.node);
-    if (order)
-        return order;
-    if (left->captured_s != right->captured_s)
-        return left->captured_s > right->captured_s ? -1 : 1;
-    return memcmp(left->name.id, right->name.id, ID_LEN);
+    return order ? order : expire_compare_age(right, left);
 }
 
 /* rank: 0 = the newest of its node. */

@@ -115,6 +115,7 @@ static int take_record(struct expire *expire, const struct record *record, struc
     item->known = true;
     memcpy(item->tag, record->tag, sizeof(item->tag));
     item->captured_s = record->captured_s;
+    item->committed_s = record->committed_s;
     for (size_t i = 0; i < record->volume_count; i++)
         item->bytes_stored += record->volumes[i].bytes_stored;
     item->archived = record->archived;

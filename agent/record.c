@@ -421,3 +421,14 @@ int record_from_json(const json_t *json, struct record *ret, struct err *err)
     free(record);
     return rc;
 }
+
+int record_age_compare(const struct record_age *left, const struct record_age *right)
+{
+    if (left->captured_s != right->captured_s)
+        return left->captured_s < right->captured_s ? -1 : 1;
+    if (left->timeline != right->timeline)
+        return left->timeline < right->timeline ? -1 : 1;
+    if (left->tag_lsn != right->tag_lsn)
+        return left->tag_lsn < right->tag_lsn ? -1 : 1;
+    return (left->committed_s > right->committed_s) - (left->committed_s < right->committed_s);
+}

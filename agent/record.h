@@ -110,6 +110,17 @@ extern const char *const record_replay_settings[];
 
 void record_release(struct record *record);
 
+/* When a snapshot was taken. */
+struct record_age {
+    int64_t captured_s;
+    uint32_t timeline;
+    uint64_t tag_lsn;
+    int64_t committed_s;
+};
+/* < 0: left is older. Snapshots of a node can share their second; then the timeline and the place
+ * in the WAL tell which came first, and of two of a stopped server the commit. */
+int record_age_compare(const struct record_age *left, const struct record_age *right);
+
 /* New reference; every field. */
 json_t *record_to_json(const struct record *record);
 /* Validates types, lengths and counts, then record_check(); ERR_CORRUPT, or ERR_REFUSED for a newer

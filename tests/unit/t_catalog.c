@@ -96,6 +96,30 @@ static void test_find(void)
            "a text too long for a tag");
 }
 
+/* The ids of snapshots say nothing about their order, nor do their times within a second. */
+static void test_same_second(void)
+{
+    struct record *record = calloc(1, sizeof(*record));
+    static const struct {
+        uint8_t id;
+        const char *tag;
+        uint64_t tag_lsn;
+    } cases[] = {{0x42, "s1", 0x1000001a0ULL},
+                 {0x41, "s2", 0x2000001a0ULL},
+                 {0x43, "s0", 0x1000001a0ULL - 0x10}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        fixture_record(record, cases[i].id, cases[i].tag);
+        (void)snprintf(record->node, sizeof(record->node), "fast");
+        record->captured_s = record->committed_s;
+        record->tag_lsn = cases[i].tag_lsn;
+        is_good(catalog_commit(store, &repo, record, &err), &err, "commit %s", cases[i].tag);
+        record_release(record);
+    }
+    free(record);
+    is_u64(find("main", "fast", "latest", NULL), 0x41,
+           "of several in one second, latest is the one behind in the WAL");
+}
+
 static void test_ambiguous(void)
 {
     is_err(commit(0x20, "nightly", "db1"), &err, ERR_BUSY,
@@ -143,7 +167,7 @@ static void test_list(void)
     char tags[256] = "";
     size_t damaged = 7;
     is_good(catalog_list(store, &repo, "main", count_records, tags, &damaged, &err), &err, "list");
-    is_str(tags, "before-release before-migration nightly twin nightly decade other ",
+    is_str(tags, "before-release before-migration nightly twin nightly decade other s0 s1 s2 ",
            "oldest first");
     is_u64(damaged, 0, "none is damaged");
     int calls = 0;
@@ -358,6 +382,7 @@ int main(void)
     is_good(repo_create(store, 32 << 10, &repo, &err), &err, "a repository");
     test_empty();
     test_find();
+    test_same_second();
     test_ambiguous();
     test_list();
     test_damage();

@@ -95,6 +95,19 @@ static void test_rules(void)
     is_str(gone(), " old older week other-older",
            "one of next year is not the newest: that stays the real one");
     is_str(items[6].why, "captured after now, so a clock was wrong", "and it stays itself");
+    begin(1, 0);
+    add("db3", "first", 1)->tag_lsn = SEGMENT;
+    add("db3", "second", 1)->tag_lsn = 2 * SEGMENT;
+    is_str(gone(), " old older week other-older first",
+           "of two of the same second the one behind in the WAL is the newest");
+    begin(1, 0);
+    struct expire_item *item = add("db3", "before", 1);
+    item->timeline = 1;
+    item->tag_lsn = 2 * SEGMENT;
+    item = add("db3", "after-failover", 1);
+    item->timeline = 2;
+    item->tag_lsn = SEGMENT;
+    is_str(gone(), " old older week other-older before", "or the one of the later timeline");
 }
 
 /* Timeline 2 left 1 in segment 10, 3 left 2 in segment 20, 4 left 1 in segment 5. */
