@@ -109,9 +109,10 @@ def control_packs(places):
     """Packs with pg_control, which verify compares with the record: without them it is damaged."""
     record, repository = places.record, places.repository
     size = repository.chunk_size
-    chunks = {f"region {at // repository.region_size} chunk {at % repository.region_size // size}"
+    per_region = repository.region_size // size
+    chunks = {f"region {chunk // per_region} chunk {chunk % per_region}"
               for offset, length in record["postgresql"]["control"]["extents"]
-              for at in range(offset // size * size, offset + length, size)}
+              for chunk in range(offset // size, -(-(offset + length) // size))}
     return {pack for pack, _, _, where, _ in places.chunks if where in chunks}
 
 

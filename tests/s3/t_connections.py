@@ -32,6 +32,8 @@ def main():
                   endpoint=proxy.endpoint).start()
     world.change(120)
     is_status(world.snapshot("t1"), 0, "a snapshot")
+    world.node.server.stop()  # what it archives goes through the proxy, too
+    poll(lambda: proxy.stats()["open"] == 0, 60, "the last connection to end")
     proxy.latency_ms = 40
     seen = {}
     for count in (1, 4, 5, 32):
