@@ -151,8 +151,7 @@ const struct option option_table[] = {
      "For snapshots of a standby: how to reach its primary, which writes the restore point and "
      "archives the WAL. Its user may execute pg_create_restore_point and pg_switch_wal; passwords "
      "belong into a passfile of os_user. Default: the standby's own primary_conninfo, with "
-     "database "
-     "postgres.",
+     "database postgres. A restore asks every host of it whether another primary runs.",
      "host=db1,db2 user=tidemark target_session_attrs=read-write"},
     {"postgresql", "bin_directory", OPTION_PATH, FIELD(bin_directory), "", 0, 0, NULL, "path",
      "Where postgres and pg_ctl are. Default: /usr/lib/postgresql/<major version>/bin of the data "

@@ -294,17 +294,19 @@ int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned t
     return 0;
 }
 
-int pg_ask_servers(const struct conf *conf, const char *conninfo, unsigned timeout_s,
+int pg_ask_servers(const struct conf *conf, const char *conninfo, bool by_own, unsigned timeout_s,
                    json_t *servers, struct err *err)
 {
     free_json json_t *hello =
-        json_pack("{s:s, s:s, s:s, s:i, s:O}", "user", conf->os_user, "connection", conninfo,
-                  "mode", "servers", "timeout_s", (int)timeout_s, "known", servers);
+        json_pack("{s:s, s:s, s:s, s:i, s:O, s:s?}", "user", conf->os_user, "connection", conninfo,
+                  "mode", "servers", "timeout_s", (int)timeout_s, "known", servers, "own",
+                  by_own ? conf->connection : NULL);
     free_json json_t *answer = NULL;
     unsigned hosts = 1;
     for (const char *at = conninfo; *at; at++)
         hosts += *at == ',';
-    int rc = ask_child(hello, (2 * hosts + 1) * timeout_s, &answer, err); /* two tries each */
+    /* Two tries each, and its own server's word. */
+    int rc = ask_child(hello, (3 * hosts + 1) * timeout_s, &answer, err);
     if (rc < 0)
         return rc;
     json_t *answers = json_object_get(answer, "servers");

@@ -135,8 +135,7 @@ static bool become(const char *user, char *ret_why, size_t size)
     return true;
 }
 
-/* conninfo with our defaults below it and dbname above it. */
-static PGconn *connect_with(const char *conninfo, const char *dbname, char **ret_why)
+PGconn *pg_child_connect(const char *conninfo, const char *dbname, char **ret_why)
 {
     const char *keys[8], *values[8];
     size_t count = 0;
@@ -184,7 +183,7 @@ static const char session_settings[] =
 static PGconn *open_session(const char *conninfo, const char *dbname)
 {
     char *parse_why = NULL;
-    PGconn *conn = connect_with(conninfo, dbname, &parse_why);
+    PGconn *conn = pg_child_connect(conninfo, dbname, &parse_why);
     PGresult *result = PQstatus(conn) == CONNECTION_OK ? PQexec(conn, session_settings) : NULL;
     if (PQresultStatus(result) != PGRES_COMMAND_OK) {
         (void)reply(conn ? pg_child_failure(PQerrorMessage(conn), NULL, true)

@@ -14,6 +14,10 @@ json_t *pg_child_failure(const char *message, const char *sqlstate, bool lost);
 /* The same for a connection string that libpq cannot read. why: libpq's words, may be NULL. */
 json_t *pg_child_unreadable(const char *conninfo, const char *why);
 
+/* conninfo with our defaults below it and dbname above it; NULL: libpq cannot read it, and *ret_why
+ * is for PQfreemem(). */
+struct pg_conn *pg_child_connect(const char *conninfo, const char *dbname, char **ret_why);
+
 /* The answer to a first line with "mode". */
 json_t *pg_child_answer(const char *mode, const char *conninfo, const json_t *hello);
 

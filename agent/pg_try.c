@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "agent/clock.h"
+#include "io/repo.h"
 
 static const char no_answer[] = "no answer";
 
@@ -189,10 +190,71 @@ static json_t *look_at(PGconn *conn, bool replication)
     return json;
 }
 
-static json_t *ask_as(const struct keywords *base, const char *dbname, uint64_t timeout_s)
+struct question {
+    uint64_t timeout_s;
+    const char *own; /* leads to this host's own server; NULL: there is none */
+};
+
+/* Whoever asks has a name that no other session has, and a server shows the name of each to
+ * everybody (pg_stat_get_activity()): so a server knows itself by whatever address, proxy or pooler
+ * it was reached. A "primary" with a text: it cannot be told. */
+static void tell_own(const struct question *question, const char *session, json_t *primary)
+{
+    char *why = NULL;
+    PGconn *own = pg_child_connect(question->own, NULL, &why);
+    PGresult *result =
+        PQstatus(own) == CONNECTION_OK
+            ? PQexecParams(own,
+                           "SELECT FROM pg_catalog.pg_stat_activity WHERE application_name = $1", 1,
+                           NULL, &session, NULL, NULL, 0)
+            : NULL;
+    if (PQresultStatus(result) == PGRES_TUPLES_OK) {
+        if (PQntuples(result) > 0)
+            (void)json_object_set_new(primary, "answer", json_string("own"));
+    } else {
+        free_json json_t *told = own ? pg_child_failure(PQerrorMessage(own), NULL, true)
+                                     : pg_child_unreadable(question->own, why);
+        const char *text = json_str(told, "error");
+        (void)json_object_set_new(
+            primary, "text",
+            json_sprintf("takes writes, and whether it is this server cannot be told: %.*s",
+                         (int)strcspn(text, "\n"), text));
+    }
+    PQclear(result);
+    PQfreemem(why);
+    PQfinish(own);
+}
+
+static json_t *answer_of(PGconn *conn, const struct question *question, bool replication,
+                         const char *session)
+{
+    json_t *json = look_at(conn, replication);
+    if (question->own && json_is(json, "answer", "primary"))
+        tell_own(question, session, json);
+    return json;
+}
+
+static bool name_session(char *ret, size_t size)
+{
+    uint8_t id[ID_LEN];
+    char text[ID_TEXT_LEN];
+    struct err err;
+    if (id_random(id, &err) < 0)
+        return false;
+    id_to_text(id, text);
+    (void)snprintf(ret, size, "tidemark %s", text);
+    return true;
+}
+
+static json_t *ask_as(const struct keywords *base, const char *dbname,
+                      const struct question *question)
 {
     struct keywords list = *base;
+    char session[16 + ID_TEXT_LEN];
     bool late = false;
+    if (!name_session(session, sizeof(session)))
+        return answer_as("unclear", "", "no random bytes");
+    add_keyword(&list, "application_name", session);
     add_keyword(&list, "dbname", dbname ? dbname : "replication");
     add_keyword(&list, "replication", dbname ? NULL : "true");
     list.keys[list.count] = list.values[list.count] = NULL;
@@ -200,8 +262,8 @@ static json_t *ask_as(const struct keywords *base, const char *dbname, uint64_t 
     json_t *json;
     if (!conn)
         json = answer_as("unclear", "", "out of memory");
-    else if (connect_within(conn, timeout_s, &late))
-        json = look_at(conn, !dbname);
+    else if (connect_within(conn, question->timeout_s, &late))
+        json = answer_of(conn, question, !dbname, session);
     else if (!late && nobody_listens(PQerrorMessage(conn)))
         json = answer_as("nobody", "", "nobody listens there");
     else if (late)
@@ -267,12 +329,11 @@ static void keep_others(const PQconninfoOption *options, struct keywords *ret)
         if (!is_ours)
             add_keyword(ret, options->keyword, options->val);
     }
-    add_keyword(ret, "application_name", "tidemark");
 }
 
 /* First as a standby would be let in, then as anybody. */
 static json_t *ask_place(const PQconninfoOption *options, const struct place *place,
-                         uint64_t timeout_s)
+                         const struct question *question)
 {
     const char *dbname = option_of(options, "dbname");
     struct keywords base = {.count = 0};
@@ -280,10 +341,10 @@ static json_t *ask_place(const PQconninfoOption *options, const struct place *pl
     add_keyword(&base, "host", place->host);
     add_keyword(&base, "hostaddr", place->address);
     add_keyword(&base, "port", place->port);
-    json_t *json = ask_as(&base, NULL, timeout_s);
+    json_t *json = ask_as(&base, NULL, question);
     if (json_is(json, "answer", "unclear") && !json_is(json, "text", no_answer)) {
         json_decref(json);
-        json = ask_as(&base, dbname[0] ? dbname : "postgres", timeout_s);
+        json = ask_as(&base, dbname[0] ? dbname : "postgres", question);
     }
     if (json_is(json, "answer", "nobody") && option_of(options, "service")[0]) {
         json_decref(json);
@@ -294,7 +355,8 @@ static json_t *ask_place(const PQconninfoOption *options, const struct place *pl
     return json;
 }
 
-static json_t *ask_servers(const char *conninfo, const json_t *known, uint64_t timeout_s)
+static json_t *ask_servers(const char *conninfo, const json_t *known,
+                           const struct question *question)
 {
     char *why = NULL;
     PQconninfoOption *options = PQconninfoParse(conninfo, &why);
@@ -311,7 +373,7 @@ static json_t *ask_servers(const char *conninfo, const json_t *known, uint64_t t
         struct place place;
         take_place(options, i, &place);
         if (!is_known(known, &place))
-            (void)json_array_append_new(servers, ask_place(options, &place, timeout_s));
+            (void)json_array_append_new(servers, ask_place(options, &place, question));
     }
     PQconninfoFree(options);
     return json_pack("{s:b, s:o}", "ok", 1, "servers", servers);
@@ -319,13 +381,14 @@ static json_t *ask_servers(const char *conninfo, const json_t *known, uint64_t t
 
 json_t *pg_child_answer(const char *mode, const char *conninfo, const json_t *hello)
 {
-    uint64_t timeout_s = 0;
+    struct question question = {.own = NULL};
     struct err err;
     if (strcmp(mode, "read") == 0)
         return read_conninfo(conninfo);
-    if (json_opt_u64(hello, "timeout_s", ERR_USAGE, &timeout_s, &err) < 0)
+    if (json_opt_u64(hello, "timeout_s", ERR_USAGE, &question.timeout_s, &err) < 0 ||
+        json_opt_string(hello, "own", ERR_USAGE, &question.own, &err) < 0)
         return pg_child_failure(err.text, NULL, true);
     return strcmp(mode, "servers") == 0
-               ? ask_servers(conninfo, json_object_get(hello, "known"), timeout_s)
-               : try_replication(conninfo, timeout_s);
+               ? ask_servers(conninfo, json_object_get(hello, "known"), &question)
+               : try_replication(conninfo, question.timeout_s);
 }

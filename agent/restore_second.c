@@ -11,6 +11,10 @@
  *   nobody      nothing listens where it should be: the restore goes on. Should something answer
  *               there before the server starts that cannot be asked, that needs the word as well
  *
+ * Where the server of this host is a primary and runs as the plan is made, only primary_connection
+ * is asked, and its own answer does not count. Standbys are what it should have, and one that
+ * cannot be reached holds nothing up: only another one that takes writes does.
+ *
  * A part of a cluster restore has its own rules: there the coordinator has every server stopped. A
  * host without a configuration is no node of the cluster. */
 #include "agent/conninfo.h"
@@ -82,12 +86,19 @@ static bool add_way(json_t *ways, const char *conninfo)
     return conninfo && conninfo[0] && json_array_append_new(ways, json_string(conninfo)) == 0;
 }
 
+static bool runs_here(const struct restore *restore)
+{
+    return restore->server_was_running && !restore_is_standby(restore);
+}
+
 /* As configured, as this standby follows it, and as the others of a cluster snapshot did. */
 static json_t *ways_to_primary(struct restore *restore)
 {
     json_t *ways = json_array(), *member;
     size_t i;
     (void)add_way(ways, restore->conf.primary_connection);
+    if (runs_here(restore))
+        return ways;
     bool own =
         restore_is_standby(restore) && add_way(ways, restore_setting(restore, "primary_conninfo"));
     json_array_foreach(json_object_get(restore->record.topology, "members"), i, member)
@@ -101,10 +112,8 @@ static json_t *ways_to_primary(struct restore *restore)
 
 static bool is_due(const struct restore *restore)
 {
-    bool is_primary = restore->server_was_running && !restore_is_standby(restore);
     return !restore->request.cluster_job && !restore_is_handover(restore) &&
-           restore->request.action == ACTION_PROMOTE && restore_host_is_configured(restore) &&
-           !is_primary;
+           restore->request.action == ACTION_PROMOTE && restore_host_is_configured(restore);
 }
 
 /* A clone of its own: it archives nothing, and nobody finds it where the node's clients look. */
@@ -121,10 +130,11 @@ static bool is_clone(struct restore *restore)
 
 /* --- asking ----------------------------------------------------------------------------------- */
 
-static void ask_way(const struct restore *restore, const char *conninfo, json_t *servers)
+static void ask_way(const struct restore *restore, const char *conninfo, bool by_own,
+                    json_t *servers)
 {
     struct err err;
-    if (pg_ask_servers(&restore->conf, conninfo, ASK_TIMEOUT_S, servers, &err) < 0)
+    if (pg_ask_servers(&restore->conf, conninfo, by_own, ASK_TIMEOUT_S, servers, &err) < 0)
         (void)json_array_append_new(servers, json_pack("{s:s, s:s, s:s}", "host", "", "answer",
                                                        "unclear", "text", err.text));
 }
@@ -144,35 +154,56 @@ static void check_system(const struct restore *restore, json_t *server)
     (void)json_object_del(server, "system_id");
 }
 
-static enum second judge(const json_t *servers)
+/* It may be this host's own. */
+static bool is_untold(const json_t *server)
 {
-    bool nobody = false, unclear = false;
+    return json_is(server, "answer", "primary") && json_str(server, "text")[0];
+}
+
+static bool any_untold(const json_t *servers)
+{
     size_t i;
     json_t *server;
     json_array_foreach(servers, i, server)
     {
-        if (json_is(server, "answer", "primary"))
-            return SECOND_RUNS;
-        nobody |= json_is(server, "answer", "nobody");
-        /* What a standby follows may be at an address that nobody named. */
-        unclear |= json_is(server, "answer", "unclear") || json_is(server, "answer", "standby");
+        if (is_untold(server))
+            return true;
     }
-    return nobody && !unclear ? SECOND_NOBODY : SECOND_UNCLEAR;
+    return false;
 }
 
-static enum second ask_all(const struct restore *restore, const json_t *ways, json_t *servers)
+static enum second judge(const json_t *servers, bool by_own)
+{
+    bool clear = false, unclear = any_untold(servers);
+    size_t i;
+    json_t *server;
+    json_array_foreach(servers, i, server)
+    {
+        if (json_is(server, "answer", "primary") && !is_untold(server))
+            return SECOND_RUNS;
+        clear |= by_own || json_is(server, "answer", "nobody");
+        /* What a standby follows may be at an address that nobody named. */
+        unclear |= json_is(server, "answer", "unclear") ||
+                   (!by_own && json_is(server, "answer", "standby"));
+    }
+    return clear && !unclear ? SECOND_NOBODY : SECOND_UNCLEAR;
+}
+
+/* by_own: by the server of this host, which is a primary and runs. */
+static enum second ask_all(const struct restore *restore, const json_t *ways, bool by_own,
+                           json_t *servers)
 {
     size_t i;
     json_t *item;
     json_array_foreach(ways, i, item)
     {
-        ask_way(restore, json_string_value(item), servers);
+        ask_way(restore, json_string_value(item), by_own, servers);
     }
     json_array_foreach(servers, i, item)
     {
         check_system(restore, item);
     }
-    return judge(servers);
+    return judge(servers, by_own);
 }
 
 /* "db1:5432, db3:5432 (no answer)": those that made it what it is. */
@@ -184,10 +215,13 @@ static void describe(const json_t *servers, enum second state, char *ret, size_t
     json_array_foreach(servers, i, server)
     {
         const char *answer = json_str(server, "answer"), *text = json_str(server, "text");
-        if (len >= size || (state == SECOND_RUNS && strcmp(answer, "primary") != 0))
+        bool runs = strcmp(answer, "primary") == 0 && !text[0];
+        if (len >= size || (state == SECOND_RUNS && !runs))
             continue;
         if (!text[0])
-            text = strcmp(answer, "standby") == 0 ? "a standby" : "";
+            text = strcmp(answer, "standby") == 0 ? "a standby"
+                   : strcmp(answer, "own") == 0   ? "this server"
+                                                  : "";
         const char *colon = json_str(server, "port")[0] ? ":" : "";
         len += (size_t)snprintf(ret + len, size - len, "%s%s%s%s%s%.200s%s", len ? ", " : "",
                                 json_str(server, "host"), colon, json_str(server, "port"),
@@ -207,19 +241,29 @@ static int refuse_runs(const char *where, struct err *err)
                          "where both shall run, as for a clone, --allow-second-primary");
 }
 
-static int refuse_unclear(const char *where, const char *how, struct err *err)
+static const char *unknown(bool by_own)
 {
-    (void)err_set(err, ERR_REFUSED,
-                  "whether the primary of this cluster still runs is not known: %s", where);
+    return by_own ? "whether another primary of this cluster runs is not known"
+                  : "whether the primary of this cluster still runs is not known";
+}
+
+static int refuse_unclear(bool by_own, const char *where, const char *how, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "%s: %s", unknown(by_own), where);
     return err_hint(err,
-                    "make sure that it is down, then %s with --primary-is-down; [postgresql] "
-                    "primary_connection says how it is asked",
+                    by_own ? "make sure that there is none, then %s with --primary-is-down; "
+                             "[postgresql] connection says how this host's own server is asked"
+                           : "make sure that it is down, then %s with --primary-is-down; "
+                             "[postgresql] primary_connection says how it is asked",
                     how);
 }
 
-/* A node that was the primary itself is not held up by what cannot be reached. */
-static bool is_strict(const struct restore *restore)
+/* A node that is the primary itself, or was and nobody says where others are, is not held up by
+ * what cannot be reached. */
+static bool is_strict(const struct restore *restore, const json_t *servers)
 {
+    if (runs_here(restore))
+        return any_untold(servers);
     return restore->conf.primary_connection[0] || restore_is_standby(restore) ||
            is_recorded_as_standby(restore);
 }
@@ -229,8 +273,8 @@ static bool only_plans(const struct restore *restore)
     return restore->request.dry_run || strcmp(restore->job->goal, "prepare") == 0;
 }
 
-static int conclude(const struct restore *restore, enum second state, const char *where,
-                    json_t *warnings, struct err *err)
+static int conclude(const struct restore *restore, enum second state, bool strict,
+                    const char *where, json_t *warnings, struct err *err)
 {
     const struct restore_request *request = &restore->request;
     if (state == SECOND_RUNS && !request->allow_second_primary)
@@ -243,12 +287,12 @@ static int conclude(const struct restore *restore, enum second state, const char
                          where);
     if (state != SECOND_UNCLEAR)
         return 0;
-    bool allowed = request->allow_second_primary || request->primary_is_down || !is_strict(restore);
+    bool allowed = request->allow_second_primary || request->primary_is_down || !strict;
     if (!allowed && !only_plans(restore))
-        return refuse_unclear(
-            where, "restore without --yes on a terminal, which asks for your word, or", err);
-    json_append_text(warnings, "whether the primary of this cluster still runs is not known: %s",
-                     where);
+        return refuse_unclear(runs_here(restore), where,
+                              "restore without --yes on a terminal, which asks for your word, or",
+                              err);
+    json_append_text(warnings, "%s: %s", unknown(runs_here(restore)), where);
     return 0;
 }
 
@@ -290,8 +334,9 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
     json_decref(restore->second_ways);
     restore->second_ways = ways_to_primary(restore);
     bool none = json_array_size(restore->second_ways) == 0;
-    if (none && !is_strict(restore)) {
-        warn_of_standbys(restore, warnings);
+    if (none && !is_strict(restore, NULL)) {
+        if (!runs_here(restore))
+            warn_of_standbys(restore, warnings);
         return 0;
     }
     if (is_clone(restore)) {
@@ -300,18 +345,20 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
         return 0;
     }
     free_json json_t *servers = json_array();
-    enum second state = ask_all(restore, restore->second_ways, servers);
+    enum second state = ask_all(restore, restore->second_ways, runs_here(restore), servers);
     if (!none)
         describe(servers, state, where, sizeof(where));
-    log_info("the primary of this cluster: %s: %s", state_names[state], where);
-    int rc = conclude(restore, state, where, warnings, err);
+    bool strict = is_strict(restore, servers);
+    log_info("%s primary of this cluster: %s: %s", runs_here(restore) ? "another" : "the",
+             state_names[state], where);
+    int rc = conclude(restore, state, strict, where, warnings, err);
     if (rc < 0)
         return rc;
-    bool asks = state == SECOND_UNCLEAR && is_strict(restore) &&
-                !restore->request.allow_second_primary && !restore->request.primary_is_down;
-    *ret = json_pack("{s:s, s:s, s:b, s:O, s:o}", "state", state_names[state], "text", where,
-                     "needs_word", asks, "servers", servers, "asked",
-                     public_ways(restore->second_ways));
+    bool asks = state == SECOND_UNCLEAR && strict && !restore->request.allow_second_primary &&
+                !restore->request.primary_is_down;
+    *ret = json_pack("{s:s, s:s, s:b, s:b, s:O, s:o}", "state", state_names[state], "text", where,
+                     "runs_here", runs_here(restore), "needs_word", asks, "servers", servers,
+                     "asked", public_ways(restore->second_ways));
     return 0;
 }
 
@@ -329,7 +376,8 @@ static json_t *ways_again(const struct restore *restore, const json_t *plan)
     return ways;
 }
 
-/* What was unclear in the plan was allowed then. Where it saw nobody, somebody may be there now. */
+/* What was unclear in the plan was allowed then. Where it saw nobody, somebody may be there now;
+ * where the primary was this host's own, standbys that were down may be. */
 int restore_second_recheck(const struct restore *restore, struct err *err)
 {
     const json_t *plan =
@@ -339,10 +387,12 @@ int restore_second_recheck(const struct restore *restore, struct err *err)
         return 0;
     free_json json_t *servers = json_array();
     free_json json_t *ways = ways_again(restore, plan);
-    enum second now = ask_all(restore, ways, servers);
-    bool allowed = restore->request.primary_is_down || !json_is(plan, "state", "nobody");
+    enum second now = ask_all(restore, ways, false, servers);
+    bool allowed = restore->request.primary_is_down || !json_is(plan, "state", "nobody") ||
+                   json_is_true(json_object_get(plan, "runs_here"));
     if (now == SECOND_NOBODY || (now == SECOND_UNCLEAR && allowed))
         return 0;
     describe(servers, now, where, sizeof(where));
-    return now == SECOND_RUNS ? refuse_runs(where, err) : refuse_unclear(where, "resume", err);
+    return now == SECOND_RUNS ? refuse_runs(where, err)
+                              : refuse_unclear(false, where, "resume", err);
 }

@@ -47,9 +47,11 @@ static bool confirm_primary(const struct cmd *cmd, const json_t *plan)
     if (!json_is_true(json_object_get(other, "needs_word")))
         return true;
     (void)snprintf(question, sizeof(question),
-                   "Whether the primary still runs is not known: %s.\n"
+                   "Whether %s is not known: %s.\n"
                    "A second one would lose what clients commit on either. Make sure that it is "
                    "down.",
+                   json_is_true(json_object_get(other, "runs_here")) ? "another primary runs"
+                                                                     : "the primary still runs",
                    cmd_text(other, "text"));
     return cmd_confirm_words(cmd, question, "it is down");
 }

@@ -100,6 +100,38 @@ def test_promoted_upstream(first, second, node):
     poll(lambda: node.streams(2), 60, "db3 to follow db2 onto timeline 2")
 
 
+def test_old_primary_runs(first, second, node):
+    """db1 is back as it crashed, beside db2, which was promoted: its own host names both."""
+    own = f"{first.server.socket}:{first.server.port}"
+    connection = first.sections["postgresql"]["connection"]
+    first.server.start()
+    first.server.psql("create role looker login")
+    configure(first, primary_connection=both(first, second))
+    done = first.cli("restore", "p1", "--yes")
+    is_status(done, "refused", "an old primary beside a promoted one: refused")
+    like(done.err, "(?s)runs and takes writes, at "
+         rf"{second.server.socket}:{second.server.port}: .*hint: stop it first",
+         "an old primary beside a promoted one: names the other one")
+    unlike(done.err, own, "an old primary beside a promoted one: and not itself")
+    for way, what in ((both(first, node), "as a standby"),
+                      (both(first).replace("user=postgres", "user=looker"), "as anybody")):
+        configure(first, primary_connection=way)
+        done = first.cli("restore", "p1", "--dry-run")
+        is_status(done, 0, f"only itself takes writes, asked {what}: planned")
+        like(done.out, rf"primary +nobody: {own} \(this server\)",
+             f"only itself takes writes, asked {what}: it knows itself")
+    configure(first, primary_connection=both(first),
+              connection=f"host={first.server.socket} port=1 user=postgres")
+    done = first.cli("restore", "p1", "--yes")
+    is_status(done, "refused", "its own connection is wrong: refused")
+    like(done.err, rf"(?s)another primary .* not known: {own} \(takes writes, .*cannot be told.*"
+         "hint: make sure",
+         "its own connection is wrong: says why, and what to do")
+    ok(first.server.running(), "the old primary runs as before")
+    configure(first, primary_connection=None, connection=connection)
+    first.server.stop("immediate")
+
+
 def test_restored(node, primary, load, rows, bounds):
     """The new primary hangs: it does not answer, and nobody but a person knows what it is up to."""
     hung = int(output("head", "-1", f"{primary.data}/postmaster.pid"))
@@ -136,7 +168,7 @@ def test_crashed_primary(first, node):
 
 def test_repointed(node, load, rows, bounds):
     is_status(node.cli("restore", "c2", "--yes", "--verify=quick"), 0,
-              "c2: the primary's own host is asked nothing")
+              "c2: nobody but the primary on its own host: restored")
     is_((node.server.timeline(), node.server.psql(ORDERS)), (4, rows), "c2: timeline 4")
     holds(node.server, load, bounds, "c2")
 
@@ -163,6 +195,7 @@ def main():
     later.ledger.create()
     repointed = capture(node, later, "c2", 2)
     test_crashed_primary(first, node)
+    test_old_primary_runs(first, second, node)
     test_restored(node, second, load, rows, cascading)
     test_repointed(node, later, rows, repointed)
     cluster.stop()
