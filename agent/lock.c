@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "agent/store_threads.h"
 
@@ -32,6 +33,61 @@ void lock_list_release(struct lock_list *list)
     free(list->items);
     *list = (struct lock_list){.items = NULL};
 }
+
+/* --- hidden ----------------------------------------------------------------------------------- */
+
+static int compare_wishes(const void *a, const void *b)
+{
+    return strcmp(((const struct lock_wish *)a)->name, ((const struct lock_wish *)b)->name);
+}
+
+static int compare_name(const void *name, const void *wish)
+{
+    return strcmp(name, ((const struct lock_wish *)wish)->name);
+}
+
+/* "pack/<volume>/", "wal/<cluster>/": those beside each other are listed together. */
+static size_t group_len(const char *name)
+{
+    size_t len = strcspn(name, "/");
+    if (name[len] == '/')
+        len += 1 + strcspn(name + len + 1, "/");
+    return len;
+}
+
+static int refuse_hidden(void *ctx, const struct store_hidden *hidden, struct err *err)
+{
+    const struct lock_list *list = ctx;
+    if (!bsearch(hidden->name, list->items, list->count, sizeof(*list->items), compare_name))
+        return 0;
+    return err_set(err, hidden->removed ? ERR_MISSING : ERR_CORRUPT,
+                   "somebody %s '%.150s' in the bucket, which still has it as an older version",
+                   hidden->removed ? "removed" : "replaced", hidden->name);
+}
+
+int lock_check_hidden(struct store *store, struct lock_list *list, struct err *err)
+{
+    int rc = 0;
+    if (list->count == 0)
+        return 0;
+    qsort(list->items, list->count, sizeof(*list->items), compare_wishes);
+    for (size_t i = 0, end; rc == 0 && i < list->count; i = end) {
+        const char *first = list->items[i].name, *last = first;
+        char prefix[STORE_NAME_MAX + 1];
+        size_t group = group_len(first), len = 0;
+        for (end = i + 1; end < list->count && group_len(list->items[end].name) == group &&
+                          memcmp(list->items[end].name, first, group) == 0;
+             end++)
+            last = list->items[end].name;
+        while (first[len] && first[len] == last[len])
+            len++;
+        (void)snprintf(prefix, sizeof(prefix), "%.*s", (int)len, first);
+        rc = store_list_hidden(store, prefix, refuse_hidden, list, err);
+    }
+    return rc;
+}
+
+/* --- extending -------------------------------------------------------------------------------- */
 
 /* What the threads share. */
 struct extending {

@@ -21,6 +21,10 @@ int lock_list_add(struct lock_list *list, const char *name, int64_t until_s, boo
 void lock_list_release(struct lock_list *list);
 #define free_lock_list __attribute__((cleanup(lock_list_release)))
 
+/* None of them is hidden: the lock would be put on what hides it. Sorts them. ERR_CORRUPT,
+ * ERR_MISSING: the first that is, replaced or removed. */
+int lock_check_hidden(struct store *store, struct lock_list *list, struct err *err);
+
 /* All of them are locked until then afterwards, or later; *ret_extended: so many were not so.
  * ERR_MISSING names one that is not there, or is hidden. cancel as in struct store_options. */
 int lock_extend_all(struct store *store, const struct lock_list *list, const _Atomic bool *cancel,

@@ -4,7 +4,11 @@
  * beginning; its record as well. Packs and tables of earlier snapshots, the WAL of start … tag, the
  * history of its timeline, tidemark.repo and the key ring were locked for others and end earlier:
  * their locks are extended to the same date when everything is written, and then the record
- * follows. So what is visible as locked needs nothing that is not, wherever the process dies. */
+ * follows. So what is visible as locked needs nothing that is not, wherever the process dies.
+ *
+ * A lock is put on the newest version of a name. Where somebody hid an object behind another one,
+ * that would lock the wrong one, for good, and the snapshot could not be restored: so the versions
+ * are listed first. */
 #include "agent/snapshot.h"
 
 #include <inttypes.h>
@@ -146,6 +150,22 @@ static int prove(const struct snapshot *snapshot, struct err *err)
                          "server does not lock: then take lock_days out");
 }
 
+static int lock_needs(struct needs *needs, uint64_t *ret_extended, struct err *err)
+{
+    struct snapshot *snapshot = needs->snapshot;
+    int rc = lock_check_hidden(snapshot->store, &needs->list, err);
+    if (rc == 0)
+        rc = lock_extend_all(snapshot->store, &needs->list, &snapshot->job->progress.cancel,
+                             ret_extended, err);
+    if (rc != -ERR_MISSING && rc != -ERR_CORRUPT)
+        return rc;
+    (void)err_prefix(err, "this snapshot needs an object that was there before");
+    return err_hint(err,
+                    "somebody %s it: see `tidemark check`; `tidemark snapshot --full` needs no "
+                    "packs and tables of earlier ones",
+                    rc == -ERR_MISSING ? "removed" : "replaced");
+}
+
 int snapshot_lock(struct snapshot *snapshot, struct err *err)
 {
     struct needs needs = {.snapshot = snapshot};
@@ -158,14 +178,8 @@ int snapshot_lock(struct snapshot *snapshot, struct err *err)
     if (rc == 0)
         rc = collect(&needs, err);
     if (rc == 0 && snapshot->record.locked_until_s > (int64_t)time(NULL))
-        rc = lock_extend_all(snapshot->store, &needs.list, &snapshot->job->progress.cancel,
-                             &extended, err);
+        rc = lock_needs(&needs, &extended, err);
     lock_list_release(&needs.list);
-    if (rc == -ERR_MISSING) {
-        (void)err_prefix(err, "this snapshot needs an object of an earlier one");
-        return err_hint(err, "somebody removed it, or hid it: see `tidemark check`; `tidemark "
-                             "snapshot --full` needs none of them");
-    }
     if (rc == 0)
         log_info("snapshot=%s locked_objects_extended=%" PRIu64, snapshot->id_text, extended);
     return rc;

@@ -55,14 +55,15 @@ int store_remove_versions(struct store *store, const char *const *names, size_t 
                                         struct err *err),
                           void *ctx, struct err *err);
 
-/* An object of which readers do not see the first version. */
+/* An object of which readers see something else than its first version. */
 struct store_hidden {
     const char *name;
     bool removed; /* behind a marker; else behind another object */
 };
 
-/* Calls each() for those below prefix that store_locks(), ascending. Reads the whole list of
- * versions. Nothing where no versions are kept. */
+/* Calls each() for those whose names begin with prefix and that store_locks(), ascending; it may
+ * not use this store. Reads all of that list of versions, which a store that locks always keeps
+ * (store_check_lock()): a request for each 1000. Nothing for a store that does not. */
 int store_list_hidden(struct store *store, const char *prefix,
                       int (*each)(void *ctx, const struct store_hidden *hidden, struct err *err),
                       void *ctx, struct err *err);

@@ -235,13 +235,13 @@ int store_s3_remove_versions(struct store *store, const char *const *names, size
 struct hiding {
     char name[STORE_NAME_MAX + 1]; /* the one at hand, "" = none */
     bool newest_is_marker;
-    bool has_object, differ; /* some version is no marker; not all of those hold the same */
+    bool has_object, differ; /* some version is no marker; the oldest such is not as the newest */
     char etag[64];           /* of the newest that is none */
     int (*each)(void *ctx, const struct store_hidden *hidden, struct err *err);
     void *ctx;
 };
 
-/* The same bytes twice come from a put whose answer was lost. */
+/* The same bytes twice come from a put whose answer was lost, or were put over what hid them. */
 static int tell_hidden(struct hiding *hiding, struct err *err)
 {
     struct store_hidden hidden = {.name = hiding->name, .removed = hiding->newest_is_marker};
@@ -264,11 +264,11 @@ static int note_version(void *ctx, const char *name, const struct s3_xml_version
     }
     if (version->is_marker)
         return rc;
-    hiding->differ =
-        hiding->differ || (hiding->has_object &&
-                           (version->etag[0] == '\0' || strcmp(version->etag, hiding->etag) != 0));
+    if (!hiding->has_object)
+        memcpy(hiding->etag, version->etag, sizeof(hiding->etag));
+    hiding->differ = hiding->has_object &&
+                     (version->etag[0] == '\0' || strcmp(version->etag, hiding->etag) != 0);
     hiding->has_object = true;
-    memcpy(hiding->etag, version->etag, sizeof(hiding->etag));
     return rc;
 }
 
@@ -279,8 +279,6 @@ int store_s3_list_hidden(struct store *store, const char *prefix,
     struct store_s3 *s3 = of(store);
     struct hiding hiding = {.each = each, .ctx = ctx};
     struct walk walk = {.s3 = s3, .each = note_version, .ctx = &hiding};
-    int rc = store_s3_prepare_removes(store, err);
-    if (rc == 0 && s3->keeps_versions)
-        rc = list_versions(&walk, prefix, err);
+    int rc = list_versions(&walk, prefix, err);
     return rc == 0 ? tell_hidden(&hiding, err) : rc;
 }

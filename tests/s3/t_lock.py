@@ -148,6 +148,13 @@ def check_row(world):
     return found[0] if found else {"result": "no row"}
 
 
+def refused(story, pack, status, why):
+    done = story.world.snapshot("bad")
+    is_status(done, status, f"a snapshot that needs it, where somebody {why}: fails")
+    like(done.err, rf"(?s)needs .*'{pack}'.*hint: .*{why}.*`tidemark check`.*--full",
+         "says what, and what to do")
+
+
 def test_hidden(story):
     """Who has the keys can hide what he cannot remove."""
     world = story.world
@@ -160,22 +167,25 @@ def test_hidden(story):
     row = check_row(world)
     is_(row["result"], "failed", "check")
     like(row["detail"], rf"removed 1 objects and replaced 0 .* first is '{pack}'", "says what")
-    is_status(world.snapshot("bad"), "missing", "a snapshot that needs it fails")
+    refused(story, pack, "missing", "removed it")
     marker = [v for k, v, m in story.client.versions("locked", pack) if m]
     is_(story.client.delete(story.path(pack), query={"versionId": marker[0]}).status, 204,
         "the marker can be removed")
     is_(story.client.put(story.path(pack), b"no pack").status, 200, "a put hides it too")
     like(check_row(world)["detail"], "removed 0 objects and replaced 1", "check says so")
     is_status(world.cli("verify", "t2"), "corrupt", "and verify finds another object")
-    newest = story.client.versions("locked", pack)[0]
-    is_(story.client.delete(story.path(pack), query={"versionId": newest[1]}).status, 204,
-        "which can be removed")
+    refused(story, pack, "corrupt", "replaced it")
+    is_(story.client.lock(story.path(pack)), None, "which is not locked in its place")
+    oldest = story.client.versions("locked", pack)[-1][1]
+    body = story.client.get(story.path(pack), query={"versionId": oldest}).body
+    is_(story.client.put(story.path(pack), body).status, 200, "the oldest is put over it")
     is_(check_row(world)["result"], "ok", "then check is content again")
     is_status(world.cli("verify", "t2"), 0, "and t2 verifies")
 
 
 def test_killed(story):
-    """What is visible is locked with all that it needs, wherever the job dies."""
+    """What is visible is locked with all that it needs, wherever the job dies; also the pack that
+    was put over what hid it."""
     world = story.world
     for point, listed in (("snapshot-locking", False), ("snapshot-committing", False),
                           ("snapshot-committed", True)):
