@@ -145,8 +145,8 @@ FUZZ_PARTS := address api_request cluster_copy cluster_lock conf conf_print conf
 FUZZ_PARTS := $(FUZZ_PARTS:%=agent/%) $(addprefix io/,codec crypt err file format \
         format_keys format_table format_wal hash http http_header http_lane http_lane_wait http_mutual \
         http_server http_stranger http_transfer id key_secret key_wrap keyring mountinfo repo ring ring_inject s3_judge s3_request \
-        s3_service s3_watch s3_xml s3_xml_escape seal secret sigv4 store store_file store_file_clock store_file_lane store_file_remove \
-        store_lock \
+        s3_service s3_watch s3_xml s3_xml_escape seal secret sigv4 store store_file store_file_clock store_file_lane store_file_list \
+        store_file_remove store_lock \
         store_s3 \
         store_s3_lane store_s3_lock store_s3_remove store_s3_versions table)
 $(B)/libfuzzed.a: $(FUZZ_PARTS:%=$(B)/%.o)

@@ -62,6 +62,15 @@ void store_file_temp_close(struct store_file *file, struct store_file_temp *temp
 int store_file_open_object(struct store_file *file, const char *name, int flags, int *ret_fd,
                            struct stat *ret_stat, struct err *err);
 
+/* After ENOENT: it means absence only where the repository itself can be seen. ERR_MISSING or
+ * ERR_STORE. */
+int store_file_missing(struct store_file *file, const char *name, struct err *err);
+
+/* store_file_list.c */
+int store_file_list(struct store *store, const char *prefix,
+                    int (*each)(void *ctx, const char *name, uint64_t size, struct err *err),
+                    void *ctx, struct err *err);
+
 /* store_clock(), in a file of its own (store_file_clock.c). */
 int store_file_clock(struct store *store, int64_t *ret_ms, struct err *err);
 
