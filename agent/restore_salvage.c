@@ -33,7 +33,8 @@ struct salvage {
     struct segment *segments;
     size_t count, capacity;
     uint64_t pushed;
-    bool standby; /* the old server was one: its primary has the same WAL, or more of it */
+    bool found_archived; /* a segment of the timeline at hand: its name may not be durable */
+    bool standby;        /* the old server was one: its primary has the same WAL, or more of it */
     /* With --discard-unarchived-wal one that cannot be saved keeps no other from it. */
     size_t lost_count;
     char lost[256];   /* the names, as many as fit */
@@ -151,6 +152,7 @@ static int salvage_segment(struct salvage *salvage, size_t index, struct err *er
     const struct segment *segment = &salvage->segments[index];
     bool archived;
     int rc = is_archived(salvage, segment->name, &archived, err);
+    salvage->found_archived |= rc == 0 && archived;
     if (rc < 0 || archived)
         return rc;
     return is_complete(salvage, index) ? push(salvage, segment->name, segment->name, err)
@@ -164,7 +166,23 @@ static int salvage_other(struct salvage *salvage, const char *name, struct err *
     bool wanted = wal_name_parse(name, &kind, NULL) && (kind == WAL_HISTORY || kind == WAL_PARTIAL);
     bool archived = true;
     int rc = wanted ? is_archived(salvage, name, &archived, err) : 0;
-    return rc < 0 || archived ? rc : push(salvage, name, name, err);
+    if (rc < 0 || !wanted)
+        return rc;
+    return archived ? wal_flush_name(&salvage->restore->archive, name, err)
+                    : push(salvage, name, name, err);
+}
+
+/* What was found in the archive lets the only other copy be overwritten, so it must not go with the
+ * repository's power: whoever pushed it may have died before its name was durable. Once for all
+ * segments of a timeline, behind its last. */
+static int flush_found(struct salvage *salvage, size_t index, struct err *err)
+{
+    const struct segment *segment = &salvage->segments[index];
+    bool last = index + 1 == salvage->count || segment[1].timeline != segment->timeline;
+    if (!last || !salvage->found_archived)
+        return 0;
+    salvage->found_archived = false;
+    return wal_flush_name(&salvage->restore->archive, segment->name, err);
 }
 
 static int each_name(struct salvage *salvage, const char *name, struct err *err)
@@ -218,6 +236,8 @@ int restore_salvage(struct restore *restore, const char *directory, uint64_t *re
         qsort(salvage.segments, salvage.count, sizeof(*salvage.segments), compare_segments);
     for (size_t i = 0; rc == 0 && i < salvage.count; i++) {
         rc = lose(&salvage, salvage.segments[i].name, salvage_segment(&salvage, i, err), err);
+        if (rc == 0)
+            rc = lose(&salvage, salvage.segments[i].name, flush_found(&salvage, i, err), err);
         if (rc == 0)
             rc = job_check_cancel(restore->job, err);
     }

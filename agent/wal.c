@@ -288,6 +288,8 @@ static int store_absent(const struct wal_archive *archive, const struct wal_obje
 {
     /* First a look: a server that crashed after a push offers the same segment again. */
     int rc = compare_with_archive(archive, object->name, &object->wal, err);
+    if (rc == 0) /* the push that we know nothing of may have died before its last flush */
+        return store_flush_name(archive->store, object->name, err);
     if (rc == -ERR_MISSING)
         rc = store_put_absent(archive->store, object->name, object->bytes, object->len, err);
     if (rc == STORE_EXISTS)
@@ -407,6 +409,14 @@ int wal_check(const struct wal_archive *archive, const char *name, struct err *e
 {
     uint64_t size;
     return wal_size(archive, name, &size, err);
+}
+
+int wal_flush_name(const struct wal_archive *archive, const char *name, struct err *err)
+{
+    char object[STORE_NAME_MAX + 1];
+    enum wal_kind kind;
+    int rc = object_name(archive, name, object, &kind, err);
+    return rc < 0 ? rc : store_flush_name(archive->store, object, err);
 }
 
 int wal_size(const struct wal_archive *archive, const char *name, uint64_t *ret_size,

@@ -21,8 +21,9 @@ enum wal_kind { WAL_SEGMENT, WAL_PARTIAL, WAL_BACKUP, WAL_HISTORY };
 bool wal_name_parse(const char *name, enum wal_kind *ret_kind, uint32_t *ret_timeline);
 bool wal_name_valid(const char *name, uint32_t *ret_timeline);
 
-/* Pushes the file. The same bytes again are fine; other bytes under the same name: ERR_REFUSED.
- * A segment is checked against its own page header (system id, timeline, LSN): ERR_REFUSED. */
+/* Pushes the file, durably. The same bytes again are fine, and durable then, whoever pushed them;
+ * other bytes under the same name: ERR_REFUSED. A segment is checked against its own page header
+ * (system id, timeline, LSN): ERR_REFUSED. */
 int wal_push(const struct wal_archive *archive, const char *path, const char *name,
              struct err *err);
 
@@ -62,6 +63,10 @@ int wal_check(const struct wal_archive *archive, const char *name, struct err *e
 /* The same, and how long the file is. */
 int wal_size(const struct wal_archive *archive, const char *name, uint64_t *ret_size,
              struct err *err);
+
+/* For who relies on what wal_check() has found: makes its name durable, and those of all others
+ * that were there on its timeline (store_flush_name()). ERR_STORE. */
+int wal_flush_name(const struct wal_archive *archive, const char *name, struct err *err);
 
 /* First missing segment of [start_lsn, end_lsn) on timeline (history followed backwards when
  * start lies on an ancestor); 0 when all are there, ERR_MISSING names it. Many are looked up by

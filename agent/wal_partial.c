@@ -98,6 +98,8 @@ static int choose_name(const struct wal_archive *archive, const struct candidate
     int rc = find_last(archive, &last, err);
     if (rc == 0 && last.name[0])
         rc = compare_with_last(archive, new, last.name, &done, err);
+    if (rc == 0 && done)
+        rc = wal_flush_name(archive, last.name, err);
     if (rc < 0)
         return rc;
     if (last.name[0])

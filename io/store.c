@@ -196,6 +196,12 @@ int store_put_absent(struct store *store, const char *name, const void *ptr, siz
     return put(store, name, ptr, len, true, err);
 }
 
+int store_flush_name(struct store *store, const char *name, struct err *err)
+{
+    int rc = check_name(store, name, err);
+    return rc < 0 || store->ops->flush_name == NULL ? rc : store->ops->flush_name(store, name, err);
+}
+
 int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
               size_t *ret_len, struct err *err)
 {

@@ -109,6 +109,12 @@ int store_put(struct store *store, const char *name, const void *ptr, size_t len
 int store_put_absent(struct store *store, const char *name, const void *ptr, size_t len,
                      struct err *err);
 
+/* Makes durable the name of an object that was found, and with it those of all others that were
+ * there in its directory: who put it may have died, or may be about to, before it flushed that.
+ * For a caller who promises somebody that the object stays and has not put it itself. Content is
+ * durable before its name can be seen. Does nothing on s3://, where what can be read is durable. */
+int store_flush_name(struct store *store, const char *name, struct err *err);
+
 /* Reads len bytes at offset; ret_len is less only at the end of the object. ERR_MISSING only when
  * the store itself is there and confirms the absence of the object. */
 int store_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,

@@ -247,6 +247,23 @@ static int correct_time(struct store_file *file, int fd, const char *name, struc
     return 0;
 }
 
+/* Of file->dir_fd, whose ancestors are durable (store_file_put_dir()). */
+static int flush_dir(struct store_file *file, const char *name, struct err *err)
+{
+    return fsync(file->dir_fd) < 0
+               ? store_file_error(file, "flush the directory of object", name, err)
+               : 0;
+}
+
+static int file_flush_name(struct store *store, const char *name, struct err *err)
+{
+    struct store_file *file = of(store);
+    char dir[STORE_NAME_MAX + 1];
+    (void)store_file_split(name, dir);
+    int rc = store_file_put_dir(file, dir, err);
+    return rc < 0 ? rc : flush_dir(file, name, err);
+}
+
 static int file_put(struct store *store, const char *name, const void *ptr, size_t len,
                     struct err *err)
 {
@@ -269,10 +286,9 @@ static int file_put(struct store *store, const char *name, const void *ptr, size
     if (rc == 0)
         rc = correct_time(file, temp.fd, name, err);
     /* Also when the object exists: who linked it may have died before this flush. */
-    if (rc >= 0 && fsync(file->dir_fd) < 0)
-        rc = store_file_error(file, "flush the directory of object", name, err);
+    int flushed = rc >= 0 ? flush_dir(file, name, err) : rc;
     store_file_temp_close(file, &temp);
-    return rc;
+    return flushed < 0 ? flushed : rc;
 }
 
 int store_file_missing(struct store_file *file, const char *name, struct err *err)
@@ -378,6 +394,7 @@ static int file_clone(struct store *store, struct store **ret, struct err *err)
 const struct store_ops store_file_ops = {
     .scheme = "file://",
     .put = file_put,
+    .flush_name = file_flush_name,
     .get = file_get,
     .size = file_size,
     .modified = store_file_modified,

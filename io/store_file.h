@@ -3,7 +3,8 @@
  *
  * Durability of a put, in this order: data → fsync(file) → link(2), which never replaces → fsync of
  * the directory and, once a directory, of all its ancestors (who made one may have died before its
- * parent was flushed). Every name that can be seen therefore has its whole content. */
+ * parent was flushed). Every name that can be seen therefore has its whole content; that it
+ * stays is sure after a put of one's own, or store_flush_name(). */
 #ifndef TIDEMARK_IO_STORE_FILE_H
 #define TIDEMARK_IO_STORE_FILE_H
 

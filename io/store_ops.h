@@ -39,6 +39,8 @@ struct store_ops {
     /* May be NULL: then it is put. As store_put_absent(). */
     int (*put_absent)(struct store *store, const char *name, const void *ptr, size_t len,
                       struct err *err);
+    /* May be NULL where what can be read is durable. As store_flush_name(). */
+    int (*flush_name)(struct store *store, const char *name, struct err *err);
     /* May be NULL: then size and get do it. As store_get_all(). */
     int (*get_all)(struct store *store, const char *name, size_t len_max, void **ret_buf,
                    size_t *ret_len, struct err *err);

@@ -132,6 +132,12 @@ static int fault_put(struct store *store, const char *name, const void *ptr, siz
     return rc < 0 ? rc : store_put(fault_inner(store), name, ptr, len, err);
 }
 
+static int fault_flush_name(struct store *store, const char *name, struct err *err)
+{
+    int rc = fault_call("flush", err);
+    return rc < 0 ? rc : store_flush_name(fault_inner(store), name, err);
+}
+
 static int fault_get(struct store *store, const char *name, uint64_t offset, void *buf, size_t len,
                      size_t *ret_len, uint64_t *ret_size, struct err *err)
 {
@@ -176,6 +182,7 @@ static int fault_lane_open(struct store *store, struct ring *ring, unsigned lane
 static const struct store_ops fault_store_ops = {
     .scheme = "fault://",
     .put = fault_put,
+    .flush_name = fault_flush_name,
     .get = fault_get,
     .size = fault_size,
     .list = fault_list,

@@ -4,12 +4,39 @@
 #include "tests/unit/wal_fixture.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
+#include <sys/syscall.h>
 
 #include "agent/wal_page.h"
 
 static uint8_t raw[SEGMENT], back[SEGMENT + 1];
 static struct err err;
+
+/* Called instead of libc's: counts the flushes of what is watched, which fail when failing. */
+static struct stat watched;
+static unsigned flushes;
+static bool failing;
+int fsync(int fd)
+{
+    struct stat st;
+    bool hit = fstat(fd, &st) == 0 && st.st_dev == watched.st_dev && st.st_ino == watched.st_ino;
+    flushes += hit;
+    if (hit && failing) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static void watch(const struct fixture *f, const char *directory)
+{
+    char path[512];
+    (void)snprintf(path, sizeof(path), "%s/repo/%s", f->dir, directory);
+    flushes = 0;
+    if (stat(path, &watched) < 0)
+        abort();
+}
 
 static void test_names(void)
 {
@@ -134,6 +161,37 @@ static void test_push_get(struct fixture *f)
            "malformed line", "a .history that is none");
 }
 
+/* Who pushes what is there already answers for it as well: the first pusher may have died between
+ * the name and its flush. Each with a store of its own, as archive_command has. */
+static void test_push_again(struct fixture *f)
+{
+    static const char name[] = "000000010000000000000003";
+    static const char *const directories[] = {"", "wal", "wal/main", "wal/main/7345678901234567890",
+                                              "wal/main/7345678901234567890/00000001"};
+    struct store *first = f->archive.store;
+    make_segment(raw, 1, 3, 1);
+    for (size_t i = 0; i < ARRAY_LEN(directories); i++) {
+        is_good(store_open(f->url, NULL, false, &f->archive.store, &err), &err, "a later pusher");
+        watch(f, directories[i]);
+        is_good(push_bytes(f, name, raw, SEGMENT, &err), &err, "finds its segment");
+        ok(flushes > 0, "and flushes 'repo/%s' before it says so", directories[i]);
+        flushes = 0;
+        is_good(push_bytes(f, name, raw, SEGMENT, &err), &err, "once more");
+        is_u64(flushes, i + 1 == ARRAY_LEN(directories),
+               "its own directory alone is flushed again");
+        store_close(f->archive.store);
+    }
+    f->archive.store = first;
+    failing = true;
+    is_err(push_bytes(f, name, raw, SEGMENT, &err), &err, ERR_STORE, "flush the directory",
+           "where that fails nothing is promised");
+    is_err(wal_flush_name(&f->archive, name, &err), &err, ERR_STORE, "flush the directory",
+           "nor to who only looked");
+    failing = false;
+    is_good(wal_flush_name(&f->archive, name, &err), &err, "and later it is");
+    memset(&watched, 0, sizeof(watched));
+}
+
 /* The first page_count pages of segment 9, with bytes of the last one up to end: what a server has
  * written of it. */
 static void make_started(uint64_t page_count, size_t end)
@@ -169,6 +227,9 @@ static void test_partial(struct fixture *f)
     is_str(name, "000000010000000000000009.00002100.partial", "is named after its end");
     is_good(push_started(f, false, name), &err, "the same again");
     is_str(name, "", "is there");
+    watch(f, "wal/main/7345678901234567890/00000001");
+    is_good(push_started(f, false, name), &err, "and once more");
+    is_u64(flushes, 1, "its name is flushed before that is said");
     make_started(3, 0x200);
     memcpy(second, raw, SEGMENT);
     is_good(push_started(f, false, name), &err, "it has grown");
@@ -380,6 +441,7 @@ int main(void)
     test_page();
     test_history_text();
     test_push_get(&f);
+    test_push_again(&f);
     test_partial(&f);
     test_lost_repository(&f);
     test_damage(&f);

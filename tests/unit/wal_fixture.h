@@ -76,7 +76,7 @@ static void write_bytes(const char *path, const void *ptr, size_t len)
 }
 
 /* Returns the length; buf has at least SEGMENT + 1 bytes. */
-static size_t read_bytes(const char *path, void *buf)
+__attribute__((unused)) static size_t read_bytes(const char *path, void *buf)
 {
     FILE *file = fopen(path, "re");
     if (!file)
@@ -93,7 +93,8 @@ static int push_bytes(struct fixture *f, const char *name, const void *ptr, size
     return wal_push(&f->archive, f->path, name, err);
 }
 
-static int push_segment(struct fixture *f, uint32_t timeline, uint64_t number, struct err *err)
+__attribute__((unused)) static int push_segment(struct fixture *f, uint32_t timeline,
+                                                uint64_t number, struct err *err)
 {
     static uint8_t raw[SEGMENT];
     char name[PG_SEGMENT_TEXT];
