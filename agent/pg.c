@@ -19,6 +19,7 @@ enum {
     ANSWER_GRACE_S = 30,     /* after a statement's timeout the child still reports it */
     ANSWER_MAX = 256 << 20,
     READ_TIMEOUT_S = 10,
+    SERVICE_HOSTS = 4, /* so many may stand in a service file */
     CLOSE_WAIT_MS = 5000,
     POLL_SLICE_MS = 200,
 };
@@ -302,7 +303,7 @@ int pg_ask_servers(const struct conf *conf, const char *conninfo, bool by_own, u
                   "mode", "servers", "timeout_s", (int)timeout_s, "known", servers, "own",
                   by_own ? conf->connection : NULL);
     free_json json_t *answer = NULL;
-    unsigned hosts = 1;
+    unsigned hosts = strstr(conninfo, "service") ? SERVICE_HOSTS : 1;
     for (const char *at = conninfo; *at; at++)
         hosts += *at == ',';
     /* Two tries each, and its own server's word. */

@@ -274,8 +274,35 @@ static json_t *ask_as(const struct keywords *base, const char *dbname,
     return json;
 }
 
-/* One of the hosts that a connection string lists. What it leaves empty may stand in a service
- * file, which an explicit default would overrule. */
+/* Where a connection string leads, and as which database. */
+struct way {
+    PQconninfoOption *options;  /* what it says */
+    PQconninfoOption *defaults; /* what its service file and the environment say */
+};
+
+/* PQconndefaults() knows a service by the environment only. This process has one thread, and its
+ * own server is asked without. One that is not there is told by the connection. */
+static PQconninfoOption *defaults_with(const char *service)
+{
+    const char *before = getenv("PGSERVICE");
+    free_mem char *kept = before ? strdup(before) : NULL;
+    if (service[0])
+        (void)setenv("PGSERVICE", service, 1);
+    PQconninfoOption *defaults = PQconndefaults();
+    if (service[0] && kept)
+        (void)setenv("PGSERVICE", kept, 1);
+    else if (service[0])
+        (void)unsetenv("PGSERVICE");
+    return defaults;
+}
+
+static const char *way_option(const struct way *way, const char *key)
+{
+    const char *value = option_of(way->options, key);
+    return value[0] || !way->defaults ? value : option_of(way->defaults, key);
+}
+
+/* One of the hosts that it lists. */
 struct place {
     char host[1024], address[256], port[16];
 };
@@ -290,11 +317,11 @@ static const char *port_of(const struct place *place)
     return place->port[0] ? place->port : "5432";
 }
 
-static void take_place(const PQconninfoOption *options, size_t index, struct place *ret)
+static void take_place(const struct way *way, size_t index, struct place *ret)
 {
-    take_element(option_of(options, "host"), index, ret->host, sizeof(ret->host));
-    take_element(option_of(options, "hostaddr"), index, ret->address, sizeof(ret->address));
-    take_element(option_of(options, "port"), index, ret->port, sizeof(ret->port));
+    take_element(way_option(way, "host"), index, ret->host, sizeof(ret->host));
+    take_element(way_option(way, "hostaddr"), index, ret->address, sizeof(ret->address));
+    take_element(way_option(way, "port"), index, ret->port, sizeof(ret->port));
 }
 
 /* By another connection string before, and the answer does not depend on the user. */
@@ -329,15 +356,16 @@ static void keep_others(const PQconninfoOption *options, struct keywords *ret)
         if (!is_ours)
             add_keyword(ret, options->keyword, options->val);
     }
+    add_keyword(ret, "target_session_attrs", "any"); /* whatever the service file says */
 }
 
 /* First as a standby would be let in, then as anybody. */
-static json_t *ask_place(const PQconninfoOption *options, const struct place *place,
+static json_t *ask_place(const struct way *way, const struct place *place,
                          const struct question *question)
 {
-    const char *dbname = option_of(options, "dbname");
+    const char *dbname = way_option(way, "dbname");
     struct keywords base = {.count = 0};
-    keep_others(options, &base);
+    keep_others(way->options, &base);
     add_keyword(&base, "host", place->host);
     add_keyword(&base, "hostaddr", place->address);
     add_keyword(&base, "port", place->port);
@@ -345,10 +373,6 @@ static json_t *ask_place(const PQconninfoOption *options, const struct place *pl
     if (json_is(json, "answer", "unclear") && !json_is(json, "text", no_answer)) {
         json_decref(json);
         json = ask_as(&base, dbname[0] ? dbname : "postgres", question);
-    }
-    if (json_is(json, "answer", "nobody") && option_of(options, "service")[0]) {
-        json_decref(json);
-        json = answer_as("unclear", "", "nobody listens where the service file points");
     }
     (void)json_object_set_new(json, "host", json_string(name_of(place)));
     (void)json_object_set_new(json, "port", json_string(port_of(place)));
@@ -359,23 +383,25 @@ static json_t *ask_servers(const char *conninfo, const json_t *known,
                            const struct question *question)
 {
     char *why = NULL;
-    PQconninfoOption *options = PQconninfoParse(conninfo, &why);
-    if (!options) {
+    struct way way = {.options = PQconninfoParse(conninfo, &why)};
+    if (!way.options) {
         json_t *json = pg_child_unreadable(conninfo, why);
         PQfreemem(why);
         return json;
     }
     json_t *servers = json_array();
-    size_t count = element_count(option_of(options, "hostaddr"));
+    way.defaults = defaults_with(option_of(way.options, "service"));
+    size_t count = element_count(way_option(&way, "hostaddr"));
     if (count == 0)
-        count = element_count(option_of(options, "host"));
+        count = element_count(way_option(&way, "host"));
     for (size_t i = 0; i < (count ? count : 1); i++) {
         struct place place;
-        take_place(options, i, &place);
+        take_place(&way, i, &place);
         if (!is_known(known, &place))
-            (void)json_array_append_new(servers, ask_place(options, &place, question));
+            (void)json_array_append_new(servers, ask_place(&way, &place, question));
     }
-    PQconninfoFree(options);
+    PQconninfoFree(way.options);
+    PQconninfoFree(way.defaults);
     return json_pack("{s:b, s:o}", "ok", 1, "servers", servers);
 }
 

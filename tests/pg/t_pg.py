@@ -6,6 +6,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -93,6 +94,45 @@ def test_session_process(tool, server):
         parent.send_signal(signal.SIGINT)
         is_(parent.wait(10), tm.EXIT["cancelled"], "cancel ends a running statement")
         poll(lambda: backends(server) == "0", 10, "the backend's end")
+
+
+def test_servers(tool, server, box):
+    """Who answers where a connection string, or what it names in a service file, leads to."""
+    with socket.socket() as nobody:  # bound, but nobody listens: the port stays ours
+        nobody.bind(("127.0.0.1", 0))
+        free = nobody.getsockname()[1]
+        path = box.write("services", f"""
+[here]
+host={server.socket}
+port={server.port}
+user=postgres
+[nobody]
+host=127.0.0.1
+port={free}
+[both]
+host=127.0.0.1,{server.socket}
+port={free},{server.port}
+user=postgres
+target_session_attrs=standby
+""")
+        os.chmod(path, 0o644)
+        os.environ["PGSERVICEFILE"] = path
+        here, gone = (server.socket, str(server.port)), ("127.0.0.1", str(free))
+        for conninfos, want in (
+                ((server.conninfo,), [(*here, "own")]),
+                (("service=here",), [(*here, "own")]),
+                (("service=nobody",), [(*gone, "nobody")]),
+                (("service=nobody", "service=here"), [(*gone, "nobody"), (*here, "own")]),
+                (("service=both",), [(*gone, "nobody"), (*here, "own")]),
+                ((f"service=here host=127.0.0.1 port={free}",), [(*gone, "nobody")]),
+                (("service=here", server.conninfo), [(*here, "own")])):
+            done = tool("servers", *conninfos)
+            found = json.loads(done.out) if is_status(done, 0, " and ".join(conninfos)) else []
+            is_([(s["host"], s["port"], s["answer"]) for s in found], want, "who answers there")
+        done = tool("servers", "service=lost")
+        is_([s["answer"] for s in json.loads(done.out)], ["unclear"], "a service that is not there")
+        like(done.out, "definition of service .*lost.* not found", "says so")
+        del os.environ["PGSERVICEFILE"]
 
 
 def test_control(tool, server):
@@ -213,6 +253,7 @@ def main():
     tool = Tool(box, server)
     test_session(tool, server)
     test_session_process(tool, server)
+    test_servers(tool, server, box)
     test_control(tool, server)
     test_start_stop(tool, server, box)
     test_stale_pid_file(tool, server)

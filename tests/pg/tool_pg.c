@@ -51,6 +51,19 @@ static int query(const struct conf *conf, char **args, struct err *err)
     return rc;
 }
 
+/* servers CONNINFO…: each is asked by the server's own, after those before it */
+static int servers(const struct conf *conf, char **conninfos, struct err *err)
+{
+    free_json json_t *found = json_array();
+    int rc = 0;
+    for (; rc == 0 && *conninfos; conninfos++)
+        rc = pg_ask_servers(conf, *conninfos, true, 5, found, err);
+    free_mem char *text = rc == 0 ? json_text(found) : NULL;
+    if (rc == 0)
+        printf("%s\n", text);
+    return rc;
+}
+
 static int control(const struct conf *conf, const char *directory, struct err *err)
 {
     struct pg_control c;
@@ -91,6 +104,8 @@ static int run_verb(const struct conf *conf, char **args, struct err *err)
         rest[i] = args[i + 1];
     if (strcmp(args[0], "query") == 0)
         return query(conf, args + 1, err);
+    if (strcmp(args[0], "servers") == 0)
+        return servers(conf, args + 1, err);
     if (strcmp(args[0], "control") == 0)
         return control(conf, args[1], err);
     if (strcmp(args[0], "state") == 0)
