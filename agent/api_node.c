@@ -6,6 +6,7 @@
 
 #include "agent/api_cluster.h"
 #include "agent/cluster.h"
+#include "agent/conf_report.h"
 #include "agent/health.h"
 #include "agent/node_report.h"
 
@@ -55,7 +56,8 @@ int api_get_version(struct api *api, struct api_call *call, const char *arg, str
     (void)err;
     call->status = 200;
     call->answer =
-        json_pack("{s:s, s:s, s:i, s:b}", "program", "tidemark", "version", TIDEMARK_VERSION, "api",
-                  1, "stale_configuration", (int)api_is_conf_stale(api));
+        json_pack("{s:s, s:s, s:i, s:b, s:s, s:o}", "program", "tidemark", "version",
+                  TIDEMARK_VERSION, "api", 1, "stale_configuration", (int)api_is_conf_stale(api),
+                  "configuration_file", api->conf->file, "configuration", conf_report(api->conf));
     return 0;
 }

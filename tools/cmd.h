@@ -28,6 +28,7 @@ struct cmd {
     struct conf conf;
     bool json, yes, local, quiet;
     const char *config_file;
+    bool is_conf_named; /* by --config or $TIDEMARK_CONFIG: the agent has to have the same */
     const char *agent, *agent_node; /* --agent: another host's; NULL = this one's, or none */
     struct cmd_repeat conf_given[CMD_CONF_MAX]; /* options that are configuration: key, value */
     size_t conf_count;
@@ -80,7 +81,13 @@ extern const struct cmd_option cmd_common_options[];
 void cmd_print_man(const struct cmd_verb *const *verbs, size_t count, FILE *to);
 
 /* --- cmd_common.c --- */
+/* The agent, another host's with --agent. ERR_REFUSED when the configuration that was named is
+ * another file than its own, and says another cluster, repository, server, … (conf_report.h): what
+ * it did would not be what was asked for. */
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err);
+/* Warns when the agent's configuration was changed since it read it: it goes by what it read. For
+ * verbs that act by it; an agent that does not answer must not keep them from hearing Ctrl-C. */
+void cmd_warn_stale(const struct cmd *cmd);
 /* One request by a client of its own. *ret: the answer (new reference). */
 int cmd_call(const struct cmd *cmd, const char *method, const char *path, json_t **ret,
              struct err *err);

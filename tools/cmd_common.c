@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "agent/conf_report.h"
 #include "agent/job.h"
 #include "agent/log.h"
 #include "agent/text.h"
@@ -26,14 +27,59 @@ static int open_remote(const struct cmd *cmd, struct client **ret, struct err *e
     return rc < 0 ? rc : client_open_remote(&remote, ret, err);
 }
 
+/* By whatever path. */
+static bool is_same_file(const char *one, const char *other)
+{
+    struct stat a, b;
+    return strcmp(one, other) == 0 || (stat(one, &a) == 0 && stat(other, &b) == 0 &&
+                                       a.st_dev == b.st_dev && a.st_ino == b.st_ino);
+}
+
+/* The agent's own file may have changed since: that is only warned of (cmd_warn_stale()). */
+static int check_same(const struct cmd *cmd, struct client *client, struct err *err)
+{
+    char difference[CONF_DIFFERENCE_LEN];
+    free_json json_t *version = NULL, *ours = conf_report(&cmd->conf);
+    int rc = client_call(client, "GET", "/version", NULL, &version, err);
+    if (rc < 0)
+        return rc;
+    const char *file = json_str(version, "configuration_file");
+    if (is_same_file(cmd->conf.file, file) ||
+        !conf_report_differs(ours, json_object_get(version, "configuration"), difference))
+        return 0;
+    (void)err_set(err, ERR_REFUSED, "the agent at '%s' does not go by '%s': %s", cmd->conf.socket,
+                  cmd->conf.file, difference);
+    return err_hint(err, "give its own file (%s), or --local to work by this one without the agent",
+                    file[0] ? file : "it has none: only its environment");
+}
+
 int cmd_open(const struct cmd *cmd, struct client **ret, struct err *err)
 {
     if (cmd->agent)
         return open_remote(cmd, ret, err);
     int rc = client_open(&cmd->conf, cmd->local ? CLIENT_LOCAL : CLIENT_AUTO, ret, err);
-    if (rc == 0 && client_is_local(*ret) && !cmd->local)
+    if (rc < 0)
+        return rc;
+    if (client_is_local(*ret) && !cmd->local)
         log_info("no agent answers, working without one: socket=%s", cmd->conf.socket);
+    if (client_is_local(*ret) || !cmd->is_conf_named)
+        return 0;
+    rc = check_same(cmd, *ret, err);
+    if (rc < 0)
+        client_close(*ret);
     return rc;
+}
+
+void cmd_warn_stale(const struct cmd *cmd)
+{
+    free_json json_t *version = NULL;
+    struct err ignored;
+    if (cmd_call(cmd, "GET", "/version", &version, &ignored) < 0 ||
+        !json_is_true(json_object_get(version, "stale_configuration")))
+        return;
+    log_warn("%s was changed after the agent read it, which goes by what it read; to have it read "
+             "anew: systemctl restart tidemark-agent",
+             cmd->agent ? "the configuration of the agent" : "the configuration");
 }
 
 int cmd_call(const struct cmd *cmd, const char *method, const char *path, json_t **ret,

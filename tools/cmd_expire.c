@@ -131,6 +131,8 @@ static int run(struct cmd *cmd, struct err *err)
     int rc = make_body(cmd, body, err);
     if (rc == 0)
         rc = cmd_run_one_job(cmd, "/expirations", body, &status, err);
+    if (rc == 0)
+        cmd_warn_stale(cmd);
     return rc < 0 ? rc : print_result(cmd, status, err);
 }
 

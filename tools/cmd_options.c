@@ -191,6 +191,8 @@ static int load_conf(struct cmd *cmd, struct err *err)
     const char *own = cmd->verb->config;
     if (!cmd->config_file && own && !getenv("TIDEMARK_CONFIG") && access(own, F_OK) == 0)
         cmd->config_file = own;
+    else
+        cmd->is_conf_named = cmd->config_file || getenv("TIDEMARK_CONFIG");
     int rc = conf_load(cmd->config_file, &cmd->conf, err);
     for (size_t i = 0; rc == 0 && i < cmd->conf_count; i++) {
         cmd->local = true;

@@ -86,12 +86,12 @@ static void print_plan(struct cmd *cmd, const json_t *status)
     if (cmd->plan_shown || !plan || (cmd->json && !dry_run))
         return;
     cmd->plan_shown = true;
-    if (cmd->json) {
+    if (cmd->json)
         cmd_print_json(plan);
-        return;
-    }
-    restore_print_plan(plan);
+    else
+        restore_print_plan(plan);
     (void)fflush(stdout);
+    cmd_warn_stale(cmd);
 }
 
 /* Where nobody is asked the job does everything in one run, and makes its plan once. */

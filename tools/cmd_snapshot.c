@@ -2,7 +2,6 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "agent/log.h"
 #include "tools/cmd.h"
 
 static const struct cmd_option options[] = {
@@ -72,20 +71,6 @@ static int detach(const struct cmd *cmd, struct client *client, const json_t *bo
     return rc;
 }
 
-/* A snapshot is taken all the same, with what the agent has read. Told at the end: an agent that
- * does not answer must not hang what comes before Ctrl-C is heard. */
-static void warn_stale(const struct cmd *cmd, struct client *client)
-{
-    free_json json_t *version = NULL;
-    struct err ignored;
-    if (client_call(client, "GET", "/version", NULL, &version, &ignored) < 0 ||
-        !json_is_true(json_object_get(version, "stale_configuration")))
-        return;
-    log_warn("%s was changed after the agent read it, which goes by what it read; to have it read "
-             "anew: systemctl restart tidemark-agent",
-             cmd->agent ? "the configuration of the agent" : "the configuration");
-}
-
 static int run(struct cmd *cmd, struct err *err)
 {
     free_json json_t *body = json_object();
@@ -100,9 +85,9 @@ static int run(struct cmd *cmd, struct err *err)
         rc = detach(cmd, client, body, err);
     else
         rc = cmd_run_job(cmd, client, "/snapshots", body, &status, err);
-    if (rc != -ERR_CANCELLED)
-        warn_stale(cmd, client);
     client_close(client);
+    if (rc != -ERR_CANCELLED)
+        cmd_warn_stale(cmd);
     if (rc == 0 && status && cmd->json)
         cmd_print_json(status);
     else if (rc == 0 && status)

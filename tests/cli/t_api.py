@@ -154,6 +154,36 @@ def test_hanging_repository(box, agent):
     agent.wait_job(job["id"])
 
 
+def test_other_configuration(box, agent, conf, sections):
+    """The socket in a file says nothing of the rest: who names another repository is not answered
+    of the agent's."""
+    def named(name, *args, **changes):
+        path = box.write(name, conf_text({key: {**sections.get(key, {}), **changes.get(key, {})}
+                                          for key in {**sections, **changes}}))
+        return run_program(os.path.join(programs(box), "tidemark"), *args, f"--config={path}")
+    other = {"repository": {"url": "file:///nonexistent/other"}}
+    for args in (("list",), ("snapshot", "--tag=wrong"), ("expire", "--dry-run"), ("status",),
+                 ("restore", "--yes", "x"), ("jobs",)):
+        done = named("other.conf", *args, **other)
+        is_status(done, "refused", f"another repository: {args[0]}")
+        is_(done.err, f"error: the agent at '{agent.socket}' does not go by "
+                      f"'{box.join('other.conf')}': repository.url is file:///nonexistent/other "
+                      f"there and {sections['repository']['url']} with the agent\n"
+                      f"hint: give its own file ({conf}), or --local to work by this one without "
+                      "the agent\n", f"another repository: {args[0]}: says so")
+    done = named("other.conf", "list", "--local", **other)
+    is_status(done, "store", "--local: the file that was named")
+    like(done.err, "/nonexistent/other", "--local: its repository")
+    for what, changes in (("retention", {"retention": {"count": 1}}),
+                          ("another cluster", {"tidemark": {"cluster": "other"}}),
+                          ("a volume", {"volume pgdata": {"mount": "/nonexistent"}})):
+        is_status(named("other.conf", "list", **changes), "refused", f"{what} differs")
+    is_status(named("same.conf", "list", tidemark={"lanes": 3}), 0, "another file, the same target")
+    link = box.join("link.conf")
+    os.symlink(conf, link)
+    is_status(cli("list", f"--config={link}"), 0, "its own file by another name")
+
+
 def test_ready(box, agent):
     """sd_notify(3), as a unit of Type=notify needs it."""
     agent.stop()
@@ -203,6 +233,7 @@ def main():
     test_idempotency(agent)
     test_socket(box, agent, conf)
     test_hanging_repository(box, agent)
+    test_other_configuration(box, agent, conf, sections)
     test_ready(box, agent)
     test_restart(box, agent, conf, sections)
 

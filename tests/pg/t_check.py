@@ -274,6 +274,9 @@ def test_agent(node, box):
     done = node.cli("snapshot", "--tag", "stale")
     is_status(done, 0, "edited configuration: a snapshot is taken all the same")
     like(done.err, "warn: the configuration was changed after the agent read it", "with a warning")
+    for verb in ("restore", "expire"):
+        like(node.cli(verb, "--dry-run", *(["stale"] if verb == "restore" else [])).err,
+             "warn: the configuration was changed after the agent read it", f"{verb} warns, too")
     wrong = box.write("wrong.conf", conf_text({**node.sections, "postgresql": {
         **node.sections["postgresql"], "data_directory": "/nowhere"}}))
     done = node.cli("check", conf=wrong)
