@@ -36,12 +36,18 @@ bool wal_file_identify(int dir_fd, const char *name, struct wal_file_id *ret)
     return true;
 }
 
-/* FNV-1a: it tells configurations apart, nobody has to be kept from making two that agree. */
+/* FNV-1a of words instead of bytes, eight times as fast (struct conf has tens of KiB, most of them
+ * zeros), and turned after each, or the high bits of a word would stay there. It tells
+ * configurations apart, nobody has to be kept from making two that agree. */
 static uint64_t mix(uint64_t hash, const void *ptr, size_t len)
 {
     const uint8_t *bytes = ptr;
-    for (size_t i = 0; i < len; i++)
-        hash = (hash ^ bytes[i]) * 0x100000001b3u;
+    for (size_t at = 0; at < len; at += sizeof(uint64_t)) {
+        uint64_t word = 0;
+        memcpy(&word, bytes + at, min_u64(sizeof(word), len - at));
+        hash = (hash ^ word) * 0x100000001b3u;
+        hash = hash << 29 | hash >> 35;
+    }
     return hash;
 }
 
