@@ -18,6 +18,8 @@ enum {
     /* A file that is written to within one tick of the clock keeps its times: what is read has to
      * be older than that. */
     TICK_MS = 20,
+    /* A push that ends so long after its thread has asked who the repository is asks again. */
+    IDENTITY_MS = 1000,
 };
 
 enum file_state {
@@ -34,6 +36,13 @@ struct queued_file {
     struct wal_file_id id;
     uint64_t failed_ms;
     struct err err;
+};
+
+/* What a thread pushes over. */
+struct pusher {
+    const struct ahead_queue *queue;
+    struct wal_connection connection; /* archive.store NULL = none */
+    uint64_t asked_ms;                /* before the question that was answered last */
 };
 
 struct ahead_queue {
@@ -70,6 +79,60 @@ static struct queued_file *find(struct ahead_queue *queue, const char *name)
     return NULL;
 }
 
+/* --- the repository -----------------------------------------------------------------------------
+ */
+
+static bool is_local(const struct ahead_queue *queue)
+{
+    return repository_directory(&queue->command.conf) != NULL;
+}
+
+static int open_connection(struct pusher *pusher, struct err *err)
+{
+    pusher->asked_ms = now_ms();
+    wal_disconnect(&pusher->connection);
+    return wal_connect(&pusher->queue->command, &pusher->connection, err);
+}
+
+/* Asks over the open connection. Without --repository-id any repository may be the right one, but
+ * it has to stay the same: what is at work was made for it. */
+static int ask_again(struct pusher *pusher, struct err *err)
+{
+    uint8_t was[ID_LEN];
+    uint64_t now = now_ms();
+    memcpy(was, pusher->connection.repo.id, ID_LEN);
+    int rc = wal_identify(&pusher->queue->command, &pusher->connection, err);
+    if (rc < 0)
+        return rc;
+    if (memcmp(was, pusher->connection.repo.id, ID_LEN) != 0)
+        return err_set(err, ERR_STORE, "another repository has taken the place of %s",
+                       pusher->queue->command.conf.repository_url);
+    pusher->asked_ms = now;
+    return 0;
+}
+
+static bool is_stale(const struct pusher *pusher)
+{
+    return now_ms() - pusher->asked_ms >= IDENTITY_MS;
+}
+
+/* The repository that answers now, not the one that did some time ago: a directory may have been
+ * unmounted, a bucket emptied. A directory is opened anew for each file; a connection is kept, and
+ * asked when it has not been for IDENTITY_MS. */
+static int renew(struct pusher *pusher, struct err *err)
+{
+    if (pusher->connection.archive.store == NULL || is_local(pusher->queue))
+        return open_connection(pusher, err);
+    return is_stale(pusher) ? ask_again(pusher, err) : 0;
+}
+
+/* After a push: the same for one that took long, tried again and again maybe, over connections that
+ * are no longer the first one. A directory is the one that was opened. */
+static int confirm(struct pusher *pusher, struct err *err)
+{
+    return is_stale(pusher) && !is_local(pusher->queue) ? ask_again(pusher, err) : 0;
+}
+
 /* --- one push -----------------------------------------------------------------------------------
  */
 
@@ -82,9 +145,10 @@ static bool is_young(const struct wal_file_id *id)
 }
 
 /* FILE_STORED with *ret_id, FILE_UNSURE, or FILE_FAILED with err. */
-static enum file_state push(const struct ahead_queue *queue, const struct wal_archive *archive,
-                            const char *name, struct wal_file_id *ret_id, struct err *err)
+static enum file_state push(struct pusher *pusher, const char *name, struct wal_file_id *ret_id,
+                            struct err *err)
 {
+    const struct ahead_queue *queue = pusher->queue;
     char path[CONF_PATH_MAX + WAL_NAME_MAX + 2];
     struct wal_file_id before, after;
     if (!wal_file_identify(queue->wal_fd, name, &before))
@@ -95,25 +159,14 @@ static enum file_state push(const struct ahead_queue *queue, const struct wal_ar
             return FILE_UNSURE;
     }
     (void)snprintf(path, sizeof(path), "%s/%s", queue->wal_path, name);
-    if (wal_push(archive, path, name, err) < 0)
+    if (renew(pusher, err) < 0 || wal_push(&pusher->connection.archive, path, name, err) < 0 ||
+        confirm(pusher, err) < 0)
         return FILE_FAILED;
     if (!wal_file_identify(queue->wal_fd, name, &after) ||
         memcmp(&before, &after, sizeof(before)) != 0)
         return FILE_UNSURE;
     *ret_id = before;
     return FILE_STORED;
-}
-
-/* The repository that answers now, not the one that did some time ago: a directory may have been
- * unmounted, a bucket emptied. A directory is opened anew, a connection is kept. */
-static int renew(const struct ahead_queue *queue, struct wal_connection *connection,
-                 struct err *err)
-{
-    bool local = repository_directory(&queue->command.conf) != NULL;
-    if (connection->archive.store && !local)
-        return wal_identify(&queue->command, connection, err);
-    wal_disconnect(connection);
-    return wal_connect(&queue->command, connection, err);
 }
 
 /* --- threads ------------------------------------------------------------------------------------
@@ -176,7 +229,7 @@ static void end(struct ahead_queue *queue, const char *name, enum file_state sta
 static void *pusher_main(void *arg)
 {
     struct ahead_queue *queue = arg;
-    struct wal_connection connection = {0};
+    struct pusher pusher = {.queue = queue};
     struct queued_file *file;
     struct wal_file_id id = {0};
     struct err err;
@@ -192,9 +245,7 @@ static void *pusher_main(void *arg)
         (void)pthread_mutex_unlock(&queue->lock);
         ahead_test_step();
         err_clear(&err);
-        enum file_state state = renew(queue, &connection, &err) < 0
-                                    ? FILE_FAILED
-                                    : push(queue, &connection.archive, name, &id, &err);
+        enum file_state state = push(&pusher, name, &id, &err);
         ahead_test_step();
         (void)pthread_mutex_lock(&queue->lock);
         queue->at_work--;
@@ -202,7 +253,7 @@ static void *pusher_main(void *arg)
         end(queue, name, state, &id, &err);
     }
     (void)pthread_mutex_unlock(&queue->lock);
-    wal_disconnect(&connection);
+    wal_disconnect(&pusher.connection);
     return NULL;
 }
 

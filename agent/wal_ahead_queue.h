@@ -6,7 +6,10 @@
  * taken the name) leaves no more behind than it would one by one, and what a killed process leaves
  * is at most push_ahead - 1 files behind a gap, which the server offers again.
  *
- * Each push looks at the repository's identity first, as a push by itself does. */
+ * What is acknowledged is in the repository that was meant: a thread asks who it is when it
+ * connects, and before or after a push whenever it has not asked for a second. A push by itself
+ * asks once, and may then try for minutes. That it is another one than before counts as a failure,
+ * too. */
 #ifndef TIDEMARK_AGENT_WAL_AHEAD_QUEUE_H
 #define TIDEMARK_AGENT_WAL_AHEAD_QUEUE_H
 

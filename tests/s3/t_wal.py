@@ -5,6 +5,7 @@ TLS.
 check: build=asan timeout=300"""
 import os
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), os.path.join(HERE, "..", "pg")]
@@ -155,6 +156,54 @@ def pushed_ahead(box, archive, store, proxy):
     Pushers(a.data.path).kill()
 
 
+def asked_rarely(box, archive, proxy):
+    """Who the repository is, is asked at connecting and then once a second a connection, not for
+    every file that is pushed ahead. Returns the Archiver: its process lives."""
+    a = Archiver(box, archive, "rarely", **configured(archive))
+    box.before_clean.append(Pushers(a.data.path).kill)
+    first, count, connections = 5000, 60, 8
+    a.ready(*range(first, first + count))
+    proxy.forget()
+    start = time.monotonic()
+    is_status(a.call(name_of(first)), 0, f"{count} files: the first")
+    poll(lambda: len(proxy.requests("^PUT .*/wal/")) == count, 60, "the others")
+    seconds = time.monotonic() - start
+    asked = len(proxy.requests("^GET .*/tidemark.repo"))
+    ok(asked <= connections * (seconds + 2), f"{asked} questions who it is in {seconds:.1f} s")
+    is_(a.all(), [], "all are acknowledged")
+    return a
+
+
+def replaced(box, a, archive, store, proxy):
+    """Another repository takes the place of the one that a living process pushes to, in the middle
+    of a PUT: what ends up there is not acknowledged."""
+    client, bucket = store.client(store.keys), archive.place.bucket
+    other = S3Archive(box, Place(box, store, "other"))
+    names = ("tidemark.repo", "tidemark.repo.copy")
+    own = {name: client.get(f"{bucket}/{name}").body for name in names}
+    theirs = {name: client.get(f"{other.place.bucket}/{name}").body for name in names}
+
+    def put(objects):
+        for name, body in objects.items():
+            client.put(f"{bucket}/{name}", body)
+
+    first = 6000
+    slow = Rule("^PUT .*/wal/", "delay", ms=2000)
+    proxy.rules(slow)
+    a.ready(*range(first, first + 12))
+    running = a.start(name_of(first))
+    poll(lambda: slow.fired, 60, "the PUT of the first")
+    put(theirs)
+    done = a.end(name_of(first), running)
+    is_status(done, "store", "another repository in its place while a PUT is under way")
+    like(done.err, "another repository has taken the place of s3://", "and it says so")
+    proxy.rules()
+    put(own)
+    is_(a.all(), [], "once its own is back, all are archived")
+    is_(a.wrong, [], "every acknowledged file is in the repository")
+    Pushers(a.data.path).kill()
+
+
 def recovery(box, place, delay):
     """A real server archives over TLS, a copy of it recovers with prefetch."""
     archive = S3Archive(box, place)
@@ -199,6 +248,7 @@ def main():
     only_looks_absent(behind, data, proxy)
     chaos(behind, data, proxy)
     pushed_ahead(box, behind, store, proxy)
+    replaced(box, asked_rarely(box, behind, proxy), behind, store, proxy)
     delay = DelayProxy(box, store.tls_endpoint)
     recovery(box, Place(box, store, "tls", endpoint=delay.endpoint), delay)
     if s3.missing("swift"):
