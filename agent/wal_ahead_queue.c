@@ -60,7 +60,8 @@ struct ahead_queue {
     bool proven; /* one is stored */
     bool stopped;
     unsigned at_work;
-    uint64_t memory; /* bytes, of those at work */
+    unsigned connected, connecting; /* early: in all, and just now */
+    uint64_t memory;                /* bytes, of those at work */
 };
 
 void ahead_test_step(void)
@@ -226,6 +227,31 @@ static void end(struct ahead_queue *queue, const char *name, enum file_state sta
     (void)ignored; /* its counter cannot be full */
 }
 
+static unsigned count_waiting(const struct ahead_queue *queue)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < queue->count; i++)
+        count += queue->files[i].state == FILE_WAITING;
+    return count;
+}
+
+/* While the first file is pushed alone, those that will have one soon connect, which takes as long.
+ * Called and left with the lock. What fails here fails again, and is told, when a file begins. */
+static bool connect_early(struct ahead_queue *queue, struct pusher *pusher)
+{
+    struct err ignored;
+    if (pusher->asked_ms > 0 || queue->proven || is_local(queue) ||
+        queue->connected >= count_waiting(queue))
+        return false;
+    queue->connected++;
+    queue->connecting++;
+    (void)pthread_mutex_unlock(&queue->lock);
+    (void)open_connection(pusher, &ignored);
+    (void)pthread_mutex_lock(&queue->lock);
+    queue->connecting--;
+    return true;
+}
+
 static void *pusher_main(void *arg)
 {
     struct ahead_queue *queue = arg;
@@ -238,7 +264,8 @@ static void *pusher_main(void *arg)
     (void)pthread_mutex_lock(&queue->lock);
     while (!queue->stopped) {
         if ((file = begin(queue, &memory)) == NULL) {
-            (void)pthread_cond_wait(&queue->moved, &queue->lock);
+            if (!connect_early(queue, &pusher))
+                (void)pthread_cond_wait(&queue->moved, &queue->lock);
             continue;
         }
         (void)snprintf(name, sizeof(name), "%s", file->name);
@@ -337,9 +364,9 @@ void ahead_queue_scan(struct ahead_queue *queue)
 struct ahead_queue_state ahead_queue_look(struct ahead_queue *queue)
 {
     (void)pthread_mutex_lock(&queue->lock);
-    struct ahead_queue_state state = {.at_work = queue->at_work, .stopped = queue->stopped};
-    for (size_t i = 0; i < queue->count; i++)
-        state.waiting += queue->files[i].state == FILE_WAITING;
+    struct ahead_queue_state state = {.waiting = count_waiting(queue),
+                                      .at_work = queue->at_work + queue->connecting,
+                                      .stopped = queue->stopped};
     (void)pthread_mutex_unlock(&queue->lock);
     return state;
 }

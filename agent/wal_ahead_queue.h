@@ -33,7 +33,7 @@ void ahead_queue_stop(struct ahead_queue *queue);
 void ahead_queue_scan(struct ahead_queue *queue);
 
 struct ahead_queue_state {
-    unsigned waiting, at_work; /* files */
+    unsigned waiting, at_work; /* files; the latter with threads that connect */
     bool stopped;              /* after a failure, or ahead_queue_stop() */
 };
 struct ahead_queue_state ahead_queue_look(struct ahead_queue *queue);
