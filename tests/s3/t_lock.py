@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import struct
 import sys
 import time
@@ -171,16 +172,66 @@ def test_hidden(story):
     marker = [v for k, v, m in story.client.versions("locked", pack) if m]
     is_(story.client.delete(story.path(pack), query={"versionId": marker[0]}).status, 204,
         "the marker can be removed")
-    is_(story.client.put(story.path(pack), b"no pack").status, 200, "a put hides it too")
+    until_s = int(time.time()) + 86400
+    digest = base64.b64encode(hashlib.md5(b"no pack").digest()).decode()
+    is_(story.client.put(story.path(pack), b"no pack", headers={
+        "content-md5": digest, "x-amz-object-lock-mode": "COMPLIANCE",
+        "x-amz-object-lock-retain-until-date":
+            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(until_s))}).status, 200,
+        "a put, which is locked, hides it too")
     like(check_row(world)["detail"], "removed 0 objects and replaced 1", "check says so")
     is_status(world.cli("verify", "t2"), "corrupt", "and verify finds another object")
     refused(story, pack, "corrupt", "replaced it")
-    is_(story.client.lock(story.path(pack)), None, "which is not locked in its place")
+    is_(story.client.lock(story.path(pack)), ("COMPLIANCE", until_s),
+        "which is not locked for longer in its place")
     oldest = story.client.versions("locked", pack)[-1][1]
-    body = story.client.get(story.path(pack), query={"versionId": oldest}).body
-    is_(story.client.put(story.path(pack), body).status, 200, "the oldest is put over it")
+    is_(story.client.put(story.path(pack), b"", headers={
+        "x-amz-copy-source": f"/{story.path(pack)}?versionId={oldest}"}).status, 200,
+        "the oldest is copied over it, as README says")
     is_(check_row(world)["result"], "ok", "then check is content again")
     is_status(world.cli("verify", "t2"), 0, "and t2 verifies")
+
+
+def test_withdrawn(story):
+    """Expire withdraws nothing that is locked: who does hides it, as all that has keys can."""
+    identity = story.records()["t1"]["id"]
+    mark = story.path(f"withdrawn/{identity}")
+    for body, says in ((b"x", "cannot be read"), (story.mark(identity), "says 'expired'")):
+        is_(story.client.put(mark, body).status, 200, f"a mark over a locked snapshot, {says}")
+        is_(story.world.tags(), ["t2"], "hides it")
+        row = check_row(story.world)
+        is_((row["result"], row.get("code")), ("failed", "corrupt"), "check fails")
+        like(row["detail"], rf"^1 locked snapshot is withdrawn.* 'withdrawn/{identity}', which "
+             + says, "says what")
+        like(row["hint"], "remove that mark", "and what to do")
+        is_(story.client.delete(mark).status, 204, "the mark is removed")
+        is_(check_row(story.world)["result"], "ok", "then check is content")
+        is_(story.world.tags(), ["t1", "t2"], "and the snapshot is back")
+
+
+def test_readme(story):
+    """README's loop brings back what is locked, and nothing else."""
+    with open(os.path.join(SOURCE, "README.md"), encoding="utf-8") as file:
+        loop = re.search(r"(?m)^for kind in (.*); do\n.*list-object-versions.*--prefix P/\$kind ",
+                         file.read())
+    ok(loop, "README has the loop")
+    for args in (("pin", "t1"), ("unpin", "t1"), ("verify", "t1")):
+        is_status(story.world.cli(*args), 0, " ".join(args))
+    needs = story.reached("t1")
+    hidden = {min(n for n in needs if n.startswith(kind)) for kind in LOCKED}
+    for name in hidden:
+        is_(story.client.delete(story.path(name)).status, 204, f"{name.split('/')[0]} is hidden")
+    like(story.world.cli("check").out, "FAILED (object_lock|repository)", "check fails")
+    for kind in loop.group(1).split():
+        seen = set()
+        for key, version, is_marker in story.client.versions("locked", kind):
+            if is_marker and key not in seen:
+                story.client.delete(story.path(key), query={"versionId": version})
+            seen.add(key)
+    is_(check_row(story.world)["result"], "ok", "after the loop check is content")
+    is_status(story.world.cli("verify", "t1"), 0, "and t1 verifies")
+    is_([n for n in story.world.place.keys_below() if n.startswith(("pin/", "reading/"))], [],
+        "no mark that was removed is back")
 
 
 def test_killed(story):
@@ -387,6 +438,8 @@ def main():
     test_locked(story)
     test_told(story)
     test_hidden(story)
+    test_withdrawn(story)
+    test_readme(story)
     test_killed(story)
     test_kept(story)
     test_forged(story)
