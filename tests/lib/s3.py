@@ -8,6 +8,7 @@ A store has endpoint, tls_endpoint, ca_file, region and keys. Both listen on 127
 that the kernel gave. need_ceph() and need_swift() skip the test aloud where the packages are not
 installed. The client signs with its own code (signature V4), so that it checks the product's.
 """
+import base64
 import collections
 import datetime
 import hashlib
@@ -317,6 +318,14 @@ class Client:
             return None
         date = datetime.datetime.strptime(date.group(1).decode()[:19], "%Y-%m-%dT%H:%M:%S")
         return mode.group(1).decode(), int(date.replace(tzinfo=datetime.timezone.utc).timestamp())
+
+    def retain(self, path, mode, until_s):
+        """Sets the retention of an object."""
+        date = datetime.datetime.utcfromtimestamp(until_s).strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = (f"<Retention><Mode>{mode}</Mode><RetainUntilDate>{date}</RetainUntilDate>"
+                "</Retention>").encode()
+        digest = base64.b64encode(hashlib.md5(body).digest()).decode()
+        return self.request("PUT", path, {"retention": ""}, {"content-md5": digest}, body)
 
     def mirror(self, bucket, directory, prefix=""):
         """Every object as a file: a repository that tools for directories can read."""

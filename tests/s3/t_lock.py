@@ -10,12 +10,14 @@ import os
 import re
 import struct
 import sys
+import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import s3  # noqa: E402
 import schemas  # noqa: E402
 import tidemark_reader as stranger  # noqa: E402
+from faultproxy import Rule  # noqa: E402
 from s3_node import Place, World  # noqa: E402
 from tm import *  # noqa: E402,F403
 
@@ -399,9 +401,23 @@ def test_removed(story):
     world.read_back("last", "expired")
 
 
+def outrun(world, client, until_s):
+    """Another node's lock, later than ours, between our look and our change of a lock."""
+    rule = Rule(r"^PUT .*/tidemark\.repo\?retention", "delay", ms=2000, times=1)
+    world.proxy.rules(rule)
+
+    def other():
+        poll(lambda: rule.fired, 60, "our change to be under way")
+        client.retain("sealed/tidemark.repo", "COMPLIANCE", until_s)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    return thread
+
+
 def test_sealed(box, store):
     """Encrypted, and locked."""
-    world = World(box, store, "sealed", proxy=False, lock=True, lock_days=1)
+    world = World(box, store, "sealed", lock=True, lock_days=1)
     node = world.node
     node.encrypt()
     world.start()
@@ -423,8 +439,14 @@ def test_sealed(box, store):
     is_status(world.cli("key", "wal", node.wal_key), 0, "the key file of WAL")
     is_status(world.cli("verify", "s1"), 0, "s1 verifies with the new one")
     world.change(1)
-    is_status(world.snapshot("s2"), 0, "and a second snapshot can be taken")
-    is_status(world.cli("verify", "s2"), 0, "which verifies")
+    later_s = int(time.time()) + 3 * 86400
+    other = outrun(world, client, later_s)
+    is_status(world.snapshot("s2"), 0, "and a second snapshot can be taken, though another node"
+              " locks tidemark.repo for longer at the same moment")
+    other.join()
+    world.proxy.rules()
+    is_(client.lock("sealed/tidemark.repo"), ("COMPLIANCE", later_s), "and that lock stays")
+    is_status(world.cli("verify", "s2"), 0, "s2 verifies")
     world.stop()
 
 
