@@ -190,28 +190,37 @@ static int open_all(struct expire *expire, struct err *err)
     return rc < 0 ? rc : expire_lock_prepare(expire, err);
 }
 
-static int finish(struct expire *expire, struct err *err)
+/* A manifest that counts cannot be read. Its snapshot may be the newest, and the one before it the
+ * newest that can be restored: by no rule does one go, only by its name. */
+static int go_on_blind(struct expire *expire, struct err *err)
 {
-    struct expire_reach reach = {.refs = NULL};
-    int rc = phase(expire, "reading manifests", err);
+    struct err other = {.code = 0};
+    for (size_t i = 0; i < expire->count && !expire->wanted; i++)
+        if (expire->items[i].goes) {
+            expire->items[i].goes = false;
+            expire->items[i].why = "a manifest cannot be read: no rule decides";
+        }
+    int rc = withdraw(expire, &other);
     if (rc == 0)
-        rc = expire_reach_load(expire, &reach, err);
-    if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED) {
-        struct err other = {.code = 0};
-        if (expire_sweep(expire, NULL, &other) < 0)
-            log_warn("what died before its record could not be given up: %s", other.text);
-    }
-    if (rc == 0)
-        rc = expire_lock_extend(expire, &reach, err);
+        rc = expire_sweep(expire, NULL, &other);
+    if (rc < 0)
+        log_warn("what can be withdrawn all the same could not be err=\"%s\"", other.text);
+    return -(int)err->code;
+}
+
+static int finish(struct expire *expire, const struct expire_reach *reach, struct err *err)
+{
+    int rc = expire_lock_extend(expire, reach, err);
     if (rc == 0)
         rc = phase(expire, "removing", err);
     if (rc == 0)
-        rc = expire_sweep(expire, &reach, err);
-    expire_reach_release(&reach);
-    return rc;
+        rc = expire_sweep(expire, reach, err);
+    if (rc == 0)
+        rc = phase(expire, "WAL", err);
+    return rc < 0 ? rc : expire_wal(expire, err);
 }
 
-static int run(struct expire *expire, struct err *err)
+static int choose(struct expire *expire, struct err *err)
 {
     int rc = phase(expire, "reading records", err);
     if (rc == 0)
@@ -220,15 +229,26 @@ static int run(struct expire *expire, struct err *err)
         rc = expire_load(expire, err);
     if (rc == 0)
         rc = expire_choose(expire, err);
+    return rc < 0 ? rc : expire_lock_keep(expire, err);
+}
+
+static int run(struct expire *expire, struct err *err)
+{
+    struct expire_reach reach = {.refs = NULL};
+    int rc = choose(expire, err);
     if (rc == 0)
-        rc = expire_lock_keep(expire, err);
+        rc = phase(expire, "reading manifests", err);
+    if (rc == 0) {
+        rc = expire_reach_load(expire, &reach, err);
+        if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
+            rc = go_on_blind(expire, err);
+        else if (rc == 0)
+            rc = withdraw(expire, err);
+    }
     if (rc == 0)
-        rc = withdraw(expire, err);
-    if (rc == 0)
-        rc = finish(expire, err);
-    if (rc == 0)
-        rc = phase(expire, "WAL", err);
-    return rc < 0 ? rc : expire_wal(expire, err);
+        rc = finish(expire, &reach, err);
+    expire_reach_release(&reach);
+    return rc;
 }
 
 /* --- the result ------------------------------------------------------------------------------- */

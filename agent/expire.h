@@ -15,6 +15,9 @@
  *   2. When the mark is a grace old, all manifests are read anew, and what the snapshot wrote and
  *      no manifest reaches that counts is removed: record, manifest, tables, packs.
  *
+ * Manifests are read first. While one that counts cannot be read, or is not there though its record
+ * is, nothing is removed, and no rule withdraws: its snapshot may be the newest in name only.
+ *
  * Every manifest counts until its snapshot's mark is a grace old: also one without a record, whose
  * writer is about to commit. So nothing goes that anybody reaches or may come to reach:
  *
@@ -111,6 +114,8 @@ struct expire_item {
     bool archived;
     uint64_t system_id, start_lsn, tag_lsn;
     uint32_t timeline, segment_size;
+    uint8_t volumes[RECORD_VOLUMES_MAX][ID_LEN]; /* it has a manifest of each */
+    size_t volume_count;
 };
 
 /* Names of objects. */
@@ -190,7 +195,8 @@ struct expire_reach {
     struct expire_ref *refs; /* sorted, no two the same */
     size_t count, capacity, sorted;
 };
-/* ERR_CORRUPT when a manifest that counts cannot be read: nothing may be removed then. */
+/* ERR_CORRUPT when a manifest that counts cannot be read, or is not there: nothing may be removed
+ * then, and nothing withdrawn in favour of what may be no snapshot any more. */
 int expire_reach_load(struct expire *expire, struct expire_reach *ret, struct err *err);
 unsigned expire_reached(const struct expire_reach *reach, enum expire_kind kind,
                         const uint8_t volume[ID_LEN], const uint8_t snapshot[ID_LEN],

@@ -116,8 +116,11 @@ static int take_record(struct expire *expire, const struct record *record, struc
     memcpy(item->tag, record->tag, sizeof(item->tag));
     item->captured_s = record->captured_s;
     item->committed_s = record->committed_s;
-    for (size_t i = 0; i < record->volume_count; i++)
+    for (size_t i = 0; i < record->volume_count; i++) {
         item->bytes_stored += record->volumes[i].bytes_stored;
+        memcpy(item->volumes[i], record->volumes[i].id, ID_LEN);
+    }
+    item->volume_count = record->volume_count;
     item->archived = record->archived;
     item->system_id = record->system_id;
     item->start_lsn = record->start_lsn;

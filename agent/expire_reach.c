@@ -144,10 +144,36 @@ static int unreadable(const struct expire *expire, const struct expire_manifest 
                         "nothing is removed; `tidemark check` says whether a newer version hides "
                         "a good one, which can be had back",
                         date);
+    if (item->withdrawn && !item->unreadable)
+        return err_hint(err, "it is withdrawn: when its grace is over the rest goes on");
     return err_hint(err,
-                    "it cannot be restored; `tidemark expire --confirm %s` gives it up, and the "
-                    "rest goes on when its grace is over",
+                    "it cannot be restored as it is; `tidemark expire --confirm %s` gives it up, "
+                    "and the rest goes on when its grace is over",
                     id);
+}
+
+/* A record is put behind its manifests and removed before them. So a withdrawn snapshot may be one
+ * that another expire has just removed, if its record is gone, too; any other has lost what says
+ * which objects it needs: hidden behind a delete marker, perhaps, or left out of a copy. */
+static int missing(const struct expire *expire, const struct expire_manifest *which,
+                   struct expire_item *item, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1];
+    uint64_t size;
+    int rc = 0;
+    if (item && item->withdrawn && item->has_record) {
+        repo_record_name(name, item->name.cluster, item->name.node, item->name.id);
+        rc = store_size(expire->store, name, &size, err);
+    }
+    if (rc == -ERR_MISSING || (item && item->withdrawn && !item->has_record)) {
+        err_clear(err);
+        return 0;
+    }
+    if (rc < 0)
+        return rc;
+    repo_manifest_name(name, which->volume, which->snapshot);
+    (void)err_set(err, ERR_CORRUPT, "its manifest '%s' is not there", name);
+    return unreadable(expire, which, item, err);
 }
 
 static int add_manifest(struct expire *expire, struct expire_reach *reach,
@@ -157,7 +183,7 @@ static int add_manifest(struct expire *expire, struct expire_reach *reach,
     unsigned by = item && item->dead ? 0 : REACHED_NOW;
     free_mem void *buf = NULL;
     struct fmt_manifest manifest;
-    if (!item || !(item->withdrawn || item->goes))
+    if (!item || item->returns || !(item->withdrawn || item->goes))
         by |= REACHED_LATER;
     if (by == 0)
         return 0;
@@ -166,20 +192,43 @@ static int add_manifest(struct expire *expire, struct expire_reach *reach,
     if (rc == 0)
         rc = catalog_manifest_alone(expire->store, &expire->repo, which->volume, which->snapshot,
                                     &buf, &manifest, err);
-    if (rc == -ERR_MISSING && item && item->withdrawn) { /* another expire has just removed it */
-        err_clear(err);
-        return 0;
-    }
     if (rc == -ERR_MISSING)
-        rc = err_set(err, ERR_CORRUPT, "its manifest is listed, but not there");
+        return missing(expire, which, item, err);
     if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
         return unreadable(expire, which, item, err);
     return rc < 0 ? rc : add_all(reach, &manifest, by, item ? item->locked_until_s : 0, err);
 }
 
+static int compare_manifests(const void *a, const void *b)
+{
+    const struct expire_manifest *left = a, *right = b;
+    int order = memcmp(left->volume, right->volume, ID_LEN);
+    return order ? order : memcmp(left->snapshot, right->snapshot, ID_LEN);
+}
+
+/* Of the snapshots that were listed before the manifests. */
+static int check_all_there(const struct expire *expire, const struct expire_reach *reach,
+                           struct expire_item *item, struct err *err)
+{
+    struct expire_manifest key;
+    int rc = 0;
+    memcpy(key.snapshot, item->name.id, ID_LEN);
+    for (size_t i = 0; rc == 0 && i < item->volume_count && !item->dead; i++) {
+        memcpy(key.volume, item->volumes[i], ID_LEN);
+        if (reach->manifest_count == 0 ||
+            !bsearch(&key, reach->manifests, reach->manifest_count, sizeof(key), compare_manifests))
+            rc = missing(expire, &key, item, err);
+    }
+    return rc;
+}
+
 int expire_reach_load(struct expire *expire, struct expire_reach *ret, struct err *err)
 {
     int rc = store_list(expire->store, "volume/", note_manifest, ret, err);
+    if (rc == 0 && ret->manifest_count)
+        qsort(ret->manifests, ret->manifest_count, sizeof(*ret->manifests), compare_manifests);
+    for (size_t i = 0; rc == 0 && i < expire->count; i++)
+        rc = check_all_there(expire, ret, &expire->items[i], err);
     for (size_t i = 0; rc == 0 && i < ret->manifest_count; i++)
         rc = add_manifest(expire, ret, &ret->manifests[i], err);
     sort_refs(ret);

@@ -233,6 +233,35 @@ def test_manifest_gone(node):
     whole(node, "manifests back", "t1", "t3")
 
 
+def test_manifest_lost(node):
+    """The newest snapshot has a record, and its manifest is not even listed."""
+    for tag in ("first", "second"):
+        take(node, tag)
+    is_status(expire(node, "--confirm", "first"), 0, "its parent is withdrawn")
+    age(node, [mark(node, "first")])
+    retention(node, count=1)
+    top, aside = snap.repository(node), node.box.join("aside.manifest")
+    (name,) = [o for o in reached(node, "second") if o.startswith("volume/")]
+    os.rename(os.path.join(top, name), aside)
+    before = objects(node)
+    done = node.cli("expire")
+    is_status(done, "corrupt", "a visible snapshot without its manifest: said aloud")
+    like(done.err, f"what snapshot {IDENTITIES['second']} needs: its manifest '{name}' is not "
+                   f"there\nhint: .*`tidemark expire --confirm {IDENTITIES['second']}`", "which")
+    is_(objects(node), before, "nothing is removed, and nothing withdrawn as older than that one")
+    os.rename(aside, os.path.join(top, name))
+    whole(node, "manifest back", "t1", "t3", "second")
+    os.rename(os.path.join(top, name), aside)
+    is_status(node.cli("expire", "--confirm", "second"), "corrupt", "given up by its name")
+    is_(visible(node), ["t1", "t3"], "it is withdrawn")
+    age(node, [mark(node, "second")])
+    is_status(node.cli("expire"), 0, "and when its grace is over all is well")
+    is_({o for o in objects(node, *DATA) for tag in ("first", "second") if IDENTITIES[tag] in o},
+        set(), "both are gone")
+    whole(node, "manifest lost", "t1", "t3")
+    retention(node)
+
+
 def test_damaged_stray(node):
     """A manifest without a record that cannot be read blocks removing, and not for ever."""
     known = objects(node)
@@ -299,6 +328,7 @@ def main():
     test_pinned_meanwhile(node)
     test_woken_before_mark(node)
     test_manifest_gone(node)
+    test_manifest_lost(node)
     test_damaged_stray(node)
     test_damaged(node)
 
