@@ -216,6 +216,8 @@ int job_request_cancel(const struct conf *conf, const char *id, const struct job
     if (partial && !up)
         (void)err_hint(&why, "restore any snapshot to make them usable again");
     rc = job_end(conf, id, "cancelled", &why, err);
+    if (rc == 0 && is_restore(status))
+        restore_permit_forget(id);
     *ret_done = rc == 0;
     return rc;
 }
@@ -279,8 +281,6 @@ static void sweep_interrupted(const struct conf *conf, const json_t *status, boo
     const char *id = json_str(status, "id");
     bool partial = job_is_partial(status);
     bool part = job_is_cluster_part(status) && (partial || has_fence(status));
-    if (job_is_cluster_part(status) && json_is(status, "step", "configured"))
-        restore_permit_forget(id); /* its hold would have: nobody starts the server meanwhile */
     if (!is_restore(status))
         sweep_failed(conf, status, "failed", interrupted_text);
     else if (partial && resume && !part && !job_is_handover(status))
@@ -322,6 +322,7 @@ void job_sweep(const struct conf *conf, bool resume)
     {
         sweep_one(conf, status, resume);
     }
+    restore_permit_sweep(conf);
 }
 
 /* --- health ------------------------------------------------------------------------------------*/

@@ -489,6 +489,15 @@ static int start_server(struct recovery *recovery, struct err *err)
                : rc;
 }
 
+/* What keeps us from starting the server, another primary perhaps, keeps others from it as well. */
+static void hold_back(const struct restore *restore)
+{
+    enum pg_state state;
+    struct err ignored;
+    if (pg_server_state(&restore->conf, &state, NULL, &ignored) == 0 && state == PG_STOPPED)
+        restore_permit_revoke(restore);
+}
+
 int restore_recover(struct restore *restore, struct err *err)
 {
     struct recovery recovery = {.restore = restore};
@@ -508,5 +517,7 @@ int restore_recover(struct restore *restore, struct err *err)
     if (rc == 0 && restore->request.action != ACTION_PROMOTE)
         note_waiting(restore);
     pg_close(recovery.session);
+    if (rc < 0)
+        hold_back(restore);
     return rc;
 }

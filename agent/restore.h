@@ -434,11 +434,13 @@ enum { PERMIT_PATH_MAX = 128 };
 void restore_permit_path(const struct restore *restore, char *ret, size_t size);
 /* False for actions that leave the server at its target for a person: no permit is needed. */
 bool restore_permit_wanted(const struct restore *restore);
-/* Before anything reads the server's settings; idempotent. */
+/* Before anything reads the server's settings, and right before its start; idempotent. */
 int restore_permit_grant(const struct restore *restore, struct err *err);
 /* When nothing includes it any more, or nobody shall start the server. */
 void restore_permit_revoke(const struct restore *restore);
 void restore_permit_forget(const char *job);
+/* Forgets what jobs of this state_dir left behind that are over. */
+void restore_permit_sweep(const struct conf *conf);
 
 /* --- recover.c, recover_log.c --- */
 int restore_recover(struct restore *restore, struct err *err);

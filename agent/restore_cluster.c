@@ -66,7 +66,6 @@ int restore_cluster_check(const struct restore *restore, struct err *err)
 
 /* --- holds ------------------------------------------------------------------------------------ */
 
-/* The permit goes: nobody shall start the server while it waits, not even a reboot. */
 void restore_cluster_hold(struct restore *restore)
 {
     static const char *const names[STEP_COUNT] = {[STEP_FENCED] = "fenced",
@@ -74,8 +73,6 @@ void restore_cluster_hold(struct restore *restore)
                                                   [STEP_RECOVERING] = "recovered"};
     char point[32];
     const char *name = names[restore->hold];
-    if (restore->hold == STEP_CONFIGURED)
-        restore_permit_revoke(restore);
     (void)snprintf(point, sizeof(point), "held-%s", name);
     restore_test_stop(point);
     log_info("held for the other nodes: job=%s at=%s", restore->job->id, name);

@@ -1,6 +1,7 @@
 /* From a mounted image to a server that may be started: remove what belongs to the old one, write
  * what recovery needs, and only then the real pg_control. While that file is zero PostgreSQL
- * refuses to start, whoever tries; so its content also says how far an interrupted run came. */
+ * refuses to start, whoever tries; so its content also says how far an interrupted run came. The
+ * start permit, which postgres -C needs as well, is there meanwhile and gone before. */
 #include "agent/restore.h"
 #include "agent/log.h"
 #include "agent/pg.h"
@@ -361,6 +362,7 @@ static int configure(struct restore *restore, struct err *err)
     restore_test_stop("configured-files");
     if (rc == 0)
         rc = sync_volumes(restore, err);
+    restore_permit_revoke(restore); /* from here on only that would keep a server from starting */
     if (rc == 0)
         rc = write_control(restore, err);
     restore_test_stop("configured-control");

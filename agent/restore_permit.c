@@ -1,6 +1,7 @@
 /* The start permit: while a restore recovers, postgresql.auto.conf includes a file of /run, which
- * only the job makes. A reboot takes the file away, and PostgreSQL then refuses to start, whoever
- * tries, until the restore is resumed: an include that cannot be opened is fatal at start
+ * only the job makes, right before it starts the server. Without it, because the job never came so
+ * far, was refused or given up, or because the host was booted since, PostgreSQL refuses to start,
+ * whoever tries, until the restore is resumed: an include that cannot be opened is fatal at start
  * (guc-file.l, ParseConfigFile(), strict), and its message shows the path, which says what to do.
  *
  * Without it a server whose host fails between the removal of recovery.signal and the checkpoint
@@ -9,6 +10,7 @@
 #include "agent/restore.h"
 #include "io/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,9 +19,11 @@
 /* Not below the agent's own directory, which systemd removes with the agent. */
 static const char permit_dir[] = "/run/tidemark-restore";
 
+static const char prefix[] = "not-complete.run-tidemark-restore--resume.";
+
 static void path_for(const char *job, char *ret, size_t size)
 {
-    (void)snprintf(ret, size, "%s/not-complete.run-tidemark-restore--resume.%s", permit_dir, job);
+    (void)snprintf(ret, size, "%s/%s%s", permit_dir, prefix, job);
 }
 
 void restore_permit_path(const struct restore *restore, char *ret, size_t size)
@@ -61,4 +65,22 @@ void restore_permit_forget(const char *job)
     path_for(job, path, sizeof(path));
     (void)unlink(path);
     (void)rmdir(permit_dir); /* fails, rightly, while another restore has its permit there */
+}
+
+static bool is_over(const struct conf *conf, const char *job)
+{
+    free_json json_t *status = NULL;
+    struct err ignored; /* another agent's on this host, or no job's */
+    return job_status(conf, job, &status, &ignored) == 0 && job_is_over(status);
+}
+
+void restore_permit_sweep(const struct conf *conf)
+{
+    size_t len = sizeof(prefix) - 1;
+    DIR *dir = opendir(permit_dir);
+    for (struct dirent *entry; dir && (entry = readdir(dir));)
+        if (strncmp(entry->d_name, prefix, len) == 0 && is_over(conf, entry->d_name + len))
+            restore_permit_forget(entry->d_name + len);
+    if (dir)
+        (void)closedir(dir);
 }

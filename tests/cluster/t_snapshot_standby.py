@@ -15,6 +15,7 @@ from cluster_checks import stopped_below  # noqa: E402
 from cluster_lib import Cluster, Coordinator, diskseq_name  # noqa: E402
 from server import lsn  # noqa: E402
 import snapshots as snap  # noqa: E402
+import tm  # noqa: E402
 
 ORDERS = "select count(*), sum(amount) from orders"
 
@@ -161,6 +162,10 @@ def back_too_soon(node, primary):
     like(done.err, r"(?s)runs and takes writes, at .*hint: stop it first.*--resume",
          "the primary came back: says what to do")
     ok(not node.server.running(), "the primary came back: no second server runs")
+    isnt(node.server.start(check=False).returncode, 0,
+         "the primary came back: nor does a person start one")
+    like(tm.tail(node.server.log, 5), 'configuration file "/run/tidemark-restore/not-complete.*'
+         r"--resume\.", "the primary came back: the server's log says what to do")
     primary.server.stop()
     node.restart_agent()
 

@@ -3,7 +3,7 @@
 """kill -9 of a restore's job at every step of its state machine (the job kills itself at the point
 that TIDEMARK_TEST_STOP names), then what a person might do: mount the volume and start the server.
 Before `marked` that gives the old server back untouched; after it either the volume cannot be
-mounted or PostgreSQL refuses to start, until everything is in place. Then the restore is resumed
+mounted or PostgreSQL refuses to start, until the restore starts it. Then the restore is resumed
 and has to end with the rows of the tag. A sample in `make check`, all points in `make campaign`."""
 import os
 import subprocess
@@ -22,7 +22,7 @@ POINTS = {
     "fenced-pushed": OLD, "marked": OLD, "marked-one": GONE, "pulling": GONE,
     "pulling-ack": GONE, "written": GONE, "written-one": REFUSED, "configured": REFUSED,
     "configured-files": REFUSED,
-    "configured-control": RECOVERS, "recovering": RECOVERS, "recovering-started": RECOVERS,
+    "configured-control": REFUSED, "recovering": REFUSED, "recovering-started": RECOVERS,
     "recovering-reached": RECOVERS, "verifying": RECOVERS, "complete": RECOVERS,
 }
 # With WAL and a tablespace on volumes of their own; the data volume is marked first and committed

@@ -48,6 +48,32 @@ def test_given_up(story):
     story.check_tag("restored again, without --device")
 
 
+def permit(job):
+    return f"/run/tidemark-restore/not-complete.run-tidemark-restore--resume.{job}"
+
+
+def test_given_up_configured(story):
+    """Everything is in place, pg_control too: the next start would recover and be promoted."""
+    node = story.node
+    kill_at(story, "configured-control")
+    node.agent.start()
+    job = journal_of(node)["id"]
+    is_status(node.cli("cancel", job), 0, "killed before its start: given up")
+    isnt(story.server.start(check=False).returncode, 0, "given up: nobody starts the server")
+    stranger = "f" * 32
+    os.makedirs(os.path.dirname(permit(job)), exist_ok=True)
+    for left in (job, stranger):
+        with open(permit(left), "w", encoding="ascii"):
+            pass
+    node.agent.stop()
+    node.agent.start()
+    poll(lambda: not os.path.exists(permit(job)), 30, "a permit that was left to be forgotten")
+    ok(os.path.exists(permit(stranger)), "one of another state_dir stays")
+    os.unlink(permit(stranger))
+    story.restore("--verify=quick")
+    story.check_tag("restored again, from a mounted volume")
+
+
 def test_wrong_target(story):
     node = story.node
     done = story.restore("--target-name=never", "--target-timeline=1", want="postgres")
@@ -65,7 +91,6 @@ def test_wrong_target(story):
     done = node.cli("restore", "--resume", "--yes")
     is_status(done, "postgres", "--resume fails the same way")
     is_status(node.cli("cancel", job), 0, "given up")
-    story.timeline = 2
     story.restore()
     story.check_tag("with a target that exists")
 
@@ -135,7 +160,8 @@ def main():
     del story.node.sections["volume pgdatanight"]["device"]
     story.node.write_conf()
     story.begin()
-    for test in (test_given_up, test_wrong_target, test_lists, test_cancel_in_fence, test_actions):
+    for test in (test_given_up, test_given_up_configured, test_wrong_target, test_lists,
+                 test_cancel_in_fence, test_actions):
         test(story)
     story.end()
 
