@@ -102,17 +102,31 @@ static void note_fence(struct job *job)
         (void)json_object_set_new(journal, "not_released", json_true());
 }
 
+static void add_hint(struct err *err, const char *what, const char *why)
+{
+    size_t len = strlen(err->hint);
+    (void)snprintf(err->hint + len, sizeof(err->hint) - len, "%s%s: %s", len ? "; " : "", what,
+                   why);
+}
+
+/* Whoever looks at the end of the job must see it there. */
+static void add_kept_down(const struct restore *restore, struct err *err)
+{
+    if (restore->kept_down.code)
+        add_hint(err, "the old server stays down, start it only if no other primary runs",
+                 restore->kept_down.text);
+}
+
 /* err stays what it is; that the old server does not run again is added to its hint. */
 static void lift_after_failure(struct restore *restore, struct err *err)
 {
     struct err cause = *err;
     if (restore_fence_lift(restore, err) < 0) {
-        size_t len = strlen(cause.hint);
         log_error("the fence could not be lifted: %s", err->text);
         note_fence(restore->job);
-        (void)snprintf(cause.hint + len, sizeof(cause.hint) - len,
-                       "%sthe old server is not running again: %.200s", len ? "; " : "", err->text);
+        add_hint(&cause, "the old server is not running again", err->text);
     }
+    add_kept_down(restore, &cause);
     *err = cause;
 }
 
@@ -283,7 +297,9 @@ static int give_back(struct restore *restore, struct err *err)
     (void)err_set(err, ERR_CANCELLED,
                   "the restore was interrupted before it touched a volume: the fence is lifted, "
                   "nothing has changed");
-    return err_hint(err, "start it again with `tidemark restore`");
+    (void)err_hint(err, "start it again with `tidemark restore`");
+    add_kept_down(restore, err);
+    return -(int)err->code;
 }
 
 static int run_plan(struct restore *restore, struct err *err)
@@ -338,8 +354,11 @@ static int give_fence_up(struct restore *restore, struct err *err)
 static int tell_given_up(const struct restore *restore, enum restore_step step, struct err *err)
 {
     bool kept = json_is_true(json_object_get(restore->job->journal, "given_up"));
-    if (step < STEP_MARKED && !kept)
-        return err_set(err, ERR_CANCELLED, "given up; nothing has changed");
+    if (step < STEP_MARKED && !kept) {
+        (void)err_set(err, ERR_CANCELLED, "given up; nothing has changed");
+        add_kept_down(restore, err);
+        return -(int)err->code;
+    }
     if (step < STEP_MARKED)
         (void)err_set(err, ERR_CANCELLED,
                       "given up in its fence: the old server stays down, because the cluster went "

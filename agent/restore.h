@@ -153,11 +153,12 @@ struct restore {
     uint32_t target_timeline;
     uint64_t target_lsn; /* 0 = not known before replay */
     bool server_was_running;
-    bool past_mark;      /* this run began at or behind `marked` */
-    bool old_gone;       /* all volumes were marked once: nothing of the old data can be saved */
-    bool astray;         /* restore_recover(): the server runs without having gone to the target */
-    bool went_back;      /* to `fenced`, because of that: once a run */
-    json_t *second_ways; /* conninfos of whoever may be the primary; of this run's plan */
+    bool past_mark;       /* this run began at or behind `marked` */
+    bool old_gone;        /* all volumes were marked once: nothing of the old data can be saved */
+    bool astray;          /* restore_recover(): the server runs without having gone to the target */
+    bool went_back;       /* to `fenced`, because of that: once a run */
+    struct err kept_down; /* why restore_fence_lift() did not start the old server; code 0: none */
+    json_t *second_ways;  /* conninfos of whoever may be the primary; of this run's plan */
     bool conninfo_changed;      /* since it was reserved: the call has another primary_conninfo */
     enum restore_step hold;     /* the last step of this run; STEP_COMPLETE = no hold */
     struct restore_fork fork;   /* of a standby, from its coordinator */
@@ -270,7 +271,8 @@ int restore_check_system(struct restore *restore, bool running, struct err *err)
 
 /* --- restore_fence.c, restore_salvage.c --- */
 int restore_fence(struct restore *restore, struct err *err);
-/* Mounts again what was mounted, removes the fence, starts the server if it ran. */
+/* Mounts again what was mounted, removes the fence, starts the server if it ran; not where it would
+ * be a second primary: then it is 0 as well, and restore->kept_down says why. */
 int restore_fence_lift(struct restore *restore, struct err *err);
 /* Only mounts again: the fence stays. */
 int restore_fence_keep(struct restore *restore, struct err *err);
@@ -378,6 +380,9 @@ void restore_second_load(struct restore *restore);
 int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err);
 /* Once more, before the server starts: ERR_REFUSED when one runs that nobody allowed. */
 int restore_second_recheck(const struct restore *restore, struct err *err);
+/* Before the old server, a primary, starts again: ERR_REFUSED when another one runs by now, or when
+ * that is not known although it was in the plan. */
+int restore_second_lift(const struct restore *restore, struct err *err);
 
 /* --- restore_handover.c: Patroni asks for the volumes and starts the server --- */
 bool restore_is_handover(const struct restore *restore);

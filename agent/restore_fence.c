@@ -311,15 +311,16 @@ static int mount_back(struct restore *restore, struct err *err)
     return 0;
 }
 
-/* The cluster went on without it: as a primary it would be a second one. */
-static bool stays_down(const struct restore *restore)
+/* The cluster went on without it, or may have: as a primary it would be a second one. */
+static bool stays_down(struct restore *restore)
 {
     char path[CONF_PATH_MAX + 32];
-    struct err err;
+    struct err *why = &restore->kept_down;
     (void)snprintf(path, sizeof(path), "%s/standby.signal", restore->data_directory);
-    if (access(path, F_OK) == 0 || cluster_gate_check(&restore->conf, &err) == 0)
+    if (access(path, F_OK) == 0 ||
+        (cluster_gate_check(&restore->conf, why) == 0 && restore_second_lift(restore, why) == 0))
         return false;
-    log_warn("the fence is lifted, but the old server does not start again: %s", err.text);
+    log_warn("the fence is lifted, but the old server does not start again: %s", why->text);
     return true;
 }
 

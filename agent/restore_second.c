@@ -110,10 +110,15 @@ static json_t *ways_to_primary(struct restore *restore)
     return ways;
 }
 
-static bool is_due(const struct restore *restore)
+static bool is_concerned(const struct restore *restore)
 {
     return !restore->request.cluster_job && !restore_is_handover(restore) &&
-           restore->request.action == ACTION_PROMOTE && restore_host_is_configured(restore);
+           restore_host_is_configured(restore);
+}
+
+static bool is_promoted(const struct restore *restore)
+{
+    return restore->request.action == ACTION_PROMOTE;
 }
 
 /* A clone of its own: it archives nothing, and nobody finds it where the node's clients look. */
@@ -190,8 +195,7 @@ static enum second judge(const json_t *servers, bool by_own)
 }
 
 /* by_own: by the server of this host, which is a primary and runs. */
-static enum second ask_all(const struct restore *restore, const json_t *ways, bool by_own,
-                           json_t *servers)
+static void ask_all(const struct restore *restore, const json_t *ways, bool by_own, json_t *servers)
 {
     size_t i;
     json_t *item;
@@ -203,7 +207,6 @@ static enum second ask_all(const struct restore *restore, const json_t *ways, bo
     {
         check_system(restore, item);
     }
-    return judge(servers, by_own);
 }
 
 /* "db1:5432, db3:5432 (no answer)": those that made it what it is. */
@@ -329,7 +332,7 @@ static json_t *public_ways(const json_t *ways)
 int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err)
 {
     char where[TEXT_MAX] = "how to reach it is not known";
-    if (!is_due(restore))
+    if (!is_concerned(restore) || !is_promoted(restore))
         return 0;
     json_decref(restore->second_ways);
     restore->second_ways = ways_to_primary(restore);
@@ -345,7 +348,8 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
         return 0;
     }
     free_json json_t *servers = json_array();
-    enum second state = ask_all(restore, restore->second_ways, runs_here(restore), servers);
+    ask_all(restore, restore->second_ways, runs_here(restore), servers);
+    enum second state = judge(servers, runs_here(restore));
     if (!none)
         describe(servers, state, where, sizeof(where));
     bool strict = is_strict(restore, servers);
@@ -376,18 +380,23 @@ static json_t *ways_again(const struct restore *restore, const json_t *plan)
     return ways;
 }
 
+static const json_t *planned(const struct restore *restore)
+{
+    return json_object_get(json_object_get(restore->job->journal, "plan"), "other_primary");
+}
+
 /* What was unclear in the plan was allowed then. Where it saw nobody, somebody may be there now;
  * where the primary was this host's own, standbys that were down may be. */
 int restore_second_recheck(const struct restore *restore, struct err *err)
 {
-    const json_t *plan =
-        json_object_get(json_object_get(restore->job->journal, "plan"), "other_primary");
+    const json_t *plan = planned(restore);
     char where[TEXT_MAX];
     if (!plan || restore->request.allow_second_primary || json_is(plan, "state", "not asked"))
         return 0;
     free_json json_t *servers = json_array();
     free_json json_t *ways = ways_again(restore, plan);
-    enum second now = ask_all(restore, ways, false, servers);
+    ask_all(restore, ways, false, servers);
+    enum second now = judge(servers, false);
     bool allowed = restore->request.primary_is_down || !json_is(plan, "state", "nobody") ||
                    json_is_true(json_object_get(plan, "runs_here"));
     if (now == SECOND_NOBODY || (now == SECOND_UNCLEAR && allowed))
@@ -395,4 +404,27 @@ int restore_second_recheck(const struct restore *restore, struct err *err)
     describe(servers, now, where, sizeof(where));
     return now == SECOND_RUNS ? refuse_runs(where, err)
                               : refuse_unclear(false, where, "resume", err);
+}
+
+/* Of a primary that this job has stopped: standbys are what it should have, and its own address
+ * answers no more. */
+int restore_second_lift(const struct restore *restore, struct err *err)
+{
+    const struct restore_request *request = &restore->request;
+    const json_t *plan = planned(restore);
+    char where[TEXT_MAX];
+    if (!is_concerned(restore) || request->allow_second_primary ||
+        json_is(plan, "state", "not asked"))
+        return 0;
+    free_json json_t *servers = json_array();
+    free_json json_t *ways = ways_again(restore, plan);
+    ask_all(restore, ways, false, servers);
+    enum second now = json_array_size(ways) > 0 ? judge(servers, true) : SECOND_NOBODY;
+    bool allowed = request->primary_is_down || !json_is(plan, "state", "nobody");
+    if (now == SECOND_NOBODY || (now == SECOND_UNCLEAR && allowed))
+        return 0;
+    describe(servers, now, where, sizeof(where));
+    return now == SECOND_RUNS
+               ? err_set(err, ERR_REFUSED, "another primary of this cluster runs, at %s", where)
+               : err_set(err, ERR_REFUSED, "%s: %s", unknown(true), where);
 }

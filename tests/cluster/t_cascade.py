@@ -4,12 +4,14 @@
 captured: while it cascades, while db2 is promoted (nothing is kept), and when it follows that. Each
 is restored on db3; a primary that may run then is never overlooked."""
 import os
+import shutil
 import signal
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.join(HERE, "..", "lib"), os.path.join(HERE, "..", "cli"), HERE]
 from tm import *  # noqa: E402, F403
+from cluster_checks import stopped_below  # noqa: E402
 from cluster_lib import Cluster  # noqa: E402
 from t_prompt import QUESTION, Terminal  # noqa: E402
 from t_snapshot_standby import ORDERS, Load, configure, holds, refused, tagged  # noqa: E402
@@ -173,6 +175,70 @@ def test_repointed(node, load, rows, bounds):
     holds(node.server, load, bounds, "c2")
 
 
+def follow(node, primary):
+    """node, which was a primary, is made a standby."""
+    node.server.stop("immediate", check=False)
+    for name in os.listdir(node.data):
+        path = os.path.join(node.data, name)
+        (os.unlink if os.path.islink(path) or not os.path.isdir(path) else shutil.rmtree)(path)
+    node.copy_from(primary)
+    timeline = primary.server.timeline()
+    poll(lambda: node.streams(timeline), 60, f"{node.name} to follow {primary.name}")
+
+
+def stopped_at(node, point, tag):
+    """A restore that stopped itself there: the command, and the job's pid."""
+    node.restart_agent(TIDEMARK_TEST_PAUSE=point)
+    running = snap.Running(node, "restore", tag, "--yes", "--verify=quick")
+    return running, poll(lambda: stopped_below(node.state_dir), 120, f"the job to stop at {point}")
+
+
+def let_in(node, rules):
+    """pg_hba.conf as it was before."""
+    with open(f"{node.data}/pg_hba.conf", "r+", encoding="utf-8") as file:
+        before = file.read()
+        file.seek(0)
+        file.truncate()
+        file.write(rules)
+    node.server.reload()
+    return before
+
+
+def cancelled_in_fence(node, running, pid):
+    """Its end, once it is known to everybody."""
+    node.agent.api("DELETE", f"/jobs/{os.path.basename(running.job())}")
+    os.kill(pid, signal.SIGCONT)
+    done = running.wait()
+    is_status(done, "cancelled", "cancelled in its fence")
+    return done
+
+
+def test_lifted(node, standby):
+    """The fence of a primary: its server starts again beside a standby, and beside nobody else."""
+    follow(standby, node)
+    configure(node, primary_connection=both(standby, node))
+    cancelled_in_fence(node, *stopped_at(node, "fenced-pushed", "c2"))
+    ok(node.server.running(), "the standby is one yet: the old server runs again")
+    running, pid = stopped_at(node, "fenced-pushed", "c2")
+    rules = let_in(standby, "local all all reject\n")
+    done = cancelled_in_fence(node, running, pid)
+    like(done.err, "(?s)nothing was touched.*hint: the old server stays down, .*: whether another "
+         rf"primary .* is not known: {standby.server.socket}:", "nobody knows: and it says so")
+    ok(not node.server.running(), "nobody knows: the old server stays down")
+    let_in(standby, rules)
+    node.server.start()
+    running, pid = stopped_at(node, "fenced-pushed", "c2")
+    node.agent.kill()
+    tm.kill_pid(pid)
+    standby.server.psql("select pg_promote()")
+    node.agent.start()
+    poll(lambda: running.journal()["state"] == "cancelled", 60, "the fence to be lifted")
+    running.wait()
+    like(running.journal()["error"]["hint"], "the old server stays down, .*: another primary of "
+         f"this cluster runs, at {standby.server.socket}:", "promoted meanwhile: the job says so")
+    ok(not node.server.running(), "promoted meanwhile: the old server stays down")
+
+
 def main():
     box = need_root() or Sandbox("cascade")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
@@ -198,6 +264,7 @@ def main():
     test_old_primary_runs(first, second, node)
     test_restored(node, second, load, rows, cascading)
     test_repointed(node, later, rows, repointed)
+    test_lifted(node, first)
     cluster.stop()
 
 
