@@ -1,5 +1,6 @@
 /* What a cluster's snapshot keeps of its nodes, and who followed whom. Pure. See cluster.h. */
 #include "agent/cluster.h"
+#include "agent/conninfo.h"
 
 #include <stdio.h>
 
@@ -42,21 +43,8 @@ json_t *cluster_topology(const json_t *members)
 
 /* --- who followed whom ------------------------------------------------------------------------ */
 
-/* The value of application_name in a conninfo, "" when it names none: libpq then says
- * cluster_name or walreceiver, which tells no standby from another. */
-static void application_of(const char *conninfo, char *ret, size_t size)
-{
-    static const char key[] = "application_name=";
-    const char *at = strstr(conninfo, key);
-    ret[0] = '\0';
-    if (!at)
-        return;
-    at += sizeof(key) - 1;
-    at += *at == '\'';
-    (void)snprintf(ret, size, "%.*s", (int)min_u64(strcspn(at, " '&"), size - 1), at);
-}
-
-/* 2: it streamed from there; 1: its slot is there. */
+/* 2: it streamed from there; 1: its slot is there. A conninfo that names no application_name has
+ * libpq say cluster_name or walreceiver, which tells no standby from another. */
 static int follows(const json_t *standby, const json_t *upstream)
 {
     const char *slot_name = json_str(standby, "primary_slot");
@@ -64,7 +52,8 @@ static int follows(const json_t *standby, const json_t *upstream)
     json_t *item;
     size_t i;
     int found = 0;
-    application_of(json_str(standby, "primary_conninfo"), application, sizeof(application));
+    (void)conninfo_value(json_str(standby, "primary_conninfo"), "application_name", application,
+                         sizeof(application));
     json_array_foreach(json_object_get(upstream, "slots"), i, item)
     {
         if (!slot_name[0] || !json_is(item, "name", slot_name) ||
