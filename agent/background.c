@@ -6,16 +6,6 @@
 
 #include "io/clock.h"
 
-static void init_sync(struct background *background)
-{
-    pthread_condattr_t attr;
-    (void)pthread_mutex_init(&background->mutex, NULL);
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&background->wake, &attr);
-    (void)pthread_condattr_destroy(&attr);
-}
-
 static void destroy_sync(struct background *background)
 {
     (void)pthread_cond_destroy(&background->wake);
@@ -27,7 +17,8 @@ int background_start(struct background *background, void *(*run)(void *ctx), voi
 {
     sigset_t all, old;
     background->stop = false;
-    init_sync(background);
+    (void)pthread_mutex_init(&background->mutex, NULL);
+    (void)pthread_cond_init(&background->wake, NULL);
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_BLOCK, &all, &old);
     int rc = pthread_create(&background->thread, NULL, run, ctx);
@@ -42,13 +33,11 @@ int background_start(struct background *background, void *(*run)(void *ctx), voi
 
 bool background_wait(struct background *background, uint64_t ms)
 {
-    uint64_t until_ns = monotonic_ns() + ms * 1000000;
-    const struct timespec until = {.tv_sec = (time_t)(until_ns / 1000000000),
-                                   .tv_nsec = (long)(until_ns % 1000000000)};
+    const struct timespec until = monotonic_until(ms);
     int rc = 0;
     (void)pthread_mutex_lock(&background->mutex);
     while (!background->stop && rc != ETIMEDOUT)
-        rc = pthread_cond_timedwait(&background->wake, &background->mutex, &until);
+        rc = pthread_cond_clockwait(&background->wake, &background->mutex, CLOCK_MONOTONIC, &until);
     bool stop = background->stop;
     (void)pthread_mutex_unlock(&background->mutex);
     return stop;

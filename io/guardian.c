@@ -33,6 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "io/clock.h"
 #include "io/freeze_protocol.h"
 
 enum { REPEAT_MS = 20, STACK_LEN = 64 << 10, EXIT_USAGE = 2, EXIT_SETUP = 70 };
@@ -64,13 +65,7 @@ static void wait_changed(bool timed)
         (void)pthread_cond_wait(&state.changed, &state.lock);
         return;
     }
-    struct timespec until;
-    (void)clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += REPEAT_MS * 1000000L;
-    if (until.tv_nsec >= 1000000000L) {
-        until.tv_sec++;
-        until.tv_nsec -= 1000000000L;
-    }
+    const struct timespec until = monotonic_until(REPEAT_MS);
     (void)pthread_cond_clockwait(&state.changed, &state.lock, CLOCK_MONOTONIC, &until);
 }
 

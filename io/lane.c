@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "io/clock.h"
 
@@ -154,12 +153,8 @@ static void wait_for_lanes(struct lanes *lanes)
 {
     (void)pthread_mutex_lock(&lanes->mutex);
     while (lanes->running > 0) {
-        struct timespec until;
-        (void)clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += TICK_MS * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        (void)pthread_cond_timedwait(&lanes->ended, &lanes->mutex, &until);
+        const struct timespec until = monotonic_until(TICK_MS);
+        (void)pthread_cond_clockwait(&lanes->ended, &lanes->mutex, CLOCK_MONOTONIC, &until);
         if (lanes->job->tick == NULL || lanes->running == 0 || atomic_load(&lanes->failed))
             continue;
         (void)pthread_mutex_unlock(&lanes->mutex);
@@ -171,16 +166,6 @@ static void wait_for_lanes(struct lanes *lanes)
     (void)pthread_mutex_unlock(&lanes->mutex);
 }
 
-static void init_sync(struct lanes *lanes)
-{
-    (void)pthread_mutex_init(&lanes->mutex, NULL);
-    pthread_condattr_t attr;
-    (void)pthread_condattr_init(&attr);
-    (void)pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    (void)pthread_cond_init(&lanes->ended, &attr);
-    (void)pthread_condattr_destroy(&attr);
-}
-
 int lanes_run(const struct lanes_job *job, struct err *err)
 {
     unsigned count = job->plan->lane_count;
@@ -188,8 +173,8 @@ int lanes_run(const struct lanes_job *job, struct err *err)
     free_mem pthread_t *threads = calloc(count, sizeof(*threads));
     if (all == NULL || threads == NULL)
         return err_set(err, ERR_INTERNAL, "out of memory for %u lanes", count);
-    struct lanes lanes = {.job = job};
-    init_sync(&lanes);
+    struct lanes lanes = {
+        .job = job, .mutex = PTHREAD_MUTEX_INITIALIZER, .ended = PTHREAD_COND_INITIALIZER};
     unsigned started = start_threads(&lanes, all, threads);
     wait_for_lanes(&lanes);
     for (unsigned i = 0; i < started; i++)
