@@ -70,6 +70,17 @@ int key_file_load(const char *path, enum fmt_role role, struct key_secret *ret, 
     return rc;
 }
 
+/* What is lost with it: of a key file everything, of the one that is derived from it nothing. */
+static int there_already(const char *path, enum fmt_role role, struct err *err)
+{
+    (void)err_set(err, ERR_REFUSED, "key file '%s' is there already", path);
+    return err_hint(err, role == FMT_ROLE_WAL
+                             ? "remove it first: it can be made again from the repository's key "
+                               "file at any time"
+                             : "give another name: what it encrypts is lost with it, so it is "
+                               "never overwritten");
+}
+
 static int write_file(int fd, const char *text, int64_t group_id, struct err *err)
 {
     if (group_id >= 0 && (fchown(fd, (uid_t)-1, (gid_t)group_id) < 0 || fchmod(fd, 0640) < 0))
@@ -86,7 +97,7 @@ int key_file_make(const char *path, const struct key_secret *secret, int64_t gro
     (void)prctl(PR_SET_DUMPABLE, 0);
     close_fd int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0 && errno == EEXIST)
-        return err_set(err, ERR_REFUSED, "key file '%s' is there already", path);
+        return there_already(path, secret->role, err);
     if (fd < 0)
         return err_sys(err, ERR_DEVICE, "create key file '%s'", path);
     int rc = secret_alloc(KEY_FILE_TEXT_MAX, &memory, err);

@@ -1,5 +1,6 @@
 /* tidemark key: the key files and the keys of an encrypted repository. Works from here, as init
  * does: an agent has the key file, but no business in changing it. */
+#include <errno.h>
 #include <stdio.h>
 
 #include "agent/key_file.h"
@@ -198,18 +199,29 @@ static int run_rotate(struct cmd *cmd, struct err *err)
     return advance(cmd, cmd->conf.repository_key_file, true, err);
 }
 
+/* That one is missing means something else than for a repository's own: see key_file.c. */
+static int need_made(const char *path, struct err *err)
+{
+    if (access(path, F_OK) == 0 || errno != ENOENT)
+        return 0;
+    (void)err_sys(err, ERR_AUTH, "open key file '%s'", path);
+    return err_hint(err, "make it first: `tidemark key generate %.128s`", path);
+}
+
 static int run_rewrap(struct cmd *cmd, struct err *err)
 {
     int rc = need_file(cmd, err);
+    if (rc == 0)
+        rc = need_made(cmd->args[1], err);
     if (rc == 0)
         rc = advance(cmd, cmd->args[1], false, err);
     if (rc == 0)
         (void)fprintf(stderr,
                       "From now on the key file is %s, on every host that uses the repository: "
-                      "put it in\nthe place of the old one (root's, mode 0600), and make that of "
-                      "[wal] anew (`tidemark key wal\nFILE`: root:postgres, mode 0640). Where "
-                      "`key_file` gets another name, restart the agent.\nUntil then they get exit "
-                      "13, and WAL waits in pg_wal. Keep a copy of it elsewhere.\n",
+                      "put it in\nthe place of the old one (root's, mode 0600), remove that of "
+                      "[wal] and make it anew (`tidemark\nkey wal FILE`: root:postgres, mode "
+                      "0640). Where `key_file` gets another name, restart the agent.\nUntil then "
+                      "they get exit 13, and WAL waits in pg_wal. Keep a copy of it elsewhere.\n",
                       cmd->args[1]);
     return rc;
 }
@@ -243,7 +255,9 @@ const struct cmd_verb verb_key = {
              "status          which keys the repository has\n"
              "rotate          new keys, which new objects are sealed with; the old ones\n"
              "                stay readable\n"
-             "rewrap FILE     the key file FILE takes the place of [repository] key_file;\n"
+             "rewrap FILE     the key file FILE, which `generate` has made, takes the place\n"
+             "                of [repository] key_file; then put it there, remove that of\n"
+             "                [wal], and make it anew with `wal`;\n"
              "                objects stay as they are, so who had the old file and a\n"
              "                copy of the repository still has them\n",
     .is_local = true,

@@ -24,6 +24,7 @@ import glob
 import grp
 import json
 import os
+import pathlib
 import pwd
 import shutil
 import signal
@@ -131,6 +132,7 @@ def test_keys(node, box):
     is_status(node.cli("key", "generate", wrong), 0, "another key file")
     done = node.cli("key", "generate", wrong)
     is_status(done, "refused", "which is not overwritten")
+    like(done.err, "is there already\nhint: .*another name", "with a hint")
     for what, options, text in (
             ("a wrong key file", (f"--key-file={wrong}",),
              "is not the one of this repository.*put your copy"),
@@ -171,6 +173,24 @@ def test_keys(node, box):
     done = node.wal("get", segment, to, f"--key-file={loose}", "--get-timeout=1s")
     is_(done.status, 126, "and does not use one that opens everything")
     like(done.err, "must not have it", "as it says")
+
+
+def test_wal_key(node):
+    """The repository's key file in the place of that of WAL, root's and readable by the server."""
+    right, whole = (pathlib.Path(path).read_bytes() for path in (node.wal_key, node.key))
+    failures = "select failed_count from pg_stat_archiver"
+    pathlib.Path(node.wal_key).write_bytes(whole)
+    node.server.psql("insert into secrets values ('what is to be archived')")
+    failed, last = node.server.psql(failures), node.server.switch_wal()
+    poll(lambda: node.server.psql(failures) != failed or below(node, f"wal/main/*/*/{last}"), 60,
+         "the repository's key file is refused, or WAL is archived")
+    is_(below(node, f"wal/main/*/*/{last}"), [], "nothing is archived with the repository's key")
+    done = node.cli("check")
+    is_status(done, "auth", "check fails")
+    like(done.out, r"FAILED archiving .*opens the whole repository.*\n +hint: make another one",
+         "and says so")
+    pathlib.Path(node.wal_key).write_bytes(right)
+    node.wait_archived(last, 90)
 
 
 def test_plain_in_its_place(node, box):
@@ -257,11 +277,20 @@ def test_rotation(node):
     for tag in ("one", "two", "three"):
         is_status(node.cli("verify", tag), 0, f"{tag} is good")
     new = node.box.join("new.key")
+    done = node.cli("key", "rewrap", new)
+    is_status(done, "auth", "rewrap to a key file that is not there")
+    like(done.err, f"No such file.*\nhint: make it first: `tidemark key generate {new}`",
+         "says how it is made")
     is_status(node.cli("key", "generate", new), 0, "another key file")
-    is_status(node.cli("key", "rewrap", new), 0, "takes the place of the first")
+    done = node.cli("key", "rewrap", new)
+    is_status(done, 0, "takes the place of the first")
+    like(done.err, r"\bremove that of \[wal\] and\s+make it anew", "and says what comes next")
     is_status(node.cli("list", "--local"), "auth", "which is good for nothing now")
     os.unlink(node.key)
     os.rename(new, node.key)
+    done = node.cli("key", "wal", node.wal_key)
+    is_status(done, "refused", "the key file of WAL from before is not overwritten")
+    like(done.err, "is there already\nhint: remove it first", "and the hint says so")
     os.unlink(node.wal_key)
     is_status(node.cli("key", "wal", node.wal_key), 0, "and makes one for WAL")
     node.server.psql("insert into secrets values ('after the change of keys')")
@@ -339,6 +368,7 @@ def main():
     like(node.cli("list", "--wal").out, r"^TL .*\n +1  [0-9A-F]{24}", "and, with --wal, the WAL")
     test_nothing_plain(node)
     test_keys(node, box)
+    test_wal_key(node)
     test_damage(node)
     test_plain_in_its_place(node, box)
     test_rotation(node)
