@@ -189,7 +189,7 @@ static void close_snapshot(struct verification *own)
 static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitmap_len,
                           struct err *err)
 {
-    const json_t *entry = json_array_get(own->snapshots, (size_t)own->at);
+    json_t *entry = json_array_get(own->snapshots, (size_t)own->at);
     uint8_t id[ID_LEN];
     enum verification_reach reach = REACH_NONE;
     if (!id_from_text(json_str(entry, "id"), id))
@@ -199,16 +199,21 @@ static int check_snapshot(struct verification *own, uint8_t *bitmap, size_t bitm
     if (rc < 0)
         close_snapshot(own);
     if (rc == -ERR_MISSING) {
-        log_warn("snapshot is gone meanwhile: tag=%s", json_str(entry, "tag"));
+        log_warn("snapshot is gone meanwhile: node=%s tag=%s", json_str(entry, "node"),
+                 json_str(entry, "tag"));
+        (void)json_array_append(own->gone, entry);
+        return 0;
+    }
+    if (rc < 0 && verification_note(own, json_str(entry, "id"), 0, err)) {
+        (void)json_array_append(own->affected, entry);
         return 0;
     }
     if (rc < 0)
-        return verification_note(own, json_str(entry, "id"), 0, err) ? 0 : rc;
+        return rc;
     rc = check_parts(own, bitmap, bitmap_len, &reach, err);
     bool sure = own->met || reach == REACH_MISSING;
     if (rc == 0 && (sure || reach == REACH_DAMAGED))
-        (void)json_array_append_new(sure ? own->affected : own->unsure,
-                                    json_string(own->record.tag));
+        (void)json_array_append(sure ? own->affected : own->unsure, entry);
     close_snapshot(own);
     return rc;
 }
@@ -331,11 +336,7 @@ int verification_run(struct job *job, struct err *err)
     size_t bitmap_len = 0;
     if (!own)
         return err_set(err, ERR_INTERNAL, "out of memory for a verification");
-    own->job = job;
-    own->damaged = json_array();
-    own->affected = json_array();
-    own->unsure = json_array();
-    (void)pthread_mutex_init(&own->mutex, NULL);
+    verification_open_notes(own, job);
     int rc = job_journal(job, NULL, "record", err);
     if (rc == 0)
         rc = begin(own, &bitmap, &bitmap_len, err);
@@ -343,12 +344,8 @@ int verification_run(struct job *job, struct err *err)
         rc = end(own, check_all(own, bitmap, bitmap_len, err), err);
     free(bitmap);
     record_release(&own->record);
-    json_decref(own->damaged);
-    json_decref(own->affected);
-    json_decref(own->unsure);
-    json_decref(own->snapshots);
+    verification_close_notes(own);
     store_close(own->store);
-    (void)pthread_mutex_destroy(&own->mutex);
     free(own);
     return rc;
 }

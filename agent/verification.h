@@ -10,7 +10,10 @@
 #include "agent/reading.h"
 #include "io/pull.h"
 
-enum { VERIFICATION_DAMAGED_MAX = 100 }; /* objects that are listed; more are counted */
+enum {
+    VERIFICATION_DAMAGED_MAX = 100, /* objects that are listed; more are counted */
+    VERIFICATION_NAMES_MAX = 1000,  /* names of more that a journal keeps, for a later run */
+};
 
 struct verification {
     struct job *job;
@@ -31,25 +34,30 @@ struct verification {
     uint64_t manifests, table_packs, packs, wal_objects;
     uint64_t bytes_read, bytes_stored;
     pthread_mutex_t mutex; /* lanes note damage, this thread writes it */
-    json_t *damaged;       /* [{"object","code","text","chunks"}] */
+    json_t *damaged;       /* the first of them: [{"object","code","text","chunks"}] */
+    json_t *names;         /* every damaged object → its entry in damaged, or {"code"} */
     uint64_t damaged_count;
     bool corrupt;
     bool met; /* damage, in this snapshot */
-    json_t
-        *affected; /* tags: damage was met in reading it, or an object that it needs is missing */
-    json_t
-        *unsure; /* tags: shares an object with damage somewhere in it, which was not read again */
+    /* Entries of snapshots. */
+    json_t *affected; /* damage was met in reading it, or an object that it needs is missing */
+    json_t *unsure;   /* shares an object with damage somewhere in it, which was not read again */
+    json_t *gone;     /* withdrawn or removed before it was read */
 };
 
 /* --- verification_wal.c: every WAL segment from start to tag */
 int verification_wal(struct verification *own, struct err *err);
 
 /* --- verification_notes.c */
+/* The lists of what is found, empty; own is zeroed. The list of snapshots is released with them. */
+void verification_open_notes(struct verification *own, struct job *job);
+void verification_close_notes(struct verification *own);
 /* Keeps one entry an object. True: err is damage, and the verification goes on. */
 bool verification_note(struct verification *own, const char *object, uint32_t chunk_count,
                        const struct err *err);
 /* What was found damaged before and is not read again: the manifest reaches a missing object, or
- * one with damage somewhere in it. */
+ * one with damage somewhere in it, or may reach one whose name an earlier run could not
+ * keep. */
 enum verification_reach { REACH_NONE, REACH_DAMAGED, REACH_MISSING };
 enum verification_reach verification_reach(struct verification *own,
                                            const struct fmt_manifest *manifest);

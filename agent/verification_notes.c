@@ -8,48 +8,67 @@
 /* --- damage ------------------------------------------------------------------------------------
  */
 
+void verification_open_notes(struct verification *own, struct job *job)
+{
+    own->job = job;
+    own->damaged = json_array();
+    own->names = json_object();
+    own->affected = json_array();
+    own->unsure = json_array();
+    own->gone = json_array();
+    (void)pthread_mutex_init(&own->mutex, NULL);
+}
+
+void verification_close_notes(struct verification *own)
+{
+    json_decref(own->damaged);
+    json_decref(own->names);
+    json_decref(own->affected);
+    json_decref(own->unsure);
+    json_decref(own->gone);
+    json_decref(own->snapshots);
+    (void)pthread_mutex_destroy(&own->mutex);
+}
+
+static json_t *make_entry(const struct verification *own, const char *object, const struct err *err)
+{
+    char text[sizeof(err->text) + sizeof(own->where) + 4];
+    if (json_array_size(own->damaged) >= VERIFICATION_DAMAGED_MAX)
+        return json_pack("{s:s}", "code", err_code_name(err->code));
+    (void)snprintf(text, sizeof(text), "%s%s%s", own->where, own->where[0] ? ": " : "", err->text);
+    json_t *entry = json_pack("{s:s,s:s,s:s,s:I}", "object", object, "code",
+                              err_code_name(err->code), "text", text, "chunks", (json_int_t)0);
+    (void)json_array_append(own->damaged, entry);
+    return entry;
+}
+
 bool verification_note(struct verification *own, const char *object, uint32_t chunk_count,
                        const struct err *err)
 {
-    size_t i;
-    json_t *entry, *found = NULL;
     if (err->code != ERR_CORRUPT && err->code != ERR_MISSING)
         return false;
     (void)pthread_mutex_lock(&own->mutex);
     own->corrupt |= err->code == ERR_CORRUPT;
     own->met = true;
-    json_array_foreach(own->damaged, i, entry)
-    {
-        if (strcmp(json_str(entry, "object"), object) == 0)
-            found = entry;
+    json_t *entry = json_object_get(own->names, object);
+    if (!entry) {
+        entry = make_entry(own, object, err);
+        (void)json_object_set_new(own->names, object, entry);
+        own->damaged_count++;
     }
-    json_int_t chunks = json_integer_value(json_object_get(found, "chunks"));
-    if (found)
-        (void)json_object_set_new(found, "chunks", json_integer(chunks + chunk_count));
-    else if (own->damaged_count++ < VERIFICATION_DAMAGED_MAX) {
-        char text[sizeof(err->text) + sizeof(own->where) + 4];
-        (void)snprintf(text, sizeof(text), "%s%s%s", own->where, own->where[0] ? ": " : "",
-                       err->text);
-        (void)json_array_append_new(own->damaged,
-                                    json_pack("{s:s,s:s,s:s,s:I}", "object", object, "code",
-                                              err_code_name(err->code), "text", text, "chunks",
-                                              (json_int_t)chunk_count));
-    }
+    json_t *chunks = json_object_get(entry, "chunks");
+    if (chunks)
+        (void)json_integer_set(chunks, json_integer_value(chunks) + chunk_count);
     (void)pthread_mutex_unlock(&own->mutex);
     return true;
 }
 
 static enum verification_reach reach(const struct verification *own, const char *name)
 {
-    size_t i;
-    json_t *entry;
-    json_array_foreach(own->damaged, i, entry)
-    {
-        if (strcmp(json_str(entry, "object"), name) == 0)
-            return json_is(entry, "code", err_code_name(ERR_MISSING)) ? REACH_MISSING
-                                                                      : REACH_DAMAGED;
-    }
-    return REACH_NONE;
+    const json_t *entry = json_object_get(own->names, name);
+    return !entry                                               ? REACH_NONE
+           : json_is(entry, "code", err_code_name(ERR_MISSING)) ? REACH_MISSING
+                                                                : REACH_DAMAGED;
 }
 
 /* A manifest lists a pack, or a table pack, because something in it is its own. */
@@ -57,7 +76,8 @@ enum verification_reach verification_reach(struct verification *own,
                                            const struct fmt_manifest *manifest)
 {
     char name[STORE_NAME_MAX + 1];
-    enum verification_reach most = REACH_NONE;
+    bool lost = own->damaged_count > json_object_size(own->names); /* names of an earlier run */
+    enum verification_reach most = lost ? REACH_DAMAGED : REACH_NONE;
     for (uint32_t i = 0; own->damaged_count > 0 && i < manifest->pack_count; i++) {
         repo_pack_name(name, manifest->volume, manifest->packs[i].snapshot,
                        manifest->packs[i].number);
@@ -95,16 +115,44 @@ static uint64_t total(const struct verification *own, size_t index, const uint64
                                   : 0);
 }
 
+/* What is behind the list of damage: name → whether it is missing. */
+static json_t *save_names(const struct verification *own)
+{
+    size_t behind = 0, listed = json_array_size(own->damaged);
+    const char *name;
+    json_t *entry, *names = json_object();
+    json_object_foreach(own->names, name, entry)
+    {
+        if (behind++ >= listed && json_object_size(names) < VERIFICATION_NAMES_MAX)
+            (void)json_object_set_new(
+                names, name, json_boolean(json_is(entry, "code", err_code_name(ERR_MISSING))));
+    }
+    return names;
+}
+
+static json_t *tags_of(const json_t *snapshots)
+{
+    size_t i;
+    json_t *snapshot, *tags = json_array();
+    json_array_foreach(snapshots, i, snapshot)
+    {
+        (void)json_array_append_new(tags, json_string(json_str(snapshot, "tag")));
+    }
+    return tags;
+}
+
 int verification_save(struct verification *own, const uint8_t *bitmap, size_t bitmap_len,
                       struct err *err)
 {
     uint64_t *counts[6];
     list_counts(own, counts);
     (void)pthread_mutex_lock(&own->mutex);
-    json_t *position = json_pack(
-        "{s:O,s:I,s:I,s:I,s:I,s:b,s:b}", "snapshots", own->snapshots, "at", (json_int_t)own->at,
-        "volume", (json_int_t)own->volume, "seed", (json_int_t)own->seed, "damaged_count",
-        (json_int_t)own->damaged_count, "corrupt", own->corrupt, "met", own->met);
+    json_t *position =
+        json_pack("{s:O,s:O,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:b,s:b}", "snapshots", own->snapshots,
+                  "gone", own->gone, "affected", json_deep_copy(own->affected), "unsure",
+                  json_deep_copy(own->unsure), "names", save_names(own), "at", (json_int_t)own->at,
+                  "volume", (json_int_t)own->volume, "seed", (json_int_t)own->seed, "damaged_count",
+                  (json_int_t)own->damaged_count, "corrupt", own->corrupt, "met", own->met);
     for (size_t i = 0; i < ARRAY_LEN(counts); i++)
         (void)json_object_set_new(position, count_names[i],
                                   json_integer((json_int_t)total(own, i, counts[i])));
@@ -112,10 +160,44 @@ int verification_save(struct verification *own, const uint8_t *bitmap, size_t bi
         (void)json_object_set_new(position, "regions", json_base64(bitmap, bitmap_len));
     (void)json_object_set_new(own->job->journal, "position", position);
     (void)json_object_set_new(own->job->journal, "damaged", json_deep_copy(own->damaged));
-    (void)json_object_set_new(own->job->journal, "affected", json_deep_copy(own->affected));
-    (void)json_object_set_new(own->job->journal, "unsure", json_deep_copy(own->unsure));
+    (void)json_object_set_new(own->job->journal, "affected", tags_of(own->affected));
+    (void)json_object_set_new(own->job->journal, "unsure", tags_of(own->unsure));
     (void)pthread_mutex_unlock(&own->mutex);
     return job_journal(own->job, NULL, NULL, err);
+}
+
+/* An array of the position, in place of the empty one. */
+static bool load_list(const json_t *position, const char *key, json_t **list)
+{
+    json_t *found = json_object_get(position, key);
+    json_decref(*list);
+    *list = json_deep_copy(found);
+    return json_is_array(found);
+}
+
+static int load_lists(struct verification *own, const json_t *position, struct err *err)
+{
+    size_t i;
+    const char *name;
+    json_t *entry;
+    bool good = load_list(position, "snapshots", &own->snapshots) &&
+                load_list(position, "gone", &own->gone) &&
+                load_list(position, "affected", &own->affected) &&
+                load_list(position, "unsure", &own->unsure) &&
+                load_list(own->job->journal, "damaged", &own->damaged);
+    if (!good)
+        return err_set(err, ERR_CORRUPT, "the job's position is not one");
+    json_array_foreach(own->damaged, i, entry)
+    {
+        (void)json_object_set(own->names, json_str(entry, "object"), entry);
+    }
+    json_object_foreach(json_object_get(position, "names"), name, entry)
+    {
+        enum err_code code = json_is_true(entry) ? ERR_MISSING : ERR_CORRUPT;
+        (void)json_object_set_new(own->names, name,
+                                  json_pack("{s:s}", "code", err_code_name(code)));
+    }
+    return 0;
 }
 
 int verification_load(struct verification *own, bool *ret, uint8_t **ret_bitmap,
@@ -143,16 +225,7 @@ int verification_load(struct verification *own, bool *ret, uint8_t **ret_bitmap,
         return rc;
     own->corrupt = json_is_true(json_object_get(position, "corrupt"));
     own->met = json_is_true(json_object_get(position, "met"));
-    own->snapshots = json_incref(json_object_get(position, "snapshots"));
-    json_decref(own->damaged);
-    json_decref(own->affected);
-    json_decref(own->unsure);
-    own->damaged = json_deep_copy(json_object_get(journal, "damaged"));
-    own->affected = json_deep_copy(json_object_get(journal, "affected"));
-    own->unsure = json_deep_copy(json_object_get(journal, "unsure"));
-    return json_is_array(own->snapshots) && own->damaged && own->affected && own->unsure
-               ? 0
-               : err_set(err, ERR_CORRUPT, "the job's position is not one");
+    return load_lists(own, position, err);
 }
 
 /* --- the end -----------------------------------------------------------------------------------
@@ -161,7 +234,7 @@ int verification_load(struct verification *own, bool *ret, uint8_t **ret_bitmap,
 uint64_t verification_objects(const struct verification *own)
 {
     bool any = own->manifests > 0 || own->record_read;
-    uint64_t records = own->what ? any : own->at;
+    uint64_t records = own->what ? any : own->at - json_array_size(own->gone);
     return records + own->manifests + own->table_packs + own->packs + own->wal_objects;
 }
 
@@ -170,9 +243,10 @@ void verification_set_result(struct verification *own)
     uint64_t *counts[6];
     list_counts(own, counts);
     const json_t *first = json_array_get(own->snapshots, 0);
-    json_t *result = json_pack("{s:I,s:I,s:I}", "objects", (json_int_t)verification_objects(own),
-                               "snapshots", (json_int_t)json_array_size(own->snapshots),
-                               "damaged_objects", (json_int_t)own->damaged_count);
+    size_t there = json_array_size(own->snapshots) - json_array_size(own->gone);
+    json_t *result = json_pack(
+        "{s:I,s:I,s:I,s:O}", "objects", (json_int_t)verification_objects(own), "snapshots",
+        (json_int_t)there, "damaged_objects", (json_int_t)own->damaged_count, "gone", own->gone);
     for (size_t i = 0; i < ARRAY_LEN(counts); i++)
         (void)json_object_set_new(result, count_names[i],
                                   json_integer((json_int_t)total(own, i, counts[i])));
@@ -185,32 +259,51 @@ void verification_set_result(struct verification *own)
         (void)json_object_set_new(result, "seed", json_integer((json_int_t)own->seed));
     }
     (void)json_object_set_new(result, "damaged", json_deep_copy(own->damaged));
-    (void)json_object_set_new(result, "affected", json_deep_copy(own->affected));
-    (void)json_object_set_new(result, "unsure", json_deep_copy(own->unsure));
+    (void)json_object_set_new(result, "affected", tags_of(own->affected));
+    (void)json_object_set_new(result, "unsure", tags_of(own->unsure));
+    (void)json_object_set(result, "affected_snapshots", own->affected);
+    (void)json_object_set(result, "unsure_snapshots", own->unsure);
     (void)json_object_set_new(own->job->journal, "result", result);
 }
 
-static void list_tags(const json_t *tags, char *ret, size_t size)
+/* "db1/one, db2/one and 3 more": whole names only. */
+static void list_names(const json_t *snapshots, bool with_node, char *ret, size_t size)
 {
-    size_t i;
-    json_t *tag;
+    enum { MORE_LEN = 24 };
+    size_t i, len = 0, count = json_array_size(snapshots);
     ret[0] = '\0';
-    json_array_foreach(tags, i, tag)
-    {
-        size_t len = strlen(ret);
-        (void)snprintf(ret + len, size - len, "%s%s", len ? ", " : "", json_string_value(tag));
+    for (i = 0; i < count; i++) {
+        const json_t *snapshot = json_array_get(snapshots, i);
+        const char *node = with_node ? json_str(snapshot, "node") : "";
+        const char *tag = json_str(snapshot, "tag");
+        if (len + strlen(node) + strlen(tag) + MORE_LEN >= size)
+            break;
+        len += (size_t)snprintf(ret + len, size - len, "%s%s%s%s", i ? ", " : "", node,
+                                with_node ? "/" : "", tag);
     }
+    if (i == 0 && count > 0)
+        (void)snprintf(ret, size, "%zu snapshot%s", count, count == 1 ? "" : "s");
+    else if (i < count)
+        (void)snprintf(ret + len, size - len, " and %zu more", count - i);
 }
 
-int verification_outcome(struct verification *own, struct err *err)
+/* Nothing that was asked for was there to be read. */
+static int nothing_read(const struct verification *own, struct err *err)
 {
-    char tags[160], unsure[160];
-    bool shared = json_array_size(own->unsure) > 0;
+    char names[160];
+    list_names(own->gone, true, names, sizeof(names));
+    (void)err_set(err, ERR_MISSING, "nothing was verified: %s was withdrawn or removed meanwhile",
+                  names);
+    return err_hint(err, "`tidemark list` shows what is there");
+}
+
+static int tell_damage(const struct verification *own, struct err *err)
+{
+    char affected[220], unsure[100];
+    bool shared = json_array_size(own->unsure) > 0, all = own->what == NULL;
     uint64_t objects = verification_objects(own);
-    if (own->damaged_count == 0)
-        return 0;
-    list_tags(own->affected, tags, sizeof(tags));
-    list_tags(own->unsure, unsure, sizeof(unsure));
+    list_names(own->affected, all, affected, shared ? sizeof(unsure) : sizeof(affected));
+    list_names(own->unsure, all, unsure, sizeof(unsure));
     enum err_code code = own->corrupt ? ERR_CORRUPT : ERR_MISSING;
     (void)err_set(err, code, "%s", json_str(json_array_get(own->damaged, 0), "text"));
     if (own->damaged_count > 1) {
@@ -219,11 +312,19 @@ int verification_outcome(struct verification *own, struct err *err)
                        "; and %" PRIu64 " more damaged object%s", own->damaged_count - 1,
                        own->damaged_count == 2 ? "" : "s");
     }
-    return err_hint(
-        err,
-        "of %" PRIu64 " object%s; %s cannot be restored whole, take a new one (--full)%s%s%s; "
-        "--json lists all damage",
-        objects, objects == 1 ? "" : "s", tags[0] ? tags : "this snapshot",
-        shared ? "; whether what is damaged is a part of " : "", unsure,
-        shared ? ", which share objects with it, is told by `tidemark verify` of each" : "");
+    return err_hint(err,
+                    "of %" PRIu64 " object%s; %s cannot be restored whole, take a new one "
+                    "(--full)%s%s%s; --json lists all",
+                    objects, objects == 1 ? "" : "s", affected[0] ? affected : "this snapshot",
+                    shared ? "; whether the damage is in " : "", unsure,
+                    shared ? ", which share objects, `tidemark verify` of each tells" : "");
+}
+
+int verification_outcome(struct verification *own, struct err *err)
+{
+    size_t gone = json_array_size(own->gone);
+    bool none = gone > 0 && gone == json_array_size(own->snapshots);
+    if (none && (own->what || own->damaged_count == 0))
+        return nothing_read(own, err);
+    return own->damaged_count == 0 ? 0 : tell_damage(own, err);
 }

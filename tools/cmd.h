@@ -49,6 +49,7 @@ struct cmd_verb {
     const char *summary;
     const struct cmd_option *options; /* ended by a NULL name; NULL = none */
     const char *notes;                /* more text for --help; NULL = none */
+    bool tells_failed;                /* --json prints the status of a job that has failed, too */
     bool is_local;                    /* is about this host: takes no --agent */
     const char *config;               /* read instead of tidemark.conf when it is there; or NULL */
     int (*run)(struct cmd *cmd, struct err *err);

@@ -230,6 +230,8 @@ static int follow_job(struct cmd *cmd, struct client *client, const char *id, si
     clear_line(&view);
     if (rc == 0)
         rc = outcome(cmd, status, id, err);
+    if (rc < 0 && status && cmd->json && cmd->verb->tells_failed)
+        cmd_print_json(status);
     bool prepared = rc == 0 && strcmp(cmd_text(status, "state"), "prepared") == 0;
     /* The plan was ready before the cancel arrived: nobody may go on to execute it. */
     if (prepared && interrupts != answered) {

@@ -59,7 +59,11 @@ static int find_newest(struct client *client, char ret[ID_TEXT_LEN], struct err 
         if (strcmp(cmd_text(job, "type"), "verification") == 0 && json_object_get(job, "position"))
             (void)snprintf(ret, ID_TEXT_LEN, "%s", cmd_text(job, "id"));
     }
-    return ret[0] ? 0 : err_set(err, ERR_MISSING, "there is no verification to resume");
+    if (ret[0])
+        return 0;
+    (void)err_set(err, ERR_MISSING, "there is no verification to resume");
+    return err_hint(err, "one that came to its end is not resumed: start another one, `tidemark "
+                         "verify TAG` or --all");
 }
 
 static int resume(struct cmd *cmd, json_t **status, struct err *err)
@@ -96,6 +100,10 @@ static void print_result(const struct cmd *cmd, const json_t *status)
         (void)printf(" (a sample: --percent=%lld --seed=%lld)",
                      (long long)json_integer_value(json_object_get(result, "percent")),
                      (long long)json_integer_value(json_object_get(result, "seed")));
+    const json_t *gone = json_object_get(result, "gone");
+    if (json_array_size(gone) > 0)
+        (void)printf("; %zu more, the first of them %s, went before they were read",
+                     json_array_size(gone), cmd_text(json_array_get(gone, 0), "tag"));
     (void)putchar('\n');
 }
 
@@ -125,8 +133,10 @@ const struct cmd_verb verb_verify = {
     .args_max = 1,
     .summary = "Reads snapshots back from the repository and checks every chunk.",
     .options = options,
-    .notes =
-        "Damage ends nothing: all of it is listed in the job (`tidemark jobs JOB --json`), the\n"
-        "first is the error. Needs no device, no PostgreSQL, and with --repository no root.\n",
+    .tells_failed = true,
+    .notes = "Damage ends nothing: --json (and `tidemark jobs JOB --json`) lists it, up to 100 "
+             "objects,\n"
+             "and which snapshots cannot be restored; the first is the error. Needs no device, no\n"
+             "PostgreSQL, and with --repository no root.\n",
     .run = run,
 };

@@ -161,10 +161,20 @@ def test_shared(node):
                       f"a chunk that two has {what}: verify of two alone knows")
         is_(("one" in result["affected"], "two" in result["unsure"]), (True, True),
             f"a chunk that two has {what}: --all knows of one, of two it does not")
-        like(done.err, r"hint: .*; one cannot be restored whole.*is a part of .*two.*tidemark "
-             "verify` of each", f"a chunk that two has {what}: and says so")
+        name_of = f"{node.name}/%s"
+        like(done.err, f"hint: .*; {name_of % 'one'} cannot be restored whole.*damage is in .*"
+             f"{name_of % 'two'}.*tidemark verify` of each", f"a chunk that two has {what}: and "
+             "says so")
     with mutilate.mutilated(mutilate.Case(directory, "chunk", "missing", {name: None}, "")):
         result = result_of(node, "missing", "--all")
+        told = node.cli("verify", "--all", "--json")
+    is_status(told, "missing", "--all --json")
+    told = json.loads(told.out or "{}").get("result", {})
+    ok(name in [damage["object"] for damage in told.get("damaged", [])],
+       "and it lists what is damaged")
+    is_([(name["node"], name["tag"], name["id"]) for name in told.get("affected_snapshots", [])],
+        [(node.name, tag, snap.record(node, tag)["id"]) for tag in result["affected"]],
+        "and which snapshots of which node cannot be restored")
     is_({"one", "two"} <= set(result["affected"]), True, "a pack that is gone: both are affected")
 
 
@@ -198,7 +208,9 @@ def test_resume(node):
     of it is not met, and damage of the rest is."""
     directory = snap.repository(node)
     whole = result_of(node, 0, "--all")
-    is_status(node.cli("verify", "--resume"), "missing", "nothing is there to resume")
+    done = node.cli("verify", "--resume")
+    is_status(done, "missing", "nothing is there to resume")
+    like(done.err, "hint: .*start another one", "and what to do instead")
     node.agent.stop()
     node.agent.start(TIDEMARK_TEST_STOP="verify-ack")
     killed = snap.Running(node, "verify", "--all")
@@ -231,6 +243,34 @@ def test_resume(node):
         done = node.cli("verify", "--resume")
     is_status(done, "missing", "damage of what is left is met")
     like(done.err, later, "and named")
+
+
+def killed(node, *args):
+    """Killed when a part of the first volume is read; the job's id."""
+    node.agent.stop()
+    node.agent.start(TIDEMARK_TEST_STOP="verify-ack")
+    running = snap.Running(node, "verify", *args)
+    is_status(running.wait(), "internal", f"verify {' '.join(args)} is killed")
+    node.agent.stop()
+    node.agent.start()
+    poll(lambda: running.journal()["state"] == "failed", 30, "the agent to end it")
+    return os.path.basename(running.job())
+
+
+def test_gone(node):
+    """What is withdrawn before a verification goes on was not read, so it is not good."""
+    everything, alone = killed(node, "--all"), killed(node, "cold-wal")
+    is_status(node.cli("expire", "cold-wal", "--confirm"), 0, "the snapshot is withdrawn")
+    done = node.cli("verify", f"--resume={alone}")
+    is_status(done, "missing", "nothing is left of it to verify")
+    like(done.err, f"nothing was verified: {node.name}/cold-wal was withdrawn", "and that is said")
+    is_status(node.cli("verify", f"--resume={alone}"), "refused", "it has ended")
+    unlike(node.cli("check").out, "'cold-wal' was read back", "check knows of no such verification")
+    done = node.cli("verify", f"--resume={everything}", "--json")
+    is_status(done, 0, "of all snapshots the others are read")
+    result = json.loads(done.out)["result"]
+    is_((result["snapshots"], [name["tag"] for name in result["gone"]]), (2, ["cold-wal"]),
+        "and the result says which was not")
 
 
 def test_alone(node):
@@ -274,6 +314,7 @@ def main():
     test_sample(node)
     test_resume(node)
     test_mutilations(node, rng)
+    test_gone(node)
     test_alone(node)
 
 
