@@ -61,9 +61,10 @@ int pg_try_replication(const struct conf *conf, const char *conninfo, unsigned t
 /* Who is there, at each host that conninfo names, or its service file, by itself: asked as a
  * walreceiver of conf->os_user, or else as anybody. Appends to servers {"host", "port", "answer":
  * "nobody" (nothing listens) | "standby" | "primary" | "own" | "unclear", "system_id" ("" = it did
- * not say), "text": why it is not clear}; who has answered there already is not asked again.
- * by_own: a server of conf runs here, and a primary that it finds itself to be is "own"; one with a
- * text may be, but conf->connection does not tell. ERR_CONFIG: libpq cannot read conninfo. */
+ * not say), "text": why it is not clear, "local": of "nobody", whether this host was meant}; who
+ * has answered there already is not asked again. by_own: a server of conf runs here, and a primary
+ * that it finds itself to be is "own"; one with a text may be, but conf->connection does not tell.
+ * ERR_CONFIG: libpq cannot read conninfo. */
 int pg_ask_servers(const struct conf *conf, const char *conninfo, bool by_own, unsigned timeout_s,
                    json_t *servers, struct err *err);
 

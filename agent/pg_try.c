@@ -8,6 +8,7 @@
 #include <stdio.h>
 
 #include "agent/clock.h"
+#include "agent/local_address.h"
 #include "io/repo.h"
 
 static const char no_answer[] = "no answer";
@@ -312,6 +313,13 @@ static const char *name_of(const struct place *place)
     return place->host[0] ? place->host : place->address[0] ? place->address : "localhost";
 }
 
+/* Whether this host is meant, by a name or an address of its own. */
+static bool is_local(const struct place *place)
+{
+    return (!place->host[0] && !place->address[0]) ||
+           address_is_local(place->address[0] ? place->address : place->host);
+}
+
 static const char *port_of(const struct place *place)
 {
     return place->port[0] ? place->port : "5432";
@@ -374,6 +382,8 @@ static json_t *ask_place(const struct way *way, const struct place *place,
         json_decref(json);
         json = ask_as(&base, dbname[0] ? dbname : "postgres", question);
     }
+    if (json_is(json, "answer", "nobody"))
+        (void)json_object_set_new(json, "local", json_boolean(is_local(place)));
     (void)json_object_set_new(json, "host", json_string(name_of(place)));
     (void)json_object_set_new(json, "port", json_string(port_of(place)));
     return json;

@@ -159,6 +159,7 @@ struct restore {
     bool went_back;       /* to `fenced`, because of that: once a run */
     struct err kept_down; /* why restore_fence_lift() did not start the old server; code 0: none */
     json_t *second_ways;  /* conninfos of whoever may be the primary; of this run's plan */
+    unsigned own_port;    /* of the server here, as configured; 0: not known, of this run's plan */
     bool conninfo_changed;      /* since it was reserved: the call has another primary_conninfo */
     enum restore_step hold;     /* the last step of this run; STEP_COMPLETE = no hold */
     struct restore_fork fork;   /* of a standby, from its coordinator */

@@ -15,6 +15,10 @@
  * is asked, and its own answer does not count. Standbys are what it should have, and one that
  * cannot be reached holds nothing up: only another one that takes writes does.
  *
+ * Where it does not run, that nothing listens at its own address says nothing about others: every
+ * standby followed it by that. A former primary that has nobody else to ask goes on, and its plan
+ * says so where the snapshot recorded standbys.
+ *
  * A part of a cluster restore has its own rules: there the coordinator has every server stopped. A
  * host without a configuration is no node of the cluster. */
 #include "agent/conninfo.h"
@@ -121,6 +125,12 @@ static bool is_promoted(const struct restore *restore)
     return restore->request.action == ACTION_PROMOTE;
 }
 
+static void find_own_port(struct restore *restore)
+{
+    const char *port = restore_setting(restore, "port");
+    restore->own_port = port ? (unsigned)strtoul(port, NULL, 10) : 0;
+}
+
 /* A clone of its own: it archives nothing, and nobody finds it where the node's clients look. */
 static bool is_clone(struct restore *restore)
 {
@@ -157,6 +167,31 @@ static void check_system(const struct restore *restore, json_t *server)
         (void)json_object_set_new(server, "text", json_string(text));
     }
     (void)json_object_del(server, "system_id");
+}
+
+/* "nobody" at the address of the server that is to be restored. Whatever is local under its port
+ * is taken for that, in any directory, on any interface: at worst nobody else is found down. */
+static void find_own(const struct restore *restore, json_t *server)
+{
+    unsigned long port = strtoul(json_str(server, "port"), NULL, 10);
+    if (json_is_true(json_object_get(server, "local")) &&
+        (port == restore->own_port || port == restore->record.port)) {
+        (void)json_object_set_new(server, "answer", json_string("own"));
+        (void)json_object_set_new(server, "text", json_string(""));
+    }
+    (void)json_object_del(server, "local");
+}
+
+static bool names_others(const json_t *servers)
+{
+    size_t i;
+    json_t *server;
+    json_array_foreach(servers, i, server)
+    {
+        if (!json_is(server, "answer", "own"))
+            return true;
+    }
+    return false;
 }
 
 /* It may be this host's own. */
@@ -206,6 +241,7 @@ static void ask_all(const struct restore *restore, const json_t *ways, bool by_o
     json_array_foreach(servers, i, item)
     {
         check_system(restore, item);
+        find_own(restore, item);
     }
 }
 
@@ -267,8 +303,8 @@ static bool is_strict(const struct restore *restore, const json_t *servers)
 {
     if (runs_here(restore))
         return any_untold(servers);
-    return restore->conf.primary_connection[0] || restore_is_standby(restore) ||
-           is_recorded_as_standby(restore);
+    return (restore->conf.primary_connection[0] && names_others(servers)) ||
+           restore_is_standby(restore) || is_recorded_as_standby(restore);
 }
 
 static bool only_plans(const struct restore *restore)
@@ -311,7 +347,7 @@ static void warn_of_standbys(struct restore *restore, json_t *warnings)
         json_append_text(warnings,
                          "this server had standbys when the snapshot was taken: whether one of "
                          "them was promoted since is not asked, for [postgresql] "
-                         "primary_connection names none");
+                         "primary_connection names none of them");
         return;
     }
 }
@@ -336,6 +372,7 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
         return 0;
     json_decref(restore->second_ways);
     restore->second_ways = ways_to_primary(restore);
+    find_own_port(restore);
     bool none = json_array_size(restore->second_ways) == 0;
     if (none && !is_strict(restore, NULL)) {
         if (!runs_here(restore))
@@ -355,6 +392,14 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
     bool strict = is_strict(restore, servers);
     log_info("%s primary of this cluster: %s: %s", runs_here(restore) ? "another" : "the",
              state_names[state], where);
+    bool lenient = !runs_here(restore) && !strict;
+    if (lenient && state != SECOND_RUNS)
+        warn_of_standbys(restore, warnings);
+    if (lenient && !names_others(servers)) {
+        *ret = json_pack("{s:s, s:o}", "state", "not asked", "text",
+                         json_sprintf("no other server is named: %s", where));
+        return 0;
+    }
     int rc = conclude(restore, state, strict, where, warnings, err);
     if (rc < 0)
         return rc;

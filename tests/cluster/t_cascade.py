@@ -163,9 +163,15 @@ def test_crashed_primary(first, node):
     configure(first, primary_connection=both(first, node))
     done = first.cli("restore", "p1", "--yes")
     is_status(done, "refused", "one refuses, the other follows somebody: refused")
-    like(done.err, "(?s)" + UNKNOWN + r".*nobody listens there.*\(a standby\).*hint: make sure",
+    like(done.err, "(?s)" + UNKNOWN + r".*\(this server\).*\(a standby\).*hint: make sure",
          "one refuses, the other follows somebody: says why, and what to do")
     ok(not first.server.running(), "one refuses, the other follows somebody: db1 is down")
+    own = f"localhost:{first.server.port}"
+    configure(first, primary_connection=f"host=localhost port={first.server.port}")
+    done = first.cli("restore", "p1", "--dry-run")
+    like(done.out, rf"(?s)primary  not asked: .*{own} \(this server\).*warning +this server had "
+         "standbys", "it names only itself: that says nothing about its standbys")
+    unlike(done.out, UNKNOWN, "it names only itself: and holds nothing up")
 
 
 def test_repointed(node, load, rows, bounds):

@@ -31,6 +31,18 @@ def diverges(coordinator, node, what):
     is_(node.health(), "diverged", f"{what}: also after a restart of its agent")
 
 
+def nobody_else(node):
+    """The standby followed this host, which therefore is the only one that the snapshot names: that
+    it does not run says nothing about a standby that was promoted."""
+    own = f"{node.server.socket}:{node.server.port}"
+    done = node.cli("restore", "t1", "--dry-run")
+    is_status(done, 0, "only its own address is known: planned")
+    like(done.out, rf"(?m)^  primary  not asked: .*named: {own} \(this server\)$",
+         "only its own address is known: which is no answer")
+    like(done.out, "warning +this server had standbys .*promoted since is not asked.*none of them",
+         "only its own address is known: the plan says that it had standbys")
+
+
 def stays_down(coordinator, node):
     """Given up after its fence: the server that was running before does not run again."""
     node.restart_agent(TIDEMARK_TEST_PAUSE="fenced-stopped")
@@ -104,8 +116,9 @@ def main():
     rows = old.server.psql(ROWS)
     is_status(coordinator.cli("snapshot", "--tag", "t1"), 0, "cluster snapshot")
     old.server.psql("insert into orders select 1000000, 'after'")
-    old.agent.stop()
     old.server.stop("immediate")
+    nobody_else(old)
+    old.agent.stop()
     without = ("restore", "t1", "--yes", "--without-node=db1", "--primary=db2")
     is_status(coordinator.cli(*without), 0, "the cluster is restored without the old primary")
     new.server.psql("alter system reset synchronous_standby_names")

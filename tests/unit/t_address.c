@@ -1,5 +1,6 @@
-/* agent/address: what a listener's address may look like. */
+/* agent/address: what a listener's address may look like. agent/local_address: whose one is. */
 #include "agent/address.h"
+#include "agent/local_address.h"
 
 #include "tests/tap.h"
 
@@ -21,6 +22,11 @@ static void refuses(const char *text)
     socklen_t len = 1;
     ok(!address_parse(text, &address, &len), "'%s' is none", text);
     ok(address.ss_family == 77 && len == 1, "nothing was written");
+}
+
+static void belongs(const char *host, bool local)
+{
+    ok(address_is_local(host) == local, "%s is %sthis host's", host, local ? "" : "not ");
 }
 
 int main(void)
@@ -60,5 +66,13 @@ int main(void)
     char text[ADDRESS_TEXT_MAX];
     address_format(&other, text);
     is_str(text, "-", "another family has no text");
+    belongs("/var/run/postgresql", true);
+    belongs("@postgresql", true);
+    belongs("localhost", true);
+    belongs("127.9.8.7", true);
+    belongs("::1", true);
+    belongs("192.0.2.1", false); /* TEST-NET-1, which nobody has */
+    belongs("2001:db8::1", false);
+    belongs("no such name", false);
     return done();
 }
