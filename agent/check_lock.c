@@ -8,28 +8,50 @@
 
 #include "agent/catalog_names.h"
 #include "agent/check.h"
+#include "agent/lock.h"
 #include "agent/mark.h"
 #include "agent/repository_access.h"
 #include "io/store_lock.h"
 
 struct hidden {
+    struct store *store;
     size_t removed, replaced;
     char first[160];
+    struct lock_list twice; /* may have been pushed twice */
     size_t withdrawn;
     char mark[96]; /* the first, and what it says */
 };
 
+static void count(struct hidden *hidden, const char *object, bool removed)
+{
+    if (hidden->removed + hidden->replaced == 0)
+        (void)snprintf(hidden->first, sizeof(hidden->first), "%.150s", object);
+    hidden->removed += removed;
+    hidden->replaced += !removed;
+}
+
 static int note_hidden(void *ctx, const struct store_hidden *found, struct err *err)
 {
     struct hidden *hidden = ctx;
-    (void)err;
     if (strncmp(found->name, "key/", 4) == 0) /* a change of the key file removes the older ones */
         return 0;
-    if (hidden->removed + hidden->replaced == 0)
-        (void)snprintf(hidden->first, sizeof(hidden->first), "%.150s", found->name);
-    hidden->removed += found->removed;
-    hidden->replaced += !found->removed;
+    if (lock_may_be_twice(hidden->store, found))
+        return lock_list_add(&hidden->twice, found->name, 0, false, err);
+    count(hidden, found->name, found->removed);
     return 0;
+}
+
+static int look_at_twice(const struct check *check, struct hidden *hidden, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < hidden->twice.count; i++) {
+        rc = lock_check_twice(check->store, &check->repo, hidden->twice.items[i].name, err);
+        if (rc == -ERR_CORRUPT) {
+            count(hidden, hidden->twice.items[i].name, false);
+            rc = 0;
+        }
+    }
+    return rc;
 }
 
 /* --- by a mark -------------------------------------------------------------------------------- */
@@ -120,12 +142,15 @@ static int tell_hidden(const struct hidden *hidden, struct err *err)
 int check_object_lock(struct check *check, struct err *err)
 {
     const struct conf *conf = check->conf;
-    struct hidden hidden = {.removed = 0};
+    struct hidden hidden = {.store = check->store};
     if (!check->store || conf->repository_lock_days == 0)
         return CHECK_NONE;
     int rc = store_check_lock(check->store, err);
     if (rc == 0)
         rc = store_list_hidden(check->store, "", note_hidden, &hidden, err);
+    if (rc == 0)
+        rc = look_at_twice(check, &hidden, err);
+    lock_list_release(&hidden.twice);
     if (rc == 0)
         rc = look_at_marks(check, &hidden, err);
     if (rc == 0 && hidden.removed + hidden.replaced + hidden.withdrawn > 0)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "agent/store_threads.h"
+#include "agent/wal.h"
 
 int lock_list_add(struct lock_list *list, const char *name, int64_t until_s, bool optional,
                   struct err *err)
@@ -55,18 +56,65 @@ static size_t group_len(const char *name)
     return len;
 }
 
-static int refuse_hidden(void *ctx, const struct store_hidden *hidden, struct err *err)
+static int fail_hidden(const char *object, bool removed, struct err *err)
 {
-    const struct lock_list *list = ctx;
-    if (!bsearch(hidden->name, list->items, list->count, sizeof(*list->items), compare_name))
-        return 0;
-    return err_set(err, hidden->removed ? ERR_MISSING : ERR_CORRUPT,
+    return err_set(err, removed ? ERR_MISSING : ERR_CORRUPT,
                    "somebody %s '%.150s' in the bucket, which still has it as an older version",
-                   hidden->removed ? "removed" : "replaced", hidden->name);
+                   removed ? "removed" : "replaced", object);
 }
 
-int lock_check_hidden(struct store *store, struct lock_list *list, struct err *err)
+bool lock_may_be_twice(const struct store *store, const struct store_hidden *hidden)
 {
+    return !hidden->removed && store_keys(store) && strncmp(hidden->name, "wal/", 4) == 0;
+}
+
+/* wal/<cluster>/<system identifier>/<timeline>/<file> */
+static bool parse_wal_object(const char *object, struct wal_archive *ret, const char **ret_file)
+{
+    const char *cluster = object + strlen("wal/"), *slash = strchr(cluster, '/');
+    char *end;
+    if (!slash || (size_t)(slash - cluster) >= sizeof(ret->cluster))
+        return false;
+    (void)snprintf(ret->cluster, sizeof(ret->cluster), "%.*s", (int)(slash - cluster), cluster);
+    ret->system_id = strtoull(slash + 1, &end, 10);
+    *ret_file = strrchr(object, '/') + 1;
+    return *end == '/' && wal_name_valid(*ret_file, NULL);
+}
+
+int lock_check_twice(struct store *store, const struct repo *repo, const char *object,
+                     struct err *err)
+{
+    struct wal_archive archive = {.store = store, .repo = repo};
+    free_mem void *raw = NULL;
+    const char *file;
+    size_t len;
+    if (!parse_wal_object(object, &archive, &file))
+        return fail_hidden(object, false, err);
+    int rc = wal_read(&archive, file, &raw, &len, err);
+    return rc == -ERR_CORRUPT || rc == -ERR_AUTH ? fail_hidden(object, false, err) : rc;
+}
+
+struct search {
+    struct store *store;
+    const struct lock_list *list;
+    struct lock_list twice; /* what may be so */
+};
+
+static int refuse_hidden(void *ctx, const struct store_hidden *hidden, struct err *err)
+{
+    struct search *search = ctx;
+    const struct lock_list *list = search->list;
+    if (!bsearch(hidden->name, list->items, list->count, sizeof(*list->items), compare_name))
+        return 0;
+    return lock_may_be_twice(search->store, hidden)
+               ? lock_list_add(&search->twice, hidden->name, 0, false, err)
+               : fail_hidden(hidden->name, hidden->removed, err);
+}
+
+int lock_check_hidden(struct store *store, const struct repo *repo, struct lock_list *list,
+                      struct err *err)
+{
+    struct search search = {.store = store, .list = list};
     int rc = 0;
     if (list->count == 0)
         return 0;
@@ -82,8 +130,11 @@ int lock_check_hidden(struct store *store, struct lock_list *list, struct err *e
         while (first[len] && first[len] == last[len])
             len++;
         (void)snprintf(prefix, sizeof(prefix), "%.*s", (int)len, first);
-        rc = store_list_hidden(store, prefix, refuse_hidden, list, err);
+        rc = store_list_hidden(store, prefix, refuse_hidden, &search, err);
     }
+    for (size_t i = 0; rc == 0 && i < search.twice.count; i++)
+        rc = lock_check_twice(store, repo, search.twice.items[i].name, err);
+    lock_list_release(&search.twice);
     return rc;
 }
 

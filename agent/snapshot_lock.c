@@ -153,7 +153,7 @@ static int prove(const struct snapshot *snapshot, struct err *err)
 static int lock_needs(struct needs *needs, uint64_t *ret_extended, struct err *err)
 {
     struct snapshot *snapshot = needs->snapshot;
-    int rc = lock_check_hidden(snapshot->store, &needs->list, err);
+    int rc = lock_check_hidden(snapshot->store, &snapshot->repo, &needs->list, err);
     if (rc == 0)
         rc = lock_extend_all(snapshot->store, &needs->list, &snapshot->job->progress.cancel,
                              ret_extended, err);

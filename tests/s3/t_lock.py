@@ -415,6 +415,26 @@ def outrun(world, client, until_s):
     return thread
 
 
+def test_twice(world, client):
+    """WAL that is pushed twice at once, by processes that both find nothing: two sealings of it,
+    and in buckets with versions the store keeps both."""
+    once = world.node.archive_command + " --push-ahead=0"
+    world.server.psql(f"alter system set archive_command = $cmd${once} & a=$!; {once} & b=$!;"
+                      " wait $a && wait $b$cmd$")
+    world.server.psql("select pg_reload_conf()")
+    world.proxy.rules(Rule(r"^PUT .*/wal/", "delay", ms=1000))
+    is_status(world.snapshot("s3"), 0, "WAL that is pushed twice at once is nobody's harm")
+    world.proxy.rules()
+    names = [key for key, _, _ in client.versions("sealed", "wal/")]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    ok(twice, f"{len(twice)} files have two versions")
+    is_(check_row(world)["result"], "ok", "check: nothing is hidden")
+    is_(client.put(f"sealed/{twice[0]}", b"no WAL").status, 200, "another object over one of them")
+    like(check_row(world)["detail"], f"replaced 1 .*first is '{twice[0]}'", "is harm")
+    newest = client.versions("sealed", twice[0])[0][1]
+    is_(client.delete(f"sealed/{twice[0]}", query={"versionId": newest}).status, 204, "away")
+
+
 def test_sealed(box, store):
     """Encrypted, and locked."""
     world = World(box, store, "sealed", lock=True, lock_days=1)
@@ -447,6 +467,7 @@ def test_sealed(box, store):
     world.proxy.rules()
     is_(client.lock("sealed/tidemark.repo"), ("COMPLIANCE", later_s), "and that lock stays")
     is_status(world.cli("verify", "s2"), 0, "s2 verifies")
+    test_twice(world, client)
     world.stop()
 
 
