@@ -42,7 +42,8 @@
  * which everybody who comes later finds the same. A later pin found the snapshot withdrawn and
  * failed.
  *
- * Who reads is noticed as well (reading.h), and WAL has a second look of its own (wal_horizon.h).
+ * Who reads is noticed as well (reading.h), and WAL has a second look of its own, at records and at
+ * who reads (wal_horizon.h): of a pinned snapshot WAL goes that a restore of it may want.
  * A writer that is killed between its record and that look, just when its WAL goes, leaves a
  * snapshot that nobody reported, that is visible and lacks WAL; `tidemark check` finds the gap. If
  * it is the newest of its node, a count of 1 withdraws the one before it. This window is left, too.
@@ -75,6 +76,8 @@
  *     a reader before its mark      withdraws the snapshot       is told that it is gone reading 1
  *     a reader behind its mark      both phases                  everything stays        reading 2
  *     a reader is killed            both phases, in a week       it goes then            reading 3
+ *     a reader before its mark      has listed WAL, sleeps       the mark is found       reading 4
+ *     a restore before its mark     has looked, sleeps           it fails                reading 5
  *
  * A writer that wakes between two steps of expire sees what it would have seen before the first or
  * behind the second: a listing of manifests that began before its put has that manifest or not; if
@@ -154,6 +157,11 @@ int expire_names_add(struct expire_names *names, const char *name, uint64_t size
 /* Empties it. */
 void expire_names_release(struct expire_names *names);
 
+/* Marks of jobs that read (reading.h), listed now: those that may go on, and the older ones. */
+int expire_readings(const struct expire *expire, struct expire_names *ret,
+                    struct expire_names *ret_old, struct err *err);
+/* A snapshot of this cluster, or one of which only a mark is known. */
+bool expire_is_ours(const struct expire *expire, const struct expire_item *item);
 /* NULL when nothing is known of it. */
 struct expire_item *expire_find(const struct expire *expire, const uint8_t id[ID_LEN]);
 /* Removes them unless this is a dry run; ERR_AUTH says whose key may not. What is locked is taken

@@ -49,7 +49,7 @@ static int add_records(struct expire *expire, struct err *err)
     return rc;
 }
 
-static bool is_ours(const struct expire *expire, const struct expire_item *item)
+bool expire_is_ours(const struct expire *expire, const struct expire_item *item)
 {
     return !item->has_record || strcmp(item->name.cluster, expire->conf->cluster) == 0;
 }
@@ -74,7 +74,7 @@ static int take_mark(struct expire *expire, struct expire_item *item, struct err
 {
     int64_t modified_s;
     int rc = mark_modified(expire->store, MARK_WITHDRAWN, item->name.id, &modified_s, err);
-    if (rc == 0 && is_ours(expire, item))
+    if (rc == 0 && expire_is_ours(expire, item))
         rc = read_mark(expire, item, err);
     if (rc == -ERR_MISSING) /* another expire has finished it */
         return 0;
@@ -82,7 +82,8 @@ static int take_mark(struct expire *expire, struct expire_item *item, struct err
         return rc;
     item->withdrawn = true;
     item->mark_age_s = expire->now_s - modified_s;
-    item->dead = is_ours(expire, item) && !item->unreadable && item->mark_age_s >= expire->grace_s;
+    item->dead =
+        expire_is_ours(expire, item) && !item->unreadable && item->mark_age_s >= expire->grace_s;
     return 0;
 }
 
@@ -141,7 +142,7 @@ static int read_records(struct expire *expire, struct err *err)
     int rc = 0;
     for (size_t i = 0; rc == 0 && i < expire->count; i++) {
         const struct expire_item *item = &expire->items[i];
-        if (item->has_record && is_ours(expire, item) && !item->dead)
+        if (item->has_record && expire_is_ours(expire, item) && !item->dead)
             rc = catalog_names_add(&names, &item->name, err);
     }
     if (rc == 0)
@@ -168,7 +169,7 @@ static int read_clock(struct expire *expire, struct err *err)
 static int read_pin(struct expire *expire, const struct expire_item *item, struct err *err)
 {
     const char *why;
-    if (!item->pinned || !is_ours(expire, item))
+    if (!item->pinned || !expire_is_ours(expire, item))
         return 0;
     int rc = mark_read(expire->store, &expire->repo, MARK_PIN, item->name.id, &why, err);
     bool unreadable = rc == -ERR_CORRUPT || rc == -ERR_REFUSED;
@@ -187,7 +188,7 @@ static int read_pin(struct expire *expire, const struct expire_item *item, struc
 static int judge_pin(struct expire *expire, struct expire_item *item, struct err *err)
 {
     bool void_mark = false;
-    if (!item->withdrawn || !item->pinned || !item->has_record || !is_ours(expire, item))
+    if (!item->withdrawn || !item->pinned || !item->has_record || !expire_is_ours(expire, item))
         return 0;
     int rc = expire_pin_voids(expire, item->name.id, &void_mark, err);
     item->returns = rc == 0 && void_mark;
@@ -202,29 +203,39 @@ static int note_reading(void *ctx, const char *name, uint64_t size, struct err *
     return reading_parse(name, snapshot) ? expire_names_add(ctx, name, 0, err) : 0;
 }
 
-/* Listed behind the marks of snapshots, see reading.h. */
-static int take_readings(struct expire *expire, struct err *err)
+int expire_readings(const struct expire *expire, struct expire_names *ret,
+                    struct expire_names *ret_old, struct err *err)
 {
     struct expire_names names = {.names = NULL};
     int rc = store_list(expire->store, "reading/", note_reading, &names, err);
     restore_test_stop("expire-readings");
     for (size_t i = 0; rc == 0 && i < names.count; i++) {
-        uint8_t snapshot[ID_LEN];
         int64_t age_s = 0;
         rc = expire_age(expire, names.names[i], &age_s, err);
         if (age_s == INT64_MAX) /* it has just ended, or been put under another name */
             age_s = 0;
-        if (rc == 0 && age_s >= READING_LIFE_S)
-            rc = expire_names_add(&expire->old_readings, names.names[i], 0, err);
-        if (rc < 0 || age_s >= READING_LIFE_S || !reading_parse(names.names[i], snapshot))
-            continue;
-        struct expire_item *item = expire_find(expire, snapshot);
+        if (rc == 0)
+            rc = expire_names_add(age_s < READING_LIFE_S ? ret : ret_old, names.names[i], 0, err);
+    }
+    expire_names_release(&names);
+    return rc;
+}
+
+/* Listed behind the marks of snapshots, see reading.h. */
+static int take_readings(struct expire *expire, struct err *err)
+{
+    struct expire_names live = {.names = NULL};
+    int rc = expire_readings(expire, &live, &expire->old_readings, err);
+    for (size_t i = 0; rc == 0 && i < live.count; i++) {
+        uint8_t snapshot[ID_LEN];
+        struct expire_item *item =
+            reading_parse(live.names[i], snapshot) ? expire_find(expire, snapshot) : NULL;
         if (item) {
             item->read = true;
             item->dead = false;
         }
     }
-    expire_names_release(&names);
+    expire_names_release(&live);
     return rc;
 }
 

@@ -13,6 +13,7 @@
 
 #include "agent/log.h"
 #include "agent/pg_names.h"
+#include "agent/reading.h"
 #include "agent/repository_access.h"
 #include "agent/restore.h"
 #include "agent/wal_horizon.h"
@@ -113,12 +114,48 @@ static int count_old(struct wal_sweep *sweep, size_t *ret, struct err *err)
 
 /* --- the second look, see wal_horizon.h ------------------------------------------------------- */
 
+static bool is_needed_from(const struct wal_sweep *sweep, size_t index, uint64_t below,
+                           uint32_t timeline, uint64_t start_lsn)
+{
+    return start_lsn / sweep->segment_size < below &&
+           wal_lineage_needs(&sweep->lineage, index, timeline, start_lsn);
+}
+
 static bool is_needed_by(const struct wal_sweep *sweep, size_t index, uint64_t below,
                          const struct record *record)
 {
     return record->archived && record->system_id == sweep->archive.system_id &&
-           record->start_lsn / sweep->segment_size < below &&
-           wal_lineage_needs(&sweep->lineage, index, record->timeline, record->start_lsn);
+           is_needed_from(sweep, index, below, record->timeline, record->start_lsn);
+}
+
+/* Of a pinned snapshot all WAL from its start on is wanted once somebody reads it. A dead one that
+ * is read was begun earlier: what it needs is not known. */
+static bool is_read(const struct wal_sweep *sweep, size_t index, uint64_t below, const char *mark)
+{
+    const struct expire *expire = sweep->expire;
+    uint8_t snapshot[ID_LEN];
+    const struct expire_item *item =
+        reading_parse(mark, snapshot) ? expire_find(expire, snapshot) : NULL;
+    if (!item || !item->has_record || !expire_is_ours(expire, item))
+        return false;
+    return !item->known || (counts(sweep, item) &&
+                            is_needed_from(sweep, index, below, item->timeline, item->start_lsn));
+}
+
+/* *ret: a job that has begun to read since the readers were listed needs some of it. */
+static int look_for_readers(const struct wal_sweep *sweep, size_t index, uint64_t below, bool *ret,
+                            struct err *err)
+{
+    struct expire_names live = {.names = NULL}, old = {.names = NULL};
+    int rc = expire_readings(sweep->expire, &live, &old, err);
+    bool needed = false;
+    for (size_t i = 0; rc == 0 && i < live.count; i++)
+        needed = needed || is_read(sweep, index, below, live.names[i]);
+    expire_names_release(&live);
+    expire_names_release(&old);
+    if (rc == 0)
+        *ret = needed;
+    return rc;
 }
 
 /* *ret: a snapshot that was committed since the records were listed needs some of it, or it cannot
@@ -172,9 +209,12 @@ static int remove_below(struct wal_sweep *sweep, size_t index, struct err *err)
                              expire->conf->node, err);
     if (rc == 0)
         rc = look_again(sweep, index, below, &needed, err);
+    if (rc == 0 && !needed)
+        rc = look_for_readers(sweep, index, below, &needed, err);
     restore_test_stop("expire-wal-looked");
     if (rc == 0 && needed) {
-        log_info("WAL before %s stays: a snapshot was committed that may need it", segment);
+        log_info("WAL before %s stays: a snapshot was committed, or is read, that may need it",
+                 segment);
         expire_names_release(&sweep->names);
         return wal_horizon_remove(&sweep->archive, segment, expire->job->id, err);
     }

@@ -2,6 +2,7 @@
  * its WAL is there. On which timeline: restore_timeline.c. */
 #include "agent/restore.h"
 #include "agent/pg.h"
+#include "agent/wal_horizon.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -193,6 +194,18 @@ static int lift_over_fork(const struct restore *restore, uint64_t *lsn, struct e
     return 0;
 }
 
+/* Of a pinned snapshot only start to tag stays. Expire looks for our mark behind its own, and we
+ * for its mark behind ours (wal_horizon.h). */
+static int check_horizon(const struct restore *restore, uint64_t last, struct err *err)
+{
+    const struct record *record = &restore->record;
+    uint64_t from = record->tag_lsn > record->start_lsn
+                        ? (record->tag_lsn - 1) / record->segment_size + 1
+                        : record->start_lsn / record->segment_size;
+    return wal_horizon_check_replay(&restore->archive, restore->target_timeline, from, last,
+                                    record->segment_size, err);
+}
+
 static int check_range(const struct restore *restore, uint64_t end_lsn, struct err *err)
 {
     const struct record *record = &restore->record;
@@ -204,7 +217,7 @@ static int check_range(const struct restore *restore, uint64_t end_lsn, struct e
     if (rc == -ERR_MISSING && !err->hint[0])
         (void)err_hint(err, "whoever still has it gives it with `tidemark-wal push pg_wal/FILE`, "
                             "as the server's user; or choose another snapshot");
-    return rc < 0 ? err_prefix(err, "WAL for the target") : 0;
+    return rc < 0 ? err_prefix(err, "WAL for the target") : check_horizon(restore, last, err);
 }
 
 static int hint_missing(const struct restore *restore, uint64_t end_lsn, struct err *err)

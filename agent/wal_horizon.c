@@ -131,3 +131,76 @@ int wal_horizon_check(const struct wal_archive *archive, uint32_t timeline, uint
     free(all.items);
     return rc;
 }
+
+/* --- a restore's look ------------------------------------------------------------------------- */
+
+struct replay {
+    const struct wal_history *history;
+    uint64_t from, end_lsn;
+    uint32_t segment_size;
+};
+
+/* *ret: the first segment of the replay that goes. The one that holds a fork is read from the
+ * timeline that owns the last byte wanted from it. */
+static bool first_gone(const struct replay *replay, uint32_t gone, uint64_t below, uint64_t *ret)
+{
+    uint64_t last = (replay->end_lsn - 1) / replay->segment_size;
+    for (uint64_t number = replay->from; number <= last && number < below; number++) {
+        uint64_t last_byte = number * replay->segment_size + (replay->segment_size - 1);
+        if (wal_history_owner(replay->history, min_u64(last_byte, replay->end_lsn - 1)) == gone) {
+            *ret = number;
+            return true;
+        }
+    }
+    return false;
+}
+
+static int refuse_replay(const char *mark, uint64_t number, const struct replay *replay,
+                         struct err *err)
+{
+    char lsn[PG_LSN_TEXT];
+    pg_lsn_format(number * replay->segment_size, lsn);
+    (void)err_set(err, ERR_BUSY,
+                  "`tidemark expire` removes the WAL before %.24s, and the target needs it from %s "
+                  "on",
+                  strrchr(mark, '/') + 1, lsn);
+    return err_hint(err,
+                    "the snapshot's own tag needs none of it; if no expire is running, on any "
+                    "host, it was killed: remove the object '%s', and try again",
+                    mark);
+}
+
+static int check_replay(const struct mark_names *all, const struct replay *replay, struct err *err)
+{
+    for (size_t i = 0; i < all->count; i++) {
+        char segment[PG_SEGMENT_TEXT];
+        uint32_t gone;
+        uint64_t below, number;
+        (void)snprintf(segment, sizeof(segment), "%.24s", strrchr(all->items[i], '/') + 1);
+        if (pg_segment_parse(segment, replay->segment_size, &gone, &below) &&
+            first_gone(replay, gone, below, &number))
+            return refuse_replay(all->items[i], number, replay, err);
+    }
+    return 0;
+}
+
+int wal_horizon_check_replay(const struct wal_archive *archive, uint32_t timeline, uint64_t from,
+                             uint64_t end_lsn, uint32_t segment_size, struct err *err)
+{
+    struct mark_names all = {.items = NULL};
+    if (end_lsn == 0 || (end_lsn - 1) / segment_size < from)
+        return 0;
+    free_mem struct wal_history *history = malloc(sizeof(*history));
+    if (!history)
+        return err_set(err, ERR_INTERNAL, "out of memory for a timeline");
+    int rc = wal_history_read(archive, timeline, history, err);
+    if (rc == 0)
+        rc = list(archive, &all, err);
+    if (rc == 0) {
+        const struct replay replay = {
+            .history = history, .from = from, .end_lsn = end_lsn, .segment_size = segment_size};
+        rc = check_replay(&all, &replay, err);
+    }
+    free(all.items);
+    return rc;
+}

@@ -198,6 +198,36 @@ def test_taken_back(node, other):
     forget(node, "late4")
 
 
+def test_wal_readers(node):
+    """Of a pinned snapshot WAL behind its tag goes, unless somebody begins to read it."""
+    take(node, "held")
+    is_status(node.cli("pin", "held"), 0, "pin")
+    node.wait_archived(node.server.switch_wal())
+    node.server.psql("insert into noise values ('behind the tag')")
+    target = node.server.psql("select pg_current_wal_lsn()")
+    advance(node, "w5")
+    before, marks = segments(node), objects(node, "horizon")
+    sleeper = Sleeper(node, "expire-wal-listed", "expire", "--json")
+    reader = Sleeper(node, "reading-begun", "verify", "held")
+    is_status(sleeper.wake(), 0, "reading 4: its mark is there when the WAL is listed")
+    is_(sorted(before - segments(node)), [], "reading 4: expire removes no WAL")
+    is_(objects(node, "horizon"), marks, "reading 4: and takes its mark back")
+    is_status(reader.wake(), 0, "reading 4: the verification is content")
+
+    sleeper = Sleeper(node, "expire-wal-looked", "expire", "--json")
+    done = node.cli("restore", "held", "--yes", f"--target-lsn={target}")
+    is_status(done, "busy", "reading 5: expire has looked: the restore fails")
+    like(done.err, "`tidemark expire` removes the WAL before .*\nhint: .*'horizon/", "and says why")
+    is_(node.server.psql("select 1"), "1", "reading 5: and the server has not been touched")
+    is_status(node.cli("restore", "held", "--dry-run"), 0, "reading 5: its tag is possible")
+    is_status(sleeper.wake(), 0, "reading 5: expire goes on")
+    ok(segments(node) < before, "reading 5: removes WAL")
+    whole(node, "reading 4 and 5", "held", "w5")
+    is_status(node.cli("unpin", "held"), 0, "unpin")
+    retention(node)
+    forget(node, "held")
+
+
 def test_not_seen(node):
     """The look behind the record fails."""
     sleeper = sleeping_snapshot(node, "stored", "snapshot-committed")
@@ -211,7 +241,7 @@ def test_not_seen(node):
     like(done.err, "the snapshot is stored; whether it still counts is not known: "
                    ".*\nhint: when `tidemark list` shows it, it is whole", "it says so")
     unlike(done.err, "may still arrive", "and not that the record may be missing")
-    whole(node, "and it is", "w4", "stored")
+    whole(node, "and it is", "w5", "stored")
     forget(node, "stored")
 
 
@@ -244,7 +274,7 @@ def reads_on(node, tag, sleeper, why):
 
 def test_reading(node):
     take(node, "read")
-    forget(node, "w4")
+    forget(node, "w5")
     age(node, objects(node, "wal"))
     is_status(expire(node), 0, "WAL before it goes")
     take(node, "next")
@@ -318,6 +348,7 @@ def main():
     other = sibling(node)
     test_wal(node, other)
     test_taken_back(node, other)
+    test_wal_readers(node)
     test_not_seen(node)
     test_begun_late(node)
     test_reading(node)
