@@ -379,8 +379,9 @@ void restore_second_load(struct restore *restore);
 /* Asks who may be the primary, where a restore could make a second one. *ret (new reference): the
  * plan's "other_primary"; stays as it is where there is nobody to ask. ERR_REFUSED. */
 int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err);
-/* Once more, before the server starts: ERR_REFUSED when one runs that nobody allowed. */
-int restore_second_recheck(const struct restore *restore, struct err *err);
+/* Once more, before the server starts: ERR_REFUSED when one runs that nobody allowed. Whether it is
+ * a clone its own settings say by then. */
+int restore_second_recheck(struct restore *restore, struct err *err);
 /* Before the old server, a primary, starts again: ERR_REFUSED when another one runs by now, or when
  * that is not known although it was in the plan. */
 int restore_second_lift(const struct restore *restore, struct err *err);

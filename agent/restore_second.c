@@ -131,7 +131,8 @@ static void find_own_port(struct restore *restore)
     restore->own_port = port ? (unsigned)strtoul(port, NULL, 10) : 0;
 }
 
-/* A clone of its own: it archives nothing, and nobody finds it where the node's clients look. */
+/* A clone of its own: it archives nothing, and nobody finds it where the node's clients look. What
+ * lies here now says nothing about the settings of an image. */
 static bool is_clone(struct restore *restore)
 {
     static const char *const names[] = {"archive_mode", "port", NULL};
@@ -140,7 +141,8 @@ static bool is_clone(struct restore *restore)
     const char *port = restore_setting(restore, "port");
     bool elsewhere = strcmp(restore->data_directory, restore->record.data_directory) != 0 ||
                      (port && strtoul(port, NULL, 10) != restore->record.port);
-    return !restore_is_standby(restore) && mode && strcmp(mode, "off") == 0 && elsewhere;
+    return !restore->request.config_image && !restore_is_standby(restore) && mode &&
+           strcmp(mode, "off") == 0 && elsewhere;
 }
 
 /* --- asking ----------------------------------------------------------------------------------- */
@@ -250,7 +252,8 @@ static void describe(const json_t *servers, enum second state, char *ret, size_t
 {
     size_t i, len = 0;
     json_t *server;
-    ret[0] = '\0';
+    (void)snprintf(ret, size, "%s",
+                   json_array_size(servers) == 0 ? "how to reach it is not known" : "");
     json_array_foreach(servers, i, server)
     {
         const char *answer = json_str(server, "answer"), *text = json_str(server, "text");
@@ -365,30 +368,39 @@ static json_t *public_ways(const json_t *ways)
     return list;
 }
 
+static json_t *not_asked(const struct restore *restore, const char *why, bool clone)
+{
+    return json_pack("{s:s, s:s, s:b, s:o}", "state", "not asked", "text", why, "clone", clone,
+                     "asked", public_ways(restore->second_ways));
+}
+
 int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err)
 {
-    char where[TEXT_MAX] = "how to reach it is not known";
-    if (!is_concerned(restore) || !is_promoted(restore))
+    char where[TEXT_MAX], why_not[TEXT_MAX + 32];
+    if (!is_concerned(restore))
         return 0;
     json_decref(restore->second_ways);
     restore->second_ways = ways_to_primary(restore);
     find_own_port(restore);
     bool none = json_array_size(restore->second_ways) == 0;
     if (none && !is_strict(restore, NULL)) {
-        if (!runs_here(restore))
+        if (!runs_here(restore) && is_promoted(restore))
             warn_of_standbys(restore, warnings);
         return 0;
     }
+    if (!is_promoted(restore)) {
+        *ret = not_asked(restore, "the server is not promoted, that is left to you", false);
+        return 0;
+    }
     if (is_clone(restore)) {
-        *ret = json_pack("{s:s, s:s}", "state", "not asked", "text",
-                         "archive_mode is off, and port or directory are others: a clone");
+        *ret = not_asked(restore, "archive_mode is off, and port or directory are others: a clone",
+                         true);
         return 0;
     }
     free_json json_t *servers = json_array();
     ask_all(restore, restore->second_ways, runs_here(restore), servers);
     enum second state = judge(servers, runs_here(restore));
-    if (!none)
-        describe(servers, state, where, sizeof(where));
+    describe(servers, state, where, sizeof(where));
     bool strict = is_strict(restore, servers);
     log_info("%s primary of this cluster: %s: %s", runs_here(restore) ? "another" : "the",
              state_names[state], where);
@@ -396,8 +408,8 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
     if (lenient && state != SECOND_RUNS)
         warn_of_standbys(restore, warnings);
     if (lenient && !names_others(servers)) {
-        *ret = json_pack("{s:s, s:o}", "state", "not asked", "text",
-                         json_sprintf("no other server is named: %s", where));
+        (void)snprintf(why_not, sizeof(why_not), "no other server is named: %s", where);
+        *ret = not_asked(restore, why_not, false);
         return 0;
     }
     int rc = conclude(restore, state, strict, where, warnings, err);
@@ -430,19 +442,34 @@ static const json_t *planned(const struct restore *restore)
     return json_object_get(json_object_get(restore->job->journal, "plan"), "other_primary");
 }
 
+/* The plan took it for one by the configuration that was here before. */
+static bool is_clone_yet(struct restore *restore)
+{
+    struct err ignored;
+    restore_forget_settings(restore);
+    bool yet = restore_permit_grant(restore, &ignored) == 0 && is_clone(restore);
+    restore_permit_revoke(restore);
+    if (!yet)
+        log_warn("with the settings that it has now the restored server is no clone");
+    return yet;
+}
+
 /* What was unclear in the plan was allowed then. Where it saw nobody, somebody may be there now;
  * where the primary was this host's own, standbys that were down may be. */
-int restore_second_recheck(const struct restore *restore, struct err *err)
+int restore_second_recheck(struct restore *restore, struct err *err)
 {
     const json_t *plan = planned(restore);
+    bool clone = json_is_true(json_object_get(plan, "clone"));
     char where[TEXT_MAX];
-    if (!plan || restore->request.allow_second_primary || json_is(plan, "state", "not asked"))
+    if (!plan || restore->request.allow_second_primary || !is_promoted(restore) ||
+        (clone && is_clone_yet(restore)))
         return 0;
     free_json json_t *servers = json_array();
     free_json json_t *ways = ways_again(restore, plan);
     ask_all(restore, ways, false, servers);
     enum second now = judge(servers, false);
-    bool allowed = restore->request.primary_is_down || !json_is(plan, "state", "nobody") ||
+    bool allowed = restore->request.primary_is_down ||
+                   (!clone && !json_is(plan, "state", "nobody")) ||
                    json_is_true(json_object_get(plan, "runs_here"));
     if (now == SECOND_NOBODY || (now == SECOND_UNCLEAR && allowed))
         return 0;
@@ -459,7 +486,7 @@ int restore_second_lift(const struct restore *restore, struct err *err)
     const json_t *plan = planned(restore);
     char where[TEXT_MAX];
     if (!is_concerned(restore) || request->allow_second_primary ||
-        json_is(plan, "state", "not asked"))
+        json_is_true(json_object_get(plan, "clone")))
         return 0;
     free_json json_t *servers = json_array();
     free_json json_t *ways = ways_again(restore, plan);

@@ -203,6 +203,23 @@ def back_silent(node, primary):
     return done
 
 
+def lost_settings(clone, args):
+    """What makes it a clone is in a file that no snapshot knows, and that is overwritten."""
+    with open(f"{clone.data}/postgresql.conf", "a", encoding="utf-8") as file:
+        file.write("archive_mode = on\ninclude_if_exists 'own.conf'\n")
+
+    def write_own():
+        with open(f"{clone.data}/own.conf", "w", encoding="utf-8") as file:
+            file.write("archive_mode = off\n")
+    write_own()
+    done = clone.cli(*args)
+    is_status(done, "refused", "a clone that lost its settings: refused before its start")
+    like(done.out, "primary +not asked: archive_mode is off", "the clone's plan says so")
+    like(done.err, "(?s)still runs is not known: how .*resume with --primary-is-down", "no longer")
+    ok(not clone.server.running(), "and it does not run")
+    write_own()
+
+
 def test_clone(cluster, node, load, bounds):
     """On the same host, in another directory, on another port, with archive_mode = off in its own
     configuration: nobody is asked."""
@@ -223,9 +240,12 @@ def test_clone(cluster, node, load, bounds):
     like(done.err, "still runs is not known: how to reach it is not known.*\nhint: make sure",
          "a clone that would archive: says why")
     clone.server.configure(archive_mode="off")
-    done = clone.cli(*args)
+    done = clone.cli(*args, "--server-config=image")
+    is_status(done, "refused", "a clone but for the settings that it will have: refused")
+    like(done.err, "still runs is not known", "a clone but for its settings: asked like others")
+    lost_settings(clone, args)
+    done = clone.cli("restore", "--resume", "--local", "--yes")
     if is_status(done, 0, "a clone that does not archive: restored"):
-        like(done.out, "primary +not asked: archive_mode is off", "the clone's plan says so")
         holds(clone.server, load, bounds, "the clone")
     is_(node.server.psql("select pg_is_in_recovery()"), "t", "the standby is as it was")
     clone.server.stop("immediate", check=False)
