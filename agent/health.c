@@ -185,6 +185,30 @@ static void check_history(const struct conf *conf, const json_t *server, struct 
                    "pg_rewind) or restore the cluster");
 }
 
+/* A server whose restore had --action=shutdown shuts down at each start: recovery.signal stays
+ * until it is promoted (xlogrecovery.c, PerformWalRecovery()). */
+static bool shuts_down_again(const struct conf *conf, const struct health *health)
+{
+    char path[CONF_PATH_MAX + 32];
+    free_json json_t *last = NULL;
+    struct err ignored;
+    (void)snprintf(path, sizeof(path), "%s/recovery.signal", conf->data_directory);
+    return health->last[0] && job_status(conf, health->last, &last, &ignored) == 0 &&
+           json_is(json_object_get(last, "plan"), "action", "shutdown") && access(path, F_OK) == 0;
+}
+
+static void hint_stopped(const struct conf *conf, struct health *health)
+{
+    if (shuts_down_again(conf, health))
+        (void)err_hint(&health->why,
+                       "restore %s was to shut it down at its target, and so does each start: in "
+                       "postgresql.auto.conf make recovery_target_action 'promote' (or 'pause', to "
+                       "look first), then start it",
+                       health->last);
+    else
+        (void)err_hint(&health->why, "start it; no restore stands in the way");
+}
+
 static void check_server(const struct conf *conf, const json_t *server, struct health *health)
 {
     if (json_is(server, "server", "starting")) {
@@ -192,7 +216,7 @@ static void check_server(const struct conf *conf, const json_t *server, struct h
                      NULL);
     } else if (json_is(server, "server", "stopped")) {
         blame_server(health, "failed", ERR_POSTGRES, "PostgreSQL does not run", server);
-        (void)err_hint(&health->why, "start it; no restore stands in the way");
+        hint_stopped(conf, health);
     } else if (json_str(server, "error")[0]) {
         blame_server(health, "failed", ERR_POSTGRES, "PostgreSQL runs, but cannot be asked",
                      server);

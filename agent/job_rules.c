@@ -390,8 +390,9 @@ static void explain(const json_t *status, struct health *ret)
     } else {
         if (!text[0] && json_is(status, "state", "interrupted")) /* nobody has looked yet */
             text = interrupted_text;
-        (void)err_set(&ret->why, ERR_PARTIAL, "%s %s stopped at step %s%s%s", what, ret->job,
-                      ret->step, text[0] ? ": " : "", text);
+        enum err_code code = strcmp(ret->status, "failed") == 0 ? ERR_POSTGRES : ERR_PARTIAL;
+        (void)err_set(&ret->why, code, "%s %s stopped at step %s%s%s", what, ret->job, ret->step,
+                      text[0] ? ": " : "", text);
         job_resume_command(status, command);
         (void)(json_str(error, "hint")[0] ? err_hint(&ret->why, "%s", json_str(error, "hint"))
                                           : err_hint(&ret->why, "`%s` goes on", command));

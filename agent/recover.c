@@ -422,12 +422,16 @@ static int finish_promotion(struct recovery *recovery, struct err *err)
 /* A person ends this recovery when nothing of ours runs, so our settings stay where they are. */
 static void note_waiting(struct restore *restore)
 {
-    log_info("the server waits at the target: action=%s",
-             restore_action_name(restore->request.action));
-    json_object_set_new(restore->job->journal, "warning",
-                        json_string("its recovery settings stay in postgresql.auto.conf: once it "
-                                    "is promoted, remove the lines from `# tidemark restore begin` "
-                                    "to `# tidemark restore end` there"));
+    enum restore_action action = restore->request.action;
+    log_info("the server waits at the target: action=%s", restore_action_name(action));
+    json_t *warning = json_sprintf(
+        "%sits recovery settings stay in postgresql.auto.conf: once it is promoted, remove the "
+        "lines from `# tidemark restore begin` to `# tidemark restore end` there",
+        action == ACTION_SHUTDOWN
+            ? "each start ends in a shutdown at the target until recovery_target_action in "
+              "postgresql.auto.conf is 'promote', or 'pause' to look first; "
+            : "");
+    json_object_set_new(restore->job->journal, "warning", warning);
 }
 
 /* --- start ------------------------------------------------------------------------------------ */

@@ -43,6 +43,8 @@ static const struct {
 static bool is_noise(const char *line)
 {
     return strstr(line, "the database system is starting up") ||
+           strstr(line,
+                  "the database system is in recovery mode") || /* its startup has just died */
            strstr(line, "the database system is not yet accepting connections") ||
            strstr(line, "Consistent recovery state has not been yet reached") ||
            strstr(line, "the database system is shutting down");
