@@ -34,7 +34,7 @@ static void note_members(struct cluster_restore *all)
         const struct drive *drive = &all->drives[i];
         (void)json_object_set_new(
             members, drive->member->name,
-            json_pack("{s:s, s:s, s:s, s:b, s:O?}", "role", drive->primary ? "primary" : "standby",
+            json_pack("{s:s, s:s, s:s, s:b, s:O*}", "role", drive->primary ? "primary" : "standby",
                       "job", drive->job, "level", cluster_level_name(drive->level), "asked",
                       drive->asked, "verification", drive->verification));
         if (drive->primary && drive->verification)

@@ -85,14 +85,9 @@ static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
 static void print_plan(struct cmd *cmd, const json_t *status)
 {
     const json_t *plan = json_object_get(status, "plan");
-    bool dry_run = cmd_option(cmd, "dry-run");
-    if (cmd->plan_shown || !json_object_get(plan, "warnings") || (cmd->json && !dry_run))
+    if (cmd->plan_shown || cmd->json || !json_object_get(plan, "warnings"))
         return;
     cmd->plan_shown = true;
-    if (cmd->json) {
-        cmd_print_json(plan);
-        return;
-    }
     cluster_print_plan(plan);
     (void)fflush(stdout);
 }
@@ -125,8 +120,10 @@ static int restore(struct cmd *cmd, struct client *client, json_t *body, struct 
     if (!dry_run && !cmd_asks(cmd))
         (void)json_object_set_new(body, "execute", json_true());
     int rc = cmd_run_job(cmd, client, "/cluster/restores", body, &status, err);
-    if (rc < 0 || dry_run)
+    if (rc < 0)
         return rc;
+    if (dry_run && !cmd->json)
+        return 0; /* the plan was all */
     if (strcmp(cmd_text(status, "state"), "prepared") != 0)
         return print_end(cmd, status);
     if (!cmd_confirm(cmd, "The volumes of these nodes will be overwritten.")) {

@@ -82,13 +82,10 @@ static int carry_on(struct cmd *cmd, struct client *client, json_t **status, str
 static void print_plan(struct cmd *cmd, const json_t *status)
 {
     const json_t *plan = json_object_get(status, "plan");
-    bool dry_run = cmd_option(cmd, "dry-run");
-    if (cmd->plan_shown || !plan || (cmd->json && !dry_run))
+    if (cmd->plan_shown || !plan)
         return;
     cmd->plan_shown = true;
-    if (cmd->json)
-        cmd_print_json(plan);
-    else
+    if (!cmd->json) /* else it is in the job, which is printed at its end */
         restore_print_plan(plan);
     (void)fflush(stdout);
     cmd_warn_stale(cmd);
@@ -178,7 +175,7 @@ static int run(struct cmd *cmd, struct err *err)
     else
         rc = restore(cmd, client, &status, err);
     client_close(client);
-    if (rc == 0 && cmd->json && !cmd_option(cmd, "dry-run"))
+    if (rc == 0 && cmd->json)
         cmd_print_json(status);
     else if (rc == 0 && !cmd_option(cmd, "dry-run"))
         print_end(status);

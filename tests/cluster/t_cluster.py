@@ -94,6 +94,7 @@ def test_restore(cluster, coordinator, rows):
     journal = coordinator.journal()
     is_((journal["state"], journal["fork"]["timeline"]), ("complete", 2), "so says the journal")
     schemas.conform_all(verbs_of(coordinator), "cluster restore, coordinator", 1, 2)
+    schemas.conform(verbs_of(coordinator), "cluster", "cluster", "status", want=1)
     for member in cluster.members[:2]:
         schemas.conform_all(member.cli, f"cluster restore, {member.name}", 1, 1)
 

@@ -15,6 +15,7 @@ from tm import *  # noqa: E402, F403
 from cluster_lib import Cluster, Coordinator, Member  # noqa: E402
 from s3_node import Place  # noqa: E402
 import s3  # noqa: E402
+import schemas  # noqa: E402
 from server import lsn  # noqa: E402
 import tm  # noqa: E402
 
@@ -67,7 +68,9 @@ def test_plan(cluster, coordinator):
                  "warning: commits on the new primary db1 will wait: its synchronous_standby_names "
                  rf"= '{NEVER}' wants 1 standby, .* 0 of them attach \(db2 as db2, db3 as db3\)"):
         like(done.out, f"(?m)^ +{line}", f"the plan: {line}")
-    plan = json.loads(coordinator.cli("restore", "t1", "--dry-run", "--json").out)
+    job = json.loads(coordinator.cli("restore", "t1", "--dry-run", "--json").out)
+    is_((schemas.problems("job", job), job["dry_run"]), ([], True), "as JSON it is a job")
+    plan = job["plan"]
     is_({s["name"]: s["recreated"] for s in plan["slots"]},
         {"db2": True, "db3": True, "receivewal": True, "sub1": False}, "the same as JSON")
     is_([(m.health(), m.agent.api("GET", "/node")[1]["reservation"]) for m in cluster.members],

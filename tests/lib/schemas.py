@@ -12,7 +12,9 @@ except ImportError:
 # Verb: the schema of a line that it prints.
 VERBS = {"check": "check", "list": "snapshot", "list --wal": "wal", "show": "snapshot",
          "status": "health", "jobs": "job", "snapshot": "job", "restore": "job", "verify": "job",
-         "expire": "job", "export": "job"}
+         "expire": "job", "export": "job", "pin": "pin", "unpin": "pin", "key": "key",
+         "init": "init", "cluster status": "cluster", "cluster restore": "job",
+         "cluster snapshot": "job"}
 _validators = {}
 
 
@@ -39,7 +41,7 @@ def problems(name, document):
 def conform(cli, what, *args, want=None):
     """`tidemark ARGS --json`: every line conforms; the documents. want: how many, at least."""
     verb = args[0]
-    name = VERBS.get(" ".join(args[:2]), VERBS[verb])
+    name = VERBS.get(" ".join(args[:2])) or VERBS[verb]
     if jsonschema is None:
         tm.skip("python3-jsonschema is not installed")
         return []

@@ -159,7 +159,7 @@ class Branches(Story):
     def goes(self, timeline, what, *args, tag="t1"):
         done = self.plan(*args, tag=tag)
         if is_status(done, 0, f"{what}: planned"):
-            is_(json.loads(done.out)["target"]["timeline"], timeline,
+            is_(json.loads(done.out)["plan"]["target"]["timeline"], timeline,
                 f"{what}: on timeline {timeline}")
 
     def refused(self, what, status, pattern, *args, tag="t1"):
@@ -183,7 +183,7 @@ def test_times(story):
     done = story.plan(f"--target-time={there}")
     utc = story.server.psql(f"select to_char('{story.time_1}'::timestamptz at time zone 'UTC',"
                             " 'YYYY-MM-DD HH24:MI:SS.US')") + "+00"
-    is_(json.loads(done.out)["target"]["value"], utc, "a time with a zone is that instant")
+    is_(json.loads(done.out)["plan"]["target"]["value"], utc, "a time with a zone is that instant")
 
 
 def test_timelines(story):
