@@ -37,6 +37,7 @@ static const struct {
     {"layout", FOR_NODE | NEEDS_WHOLE, check_layout},
     {"backlog", FOR_NODE | NEEDS_WHOLE, check_backlog},
     {"archiving", FOR_NODE | NEEDS_WHOLE, check_archiving},
+    {"primary", FOR_NODE | NEEDS_WHOLE, check_standby},
     {"patroni", FOR_NODE, check_patroni},
     {"snapshots", FOR_BOTH, check_snapshots},
     {"wal", FOR_BOTH, check_wal},

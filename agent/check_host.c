@@ -51,10 +51,11 @@ int check_state_dir(struct check *check, struct err *err)
     char size[TEXT_SIZE_LEN];
     if (access(conf->state_dir, W_OK) < 0) {
         (void)err_sys(err, ERR_DEVICE, "write to state_dir '%s'", conf->state_dir);
-        return err_hint(err, err->sys_errno == ENOENT
-                                 ? "the agent makes the directory when it starts; without one, the "
-                                   "first job does"
-                                 : "run this as root");
+        if (err->sys_errno != ENOENT)
+            return err_hint(err, "run this as root");
+        (void)err_hint(err, "the agent makes the directory when it starts; without one, the first "
+                            "job does");
+        return geteuid() == 0 ? CHECK_WARNING : -(int)err->code;
     }
     if (statvfs(conf->state_dir, &fs) < 0)
         return err_sys(err, ERR_DEVICE, "statvfs '%s'", conf->state_dir);

@@ -13,6 +13,7 @@
 #include "agent/program.h"
 #include "agent/repository_access.h"
 #include "agent/snapshot.h"
+#include "agent/text.h"
 #include "agent/wal_command.h"
 #include "agent/wal_report.h"
 
@@ -55,32 +56,57 @@ static int check_settings(struct pg_session *session, struct err *err)
     return 0;
 }
 
-/* With the reason, where tidemark-wal could leave it. */
-static int failing_archiver(const struct conf *conf, const char *name, struct err *err)
+/* What tidemark-wal reads, changed since then: what failed may have been put right. NULL: none. */
+static const char *changed_since(const struct conf *conf, int64_t time_s)
 {
-    char directory[CONF_PATH_MAX + 16];
+    const char *files[] = {conf->file, conf->wal_key_file,
+                           repository_credentials_file(conf, REPOSITORY_WAL)};
+    struct stat st;
+    for (size_t i = 0; i < ARRAY_LEN(files); i++)
+        if (files[i][0] && stat(files[i], &st) == 0 && st.st_mtim.tv_sec > time_s)
+            return files[i];
+    return NULL;
+}
+
+/* With the reason, where tidemark-wal could leave it. */
+static int failing_archiver(const struct conf *conf, const char *name, int64_t failed_s,
+                            struct err *err)
+{
+    char directory[CONF_PATH_MAX + 16], when[TEXT_TIME_LEN];
     struct err failure;
+    const char *changed = changed_since(conf, failed_s);
+    text_time(failed_s, when);
     (void)snprintf(directory, sizeof(directory), "%s/pg_wal", conf->data_directory);
-    if (conf->data_directory[0] && wal_report_read(conf, directory, name, &failure)) {
+    bool told = conf->data_directory[0] && wal_report_read(conf, directory, name, &failure);
+    if (told)
         *err = failure;
-        return err_prefix(err, "archiving of %s fails", name);
-    }
-    (void)err_set(err, ERR_REFUSED, "archiving of %s fails", name);
-    return err_hint(err, "the server's log says why");
+    else
+        (void)err_set(err, ERR_REFUSED, "its command failed");
+    if (!told)
+        (void)err_hint(err, "the server's log says why");
+    if (!changed)
+        return err_prefix(err, "archiving of %s fails, last at %s", name, when);
+    (void)err_prefix(err, "archiving of %s failed at %s, before '%s' was changed", name, when,
+                     changed);
+    return err_hint(err, "PostgreSQL tries again within a minute: check again after that");
 }
 
 /* A command that has been failing since its last success is a server that does not archive. */
 static int check_archiver(const struct conf *conf, struct pg_session *session, struct err *err)
 {
-    free_mem char *failing = NULL;
+    free_json json_t *rows = NULL;
     int rc = check_settings(session, err);
     if (rc == 0)
-        rc = pg_query_text(session,
-                           "select max(last_failed_wal) from pg_stat_archiver where "
-                           "last_failed_time > coalesce(last_archived_time, '-infinity')",
-                           NULL, &failing, err);
-    if (rc == 0 && failing)
-        return failing_archiver(conf, failing, err);
+        rc = pg_query(session,
+                      "select last_failed_wal, floor(extract(epoch from last_failed_time))::text "
+                      "from pg_stat_archiver where "
+                      "last_failed_time > coalesce(last_archived_time, '-infinity')",
+                      NULL, 0, &rows, err);
+    const json_t *row = json_array_get(rows, 0);
+    const char *failing = json_string_value(json_array_get(row, 0));
+    const char *failed_s = json_string_value(json_array_get(row, 1));
+    if (rc == 0 && failing && failed_s)
+        return failing_archiver(conf, failing, strtoll(failed_s, NULL, 10), err);
     return rc;
 }
 
@@ -195,7 +221,11 @@ int check_server(struct check *check, struct err *err)
         pg_close(check->session);
         check->session = NULL;
     }
-    return rc;
+    if (rc < 0 || conf->data_directory[0])
+        return rc;
+    return check_warning(
+        err, "it answers, but data_directory is not set",
+        "set it in section [postgresql]: a restore and `tidemark status` go by it");
 }
 
 /* As a snapshot asks it: everything that a restore brings back lies on the volumes. */
@@ -300,4 +330,29 @@ int check_archiving(struct check *check, struct err *err)
     if (rc == 0)
         rc = check_archiver(check->conf, check->session, err);
     return rc < 0 ? rc : check_by_role(check, err);
+}
+
+int check_standby(struct check *check, struct err *err)
+{
+    uint64_t standby = 0;
+    if (!check->session)
+        return CHECK_NONE;
+    int rc = query_u64(check->session, "select pg_is_in_recovery()::int", &standby, err);
+    if (rc < 0 || !standby)
+        return rc < 0 ? rc : CHECK_NONE;
+    struct snapshot *snapshot = calloc(1, sizeof(*snapshot)); /* large */
+    if (!snapshot)
+        return err_set(err, ERR_INTERNAL, "out of memory");
+    snapshot->conf = check->conf;
+    snapshot->session = check->session;
+    rc = snapshot_standby_open(snapshot, err);
+    pg_close(snapshot->primary);
+    free(snapshot);
+    if (rc < 0) {
+        (void)err_prefix(err, "there can be no snapshot of this standby");
+        return CHECK_WARNING;
+    }
+    (void)snprintf(check->detail, sizeof(check->detail),
+                   "answers, and lets a snapshot of this standby make its restore point");
+    return 0;
 }

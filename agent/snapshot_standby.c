@@ -67,6 +67,27 @@ static int check_primary(const json_t *there, const json_t *here, struct err *er
     return err_hint(err, "set [postgresql] primary_connection so that it leads to the primary");
 }
 
+/* Before anything is done for it there. Which privilege a snapshot needs, README says. */
+static int check_rights(struct snapshot *snapshot, struct err *err)
+{
+    static const char sql[] = "SELECT quote_ident(current_user), "
+                              "(has_function_privilege('pg_create_restore_point(text)', 'EXECUTE') "
+                              "AND has_function_privilege('pg_switch_wal()', 'EXECUTE'))::text";
+    free_json json_t *rows = NULL;
+    int rc = snapshot_query_row(snapshot->primary, sql, NULL, 2, &rows, err);
+    if (rc < 0 || strcmp(snapshot_cell(rows, 0, 1), "true") == 0)
+        return rc;
+    const char *user = snapshot_cell(rows, 0, 0);
+    (void)err_set(err, ERR_POSTGRES,
+                  "node %s, a standby: user %.64s may not make the restore point on its primary, "
+                  "or switch its WAL",
+                  snapshot->conf->node, user);
+    return err_hint(err,
+                    "on the primary: GRANT EXECUTE ON FUNCTION pg_create_restore_point, "
+                    "pg_switch_wal TO %.64s; GRANT pg_checkpoint TO %.64s",
+                    user, user);
+}
+
 static const char standby_sql[] = "SELECT system_identifier::text, pg_is_in_recovery()::text, "
                                   "extract(epoch FROM pg_postmaster_start_time())::text "
                                   "FROM pg_control_system()";
@@ -77,11 +98,14 @@ int snapshot_standby_open(struct snapshot *snapshot, struct err *err)
     int rc = connect_primary(snapshot, err);
     if (rc < 0)
         return rc;
-    pg_set_cancel(snapshot->primary, &snapshot->job->progress.cancel);
+    if (snapshot->job)
+        pg_set_cancel(snapshot->primary, &snapshot->job->progress.cancel);
     rc = snapshot_query_row(snapshot->primary, standby_sql, NULL, 3, &there, err);
     if (rc == 0)
         rc = snapshot_query_row(snapshot->session, standby_sql, NULL, 3, &here, err);
-    return rc < 0 ? rc : check_primary(there, here, err);
+    if (rc == 0)
+        rc = check_primary(there, here, err);
+    return rc < 0 ? rc : check_rights(snapshot, err);
 }
 
 int snapshot_standby_identity(struct snapshot *snapshot, char *identity, size_t size,

@@ -56,11 +56,17 @@ static json_t *last_snapshot(const json_t *jobs)
 
 static void print_archiving(const json_t *archiving)
 {
-    char text[ARCHIVE_LAG_TEXT];
+    char text[ARCHIVE_LAG_TEXT], when[TEXT_TIME_LEN];
     if (!json_is_object(archiving))
         return;
     archive_lag_text(archiving, (int64_t)time(NULL), text);
     (void)printf("archiving: %s\n", text);
+    if (json_str(archiving, "failing")[0]) {
+        cmd_format_time(json_integer_value(json_object_get(archiving, "failing_s")), when);
+        (void)printf("warning: archiving fails, last at %s: pg_wal fills up, and no restore gets "
+                     "past what was archived; `tidemark check` says why\n",
+                     when);
+    }
 }
 
 static void print_health(const struct cmd *cmd, const json_t *health)

@@ -8,6 +8,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
+import schemas  # noqa: E402
 
 
 def init(box, path):
@@ -33,6 +34,13 @@ def main():
         is_status(done, 0, f"{what}: init")
         is_(done.err, "", f"{what}: no warning")
         is_(rights(path), ("postgres", "2770"), f"{what}: belongs to the group, setgid")
+
+    key = box.join("repository.key")
+    conf = box.write("sealed.conf", f"[tidemark]\nstate_dir = {box.join('state')}\n[repository]\n"
+                     f"url = file://{box.join('sealed')}\nkey_file = {key}\n")
+    for args in (("key", "generate", key), ("init", "--cipher=aes-256-gcm"), ("key", "status"),
+                 ("key", "rotate")):
+        schemas.conform(lambda *a: cli(*a, conf=conf), "sealed", *args, want=1)
 
     done = init(box, box.join("not/mounted/repo"))
     is_status(done, "store", "no parent: init makes the last part only")

@@ -133,9 +133,15 @@ def test_refusals(cluster):
     primary.server.psql("create role looker login")
     configure(node, primary_connection=f"host={primary.server.socket} port={primary.server.port}"
                                        " user=looker dbname=postgres")
-    refused(node, "a role that may not", "postgres", "permission denied")
+    refused(node, "a role that may not", "postgres",
+            "node db2, a standby: user looker may not make the restore point.*hint: on the primary:"
+            " GRANT EXECUTE ON FUNCTION pg_create_restore_point, pg_switch_wal TO looker;")
+    like(node.cli("check").out, r"(?m)^warn +primary +.*: node db2, a standby: user looker may not",
+         "check sees it, too")
     primary.server.psql("grant execute on function pg_create_restore_point, pg_switch_wal"
                         " to looker")
+    like(node.cli("check").out, r"(?m)^ok +primary +answers, and lets", "check: then it may")
+    unlike(primary.cli("check").out, r"(?m)^\w+ +primary ", "check: a primary needs nobody's")
 
 
 def refused_beside(node, primary):

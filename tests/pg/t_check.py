@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
@@ -121,7 +122,7 @@ def test_backlog(node):
         "status: nothing waits")
     like(node.cli("status").out, f"(?m)^archiving: nothing waits; last {document['last']}, .* ago$",
          "and what was archived last")
-    node.server.psql("alter system set archive_command = 'false'")
+    node.server.psql("alter system set archive_command = 'false # tidemark-wal push'")
     node.server.reload()
 
     def failing():
@@ -140,9 +141,17 @@ def test_backlog(node):
         [count, name, hour_ago, last, name], "status --json: how many wait, and since when")
     line = rf"{count} WAL files? waits?, {name} for 6. min; last {last}, .* ago; " \
            rf"archiving of {name} fails"
-    like(node.cli("status").out, f"(?m)^archiving: {line}$", "status says it")
+    like(node.cli("status").out, f"(?m)^archiving: {line}\nwarning: archiving fails, last at 20.*"
+         "`tidemark check` says why$", "status says it, and warns")
     like(node.cli("check").out, rf"(?m)^warn +backlog +{line}\n +hint: pg_wal keeps all of it",
          "check warns, because it is so old")
+    at = r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    like(node.cli("check").out, rf"(?m)^FAILED archiving +archiving of {name} fails, last at {at}",
+         "check says since when")
+    os.utime(node.conf, (time.time() + 2,) * 2)  # as one that was just put right
+    like(node.cli("check").out, rf"(?m)^FAILED archiving +archiving of {name} failed at {at}, "
+         rf"before '{node.conf}' was changed: .*\n +hint: PostgreSQL tries again within a minute",
+         "check says that it was before the configuration was changed")
     node.server.psql(f"alter system set archive_command = '{command}'")
     node.server.reload()
     poll(lambda: not any(x.endswith(".ready") for x in os.listdir(os.path.dirname(ready))), 60,
@@ -238,6 +247,19 @@ def test_other_repository(node):
     for line in ("verification +no snapshot of this repository has been verified",
                  "drill +no drill yet: no restore from this repository"):
         like(done.out, f"(?m)^warn +{line}", f"another repository: {line.split()[0]}")
+
+
+def test_new_node(node):
+    """After init, before the agent was ever started; and a section that is not whole."""
+    sections = {**node.sections, "tidemark": {**node.sections["tidemark"],
+                                              "state_dir": node.box.join("never-made")},
+                "postgresql": {**node.sections["postgresql"], "data_directory": None}}
+    done = node.cli("check", "--local", conf=node.box.write("new.conf", conf_text(sections)))
+    is_status(done, 0, "no state_dir yet: no failure")
+    like(done.out, "(?m)^warn +state_dir .*never-made.*\n +hint: the agent makes",
+         "no state_dir yet: said")
+    like(done.out, "(?m)^warn +server +it answers, but data_directory is not set\n +hint: set it",
+         "no data_directory: said")
 
 
 def test_track(node):
@@ -373,6 +395,8 @@ def test_restore(node):
     is_status(node.cli("expire", "t1"), 0, "what expire would do")
     is_status(node.cli("export", "t1", node.box.join("t1.img")), 0, "an export")
     schemas.conform_all(node.cli, "a restored node", 2, 7)
+    for args in (("pin", "t1"), ("unpin", "t1"), ("restore", "--dry-run", "t1")):
+        schemas.conform(node.cli, "a restored node", *args, want=1)
     document = {"check": "x", "result": "ok", "ok": True, "detail": ""}
     is_([len(schemas.problems("check", {**document, **more})) > 0 for more in (
         {}, {"unknown": 1}, {"ok": False}, {"result": "failed", "ok": False})],
@@ -402,6 +426,7 @@ def main():
     test_backlog(node)
     test_room(node)
     test_capture(node)
+    test_new_node(node)
     test_track(node)
     test_agent(node, box)
     test_users(node)
