@@ -5,6 +5,30 @@
 
 #include <stdio.h>
 
+/* Another node of the cluster may have it: `list` shows those of all, a restore takes its own. */
+static int explain_missing(struct restore *restore, const char *what, struct err *err)
+{
+    struct record *record = calloc(1, sizeof(*record)); /* large */
+    struct err other;
+    char id[ID_TEXT_LEN];
+    if (!record)
+        return -(int)err->code;
+    if (catalog_find(restore->store, &restore->repo, restore->job->conf.cluster, NULL, what, record,
+                     NULL, &other) == 0) {
+        id_to_text(record->id, id);
+        (void)err_set(err, ERR_MISSING, "snapshot '%.64s' (%.12s) is of node %s, and this is %s",
+                      what, id, record->node, restore->job->conf.node);
+        (void)err_hint(err,
+                       "`tidemark cluster restore %.64s` restores every node from it; this one "
+                       "alone: make a copy of the configuration with `node = %s`, then `tidemark "
+                       "restore --local --config=COPY %.64s`",
+                       what, record->node, what);
+        record_release(record);
+    }
+    free(record);
+    return -(int)err->code;
+}
+
 /* A host without configuration has no cluster and node name of its own to look under; in a cluster
  * restore the snapshot is of one node for all of them. */
 static int find_record(struct restore *restore, json_t *warnings, struct err *err)
@@ -20,6 +44,8 @@ static int find_record(struct restore *restore, json_t *warnings, struct err *er
     bool any_node = empty_host || restore->request.cluster_job || restore_is_handover(restore);
     int rc = catalog_find(restore->store, &restore->repo, empty_host ? NULL : conf->cluster,
                           any_node ? NULL : conf->node, what, &restore->record, &damaged, err);
+    if (rc == -ERR_MISSING && !any_node)
+        rc = explain_missing(restore, what, err);
     if (rc < 0)
         return rc;
     restore->record_read = true;

@@ -13,6 +13,7 @@ sys.path[:0] = [os.path.join(HERE, "..", "lib"), HERE]
 from tm import *  # noqa: E402, F403
 from cluster_checks import stopped_below  # noqa: E402
 from cluster_lib import Cluster, Coordinator, diskseq_name  # noqa: E402
+from node import conf_text  # noqa: E402
 from server import lsn  # noqa: E402
 import snapshots as snap  # noqa: E402
 import tm  # noqa: E402
@@ -98,6 +99,20 @@ def configure(node, **options):
     node.sections["postgresql"].update(options)
     node.write_conf()
     node.restart_agent()
+
+
+def test_of_another(node, other, tag):
+    """A restore takes its node's own; whose it is, and how it is restored here."""
+    done = node.cli("restore", "--dry-run", tag)
+    is_status(done, "missing", "a snapshot of another node")
+    like(done.err, rf"snapshot '{tag}' \([0-9a-f]{{12}}\) is of node {other.name}, and this is "
+         rf"{node.name}\nhint: `tidemark cluster restore {tag}`.*`node = {other.name}`",
+         "says whose it is, and how to restore it here")
+    copy = node.box.write("copy.conf", conf_text({**node.sections, "tidemark": {
+        **node.sections["tidemark"], "node": other.name}}))
+    done = node.cli("restore", "--dry-run", "--local", f"--config={copy}", tag)
+    is_status(done, 0, "by a copy of the configuration that names that node: planned")
+    like(done.out, rf"^plan: restore {tag} .* of main/{other.name}", "it is that one")
 
 
 def test_refusals(cluster):
@@ -324,6 +339,7 @@ def main():
     load = Load(cluster.primary)
     load.ledger.create()
     rows = test_cluster(cluster, coordinator, load)
+    test_of_another(cluster.primary, cluster.standbys[0], "s1")
     test_refusals(cluster)
     test_node(cluster, load, rows)
     test_promoted(cluster)
