@@ -364,13 +364,12 @@ static int check_fields(const json_t *obj, const struct field *fields, size_t co
     return rc;
 }
 
-static int check_tag(const json_t *obj, struct err *err)
+int api_request_check_tag(const char *tag, struct err *err)
 {
-    const char *tag = json_string_value(json_object_get(obj, "tag"));
-    if (repo_tag_valid(tag))
+    if (repo_tag_valid(tag) && tag[0] != '-')
         return 0;
     (void)err_set(err, ERR_USAGE, "'%.64s' cannot be a tag", tag);
-    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, and not 'latest' or an id");
+    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, not - first, and not 'latest' or an id");
 }
 
 static int check_dry_run(const json_t *obj, struct err *err)
@@ -425,7 +424,7 @@ int api_request_parse(const char *type, const char *body, size_t len, json_t **r
         if (strcmp(request_types[i].type, type) == 0)
             rc = check_fields(obj, request_types[i].fields, request_types[i].count, err);
     if (rc == 0 && json_object_get(obj, "tag"))
-        rc = check_tag(obj, err);
+        rc = api_request_check_tag(json_str(obj, "tag"), err);
     if (rc == 0)
         rc = check_dry_run(obj, err);
     if (rc == 0 && strcmp(type, "verification") == 0)

@@ -15,4 +15,8 @@ enum { API_BODY_MAX = 64 << 10, API_TOPOLOGY_MAX = 1 << 20 };
 int api_request_parse(const char *type, const char *body, size_t len, json_t **ret,
                       struct err *err);
 
+/* Of a snapshot that is to be taken. FORMAT.md allows a tag to begin with '-', and those that do
+ * are found and restored; on a command line it looks like an option. ERR_USAGE. */
+int api_request_check_tag(const char *tag, struct err *err);
+
 #endif

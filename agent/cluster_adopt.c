@@ -103,7 +103,7 @@ static int start(const struct conf *conf, const char *id, const json_t *copy, js
     int pid;
     job_dir(conf, id, dir);
     if (job_is_running(dir, NULL))
-        return err_set(err, ERR_BUSY, "job %s is running", id);
+        return job_is_busy(id, err);
     job_discard(conf, id); /* what we had of it before it was taken over */
     int rc = job_create_as(conf, id, json_object_get(copy, "request"), journal, err);
     if (rc < 0)

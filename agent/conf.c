@@ -323,6 +323,16 @@ static int check_tls(const struct conf *conf, const char *name, struct err *err)
     return 0;
 }
 
+/* As store_open() takes it; here file and section can be named, before anything needs it. */
+static int check_url(const struct conf *conf, const char *name, struct err *err)
+{
+    const char *url = conf->repository_url;
+    if (!url[0] || strncmp(url, "file:///", 8) == 0 || strncmp(url, "s3://", 5) == 0)
+        return 0;
+    (void)err_set(err, ERR_CONFIG, "%s: [repository] url = %.200s is no repository", name, url);
+    return err_hint(err, "write file:///absolute/directory or s3://bucket/prefix");
+}
+
 static int check_patroni(const struct conf *conf, const char *name, struct err *err)
 {
     if (conf->patroni_socket[0] && conf->manager != MANAGER_PATRONI)
@@ -351,6 +361,8 @@ static int check_whole(const struct conf *conf, const char *name, struct err *er
                            name, volume->name);
     }
     int rc = check_patroni(conf, name, err);
+    if (rc == 0)
+        rc = check_url(conf, name, err);
     return rc < 0 ? rc : check_tls(conf, name, err);
 }
 
@@ -484,8 +496,11 @@ static int apply_environment(struct conf *conf, bool with_volumes, struct err *e
 static int read_file(const char *path, char **ret, size_t *ret_len, struct err *err)
 {
     close_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return err_sys(err, ERR_CONFIG, "open configuration '%s'", path);
+    if (fd < 0) {
+        (void)err_sys(err, ERR_CONFIG, "open configuration '%s'", path);
+        return err_hint(err, "--config=FILE or TIDEMARK_CONFIG names it; `tidemark-agent "
+                             "--print-sample` prints one");
+    }
     free_mem char *text = malloc(FILE_LEN_MAX + 1);
     if (!text)
         return err_set(err, ERR_INTERNAL, "out of memory");

@@ -143,8 +143,10 @@ static int create_partial(struct image *image, struct err *err)
     image->fd = open(image->partial, flags | O_DIRECT, 0600);
     if (image->fd < 0 && errno == EINVAL) /* tmpfs before 6.6 */
         image->fd = open(image->partial, flags & ~O_EXCL, 0600);
-    if (image->fd < 0)
-        return err_sys(err, ERR_DEVICE, "create '%s'", image->partial);
+    if (image->fd < 0) {
+        (void)err_sys(err, ERR_DEVICE, "create '%s'", image->partial);
+        return err_hint(err, "its directory has to be there, with room for the volume");
+    }
     if (flock(image->fd, LOCK_EX | LOCK_NB) < 0)
         return err_set(err, ERR_BUSY, "another export writes '%s'", image->partial);
     image->created = true;

@@ -146,6 +146,8 @@ json_t *job_told_time(const json_t *journal);
 /* True for restores from step "marked" on that are not complete: the volume holds neither the old
  * nor the new data, and the job can be resumed. Journal as job_status() gives it. */
 bool job_is_partial(const json_t *status);
+/* ERR_BUSY: a process works on it. */
+int job_is_busy(const char *id, struct err *err);
 /* True for a restore that is one node's part of a cluster restore: the journal's "cluster". */
 bool job_is_cluster_part(const json_t *status);
 /* True for a restore that leaves the server stopped for Patroni: the journal's "handover". */

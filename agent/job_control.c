@@ -27,6 +27,12 @@ bool job_state_is_final(const char *state)
            strcmp(state, "cancelled") == 0 || strcmp(state, "taken_over") == 0;
 }
 
+int job_is_busy(const char *id, struct err *err)
+{
+    (void)err_set(err, ERR_BUSY, "job %s is running", id);
+    return err_hint(err, "`tidemark jobs --follow %s` shows how it goes", id);
+}
+
 /* --- the lock ----------------------------------------------------------------------------------*/
 /* Byte 0 of the file is locked while somebody runs the job or changes its journal; byte 1 as well
  * once the pid of a run is in the file. Without the second a reader could take the pid of the run
@@ -55,7 +61,7 @@ static int hold(const char *dir, int *ret_fd, struct err *err)
     if (!lock_byte(fd, LOCK_HELD)) {
         if (errno != EAGAIN && errno != EACCES)
             return err_sys(err, ERR_DEVICE, "lock '%s'", path);
-        return err_set(err, ERR_BUSY, "job %s is running", strrchr(dir, '/') + 1);
+        return job_is_busy(strrchr(dir, '/') + 1, err);
     }
     *ret_fd = take_fd(&fd);
     return 0;
@@ -242,7 +248,7 @@ int job_set_goal(const struct conf *conf, const char *id, const char *goal, cons
     char dir[JOB_DIR_MAX];
     job_dir(conf, id, dir);
     if (job_is_running(dir, NULL))
-        return err_set(err, ERR_BUSY, "job %s is running", id);
+        return job_is_busy(id, err);
     free_json json_t *json = json_pack("{s:s}", "goal", goal);
     if (options)
         (void)json_object_update_missing(json, (json_t *)(uintptr_t)options);

@@ -135,10 +135,8 @@ int job_continue(const struct conf *conf, const char *id, const char *verb, cons
     rc = job_cluster_admit(conf, status, verb, call, err);
     if (rc < 0)
         return rc;
-    if (is_running(status)) {
-        (void)err_set(err, ERR_BUSY, "job %s is running", id);
-        return err_hint(err, "`tidemark jobs --follow %s` shows how it goes", id);
-    }
+    if (is_running(status))
+        return job_is_busy(id, err);
     const char *goal = goal_for(status, verb);
     if (!goal)
         return wrong_state(status, id, verb, err);
@@ -159,7 +157,7 @@ int job_resume_verification(const struct conf *conf, const char *id, struct err 
         return err_set(err, ERR_REFUSED, "job %s is a %s, not a verification", id,
                        json_str(status, "type"));
     if (is_running(status))
-        return err_set(err, ERR_BUSY, "job %s is running", id);
+        return job_is_busy(id, err);
     if (json_object_get(status, "position"))
         return start(conf, id, "all", NULL, &pid, err);
     (void)err_set(err, ERR_REFUSED, "verification %s came to its end: %s", id,

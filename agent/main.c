@@ -229,6 +229,8 @@ static int run_daemon(const struct options *options, struct err *err)
 {
     static struct conf conf; /* large; one a process */
     int rc = load_conf(options, &conf, err);
+    if (rc == 0 && options->check && !conf.repository_url[0])
+        log_warn("[repository] url is not set: nothing can be stored");
     if (rc < 0 || options->check)
         return rc;
     log_add_times();

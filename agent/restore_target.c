@@ -50,8 +50,10 @@ static int check_snapshot(const struct restore *restore, struct err *err)
 static int check_lsn(struct restore *restore, struct err *err)
 {
     const char *value = restore->request.target_value;
-    if (!pg_lsn_parse(value, &restore->target_lsn))
-        return err_set(err, ERR_USAGE, "'%s' is not an LSN", value);
+    if (!pg_lsn_parse(value, &restore->target_lsn)) {
+        (void)err_set(err, ERR_USAGE, "'%s' is not an LSN", value);
+        return err_hint(err, "one looks like 0/3000148, as pg_current_wal_lsn() prints it");
+    }
     if (restore->target_lsn < restore_base_lsn(&restore->record))
         return refuse_too_early(value, err);
     pg_lsn_format(restore->target_lsn, restore->target_value);

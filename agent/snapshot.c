@@ -13,6 +13,7 @@
  * A crash anywhere before the record leaves objects that no record names, and a working table. The
  * server leaves backup mode when the session's connection closes, and the guardian thaws. */
 #include "agent/snapshot.h"
+#include "agent/api_request.h"
 
 #include <stdio.h>
 #include <time.h>
@@ -64,10 +65,7 @@ static int read_request(struct snapshot *snapshot, struct err *err)
     request->checkpoint_fast = strcmp(checkpoint, "fast") == 0;
     if (!request->checkpoint_fast && strcmp(checkpoint, "spread") != 0)
         return err_set(err, ERR_USAGE, "checkpoint is 'fast' or 'spread', not '%.32s'", checkpoint);
-    if (repo_tag_valid(request->tag))
-        return 0;
-    (void)err_set(err, ERR_USAGE, "'%.64s' cannot be a tag", request->tag);
-    return err_hint(err, "1 to 30 of A-Z a-z 0-9 . _ -, and not 'latest' or an id");
+    return api_request_check_tag(request->tag, err);
 }
 
 static int begin_record(struct snapshot *snapshot, struct err *err)

@@ -59,6 +59,10 @@ extern const struct cmd_verb verb_init, verb_snapshot, verb_list, verb_show, ver
     verb_verify, verb_export, verb_expire, verb_pin, verb_unpin, verb_status, verb_jobs,
     verb_cancel, verb_check, verb_cluster, verb_patroni, verb_key;
 
+/* --- cmd_snapshot.c --- */
+/* Warns of a tag that was just given and could be taken for the first digits of an id. */
+void cmd_note_tag(const char *tag);
+
 /* --- cmd_status.c --- */
 /* 0 for a healthy node, else the cause: ERR_BUSY while a restore is at work, ERR_PARTIAL when one
  * has stopped, ERR_POSTGRES for the server, ERR_REFUSED for its history. */

@@ -70,6 +70,7 @@ static int run_snapshot(struct cmd *cmd, struct client *client, struct err *err)
     int rc = cmd_run_job(cmd, client, "/cluster/snapshots", body, &status, err);
     if (rc < 0)
         return rc;
+    cmd_note_tag(cmd_text(body, "tag"));
     const json_t *result = json_object_get(status, "result");
     if (cmd->json)
         cmd_print_json(status);

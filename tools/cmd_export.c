@@ -15,6 +15,10 @@ static int add_file(json_t *body, const char *file, struct err *err)
 {
     char path[PATH_MAX] = "";
     size_t len = 0;
+    if (strcmp(file, "-") == 0) {
+        (void)err_set(err, ERR_USAGE, "an export is a sparse file: it cannot go to stdout");
+        return err_hint(err, "name a file; ./- for one of this name");
+    }
     if (file[0] != '/') {
         if (!getcwd(path, sizeof(path)))
             return err_sys(err, ERR_USAGE, "where are we");

@@ -81,13 +81,19 @@ static int id_of(const struct cmd_option *own, int c)
     return -1;
 }
 
-static int bad_option(const struct tables *tables, int c, char **argv, struct err *err)
+static int bad_option(const struct tables *tables, const char *verb, int c, char **argv,
+                      struct err *err)
 {
     const char *text = optopt && optopt < COMMON_ID ? NULL : argv[optind - 1];
     if (c == ':')
         return err_set(err, ERR_USAGE, "%s needs a value", argv[optind - 1]);
-    if (!text)
-        return err_set(err, ERR_USAGE, "unknown option -%c", optopt);
+    if (!text) {
+        (void)err_set(err, ERR_USAGE, "unknown option -%c", optopt);
+        return err_hint(err,
+                        "`tidemark help %s` lists them; a name that begins with - stands "
+                        "behind --",
+                        verb);
+    }
     char name[64];
     text += strspn(text, "-");
     (void)snprintf(name, sizeof(name), "%.*s", (int)strcspn(text, "="), text);
@@ -96,7 +102,9 @@ static int bad_option(const struct tables *tables, int c, char **argv, struct er
         return err_set(err, ERR_USAGE, "option --%s takes no value", name);
     if (near)
         return err_set(err, ERR_USAGE, "unknown option --%s (did you mean --%s?)", name, near);
-    return err_set(err, ERR_USAGE, "unknown option --%s", name);
+    (void)err_set(err, ERR_USAGE, "unknown option --%s", name);
+    return err_hint(
+        err, "`tidemark help %s` lists them; a name that begins with - stands behind --", verb);
 }
 
 /* Options that are configuration values under another name. */
@@ -214,7 +222,7 @@ int cmd_parse(struct cmd *cmd, const struct cmd_verb *verb, int argc, char **arg
         int id = c == '?' || c == ':' ? -1 : id_of(verb->options, c);
         int rc;
         if (id < 0)
-            rc = bad_option(&tables, c, argv, err);
+            rc = bad_option(&tables, verb->name, c, argv, err);
         else if (id >= OWN_ID)
             rc = take_own(cmd, &verb->options[id - OWN_ID], optarg, err);
         else

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "agent/log.h"
 #include "tools/cmd.h"
 
 static const struct cmd_option options[] = {
@@ -13,6 +14,14 @@ static const struct cmd_option options[] = {
     {"detach", 0, NULL, "print the job's id and do not wait"},
     {NULL, 0, NULL, NULL},
 };
+
+void cmd_note_tag(const char *tag)
+{
+    size_t len = strlen(tag);
+    if (len >= 6 && strspn(tag, "0123456789abcdef") == len)
+        log_warn("tag '%s' looks like the beginning of an id: where both exist, the tag is meant",
+                 tag);
+}
 
 static int make_body(const struct cmd *cmd, json_t *body, struct err *err)
 {
@@ -88,6 +97,8 @@ static int run(struct cmd *cmd, struct err *err)
     client_close(client);
     if (rc != -ERR_CANCELLED)
         cmd_warn_stale(cmd);
+    if (rc == 0)
+        cmd_note_tag(cmd_text(body, "tag"));
     if (rc == 0 && status && cmd->json)
         cmd_print_json(status);
     else if (rc == 0 && status)

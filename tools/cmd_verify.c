@@ -32,6 +32,8 @@ static int make_body(const struct cmd *cmd, json_t *body, struct err *err)
     bool all = cmd_option(cmd, "all") != NULL;
     if ((cmd->arg_count == 0) != all)
         return err_set(err, ERR_USAGE, "expected: tidemark verify TAG|ID|latest, or --all");
+    if (cmd_option(cmd, "seed") && !cmd_option(cmd, "percent"))
+        return err_set(err, ERR_USAGE, "--seed chooses the sample of --percent: give that, too");
     int rc = all ? 0 : cmd_check_name("snapshot", cmd->args[0], err);
     if (rc == 0)
         rc = add_number(cmd, "percent", 100, body, err);

@@ -39,6 +39,7 @@ def main():
     conf = box.write("good.conf", intact)
     done = run_program(f"{BUILD}/tidemark-agent", "--check-config", conf=conf)
     is_status(done, 0, "the intact file is accepted")
+    like(done.err, r"warn: \[repository\] url is not set", "but nothing could be stored")
     long = box.write("long.conf", f"[tidemark]\nstate_dir = /{'s' * 900}\nlanes = 2\n")
     is_status(run_program(f"{BUILD}/tidemark-agent", "--check-config", conf=long), 0,
               "a line of 900 bytes is read whole (libinih alone would cut it)")
@@ -50,9 +51,19 @@ def main():
             is_status(done, "config", f"{name}: {what}: exit status")
             is_(done.err, f"error: {conf}:{message}\n", f"{name}: {what}: message")
 
+    for url in ("ftp://x/y", "/var/x"):
+        conf = box.write("bad.conf", intact + f"[repository]\nurl = {url}\n")
+        for name, args in programs:
+            done = run_program(f"{BUILD}/{name}", *args, f"--config={conf}")
+            is_status(done, "config", f"{name}: url = {url}: exit status")
+            is_(done.err, f"error: {conf}: [repository] url = {url} is no repository\n"
+                          "hint: write file:///absolute/directory or s3://bucket/prefix\n",
+                f"{name}: url = {url}: message")
+
     done = cli("list", f"--config={box.join('none.conf')}")
     is_status(done, "config", "a file that does not exist")
-    like(done.err, "open configuration '.*none.conf': No such file", "says so")
+    like(done.err, "open configuration '.*none.conf': No such file.*\nhint: --config=FILE or ",
+         "says so, and what names it")
     done = cli("list", conf=box.write("good.conf", intact), TIDEMARK_REPOSITORY_ULR="file:///x")
     is_status(done, "config", "an unknown TIDEMARK_ variable")
     is_(done.err, "error: unknown environment variable TIDEMARK_REPOSITORY_ULR\n"

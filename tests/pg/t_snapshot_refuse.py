@@ -32,7 +32,7 @@ def test_tags(node):
     is_status(node.cli("snapshot", "--tag", "first"), 0, "the intact case: a snapshot is taken")
     refused(node, "tag in use", "busy", "tag 'first' is taken by snapshot [0-9a-f]{32}",
             "choose another tag", tag="first")
-    for tag in ("latest", "a/b", "x" * 31, "0123456789abcdef" * 2):
+    for tag in ("latest", "a/b", "-x", "x" * 31, "0123456789abcdef" * 2):
         refused(node, f"tag '{tag[:12]}'", "usage", "cannot be a tag", tag=tag)
 
 
