@@ -195,6 +195,9 @@ int server_log_error(struct restore *restore, const struct server_log *log, cons
     for (size_t i = 0; i < ARRAY_LEN(causes); i++)
         if (strstr(text, causes[i].text))
             hint = causes[i].hint;
+    if (restore->target == TARGET_TIME && strstr(text, causes[0].text))
+        hint = "no commit later than the target is in the WAL of this timeline: where it is the "
+               "right one, --target=latest recovers all of it.";
     last_fatal(text, fatal, sizeof(fatal));
     const char *lower = find_lower_setting(text, setting, sizeof(setting));
     const char *commit =

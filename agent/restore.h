@@ -261,6 +261,12 @@ int restore_timeline_end(struct restore *restore, uint32_t timeline, uint64_t *r
 int restore_parse_time(const char *text, int64_t *ret_us, char *ret_text, size_t size,
                        struct err *err);
 
+/* --- restore_commit.c: a commit behind a target time, without which recovery to it fails --- */
+/* Where the server here cannot write one. */
+void restore_commit_warn(const struct restore *restore, json_t *warnings);
+/* Before the server is stopped; logs when it could not. */
+void restore_commit_write(const struct restore *restore);
+
 /* --- restore_server.c: the PostgreSQL of this host --- */
 int restore_check_server(struct restore *restore, json_t *warnings, struct err *err);
 /* What the server will have of the settings that replay depends on, synchronous_standby_names and

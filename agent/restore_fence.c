@@ -270,6 +270,8 @@ int restore_fence(struct restore *restore, struct err *err)
         rc = restore_handover_check_empty(restore, err);
     if (rc == 0 && !restore->past_mark)
         rc = restore_save_config(restore, err);
+    if (rc == 0 && !restore->past_mark)
+        restore_commit_write(restore);
     if (rc == 0)
         rc = pg_server_stop(&restore->conf, err);
     restore_test_stop("fenced-stopped");

@@ -127,6 +127,7 @@ static void warn_losses(const struct restore *restore, const json_t *settings, j
         json_append_text(warnings,
                          "whether the WAL holds this restore point or transaction is known "
                          "only when it is replayed, after the old data is gone");
+    restore_commit_warn(restore, warnings);
     if (restore_is_standby(restore))
         json_append_text(warnings, "the server here is a standby: it becomes a primary");
     const char *names = json_str(settings, "synchronous_standby_names");

@@ -63,6 +63,7 @@ from server import lsn  # noqa: E402
 import snapshots as snap  # noqa: E402
 
 LONG = os.environ.get("TIDEMARK_CAMPAIGN") == "1"
+LATER = "warning +whether a transaction was committed after this time is known only when"
 SOME = r"several timelines contain the target: "
 
 
@@ -251,8 +252,10 @@ def test_before_fork(story):
     story.refused("two ways to the latest", "refused",
                   SOME + r"timeline 2 .*timeline 3 .*made.*the server's own now.*"
                   r"\nhint: .*--target-timeline=N", "--target=latest")
-    story.restore("--verify=quick", "--target=latest", "--target-timeline=3")
-    is_((marks(server), server.timeline()), ("a b e3", 4), "along timeline 3")
+    done = story.restore("--verify=quick", f"--target-time={now(server)}", "--target-timeline=3")
+    unlike(done.out, LATER, "a time behind the last commit, where it runs: no warning")
+    is_((marks(server), server.timeline()), ("a b e3", 4),
+        "along timeline 3, to a time behind its last commit")
 
 
 def test_two_branches(story):
@@ -332,12 +335,15 @@ def test_wrong_targets(story):
     cases = ((("--target-name=within",), r"before consistent recovery point.*\nhint: .*older snap"),
              ((f"--target-time={now(story.server)}", "--target-timeline=2"),
               r"recovery ended before configured recovery target was reached.*"
-              r"\nhint: the WAL ends before the target.*The last commit in the WAL is of 20\d\d-"))
+              r"\nhint: no commit later than the target.*--target=latest.*The last commit in the"
+              r" WAL is of 20\d\d-"))
     for args, pattern in cases:
         if "timeline" not in " ".join(args):
             args += ("--target-timeline=1",)
         done = story.restore(*args, want="postgres")
         like(done.err, "(?s)" + pattern, f"{args[0][:14]}: the server's own words, and what to do")
+        like(done.out, LATER if "time=" in args[0] else "warning +whether the WAL holds",
+             f"{args[0][:14]}: the plan warned")
         ok(not story.server.running(), f"{args[0][:14]}: no server runs")
         is_status(node.cli("cancel", journal_of(node)["id"]), 0, "given up")
 
