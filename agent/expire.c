@@ -105,7 +105,7 @@ int expire_pin_voids(const struct expire *expire, const uint8_t id[ID_LEN], bool
     if (rc == 0 && pinned)
         rc = modified(expire, MARK_WITHDRAWN, id, &withdrawn_s, &withdrawn, err);
     if (rc == 0)
-        *ret = pinned && withdrawn && pinned_s - withdrawn_s < expire->grace_s;
+        *ret = pinned && withdrawn && pinned_s - withdrawn_s < expire->margin_s;
     return rc;
 }
 
@@ -367,6 +367,8 @@ int expire_run(struct job *job, struct err *err)
     expire->job = job;
     expire->conf = &job->conf;
     expire->grace_s = grace_of(&job->conf);
+    expire->margin_s =
+        expire->grace_s < RETENTION_GRACE_MIN_S ? expire->grace_s / 2 : RETENTION_GRACE_MIN_S / 2;
     int rc = run(expire, err);
     set_result(expire);
     if (rc == 0)

@@ -30,17 +30,20 @@
  *   come back at any moment, so both look behind their put: the writer puts its record and looks
  *   for a mark, expire puts its marks and lists the records anew. One of them sees the other. If
  *   the record was there, expire takes the mark back: the writer may have reported success. (If the
- *   writer saw the mark, it has failed, and its snapshot is visible all the same, and whole.) If it
- *   was not, the mark stays for ever: the writer will find it behind its record, which is ignored
- *   from the moment it appears. An expire that dies between its put and its look, just when the
- *   writer committed, leaves that snapshot withdrawn; this window is left.
+ *   writer saw the mark, it has failed, and its snapshot is visible all the same, and whole.) It
+ *   does so only with a mark that it has put itself and that is younger than the margin below: to
+ *   another host, whose grace is shorter, an older one may be a grace old. If the record was not
+ *   there, the mark stays for ever: the writer will find it behind its record, which is ignored
+ *   from the moment it appears. An expire that dies between its put and its look, or
+ *   sleeps for the margin, just when the writer committed, leaves that snapshot withdrawn; this
+ *   window is left.
  *
  * A pin and a mark may be put at the same moment. Who pins looks for a mark behind the put, and
  * says so if there is one; who withdraws looks for a pin behind the put, and takes the mark back.
  * So a pin that succeeded was seen by expire. One that died between the two leaves a mark that is
- * void, and the next run takes it back: void if the pin is less than a grace younger than the mark,
- * which everybody who comes later finds the same. A later pin found the snapshot withdrawn and
- * failed.
+ * void, and the next run takes it back: void if the pin is not younger than the mark by the margin
+ * below, which everybody who comes later finds the same, whatever his grace. A later pin found the
+ * snapshot withdrawn and failed.
  *
  * Who reads is noticed as well (reading.h), and WAL has a second look of its own, at records and at
  * who reads (wal_horizon.h): of a pinned snapshot WAL goes that a restore of it may want.
@@ -48,13 +51,14 @@
  * snapshot that nobody reported, that is visible and lacks WAL; `tidemark check` finds the gap. If
  * it is the newest of its node, a count of 1 withdraws the one before it. This window is left, too.
  *
- * None of this depends on how long the grace is, but for what clocks and requests need. It has to
- * be longer than the difference between the clocks that give objects their times (file:// on a
- * filesystem of several hosts), else a pin that succeeded looks late; and longer than a request may
- * be under way in a network, else a mark's removal that arrives late could return a snapshot of
- * which objects have gone. Five minutes for each: RETENTION_GRACE_MIN_S, 10 minutes, is the least
- * there is. A writer needs more than that, else it fails: it must put some object once a grace, and
- * a live snapshot of blocks that have not changed puts none.
+ * None of this depends on how long the grace is, nor on hosts having the same, but for what clocks
+ * and requests need. It has to be longer than the difference between the clocks that give objects
+ * their times (file:// on a filesystem of several hosts), else a pin that succeeded looks late; and
+ * then by more than a request may be under way in a network, else a mark's removal that arrives
+ * late could return a snapshot of which objects have gone. Five minutes for each, the margin:
+ * RETENTION_GRACE_MIN_S, 10 minutes, is the least grace there is. A writer needs more than that,
+ * else it fails: it must put some object once a grace, and a live snapshot of blocks that have not
+ * changed puts none.
  *
  * Times: of file:// the time of an object is that of its last write. Who sleeps before it links the
  * name corrects the time behind it (store_file.c), so no mark and no pin looks older than it is,
@@ -63,21 +67,24 @@
  *
  * Every pair of steps of a writer, of a reader and of expire, and what proves it:
  *
- *     a writer sleeps …             and expire meanwhile …       then                        test
- *     before its manifest           removes the parent           fails, looks behind it      slept
- * 1 between look and record       removes the parent           its manifest counts         slept 2
- *     behind its record             removes the parent           the same                    slept
- * 3 before manifest or record     takes it for dead            fails, finds its own mark abandoned
- *     before the record             is about to mark it, sleeps  the record is found         woken
- *     before the record             has removed its WAL          fails, finds the horizon    wal 1
- *     before the record             has listed WAL, sleeps       the record is found         wal 2
- *     before the record             has looked, sleeps           withdraws itself            wal 3
- *     a pin between the listing of pins and the mark             the mark is taken back      pinned
- *     a reader before its mark      withdraws the snapshot       is told that it is gone reading 1
- *     a reader behind its mark      both phases                  everything stays        reading 2
- *     a reader is killed            both phases, in a week       it goes then            reading 3
- *     a reader before its mark      has listed WAL, sleeps       the mark is found       reading 4
- *     a restore before its mark     has looked, sleeps           it fails                reading 5
+ *     who sleeps, where             and expire meanwhile …         then                    test
+ *     a writer before its manifest  removes the parent             fails, looks behind it  slept
+ *     between look and record       removes the parent             its manifest counts     slept
+ *     behind its record             removes the parent             the same                slept
+ *     before manifest or record     takes it for dead              fails, finds the mark abandoned
+ *     before its record             is about to mark it, sleeps    the record is found     woken
+ *     before its record             sleeps, while another expire,  the mark stays          two
+ * graces of a shorter grace, removes before its record             has removed its WAL fails, finds
+ * the        wal 1 horizon before its record             has listed WAL, sleeps         the record
+ * is found     wal 2 before its record             has looked, sleeps             withdraws itself
+ * wal 3 a pin between the listing of pins and the mark               the mark is taken back  pinned
+ *     a pin before its put          withdraws the snapshot         fails, the mark stays   late pin
+ *     a reader before its mark      withdraws the snapshot         is told that it is gone reading
+ * 1 a reader behind its mark      both phases                    everything stays        reading 2
+ *     a reader is killed            both phases, in a week         it goes then            reading
+ * 3 a reader before its mark      has listed WAL, sleeps         its mark is found       reading 4
+ *     a restore before its mark     has looked, sleeps             fails, finds the        reading
+ * 5 horizon
  *
  * A writer that wakes between two steps of expire sees what it would have seen before the first or
  * behind the second: a listing of manifests that began before its put has that manifest or not; if
@@ -138,6 +145,7 @@ struct expire {
     struct repo repo;
     int64_t now_s; /* the store's, when the run began */
     int64_t grace_s;
+    int64_t margin_s;          /* no mark that is younger is a grace old to any host, see above */
     struct expire_item *items; /* ascending by id */
     size_t count, capacity;
     struct expire_names old_readings; /* marks of jobs that died, see reading.h */
@@ -170,8 +178,8 @@ int expire_remove(struct expire *expire, struct expire_names *names, struct err 
 /* Age of an object in seconds; INT64_MAX when it is not there. */
 int expire_age(const struct expire *expire, const char *object, int64_t *ret_s, struct err *err);
 
-/* *ret: the snapshot is pinned, and has been since before anybody could take its mark for a grace
- * old. Then the mark is void. */
+/* *ret: the snapshot is pinned, and its pin is older than the mark, as far as clocks tell. Then the
+ * mark is void. */
 int expire_pin_voids(const struct expire *expire, const uint8_t id[ID_LEN], bool *ret,
                      struct err *err);
 /* Removes the mark of a snapshot that is to stay. */

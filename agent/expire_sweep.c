@@ -16,7 +16,8 @@ struct stray {
     uint8_t snapshot[ID_LEN];
     char last[STORE_NAME_MAX + 1]; /* the object with the highest number */
     uint64_t bytes;
-    bool abandoned; /* by this run */
+    bool abandoned;  /* by this run */
+    int64_t since_s; /* there was no mark then */
 };
 
 struct sweep {
@@ -199,20 +200,40 @@ static int compare_strays(const void *a, const void *b)
     return memcmp(left->snapshot, right->snapshot, ID_LEN);
 }
 
+/* *ret: somebody else has marked it, and looks behind that mark himself. */
+static int is_marked(const struct expire *expire, struct stray *stray, bool *ret, struct err *err)
+{
+    int64_t now_ms = 0;
+    int rc = store_clock(expire->store, &now_ms, err);
+    stray->since_s = now_ms / 1000;
+    if (rc == 0)
+        rc = mark_check(expire->store, MARK_WITHDRAWN, stray->snapshot, err);
+    *ret = rc == 0;
+    if (rc == -ERR_MISSING)
+        err_clear(err);
+    return rc == -ERR_MISSING ? 0 : rc;
+}
+
 static int abandon(struct expire *expire, struct stray *stray, struct err *err)
 {
     char id[ID_TEXT_LEN];
+    bool marked = false;
     id_to_text(stray->snapshot, id);
-    expire->abandoned++;
-    if (expire->dry_run)
-        return 0;
+    int rc = expire->dry_run ? 0 : is_marked(expire, stray, &marked, err);
     restore_test_stop("expire-abandoning");
-    stray->abandoned = true;
-    log_info("snapshot=%s has no record and was last written to more than the grace period ago: "
-             "withdrawn",
-             id);
-    return mark_put(expire->store, &expire->repo, MARK_WITHDRAWN, stray->snapshot, mark_abandoned,
-                    expire->conf->node, err);
+    if (rc == 0 && !marked && !expire->dry_run)
+        rc = mark_put_new(expire->store, &expire->repo, MARK_WITHDRAWN, stray->snapshot,
+                          mark_abandoned, expire->conf->node, err);
+    restore_test_stop("expire-abandoned");
+    if (rc < 0 || marked || rc == STORE_EXISTS)
+        return rc < 0 ? rc : 0;
+    expire->abandoned++;
+    stray->abandoned = !expire->dry_run;
+    if (stray->abandoned)
+        log_info("snapshot=%s has no record and was last written to more than the grace period "
+                 "ago: withdrawn",
+                 id);
+    return 0;
 }
 
 /* A snapshot is as old as the youngest of its objects. */
@@ -248,20 +269,24 @@ static struct stray *find_abandoned(const struct sweep *sweep, const uint8_t id[
     return NULL;
 }
 
-/* A mark that is not a grace old by now has cost the snapshot nothing yet. */
+/* A mark of this run that is younger than any host's grace has cost the snapshot nothing yet. Where
+ * a store does not create once a put may have replaced an older mark of somebody else: so the time
+ * counts when there was none. */
 static int return_one(struct expire *expire, const struct stray *stray, struct err *err)
 {
     char id[ID_TEXT_LEN];
     int64_t modified_s = 0, now_ms = 0;
     id_to_text(stray->snapshot, id);
     int rc = mark_modified(expire->store, MARK_WITHDRAWN, stray->snapshot, &modified_s, err);
-    if (rc == -ERR_MISSING) { /* another expire has done the same */
+    if (rc == -ERR_MISSING) { /* somebody has removed it by hand */
         err_clear(err);
         rc = 0;
     } else if (rc == 0) {
         rc = store_clock(expire->store, &now_ms, err);
-        if (rc == 0 && now_ms / 1000 - modified_s >= expire->grace_s) {
-            log_warn("snapshot=%s has a record, but was withdrawn a grace ago: it stays so", id);
+        int64_t first_s = stray->since_s < modified_s ? stray->since_s : modified_s;
+        if (rc == 0 && now_ms / 1000 - first_s >= expire->margin_s) {
+            log_warn("snapshot=%s has a record, but was withdrawn %lld s ago: it stays so", id,
+                     (long long)(now_ms / 1000 - first_s));
             return 0;
         }
     }

@@ -20,8 +20,8 @@ static void object_name(enum mark mark, const uint8_t id[ID_LEN], char ret[STORE
     (void)snprintf(ret, STORE_NAME_MAX + 1, "%s%s", prefixes[mark], text);
 }
 
-int mark_put_as(struct store *store, const struct repo *repo, const char *name,
-                const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err)
+static int put(struct store *store, const struct repo *repo, const char *name,
+               const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err)
 {
     char text_id[ID_TEXT_LEN];
     id_to_text(id, text_id);
@@ -33,8 +33,22 @@ int mark_put_as(struct store *store, const struct repo *repo, const char *name,
     if (!object)
         return err_set(err, ERR_INTERNAL, "out of memory for a mark");
     fmt_json_encode(FMT_JSON_MARK, repo->id, id, text, len, object);
-    int rc = store_put(store, name, object, FMT_HEADER_LEN + len, err);
+    return store_put(store, name, object, FMT_HEADER_LEN + len, err);
+}
+
+int mark_put_as(struct store *store, const struct repo *repo, const char *name,
+                const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err)
+{
+    int rc = put(store, repo, name, id, why, by, err);
     return rc < 0 ? rc : 0;
+}
+
+int mark_put_new(struct store *store, const struct repo *repo, enum mark mark,
+                 const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err)
+{
+    char name[STORE_NAME_MAX + 1];
+    object_name(mark, id, name);
+    return put(store, repo, name, id, why, by, err);
 }
 
 int mark_put(struct store *store, const struct repo *repo, enum mark mark, const uint8_t id[ID_LEN],

@@ -23,6 +23,9 @@ int mark_put_as(struct store *store, const struct repo *repo, const char *name,
                 const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err);
 int mark_put(struct store *store, const struct repo *repo, enum mark mark, const uint8_t id[ID_LEN],
              const char *why, const char *by, struct err *err);
+/* The same, but STORE_EXISTS when there is such a mark: it is somebody else's. */
+int mark_put_new(struct store *store, const struct repo *repo, enum mark mark,
+                 const uint8_t id[ID_LEN], const char *why, const char *by, struct err *err);
 /* Absent is fine. */
 int mark_remove(struct store *store, enum mark mark, const uint8_t id[ID_LEN], struct err *err);
 /* ERR_MISSING when there is none. */

@@ -5,6 +5,7 @@ the times of objects: the store's clock is that of its files.
 check: build=asan timeout=400"""
 import json
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -212,6 +213,41 @@ def test_woken_before_mark(node):
     forget(node, "woken")
 
 
+def test_two_graces(node, point):
+    """Given up by two hosts; the one with the shorter grace has removed what it wrote when the
+    other one looks for a record."""
+    known = objects(node)
+    writer = sleeping_snapshot(node, "lost", "snapshot-committing")
+    own = objects(node, "pack", "table", "volume") - known
+    identity = {name.split("/")[2] for name in own}.pop()
+    age(node, own)
+    sleeper = Sleeper(node, point, "expire", "--json")
+    host = {"TIDEMARK_RETENTION_GRACE": "10min",
+            "TIDEMARK_TIDEMARK_STATE_DIR": node.box.mkdir("other-state", 0o755)}
+    is_status(expire(node, **host), 0, f"two graces, {point}: 10 minutes")
+    age(node, [mark(node, identity)], 660)
+    is_status(expire(node, **host), 0, "and later")
+    is_(objects(node) & own, set(), "what it wrote is gone")
+    is_status(writer.wake(), "busy", "the writer fails")
+    is_status(sleeper.wake(), 0, "the host with a grace of a day goes on")
+    is_(visible(node), ["t1", "t3"], f"two graces, {point}: it does not become visible")
+
+
+def test_late_pin(node):
+    """A pin that came an hour after the mark has failed: no host takes the mark back for it."""
+    take(node, "pinned")
+    is_status(expire(node, "--confirm", "pinned"), 0, "withdrawn")
+    top, name = snap.repository(node), mark(node, "pinned")
+    pin = name.replace("withdrawn", "pin")
+    shutil.copy(os.path.join(top, name), os.path.join(top, pin))
+    age(node, [name], 3600)
+    is_status(expire(node), 0, "pinned an hour later")
+    is_(visible(node), ["t1", "t3"], "it stays withdrawn")
+    age(node, [name, pin])
+    is_status(expire(node), 0, "a grace later")
+    is_({o for o in objects(node) if IDENTITIES["pinned"] in o}, set(), "it goes, with its pin")
+
+
 def test_manifest_gone(node):
     """A manifest that is listed and not there, and nobody withdrew its snapshot."""
     before = objects(node, *DATA)
@@ -250,7 +286,7 @@ def test_manifest_lost(node):
                    f"there\nhint: .*`tidemark expire --confirm {IDENTITIES['second']}`", "which")
     is_(objects(node), before, "nothing is removed, and nothing withdrawn as older than that one")
     os.rename(aside, os.path.join(top, name))
-    whole(node, "manifest back", "t1", "t3", "second")
+    is_(sorted(reached(node, "second") - objects(node)), [], "with it the snapshot is whole")
     os.rename(os.path.join(top, name), aside)
     is_status(node.cli("expire", "--confirm", "second"), "corrupt", "given up by its name")
     is_(visible(node), ["t1", "t3"], "it is withdrawn")
@@ -258,7 +294,6 @@ def test_manifest_lost(node):
     is_status(node.cli("expire"), 0, "and when its grace is over all is well")
     is_({o for o in objects(node, *DATA) for tag in ("first", "second") if IDENTITIES[tag] in o},
         set(), "both are gone")
-    whole(node, "manifest lost", "t1", "t3")
     retention(node)
 
 
@@ -327,6 +362,9 @@ def main():
     test_abandoned(node, "snapshot-committing", "between its look and its record")
     test_pinned_meanwhile(node)
     test_woken_before_mark(node)
+    test_two_graces(node, "expire-abandoning")
+    test_two_graces(node, "expire-abandoned")
+    test_late_pin(node)
     test_manifest_gone(node)
     test_manifest_lost(node)
     test_damaged_stray(node)
