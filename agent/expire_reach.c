@@ -153,19 +153,22 @@ static int unreadable(const struct expire *expire, const struct expire_manifest 
 }
 
 /* A record is put behind its manifests and removed before them. So a withdrawn snapshot may be one
- * that another expire has just removed, if its record is gone, too; any other has lost what says
- * which objects it needs: hidden behind a delete marker, perhaps, or left out of a copy. */
+ * that another expire has just removed, if its record is gone, too, or came behind the mark
+ * `abandoned`, and never counted; any other has lost what says which objects it needs: hidden
+ * behind a delete marker, perhaps, or left out of a copy. */
 static int missing(const struct expire *expire, const struct expire_manifest *which,
                    struct expire_item *item, struct err *err)
 {
     char name[STORE_NAME_MAX + 1];
     uint64_t size;
     int rc = 0;
-    if (item && item->withdrawn && item->has_record) {
+    bool removed =
+        item && item->withdrawn && (!item->has_record || item->mark_why == mark_abandoned);
+    if (item && item->withdrawn && !removed) {
         repo_record_name(name, item->name.cluster, item->name.node, item->name.id);
         rc = store_size(expire->store, name, &size, err);
     }
-    if (rc == -ERR_MISSING || (item && item->withdrawn && !item->has_record)) {
+    if (rc == -ERR_MISSING || removed) {
         err_clear(err);
         return 0;
     }
