@@ -52,7 +52,8 @@ int check_state_dir(struct check *check, struct err *err)
     if (access(conf->state_dir, W_OK) < 0) {
         (void)err_sys(err, ERR_DEVICE, "write to state_dir '%s'", conf->state_dir);
         if (err->sys_errno != ENOENT)
-            return err_hint(err, "run this as root");
+            return err_hint(err, geteuid() == 0 ? "correct `state_dir` in section [tidemark]"
+                                                : "run this as root");
         (void)err_hint(err, "the agent makes the directory when it starts; without one, the first "
                             "job does");
         return geteuid() == 0 ? CHECK_WARNING : -(int)err->code;
