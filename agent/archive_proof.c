@@ -6,7 +6,7 @@
 #include "agent/clock.h"
 #include "agent/wal_report.h"
 
-enum { POLL_MS = 200, FAILURES_MAX = 3 };
+enum { POLL_FIRST_MS = 20, POLL_MAX_MS = 200, FAILURES_MAX = 3 };
 
 static void copy_cell(const json_t *rows, size_t column, char to[64])
 {
@@ -121,11 +121,14 @@ static int did_not_arrive(const struct archive_proof *proof, struct err *err)
     return rc < 0 ? rc : failing_archiver(proof, &archiver, "did not arrive", err);
 }
 
-static int wait_a_little(const struct archive_proof *proof, struct err *err)
+/* Longer each time. */
+static int wait_a_little(const struct archive_proof *proof, unsigned *poll_ms, struct err *err)
 {
+    unsigned wait_ms = *poll_ms;
+    *poll_ms = (unsigned)min_u64(2 * wait_ms, POLL_MAX_MS);
     if (proof->pause)
-        return proof->pause(proof->ctx, POLL_MS, err);
-    pause_ms(POLL_MS);
+        return proof->pause(proof->ctx, wait_ms, err);
+    pause_ms(wait_ms);
     return 0;
 }
 
@@ -138,12 +141,13 @@ int archive_prove(struct archive_proof *proof, struct err *err)
     if (rc < 0)
         return rc;
     uint64_t deadline_ms = now_ms() + proof->timeout_s * 1000ull;
+    unsigned poll_ms = POLL_FIRST_MS;
     while ((rc = wal_check(proof->archive, proof->segment, err)) == -ERR_MISSING) {
         rc = judge(proof, before.failed_count, err);
         if (rc == 0 && now_ms() > deadline_ms)
             return did_not_arrive(proof, err);
         if (rc == 0)
-            rc = wait_a_little(proof, err);
+            rc = wait_a_little(proof, &poll_ms, err);
         if (rc < 0)
             return rc;
     }

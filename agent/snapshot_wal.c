@@ -12,7 +12,7 @@
 #include "agent/mark.h"
 #include "agent/wal_horizon.h"
 
-enum { POLL_MS = 200, REPORT_S = 10 };
+enum { POLL_FIRST_MS = 20, POLL_MAX_MS = 200, REPORT_S = 10 };
 
 static void begin_archive(struct snapshot *snapshot)
 {
@@ -109,6 +109,7 @@ int snapshot_wait_wal(struct snapshot *snapshot, struct err *err)
 {
     int rc = snapshot_phase(snapshot, "waiting for WAL", err);
     uint64_t start_ms = now_ms(), reported_ms = start_ms;
+    unsigned poll_ms = POLL_FIRST_MS;
     while (rc == 0 && (rc = check_range(snapshot, err)) == -ERR_MISSING) {
         uint64_t now = now_ms();
         char missing[sizeof(err->text)];
@@ -119,7 +120,8 @@ int snapshot_wait_wal(struct snapshot *snapshot, struct err *err)
             log_info("snapshot=%s waiting for WAL: %s", snapshot->id_text, missing);
             reported_ms = now;
         }
-        rc = snapshot_pause(snapshot, POLL_MS, err);
+        rc = snapshot_pause(snapshot, poll_ms, err);
+        poll_ms = (unsigned)min_u64(2 * poll_ms, POLL_MAX_MS);
     }
     if (rc == 0)
         err_clear(err);
