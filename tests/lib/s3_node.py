@@ -123,13 +123,14 @@ class World:
         tm.is_(self.rows(), self.rows_of[tag], f"{what}: the rows of {tag} are back")
         tm.is_(self.server.amcheck()[0], 0, f"{what}: amcheck finds nothing")
 
-    def read_back(self, tag, what):
-        """Reads the whole snapshot with a reader that shares no code with the product."""
+    def read_back(self, tag, what, check="all"):
+        """Reads the whole snapshot with a reader that shares no code with the product. check: the
+        digests of all chunks, or of every N-th."""
         path = self.place.mirror(f"mirror-{tag}")
         image = self.box.join(f"mirror-{tag}.img")
         reader = os.path.join(tm.SOURCE, "tests/lib/tidemark_reader.py")
-        done = subprocess.run([sys.executable, reader, path, tag, self.volume.name, image],
-                              text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        args = [sys.executable, reader, path, tag, self.volume.name, image, f"--check={check}"]
+        done = subprocess.run(args, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, check=False)
         if not tm.is_(done.returncode, 0, f"{what}: another reader reads {tag} from the objects"):
             tm.diag(done.stdout[-2000:])

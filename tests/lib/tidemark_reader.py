@@ -153,10 +153,10 @@ def lz4_decompress(data, size):
             if distance == 0 or distance > len(out) or len(out) + match > size:
                 raise Bad("LZ4: match outside of the block")
             start = len(out) - distance
-            while match > distance:  # the match overlaps itself: it repeats its first bytes
-                out += out[start:start + distance]
-                match -= distance
-            out += out[start:start + match]
+            if match > distance:  # the match overlaps itself: it repeats its first bytes
+                out += (out[start:] * (match // distance + 1))[:match]
+            else:
+                out += out[start:start + match]
     except IndexError:
         raise Bad("LZ4: cut") from None
     if len(out) != size:

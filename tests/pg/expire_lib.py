@@ -13,6 +13,7 @@ import tidemark_reader as stranger
 GRACE_S = 24 * 3600
 DATA = ("pack", "table", "volume", "snapshot", "withdrawn", "pin")  # all but WAL, which goes on
 IDENTITIES = {}  # tag -> id of the last snapshot that had it
+REACHED = {}  # repository and id -> what that snapshot needs: none of it is ever replaced
 
 
 def objects(node, *kinds):
@@ -47,12 +48,15 @@ def reached(node, tag):
     """What a snapshot needs, by the reader that shares no code with expire."""
     source = stranger.Repository(snap.repository(node), getattr(node, "key", None))
     record = stranger.find_record(source, tag)
-    found = set()
+    key, found = source.path(record["id"]), set()
+    if key in REACHED:
+        return REACHED[key]
     for entry in record["volumes"]:
         volume = stranger.Volume(source, record, entry["name"])
         found.add(f"volume/{volume.id_text}/{record['id']}")
         found |= {f"pack/{volume.id_text}/{s.hex()}/{n:08x}" for s, n in volume.packs}
         found |= {f"table/{volume.id_text}/{p[0].hex()}/{p[1]:08x}" for p in volume.places}
+    REACHED[key] = found
     return found
 
 
