@@ -264,13 +264,11 @@ static int encode_small(const struct wal_archive *archive, const char *path,
     return 0;
 }
 
-/* object->bytes is the caller's, also after an error. */
 static int encode_file(const struct wal_archive *archive, const char *path, const char *name,
                        struct wal_object *object, struct err *err)
 {
     enum wal_kind kind;
     struct fmt_wal *wal = &object->wal;
-    memset(object, 0, sizeof(*object));
     int rc = object_name(archive, name, object->name, &kind, err);
     if (rc < 0)
         return rc;
@@ -283,13 +281,25 @@ static int encode_file(const struct wal_archive *archive, const char *path, cons
                : encode_small(archive, path, object, err);
 }
 
-static int store_absent(const struct wal_archive *archive, const struct wal_object *object,
-                        struct err *err)
+int wal_object_read(const struct wal_archive *archive, const char *path, const char *name,
+                    struct wal_object **ret, struct err *err)
+{
+    struct wal_object *object = calloc(1, sizeof(*object));
+    if (!object)
+        return err_set(err, ERR_INTERNAL, "out of memory for %s", name);
+    int rc = encode_file(archive, path, name, object, err);
+    if (rc < 0)
+        wal_object_free(object);
+    else
+        *ret = object;
+    return rc;
+}
+
+int wal_object_store(const struct wal_archive *archive, const struct wal_object *object,
+                     struct err *err)
 {
     /* First a look: a server that crashed after a push offers the same segment again. */
     int rc = compare_with_archive(archive, object->name, &object->wal, err);
-    if (rc == 0) /* the push that we know nothing of may have died before its last flush */
-        return store_flush_name(archive->store, object->name, err);
     if (rc == -ERR_MISSING)
         rc = store_put_absent(archive->store, object->name, object->bytes, object->len, err);
     if (rc == STORE_EXISTS)
@@ -297,13 +307,20 @@ static int store_absent(const struct wal_archive *archive, const struct wal_obje
     return rc;
 }
 
+void wal_object_free(struct wal_object *object)
+{
+    if (object)
+        free(object->bytes);
+    free(object);
+}
+
 int wal_push(const struct wal_archive *archive, const char *path, const char *name, struct err *err)
 {
-    struct wal_object object;
-    int rc = encode_file(archive, path, name, &object, err);
+    struct wal_object *object = NULL;
+    int rc = wal_object_read(archive, path, name, &object, err);
     if (rc == 0)
-        rc = store_absent(archive, &object, err);
-    free(object.bytes);
+        rc = wal_object_store(archive, object, err);
+    wal_object_free(object);
     return rc;
 }
 

@@ -27,6 +27,16 @@ bool wal_name_valid(const char *name, uint32_t *ret_timeline);
 int wal_push(const struct wal_archive *archive, const char *path, const char *name,
              struct err *err);
 
+/* The same in two steps, for a caller that may store only later: wal_object_read() does all that
+ * needs no store, and its object (the caller's, wal_object_free() takes NULL) holds all that the
+ * repository will. */
+struct wal_object;
+int wal_object_read(const struct wal_archive *archive, const char *path, const char *name,
+                    struct wal_object **ret, struct err *err);
+int wal_object_store(const struct wal_archive *archive, const struct wal_object *object,
+                     struct err *err);
+void wal_object_free(struct wal_object *object);
+
 /* The local file at path as wal_push() would take it under this name: malloc'ed bytes owned by the
  * caller. Errors of wal_push(). */
 int wal_load(const struct wal_archive *archive, const char *path, const char *name, void **ret_raw,
