@@ -40,7 +40,7 @@ struct queued_file {
 
 /* What a thread pushes over. */
 struct pusher {
-    const struct ahead_queue *queue;
+    struct ahead_queue *queue;
     struct wal_connection connection; /* archive.store NULL = none */
     uint64_t asked_ms;                /* before the question that was answered last */
 };
@@ -58,6 +58,7 @@ struct ahead_queue {
     struct queued_file *files, *spare; /* WAL_READY_MAX each, in order */
     size_t count;
     bool proven; /* one is stored */
+    bool led;    /* the first has been read: others may be, too */
     bool stopped;
     unsigned at_work;
     unsigned connected, connecting; /* early: in all, and just now */
@@ -127,8 +128,8 @@ static int renew(struct pusher *pusher, struct err *err)
     return is_stale(pusher) ? ask_again(pusher, err) : 0;
 }
 
-/* After a push: the same for one that took long, tried again and again maybe, over connections that
- * are no longer the first one. A directory is the one that was opened. */
+/* The same of a connection, where something took long: a push, tried again and again maybe, over
+ * connections that are no longer the first one. A directory is the one that was opened. */
 static int confirm(struct pusher *pusher, struct err *err)
 {
     return is_stale(pusher) && !is_local(pusher->queue) ? ask_again(pusher, err) : 0;
@@ -145,7 +146,51 @@ static bool is_young(const struct wal_file_id *id)
     return id->changed_s * 1000 + id->changed_ns / 1000000 + TICK_MS > now_in_ms;
 }
 
-/* FILE_STORED with *ret_id, FILE_UNSURE, or FILE_FAILED with err. */
+/* Of what is at work: no other file has begun before it. */
+static bool is_first(const struct ahead_queue *queue, const char *name)
+{
+    for (size_t i = 0; i < queue->count; i++) {
+        if (strcmp(queue->files[i].name, name) == 0)
+            return true;
+        if (queue->files[i].state == FILE_AT_WORK)
+            return false;
+    }
+    return false; /* a scan has dropped it: somebody else has pushed it */
+}
+
+/* Until one file is stored, no other than the first may be. False when it never may. */
+static bool wait_turn(struct ahead_queue *queue, const char *name)
+{
+    (void)pthread_mutex_lock(&queue->lock);
+    if (!queue->led)
+        (void)pthread_cond_broadcast(&queue->moved);
+    queue->led = true;
+    while (!queue->proven && !queue->stopped && !is_first(queue, name))
+        (void)pthread_cond_wait(&queue->moved, &queue->lock);
+    bool may = queue->proven || (!queue->stopped && is_first(queue, name));
+    (void)pthread_mutex_unlock(&queue->lock);
+    return may;
+}
+
+/* FILE_STORED, FILE_WAITING when it may not be, or FILE_FAILED with err. */
+static enum file_state store(struct pusher *pusher, const char *path, const char *name,
+                             struct err *err)
+{
+    const struct wal_archive *archive = &pusher->connection.archive;
+    struct wal_object *object = NULL;
+    enum file_state state = FILE_FAILED;
+    if (renew(pusher, err) < 0 || wal_object_read(archive, path, name, &object, err) < 0)
+        return FILE_FAILED;
+    if (!wait_turn(pusher->queue, name))
+        state = FILE_WAITING;
+    else if (confirm(pusher, err) == 0 && wal_object_store(archive, object, err) == 0 &&
+             confirm(pusher, err) == 0)
+        state = FILE_STORED;
+    wal_object_free(object);
+    return state;
+}
+
+/* FILE_STORED with *ret_id, FILE_WAITING, FILE_UNSURE, or FILE_FAILED with err. */
 static enum file_state push(struct pusher *pusher, const char *name, struct wal_file_id *ret_id,
                             struct err *err)
 {
@@ -160,9 +205,9 @@ static enum file_state push(struct pusher *pusher, const char *name, struct wal_
             return FILE_UNSURE;
     }
     (void)snprintf(path, sizeof(path), "%s/%s", queue->wal_path, name);
-    if (renew(pusher, err) < 0 || wal_push(&pusher->connection.archive, path, name, err) < 0 ||
-        confirm(pusher, err) < 0)
-        return FILE_FAILED;
+    enum file_state state = store(pusher, path, name, err);
+    if (state != FILE_STORED)
+        return state;
     if (!wal_file_identify(queue->wal_fd, name, &after) ||
         memcmp(&before, &after, sizeof(before)) != 0)
         return FILE_UNSURE;
@@ -189,7 +234,7 @@ static bool is_history(const char *name)
 /* The next file that may begin, or NULL; marks it. */
 static struct queued_file *begin(struct ahead_queue *queue, uint64_t *ret_memory)
 {
-    if (!queue->proven && queue->at_work > 0)
+    if (!queue->proven && !queue->led && queue->at_work > 0)
         return NULL;
     for (size_t i = 0; i < queue->count; i++) {
         struct queued_file *file = &queue->files[i];
@@ -235,8 +280,8 @@ static unsigned count_waiting(const struct ahead_queue *queue)
     return count;
 }
 
-/* While the first file is pushed alone, those that will have one soon connect, which takes as long.
- * Called and left with the lock. What fails here fails again, and is told, when a file begins. */
+/* While the first file is read, those that will have one soon connect, which takes as long. Called
+ * and left with the lock. What fails here fails again, and is told, when a file begins. */
 static bool connect_early(struct ahead_queue *queue, struct pusher *pusher)
 {
     struct err ignored;

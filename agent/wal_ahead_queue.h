@@ -1,10 +1,11 @@
 /* The files that are pushed ahead, and the threads that push them; wal_ahead.h says what for.
  *
  * Order: a file begins only after all before it have begun; no file begins before the history files
- * that precede it are stored, nor before the first one of all is; and after a failure no other
- * begins. So a server that may not archive here (its first file is refused, because another one has
- * taken the name) leaves no more behind than it would one by one, and what a killed process leaves
- * is at most push_ahead - 1 files behind a gap, which the server offers again.
+ * that precede it are stored; none goes to the repository before the first one of all is there; and
+ * after a failure no other begins. So a server that may not archive here (its first file is
+ * refused, because another one has taken the name) leaves no more behind than it would one by one,
+ * and what a killed process leaves is at most push_ahead - 1 files behind a gap, which the server
+ * offers again.
  *
  * What is acknowledged is in the repository that was meant: a thread asks who it is when it
  * connects, and before or after a push whenever it has not asked for a second. A push by itself
