@@ -1,6 +1,7 @@
 /* Checks of the repository: is it there, may we write, what time is it there, what is in it. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 
@@ -62,6 +63,29 @@ int check_repository(struct check *check, struct err *err)
     return rc;
 }
 
+/* Nobody can remove, or rename, what lies in a directory that he may not write to (store_file.h).
+ * One that was made before that was so, or by hand, may be the group's to write to. */
+static int check_rights(const struct conf *conf, struct err *err)
+{
+    static const char *const kinds[] = {"",     "snapshot", "volume",   "table",
+                                        "pack", "key",      "withdrawn"};
+    const char *directory = repository_directory(conf);
+    char path[CONF_PATH_MAX + 16], text[CONF_PATH_MAX + 128];
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        struct stat st;
+        (void)snprintf(path, sizeof(path), "%s%s%s", directory, kinds[i][0] ? "/" : "", kinds[i]);
+        if (stat(path, &st) < 0 ||
+            !((st.st_mode & S_IWOTH) || ((st.st_mode & S_IWGRP) && st.st_gid != 0)))
+            continue;
+        (void)snprintf(text, sizeof(text),
+                       "who is not root can write to '%s' (mode %04o), so can remove snapshots",
+                       path, (unsigned)st.st_mode & 07777);
+        return check_warning(err, text,
+                             "README, Set up, says how the server's user is left wal/ only");
+    }
+    return 0;
+}
+
 /* A bucket: an object that may be there already is put; the key may not remove it where nobody is
  * to remove anything. */
 int check_writing(struct check *check, struct err *err)
@@ -83,7 +107,7 @@ int check_writing(struct check *check, struct err *err)
                            "possible, but nothing can be removed: only expiry needs that");
     }
     if (rc >= 0)
-        return 0;
+        return repository_directory(check->conf) ? check_rights(check->conf, err) : 0;
     (void)err_prefix(err, "nothing can be written");
     return err->hint[0] ? rc
                         : err_hint(err, "the agent needs to make objects there, and nobody needs "

@@ -127,7 +127,7 @@ static int check_directory_user(const struct conf *conf, const char *directory, 
     (void)err_set(err, ERR_STORE, "the server's user '%s' cannot write to the repository",
                   conf->os_user);
     return err_hint(err,
-                    "its directories belong to [repository] group, mode 2770: is '%s' in that "
+                    "wal/ and all in it belong to [repository] group, mode 2770: is '%s' in that "
                     "group, and was the server restarted since?",
                     conf->os_user);
 }

@@ -83,19 +83,21 @@ int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct 
     return 0;
 }
 
-/* A directory that was in use keeps its owner and mode: a group that cannot write to it cannot
+/* A directory that was in use keeps its owner and mode: a group that cannot reach wal/ in it cannot
  * archive. */
-static void warn_unwritable(const struct conf *conf)
+static void warn_unreachable(const struct conf *conf)
 {
     const char *path = repository_directory(conf);
     struct err ignored;
     struct stat st;
     int64_t group_id = -1;
-    if (!path || find_group(conf, &group_id, &ignored) < 0 || group_id < 0 || stat(path, &st) < 0 ||
-        ((int64_t)st.st_gid == group_id && (st.st_mode & 02070) == 02070))
+    if (!path || find_group(conf, &group_id, &ignored) < 0 || group_id < 0 || stat(path, &st) < 0)
+        return;
+    mode_t needed = (int64_t)st.st_gid == group_id ? 050 : 05;
+    if ((st.st_mode & needed) == needed)
         return;
     log_warn("'%s' was not empty, so its owner and mode are left alone: for the server's user to "
-             "archive, chgrp %s '%s' && chmod 2770 '%s'",
+             "archive, chgrp %s '%s' && chmod g+rx '%s'",
              path, conf->repository_group[0] ? conf->repository_group : "tidemark-repo", path,
              path);
 }
@@ -147,6 +149,6 @@ int repository_init(const struct conf *conf, bool encrypt, struct repo *ret, str
                  "archive_command will fail; make the group with the server's user in it, or set "
                  "[repository] group, and init again in an empty directory");
     else if (rc == 0)
-        warn_unwritable(conf);
+        warn_unreachable(conf);
     return rc;
 }

@@ -59,11 +59,24 @@ const char *store_file_split(const char *name, char *dir)
     return slash + 1;
 }
 
-/* Opens one level below parent_fd, making it when it is missing, and flushes parent_fd. */
-static int step_down(struct store_file *file, int parent_fd, const char *part, int *ret_fd,
-                     struct err *err)
+static const char *const group_dirs[] = {"wal", "reading", "tmp"};
+
+/* Of a directory whose first part is top: see store_file.h. */
+static mode_t dir_mode(const char *top)
 {
-    if (mkdirat(parent_fd, part, 0770) < 0) {
+    if (strcmp(top, "wal") == 0)
+        return STORE_FILE_WAL_DIR_MODE;
+    for (size_t i = 0; i < ARRAY_LEN(group_dirs); i++)
+        if (strcmp(top, group_dirs[i]) == 0)
+            return STORE_FILE_SHARED_DIR_MODE;
+    return STORE_FILE_DIR_MODE;
+}
+
+/* Opens one level below parent_fd, making it when it is missing, and flushes parent_fd. */
+static int step_down(struct store_file *file, int parent_fd, const char *part, mode_t mode,
+                     int *ret_fd, struct err *err)
+{
+    if (mkdirat(parent_fd, part, mode & 0777) < 0) {
         if (errno != EEXIST)
             return store_file_error(file, "make directory", part, err);
     } else {
@@ -71,7 +84,7 @@ static int step_down(struct store_file *file, int parent_fd, const char *part, i
         if (file->group_id >= 0 &&
             fchownat(parent_fd, part, (uid_t)-1, (gid_t)file->group_id, AT_SYMLINK_NOFOLLOW) < 0)
             return store_file_error(file, "set the group of directory", part, err);
-        if (fchmodat(parent_fd, part, STORE_FILE_DIR_MODE, 0) < 0)
+        if (fchmodat(parent_fd, part, mode, 0) < 0)
             return store_file_error(file, "set the mode of directory", part, err);
     }
     if (fsync(parent_fd) < 0)
@@ -90,10 +103,11 @@ int store_file_open_dir(struct store_file *file, const char *dir, int *ret_fd, s
     close_fd int fd = fcntl(file->root_fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return store_file_error(file, "open directory", "/", err);
-    char *rest = NULL;
-    for (char *part = strtok_r(path, "/", &rest); part; part = strtok_r(NULL, "/", &rest)) {
+    char *rest = NULL, *top = strtok_r(path, "/", &rest);
+    mode_t mode = top ? dir_mode(top) : 0;
+    for (char *part = top; part; part = strtok_r(NULL, "/", &rest)) {
         int next = -1;
-        int rc = step_down(file, fd, part, &next, err);
+        int rc = step_down(file, fd, part, mode, &next, err);
         if (rc < 0)
             return rc;
         (void)close(fd);
@@ -452,6 +466,17 @@ static int make_root(const char *path, const struct store_options *options, stru
     return 0;
 }
 
+/* In the root the server's user can make none. */
+static int make_group_dirs(struct store_file *file, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < ARRAY_LEN(group_dirs); i++) {
+        close_fd int fd = -1;
+        rc = store_file_open_dir(file, group_dirs[i], &fd, err);
+    }
+    return rc;
+}
+
 int store_file_open(const char *path, const struct store_options *options, bool create,
                     struct store **ret, struct err *err)
 {
@@ -473,6 +498,12 @@ int store_file_open(const char *path, const struct store_options *options, bool 
     file->root_fd = take_fd(&root_fd);
     file->group_id = options->group_id;
     file->dir_fd = -1;
+    rc = create ? make_group_dirs(file, err) : 0;
+    if (rc < 0) {
+        file_close(&file->store);
+        free(file);
+        return rc;
+    }
     *ret = &file->store;
     return 0;
 }

@@ -12,7 +12,16 @@
 
 #include "io/store_ops.h"
 
-enum { STORE_FILE_DIR_MODE = 02770, STORE_FILE_OBJECT_MODE = 0440 };
+/* Directories are setgid: what is made in them inherits the group, which the server's user is in.
+ * It reads everything, and writes where it has to: wal/, reading/ (a verification of its own) and
+ * tmp/. In the last two, which it shares with root, it removes only what it has put (the sticky
+ * bit). Nobody can remove or rename what lies in a directory that he may not write to. */
+enum {
+    STORE_FILE_DIR_MODE = 02750,
+    STORE_FILE_WAL_DIR_MODE = 02770,
+    STORE_FILE_SHARED_DIR_MODE = 03770,
+    STORE_FILE_OBJECT_MODE = 0440,
+};
 
 struct store_file {
     struct store store;

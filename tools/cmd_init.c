@@ -64,8 +64,8 @@ const struct cmd_verb verb_init = {
     .summary = "Makes the repository. Refused where there is one already.",
     .options = options,
     .notes = "The directory of a file:// repository becomes setgid and belongs to [repository]\n"
-             "group (default: tidemark-repo when it exists): root and the server's user write to "
-             "it.\n",
+             "group (default: tidemark-repo when it exists): the server's user, who is in "
+             "it, reads\nit, and writes to wal/, reading/ and tmp/ only.\n",
     .is_local = true,
     .run = run,
 };

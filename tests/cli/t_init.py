@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """tidemark init where a directory is already there, as an empty mount point is: the server's user
-has to be able to write to it, or archiving fails."""
+has to be able to write to wal/, or archiving fails, and to nothing that it could remove."""
 import grp
 import os
 import stat
@@ -33,7 +33,8 @@ def main():
         done = init(box, path)
         is_status(done, 0, f"{what}: init")
         is_(done.err, "", f"{what}: no warning")
-        is_(rights(path), ("postgres", "2770"), f"{what}: belongs to the group, setgid")
+        is_(rights(path), ("postgres", "2750"), f"{what}: the group reads it, setgid")
+        is_(rights(os.path.join(path, "wal")), ("postgres", "2770"), f"{what}: and writes WAL")
 
     key = box.join("repository.key")
     conf = box.write("sealed.conf", f"[tidemark]\nstate_dir = {box.join('state')}\n[repository]\n"
@@ -46,12 +47,18 @@ def main():
     is_status(done, "store", "no parent: init makes the last part only")
     like(done.err, "hint: is the filesystem mounted", "no parent: hint")
 
-    path = box.mkdir("used", 0o755)
-    os.mkdir(os.path.join(path, "somebody's"))
-    done = init(box, path)
-    is_status(done, 0, "a directory that others use: init")
-    is_(rights(path), ("root", "755"), "its owner and mode are left alone")
-    like(done.err, f"chgrp postgres '{path}' && chmod 2770 '{path}'", "and init says what to do")
+    for mode, warns in ((0o755, False), (0o700, True)):
+        path = box.mkdir(f"used-{mode:o}", mode)
+        os.mkdir(os.path.join(path, "somebody's"))
+        done = init(box, path)
+        is_status(done, 0, f"a directory that others use, {mode:o}: init")
+        is_(rights(path), ("root", f"{mode:o}"), "its owner and mode are left alone")
+        is_(rights(os.path.join(path, "wal")), ("postgres", "2770"), "the group writes WAL")
+        if warns:
+            like(done.err, f"chgrp postgres '{path}' && chmod g\\+rx '{path}'",
+                 "init says what to do")
+        else:
+            is_(done.err, "", "and reaches it: no warning")
 
 
 run(main)

@@ -58,11 +58,16 @@ def test_repository(node, box):
         os.chmod(directory, 0o755)
     failed(node, "not writable for the server's user", "store",
            r"archiving +the server's user 'postgres' cannot write to the repository",
-           r"its directories belong to \[repository\] group")
+           r"wal/ and all in it belong to \[repository\] group")
     for directory in (path, wal):
         output("chown", "root:postgres", directory)
         os.chmod(directory, 0o2770)
-    intact(node, "rights")
+    done = intact(node, "rights")
+    like(done.out, rf"(?m)^warn +writing +who is not root can write to '{path}' \(mode 2770\).*\n +"
+         "hint: README, Set up", "but for what the server's user could remove")
+    os.chmod(path, 0o2750)
+    done = intact(node, "rights of the root")
+    like(done.out, r"(?m)^ok +writing +possible", "without that all is ok")
     os.rename(path, path + "-away")
     done = node.cli("check")
     is_status(done, "store", "repository absent: exit status")

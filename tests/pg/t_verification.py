@@ -3,7 +3,9 @@
 each with its exit status and a message that names the place."""
 import json
 import os
+import pathlib
 import re
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -283,10 +285,31 @@ def test_alone(node):
     done = run_program(os.path.join(node.programs, "tidemark"), "verify", "--all",
                        f"--repository={node.repository}", user="postgres", HOME=home)
     is_status(done, 0, "by the server's user, without root")
+    logs = [os.path.join(path, "log") for path, _, files in os.walk(home) if "log" in files]
+    ok(logs and not any("cannot know" in pathlib.Path(log).read_text("utf-8") for log in logs),
+       "which leaves marks while it reads")
+
     done = run_program(os.path.join(node.programs, "tidemark"), "verify", "two",
                        "--repository=file:///nonexistent/tidemark")
     ok(done.status in (EXIT["store"], EXIT["missing"]), f"a repository that is not there: exit "
        f"{done.status}")
+
+
+def test_rights(node):
+    """The server's user writes WAL, and cannot remove or withdraw what root has put."""
+    root = snap.repository(node)
+    names = [os.path.join(path, name) for path, dirs, files in os.walk(root)
+             for name in dirs + files if not path.startswith(root + "/wal")]
+    kinds = {os.path.relpath(name, root).split("/")[0] for name in names}
+    ok(kinds >= {"tidemark.repo", "pack", "table", "volume", "snapshot", "wal", "reading"},
+       f"{len(names)} names of every kind")
+    script = ('while read -r n; do mv "$n" "$n-away" 2>/dev/null || continue; '
+              'mv "$n-away" "$n"; echo "$n"; done; '
+              'for d in . withdrawn snapshot key pin; do [ -w $d ] && echo "$d: may add"; done; :')
+    done = subprocess.run(["sh", "-c", script], input="".join(f"{n}\n" for n in names), text=True,
+                          user="postgres", group="postgres", extra_groups=[], cwd=root,
+                          stdout=subprocess.PIPE, check=True)
+    is_(done.stdout, "", "the server's user can move none of them away, and adds none")
 
 
 def main():
@@ -316,6 +339,7 @@ def main():
     test_mutilations(node, rng)
     test_gone(node)
     test_alone(node)
+    test_rights(node)
 
 
 run(main)

@@ -92,12 +92,12 @@ static void test_absence(struct store *store, struct err *err)
            "no identity in a new directory: confirmed");
     is_err(store_size(store, "wal/x", &size, err), err, ERR_STORE, "holds no repository",
            "no object in an empty directory: not confirmed");
-    is_err(store_list(store, "wal/", collect, NULL, err), err, ERR_STORE, "holds no repository",
+    is_err(store_list(store, "pack/", collect, NULL, err), err, ERR_STORE, "holds no repository",
            "list in an empty directory: not confirmed");
     is_good(store_put(store, "tidemark.repo", "id", 2, err), err, "put tidemark.repo");
     is_err(store_size(store, "wal/x", &size, err), err, ERR_MISSING, "wal/x",
            "beside tidemark.repo absence is confirmed");
-    is_good(store_list(store, "wal/", collect, NULL, err), err, "and an empty list is a list");
+    is_good(store_list(store, "pack/", collect, NULL, err), err, "and an empty list is a list");
 }
 
 static void test_objects(struct store *store, struct err *err)
@@ -118,8 +118,14 @@ static void test_objects(struct store *store, struct err *err)
     is_err(store_get_all(store, "pack/v/s/00000001", 4, &all, &len, err), err, ERR_CORRUPT,
            "5 bytes", "get_all of a longer object");
     is_u64(mode_of("pack/v/s/00000001"), 0440, "objects are 0440");
-    is_u64(mode_of("pack/v/s"), 02770, "directories are 2770");
-    is_u64(mode_of("pack"), 02770, "all the way");
+    is_u64(mode_of("pack/v/s"), 02750, "directories are 2750");
+    is_u64(mode_of("pack"), 02750, "all the way");
+    is_u64(mode_of(""), 02750, "and the root: the group reads");
+    is_good(store_put(store, "wal/c/1/00000001/x", "", 0, err), err, "put below wal/");
+    is_u64(mode_of("wal"), 02770, "there the group writes");
+    is_u64(mode_of("wal/c/1/00000001"), 02770, "all the way down");
+    is_u64(mode_of("reading"), 03770, "marks of readers: and removes its own");
+    is_u64(mode_of("tmp"), 03770, "and so with temporaries");
     is_good(store_put(store, "empty", "", 0, err), err, "an empty object");
     is_good(store_get_all(store, "empty", 0, &all, &len, err), err, "can be read");
     free(all);
