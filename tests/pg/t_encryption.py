@@ -180,7 +180,7 @@ def test_wal_key(node):
     right, whole = (pathlib.Path(path).read_bytes() for path in (node.wal_key, node.key))
     failures = "select failed_count from pg_stat_archiver"
     pathlib.Path(node.wal_key).write_bytes(whole)
-    node.server.psql("insert into secrets values ('what is to be archived')")
+    node.server.psql("select pg_logical_emit_message(true, 'test', 'to be archived')")
     failed, last = node.server.psql(failures), node.server.switch_wal()
     poll(lambda: node.server.psql(failures) != failed or below(node, f"wal/main/*/*/{last}"), 60,
          "the repository's key file is refused, or WAL is archived")
