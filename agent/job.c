@@ -103,16 +103,16 @@ static void *writer_main(void *ctx)
 }
 
 /* --- opening -----------------------------------------------------------------------------------*/
-static int load(struct job *job, const char *name, json_t **ret, struct err *err)
+static int load(const char *dir, const char *name, json_t **ret, struct err *err)
 {
     char path[JOB_DIR_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/%s", job->dir, name);
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
     return json_load_path(path, ret, err);
 }
 
 static int load_goal(struct job *job, struct err *err)
 {
-    int rc = load(job, "goal.json", &job->goal_file, err);
+    int rc = load(job->dir, "goal.json", &job->goal_file, err);
     if (rc == 0)
         return job_goal_parse(job->goal_file, job->goal, err);
     if (rc == -ERR_MISSING)
@@ -198,7 +198,7 @@ static int lock_node(struct job *job, struct err *err)
 
 static int open_files(struct job *job, struct err *err)
 {
-    int rc = load(job, "request.json", &job->request, err);
+    int rc = load(job->dir, "request.json", &job->request, err);
     if (rc == 0)
         rc = json_get_string(job->request, "type", ERR_CORRUPT, &job->type, err);
     if (rc == 0)
@@ -206,7 +206,7 @@ static int open_files(struct job *job, struct err *err)
     if (rc == 0)
         rc = load_goal(job, err);
     if (rc == 0)
-        rc = load(job, "journal.json", &job->journal, err);
+        rc = load(job->dir, "journal.json", &job->journal, err);
     return rc;
 }
 
@@ -408,4 +408,29 @@ int job_main(const char *dir, int ready_fd)
         log_err(&err);
     }
     return rc == 0 ? 0 : err_exit_status(err.code);
+}
+
+int job_open_ended(const char *dir, int ready_fd, struct conf *ret_conf, json_t **ret_request,
+                   json_t **ret_journal)
+{
+    struct err err;
+    err_clear(&err);
+    (void)umask(077);
+    (void)signal(SIGPIPE, SIG_IGN);
+    log_add_times();
+    job_keep_ready(ready_fd);
+    int rc = 0;
+    if (dir[0] != '/' || strlen(dir) >= JOB_DIR_MAX)
+        rc = err_set(&err, ERR_USAGE, "'%s' is not the directory of a job", dir);
+    if (rc == 0)
+        rc = job_load_conf(dir, ret_conf, &err);
+    if (rc == 0)
+        rc = load(dir, "request.json", ret_request, &err);
+    if (rc == 0)
+        rc = load(dir, "journal.json", ret_journal, &err);
+    job_report_ready(ready_fd, rc, &err);
+    if (rc == 0)
+        return 0;
+    log_err(&err);
+    return err_exit_status(err.code);
 }

@@ -83,6 +83,10 @@ void job_report_ready(int ready_fd, int rc, const struct err *err);
 /* The process's main: runs snapshot_run, restore_run, … by type; returns the exit
  * status. ready_fd (-1 = none) gets "ok" once job_open() has succeeded, or its error. */
 int job_main(const char *dir, int ready_fd);
+/* The beginning of a process that does something about a job when nothing runs it any more. 0, or
+ * the exit status after the error was reported and logged; the caller releases both also then. */
+int job_open_ended(const char *dir, int ready_fd, struct conf *ret_conf, json_t **ret_request,
+                   json_t **ret_journal);
 
 /* --- job_conf.c: what is in `conf` --- */
 int job_load_conf(const char *dir, struct conf *ret, struct err *err);
@@ -113,6 +117,8 @@ int job_start(const char *dir, int *ret_pid, struct err *err);
 /* The same with `notify DIR`, which tells of the end of a job that nothing runs any more, and is
  * not waited for. */
 int job_start_notify(const char *dir, struct err *err);
+/* The same with `forget DIR`, which removes the marks that it reads a snapshot (reading.h). */
+int job_start_forget(const char *dir, struct err *err);
 /* Reaps the jobs that this process has started and that have ended, and no other child: whoever
  * waits for one of those wants its status. Any thread. */
 void job_reap(void);

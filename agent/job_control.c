@@ -450,6 +450,17 @@ static void start_notify(const struct conf *conf, const char *dir)
                  err.text);
 }
 
+/* What it read may go. A verification is gone on with, and of a handover Patroni's server recovers
+ * yet. */
+static void start_forget(const char *dir, const json_t *journal)
+{
+    struct err err;
+    bool reads = json_is(journal, "type", "restore") || json_is(journal, "type", "export");
+    if (reads && !job_is_handover(journal) && job_start_forget(dir, &err) < 0)
+        log_warn("the mark that a job reads a snapshot stays: job=%s err=\"%s\"",
+                 strrchr(dir, '/') + 1, err.text);
+}
+
 /* The journal of a job whose process is gone, for a change: nobody starts it before *ret_fd is
  * closed. */
 static int open_journal(const char *dir, char path[JOB_DIR_MAX + 32], json_t **ret, int *ret_fd,
@@ -496,6 +507,7 @@ int job_end(const struct conf *conf, const char *id, const char *state, const st
     if (rc < 0)
         return rc;
     start_notify(conf, dir);
+    start_forget(dir, journal);
     return job_is_cluster_part(journal) ? cluster_lock_release(conf, id, err) : 0;
 }
 

@@ -123,3 +123,9 @@ int job_start_notify(const char *dir, struct err *err)
     int pid;
     return start("notify", dir, &pid, err);
 }
+
+int job_start_forget(const char *dir, struct err *err)
+{
+    int pid;
+    return start("forget", dir, &pid, err);
+}

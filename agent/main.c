@@ -23,6 +23,7 @@
 #include "agent/log.h"
 #include "agent/notify.h"
 #include "agent/pg.h"
+#include "agent/reading.h"
 #include "agent/track.h"
 
 enum { SWEEP_MS = 10000 };
@@ -31,6 +32,8 @@ static const char usage[] =
     "usage: tidemark-agent [--config=FILE] [--verbose]\n"
     "       tidemark-agent job DIR            run the job in DIR\n"
     "       tidemark-agent notify DIR         tell [notify] of the end of the job in DIR\n"
+    "       tidemark-agent forget DIR         remove the marks that the job in DIR reads a "
+    "snapshot\n"
     "       tidemark-agent check FILE         make the checks, with FILE's text on stdin\n"
     "       tidemark-agent --check-config     read the configuration and say what is wrong\n"
     "       tidemark-agent --print-sample     every option with its default\n"
@@ -311,6 +314,8 @@ int main(int argc, char **argv)
         return main_job(argc, argv, job_main);
     if (argc > 1 && strcmp(argv[1], "notify") == 0)
         return main_job(argc, argv, notify_main);
+    if (argc > 1 && strcmp(argv[1], "forget") == 0)
+        return main_job(argc, argv, reading_forget_main);
     if (argc > 1 && strcmp(argv[1], "check") == 0)
         return argc == 3 ? check_main(argv[2]) : usage_error();
     if (argc > 1 && strcmp(argv[1], "pg-session") == 0)

@@ -140,37 +140,12 @@ void notify_send(const struct conf *conf, const char *dir, const json_t *request
 
 /* --- the process ------------------------------------------------------------------------------ */
 
-static int load(const char *dir, const char *name, json_t **ret, struct err *err)
-{
-    char path[JOB_DIR_MAX + 32];
-    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
-    return json_load_path(path, ret, err);
-}
-
 int notify_main(const char *dir, int ready_fd)
 {
     static struct conf conf; /* large; one a process */
-    struct err err;
     free_json json_t *request = NULL, *journal = NULL;
-    err_clear(&err);
-    (void)umask(077);
-    (void)signal(SIGPIPE, SIG_IGN);
-    log_add_times();
-    job_keep_ready(ready_fd);
-    int rc = 0;
-    if (dir[0] != '/' || strlen(dir) >= JOB_DIR_MAX)
-        rc = err_set(&err, ERR_USAGE, "'%s' is not the directory of a job", dir);
-    if (rc == 0)
-        rc = job_load_conf(dir, &conf, &err);
-    if (rc == 0)
-        rc = load(dir, "request.json", &request, &err);
-    if (rc == 0)
-        rc = load(dir, "journal.json", &journal, &err);
-    job_report_ready(ready_fd, rc, &err);
-    if (rc < 0) {
-        log_err(&err);
-        return err_exit_status(err.code);
-    }
-    notify_send(&conf, dir, request, journal);
-    return 0;
+    int status = job_open_ended(dir, ready_fd, &conf, &request, &journal);
+    if (status == 0)
+        notify_send(&conf, dir, request, journal);
+    return status;
 }

@@ -6,6 +6,7 @@
 #include "agent/catalog.h"
 #include "agent/log.h"
 #include "agent/mark.h"
+#include "agent/repository.h"
 #include "agent/restore.h"
 
 enum { RENEW_S = READING_LIFE_S / 7, RETRY_S = 600, SUFFIX_LEN = 8 };
@@ -95,6 +96,24 @@ static int check_there(struct store *store, const struct record *record, struct 
                : rc;
 }
 
+/* Of the job, among the marks that begin so. */
+static void remove_marks(struct store *store, const char *beginning, const char *job)
+{
+    enum { JOB_AT = sizeof(prefix) - 1 + ID_TEXT_LEN }; /* behind the snapshot and its '-' */
+    struct mark_names found = {.items = NULL};
+    uint8_t ignored[ID_LEN];
+    struct err err;
+    int rc = mark_names(store, beginning, &found, &err);
+    for (size_t i = 0; rc == 0 && i < found.count; i++)
+        if (reading_parse(found.items[i], ignored) &&
+            strncmp(found.items[i] + JOB_AT, job, ID_TEXT_LEN - 1) == 0)
+            rc = store_remove(store, found.items[i], &err);
+    if (rc < 0)
+        log_info("the mark that a snapshot is being read stays for %d days err=\"%s\"",
+                 READING_LIFE_S / 86400, err.text);
+    free(found.items);
+}
+
 int reading_begin(struct reading_mark *reading, struct store *store, const struct repo *repo,
                   const struct job *job, const struct record *record, bool begun, struct err *err)
 {
@@ -136,17 +155,37 @@ void reading_pause(struct reading_mark *reading)
 void reading_end(struct reading_mark *reading, struct store *store, const struct job *job,
                  const uint8_t snapshot[ID_LEN])
 {
-    struct mark_names own = {.items = NULL};
     char beginning[STORE_NAME_MAX + 1], id[ID_TEXT_LEN];
-    struct err err;
     reading_pause(reading);
     id_to_text(snapshot, id);
-    (void)snprintf(beginning, sizeof(beginning), "%s%s-%s-", prefix, id, job->id);
-    int rc = mark_names(store, beginning, &own, &err);
-    for (size_t i = 0; rc == 0 && i < own.count; i++)
-        rc = store_remove(store, own.items[i], &err);
-    if (rc < 0)
-        log_info("the mark that a snapshot is being read stays for %d days err=\"%s\"",
-                 READING_LIFE_S / 86400, err.text);
-    free(own.items);
+    (void)snprintf(beginning, sizeof(beginning), "%s%s-", prefix, id);
+    remove_marks(store, beginning, job->id);
+}
+
+/* --- of a job that has ended without a run of its own ----------------------------------------- */
+
+/* One that is left paused or shut down at its target may be started again: from the WAL that the
+ * mark keeps. */
+static bool may_start_again(const json_t *request, const json_t *journal)
+{
+    const char *action = json_str(request, "action");
+    return json_is(journal, "step", "verifying") && action[0] && strcmp(action, "promote") != 0;
+}
+
+int reading_forget_main(const char *dir, int ready_fd)
+{
+    static struct conf conf; /* large; one a process */
+    struct store *store = NULL;
+    struct err err;
+    free_json json_t *request = NULL, *journal = NULL;
+    int status = job_open_ended(dir, ready_fd, &conf, &request, &journal);
+    if (status > 0 || may_start_again(request, journal))
+        return status;
+    if (repository_open_store(&conf, false, NULL, &store, &err) < 0) {
+        log_err(&err);
+        return err_exit_status(err.code);
+    }
+    remove_marks(store, prefix, json_str(journal, "id"));
+    store_close(store);
+    return 0;
 }

@@ -3,8 +3,9 @@
  * runs, and all are removed at the end. `tidemark expire` removes nothing of a snapshot that has
  * one which is younger than READING_LIFE_S, however long ago it was withdrawn, and keeps its WAL.
  * That life is much longer than what a process may sleep, and a job that was killed and goes on
- * within it finds everything; of one that nobody goes on with the mark is removed by expire when it
- * is older.
+ * within it finds everything. Of one that was declined, cancelled or given up, or that nobody can
+ * go on with, a process of its own (reading_forget_main()) removes it: the end must not wait for
+ * the repository. Whatever stays is removed by expire when it is older.
  *
  * Who reads puts the mark, then looks whether the snapshot is withdrawn. Not yet: an expire that
  * takes it for dead lists these marks a grace later. It is: who begins finds no snapshot
@@ -41,6 +42,11 @@ void reading_pause(struct reading_mark *reading);
  * logged. */
 void reading_end(struct reading_mark *reading, struct store *store, const struct job *job,
                  const uint8_t snapshot[ID_LEN]);
+
+/* The process behind job_start_forget(), for a job that somebody else has ended: removes its marks.
+ * Not of a restore that has left its server paused, or shut down, at its target. The exit status.
+ */
+int reading_forget_main(const char *dir, int ready_fd);
 
 /* The snapshot of such a name; false for another name. */
 bool reading_parse(const char *name, uint8_t ret_snapshot[ID_LEN]);

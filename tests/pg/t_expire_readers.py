@@ -299,6 +299,41 @@ def test_reading(node):
     whole(node, "read and killed", "next", "newest")
 
 
+def no_marks(node, why):
+    poll(lambda: not objects(node, "reading"), 30, f"{why}: no mark")
+    ok(True, f"{why}: its mark is gone")
+
+
+def test_over(node):
+    """Nobody goes on with a job that was ended when no process of its own ran."""
+    take(node, "over")
+    agent = node.agent
+    agent.start()
+    try:
+        code, job = agent.api("POST", "/restores", {"snapshot": "over"})
+        is_(code, 202, "a plan")
+        poll(lambda: agent.api("GET", f"/jobs/{job['id']}")[1]["state"] == "prepared", 60, "it")
+        ok([o for o in objects(node, "reading") if IDENTITIES["over"] in o], "a plan has a mark")
+        is_(agent.api("DELETE", f"/jobs/{job['id']}")[0], 200, "the answer is no")
+        no_marks(node, "a plan that is declined")
+        for point, why in (("pulling", "a restore that is given up"),
+                           ("reading-begun", "an export that was killed")):
+            agent.stop()
+            agent.start(TIDEMARK_TEST_STOP=point)
+            verb = ("restore", "over", "--yes") if point == "pulling" else \
+                ("export", "over", node.box.join("over.img"))
+            isnt(node.cli(*verb).status, 0, f"{point}: killed")
+            ok([o for o in objects(node, "reading") if IDENTITIES["over"] in o], f"{why}: a mark")
+            agent.stop()
+            agent.start()
+            if point == "pulling":
+                last = agent.api("GET", "/jobs")[1]["jobs"][-1]["id"]
+                is_(agent.api("DELETE", f"/jobs/{last}")[0], 200, "given up")
+            no_marks(node, why)
+    finally:
+        agent.stop()
+
+
 def test_renewed(node):
     """The mark is another one when expire, which has listed it, asks for its age."""
     take(node, "renewed")
@@ -336,7 +371,7 @@ def main():
     need_root()
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     box = Sandbox("t_expire_readers")
-    node = Node(box, [box.volume("pgdata", 400 * MIB)])
+    node = Node(box, [box.volume("pgdata", 400 * MIB)], options={"tidemark": {"resume": "wait"}})
     node.encrypt()
     node.start(agent=False)
     node.server.psql("create table noise (t text)")
@@ -354,6 +389,7 @@ def main():
     test_reading(node)
     test_renewed(node)
     test_restore(node)
+    test_over(node)
 
 
 run(main)
