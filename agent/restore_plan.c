@@ -165,8 +165,10 @@ static int compare_with_earlier(const json_t *earlier, const json_t *now, struct
     if (!earlier)
         return 0;
     for (size_t i = 0; fixed[i]; i++)
-        if (!json_equal(json_object_get(earlier, fixed[i]), json_object_get(now, fixed[i])))
-            return err_set(err, ERR_REFUSED, "%s changed since the plan was made", fixed[i]);
+        if (!json_equal(json_object_get(earlier, fixed[i]), json_object_get(now, fixed[i]))) {
+            (void)err_set(err, ERR_REFUSED, "%s changed since the plan was made", fixed[i]);
+            return err_hint(err, "plan the restore again");
+        }
     const json_t *then = json_object_get(earlier, "volumes"),
                  *here = json_object_get(now, "volumes");
     for (size_t i = 0; i < json_array_size(here); i++) {

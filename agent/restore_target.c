@@ -208,6 +208,21 @@ static int check_horizon(const struct restore *restore, uint64_t last, struct er
                                     record->segment_size, err);
 }
 
+/* Where a time, a name or a transaction is in the WAL shows only when it is reached, so all of it
+ * has to be there. An LSN between the snapshot and a gap needs nothing behind itself. */
+static int hint_gap(const struct restore *restore, struct err *err)
+{
+    const struct record *record = &restore->record;
+    struct err ignored;
+    bool lsn_helps = restore->target != TARGET_LSN &&
+                     wal_check_range(&restore->archive, record->timeline, record->start_lsn,
+                                     record->stop_lsn, record->segment_size, &ignored) == 0;
+    return err_hint(err,
+                    "whoever still has it gives it with `tidemark-wal push pg_wal/FILE`, as the "
+                    "server's user; %sor choose another snapshot",
+                    lsn_helps ? "a point before it is reached with --target-lsn; " : "");
+}
+
 static int check_range(const struct restore *restore, uint64_t end_lsn, struct err *err)
 {
     const struct record *record = &restore->record;
@@ -217,8 +232,7 @@ static int check_range(const struct restore *restore, uint64_t end_lsn, struct e
         rc = wal_check_range(&restore->archive, restore->target_timeline, record->start_lsn, last,
                              record->segment_size, err);
     if (rc == -ERR_MISSING && !err->hint[0])
-        (void)err_hint(err, "whoever still has it gives it with `tidemark-wal push pg_wal/FILE`, "
-                            "as the server's user; or choose another snapshot");
+        (void)hint_gap(restore, err);
     return rc < 0 ? err_prefix(err, "WAL for the target") : check_horizon(restore, last, err);
 }
 

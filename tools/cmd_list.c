@@ -154,10 +154,13 @@ static int list_snapshots(const struct cmd *cmd, struct err *err)
     else
         print_table(records);
     json_int_t damaged = json_integer_value(json_object_get(answer, "damaged"));
-    if (damaged > 0)
-        return err_set(err, ERR_CORRUPT, "%lld damaged snapshot records are not listed",
-                       (long long)damaged);
-    return 0;
+    if (damaged == 0)
+        return 0;
+    (void)err_set(err, ERR_CORRUPT, "%lld damaged snapshot records are not listed",
+                  (long long)damaged);
+    return err_hint(err, "those that are listed are good; take a new snapshot. `tidemark expire "
+                         "--dry-run` shows the ids of damaged ones, `tidemark expire ID --confirm` "
+                         "removes one");
 }
 
 /* A million segments are a thousand requests: only for who wants to know. */

@@ -221,12 +221,15 @@ def test_lost(story):
                    glob.glob(f"{snap.repository(node)}/wal/*/*/*/00000002" + "?" * 16))
     ok(len(names) >= 3, f"timeline 2 has segments: {names}")
     with Away(node, names[1]):
-        story.refused("a gap behind the fork", "missing", rf"WAL for the target.*{names[1]}",
+        story.refused("a gap behind the fork", "missing", rf"WAL for the target.*{names[1]}"
+                      r".*\nhint: .*a point before it is reached with --target-lsn",
                       "--target=latest")
+        story.goes(2, "an LSN before the gap", f"--target-lsn={story.lsn_2}")
     number = lsn(record_of(node, "t1")["postgresql"]["start_lsn"]) // (16 * MIB)
     first = f"{1:08X}{number >> 8:08X}{number & 255:08X}"
     with Away(node, first):
-        story.refused("a gap before the fork", "missing", first, "--target=latest")
+        story.refused("a gap before the fork", "missing",
+                      first + r".*\nhint: (?!.*--target-lsn)", "--target=latest")
 
 
 def test_before_fork(story):
