@@ -127,6 +127,30 @@ void cluster_find_diverged(json_t *members, const json_t *restored)
         }
 }
 
+/* Its agent, which knows no other node, says "start it". */
+static void warn_down(json_t *members)
+{
+    const json_t *primary = NULL;
+    char text[256];
+    size_t i;
+    json_t *member;
+    json_array_foreach(members, i, member)
+    {
+        if (is_primary(member))
+            primary = member;
+    }
+    json_array_foreach(members, i, member)
+    {
+        if (!primary || !json_is(member, "status", "down"))
+            continue;
+        (void)snprintf(text, sizeof(text),
+                       "start it only as a standby of %s, which is the primary: an old primary has "
+                       "to be made one first (pg_rewind, pg_basebackup)",
+                       json_str(primary, "name"));
+        (void)json_object_set_new(member, "hint", json_string(text));
+    }
+}
+
 /* --- status ----------------------------------------------------------------------------------- */
 
 static json_t *member_json(const struct cluster_member *member, json_t *node, const struct err *err)
@@ -167,6 +191,7 @@ json_t *cluster_status(const struct cluster *cluster)
     }
     free_json json_t *restored = last_restore(cluster->conf);
     cluster_find_diverged(members, restored);
+    warn_down(members);
     json_array_foreach(members, i, member)
     {
         if (json_object_get(member, "diverged") &&

@@ -8,6 +8,7 @@
 #include "agent/history.h"
 #include "agent/log.h"
 #include "agent/node_report.h"
+#include "agent/other_primary.h"
 #include "agent/restore.h"
 
 static bool is_ok(const struct health *health)
@@ -197,9 +198,26 @@ static bool shuts_down_again(const struct conf *conf, const struct health *healt
            json_is(json_object_get(last, "plan"), "action", "shutdown") && access(path, F_OK) == 0;
 }
 
-static void hint_stopped(const struct conf *conf, struct health *health)
+/* An old primary, and one that was promoted runs; a standby is to be started beside it. */
+static bool has_successor(const struct conf *conf, const json_t *server,
+                          char ret[OTHER_PRIMARY_TEXT])
 {
-    if (shuts_down_again(conf, health))
+    char path[CONF_PATH_MAX + 32];
+    (void)snprintf(path, sizeof(path), "%s/standby.signal", conf->data_directory);
+    return access(path, F_OK) < 0 &&
+           other_primary_find(conf, json_str(server, "system_id"), false, ret);
+}
+
+static void hint_stopped(const struct conf *conf, const json_t *server, struct health *health)
+{
+    char where[OTHER_PRIMARY_TEXT];
+    if (has_successor(conf, server, where))
+        (void)err_hint(
+            &health->why,
+            "do not start it as it is: another primary of this cluster runs, at %s; make "
+            "this one a standby of it (pg_rewind, pg_basebackup)",
+            where);
+    else if (shuts_down_again(conf, health))
         (void)err_hint(&health->why,
                        "restore %s was to shut it down at its target, and so does each start: in "
                        "postgresql.auto.conf make recovery_target_action 'promote' (or 'pause', to "
@@ -216,7 +234,7 @@ static void check_server(const struct conf *conf, const json_t *server, struct h
                      NULL);
     } else if (json_is(server, "server", "stopped")) {
         blame_server(health, "failed", ERR_POSTGRES, "PostgreSQL does not run", server);
-        hint_stopped(conf, health);
+        hint_stopped(conf, server, health);
     } else if (json_str(server, "error")[0]) {
         blame_server(health, "failed", ERR_POSTGRES, "PostgreSQL runs, but cannot be asked",
                      server);

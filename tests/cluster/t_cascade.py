@@ -153,7 +153,17 @@ def test_restored(node, primary, load, rows, bounds):
     holds(node.server, load, bounds, "c1")
 
 
-def test_crashed_primary(first, node):
+def first_down(first, second):
+    """Nobody shall be told to start it beside the promoted one."""
+    configure(first, primary_connection=both(first, second))
+    done = first.cli("status")
+    is_status(done, "postgres", "an old primary is down: its status")
+    like(done.err, "(?s)does not run.*hint: do not start it as it is: another primary .* runs, at "
+         rf"{second.server.socket}:{second.server.port}; make this one a standby",
+         "an old primary is down: the hint names the promoted one")
+
+
+def test_crashed_primary(first, second, node):
     """db1 crashed, db2 was promoted, db3 follows that: db1 and db3 do not say where it is."""
     done = first.cli("restore", "p1", "--dry-run")
     is_status(done, 0, "nobody to ask: planned")
@@ -166,6 +176,7 @@ def test_crashed_primary(first, node):
     like(done.err, "(?s)" + UNKNOWN + r".*\(this server\).*\(a standby\).*hint: make sure",
          "one refuses, the other follows somebody: says why, and what to do")
     ok(not first.server.running(), "one refuses, the other follows somebody: db1 is down")
+    first_down(first, second)
     own = f"localhost:{first.server.port}"
     configure(first, primary_connection=f"host=localhost port={first.server.port}")
     done = first.cli("restore", "p1", "--dry-run")
@@ -266,7 +277,7 @@ def main():
     later = Load(second, "later_ledger")
     later.ledger.create()
     repointed = capture(node, later, "c2", 2)
-    test_crashed_primary(first, node)
+    test_crashed_primary(first, second, node)
     test_old_primary_runs(first, second, node)
     test_restored(node, second, load, rows, cascading)
     test_repointed(node, later, rows, repointed)

@@ -195,6 +195,7 @@ def test_members(coordinator, standby):
     body = health(coordinator.agent, "failed", "a server is down", "node db2 is down: .*not run")
     is_(body["members"]["db2"]["role"], "down", "it is named")
     is_status(coordinator.cli("status"), "postgres", "a server is down: cluster status")
+    like(body["hint"], "only as a standby of db1", "a server is down: as what it may be started")
     standby.server.start()
     health(coordinator.agent, "ok", "both are back")
     is_status(coordinator.cli("status"), 0, "both are back: cluster status")
