@@ -2,6 +2,7 @@
 #include "agent/repository.h"
 
 #include <grp.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include "agent/key_file.h"
@@ -52,6 +53,65 @@ static void warn_copies(const struct conf *conf, const struct store *store, bool
                  conf->repository_url, info.generation);
 }
 
+/* --- hidden, FORMAT.md §14 -------------------------------------------------------------------- */
+
+static int note_hidden(void *ctx, const struct store_hidden *hidden, struct err *err)
+{
+    (void)err;
+    if (*(char *)ctx == '\0')
+        (void)snprintf(ctx, STORE_NAME_MAX + 1, "%s", hidden->name);
+    return 0;
+}
+
+/* In a bucket that locks; ret "": it is not. */
+static int find_hidden(const struct conf *conf, struct store *store, char ret[STORE_NAME_MAX + 1],
+                       struct err *err)
+{
+    ret[0] = '\0';
+    return repository_lock_s(conf) == 0
+               ? 0
+               : store_list_hidden(store, "tidemark.repo", note_hidden, ret, err);
+}
+
+static int hint_hidden(struct err *err)
+{
+    return err_hint(err, "'tidemark.repo' is there as an older version: find out whose key hid it; "
+                         "README, section Object lock, says how it comes back");
+}
+
+/* Nobody is told to make a new repository over one that is hidden. */
+static int explain_absent(const struct conf *conf, struct store *store, struct err *err)
+{
+    char hidden[STORE_NAME_MAX + 1];
+    struct err other;
+    int rc = find_hidden(conf, store, hidden, &other);
+    if (rc < 0)
+        return err_hint(err,
+                        "with lock_days it may be hidden, which a key with "
+                        "s3:ListBucketVersions finds out: %.200s",
+                        other.text);
+    if (hidden[0])
+        return hint_hidden(err);
+    if (err->code == ERR_CORRUPT)
+        return -ERR_CORRUPT;
+    return err_hint(err, repository_needs_credentials(conf)
+                             ? "check url and endpoint; a new one is made with `tidemark init`"
+                             : "is its filesystem mounted? A new one is made with `tidemark init`");
+}
+
+static int refuse_hidden(const struct conf *conf, struct store *store, struct err *err)
+{
+    char hidden[STORE_NAME_MAX + 1];
+    int rc = find_hidden(conf, store, hidden, err);
+    if (rc < 0 || !hidden[0])
+        return rc;
+    (void)err_set(err, ERR_REFUSED, "%s holds a repository: '%s' is hidden behind a newer version",
+                  store_url(store), hidden);
+    return hint_hidden(err);
+}
+
+/* --- open ------------------------------------------------------------------------------------- */
+
 int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct store **ret_store,
                     struct repo *ret_repo, struct err *err)
 {
@@ -62,13 +122,9 @@ int repository_open(const struct conf *conf, const _Atomic bool *cancel, struct 
         return rc;
     rc = repo_open(store, ret_repo, &used_copy, err);
     if (rc < 0) {
+        if (rc == -ERR_MISSING || rc == -ERR_CORRUPT)
+            rc = explain_absent(conf, store, err);
         store_close(store);
-        if (rc == -ERR_MISSING)
-            (void)err_hint(err,
-                           repository_needs_credentials(conf)
-                               ? "check url and endpoint; a new one is made with `tidemark init`"
-                               : "is its filesystem mounted? A new one is made with `tidemark "
-                                 "init`");
         return rc;
     }
     rc = key_file_unlock(conf, REPOSITORY_JOBS, store, ret_repo, err);
@@ -140,6 +196,8 @@ int repository_init(const struct conf *conf, bool encrypt, struct repo *ret, str
         return rc;
     if (repository_lock_s(conf) > 0)
         rc = store_check_lock(store, err);
+    if (rc == 0)
+        rc = refuse_hidden(conf, store, err);
     if (rc == 0)
         rc = create(conf, encrypt, store, ret, err);
     store_close(store);

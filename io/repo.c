@@ -90,6 +90,25 @@ static int refuse_copy(struct store *store, struct err *err)
     return rc == -ERR_MISSING ? 0 : rc;
 }
 
+static int refuse_object(void *ctx, const char *name, uint64_t size, struct err *err)
+{
+    static const char *const prefixes[] = {"snapshot/", "pack/", "wal/"};
+    const struct store *store = ctx;
+    bool ours = false;
+    (void)size;
+    for (size_t i = 0; i < ARRAY_LEN(prefixes); i++)
+        ours = ours || strncmp(name, prefixes[i], strlen(prefixes[i])) == 0;
+    if (!ours)
+        return 0;
+    (void)err_set(err, ERR_REFUSED, "%s has no %s, but what a repository left: '%.150s'",
+                  store_url(store), repo_object, name);
+    return err_hint(err,
+                    "bring %s or its copy back, from another copy of the repository or, in a "
+                    "bucket that keeps versions, from behind a delete marker; or choose an "
+                    "empty place",
+                    repo_object);
+}
+
 static int make(uint32_t chunk_size, enum repo_cipher cipher, struct repo *ret, struct err *err)
 {
     struct repo repo = {.chunk_size = chunk_size, .region_size = FMT_REGION_SIZE, .cipher = cipher};
@@ -112,6 +131,8 @@ static int create(struct store *store, const struct repo *repo, struct err *err)
 {
     uint8_t object[FMT_REPO_LEN];
     int rc = refuse_copy(store, err);
+    if (rc == 0)
+        rc = store_list(store, "", refuse_object, store, err); /* the same where both are lost */
     if (rc < 0)
         return rc;
     fmt_repo_encode(repo, object);

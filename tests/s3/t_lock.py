@@ -194,6 +194,28 @@ def test_hidden(story):
     is_status(world.cli("verify", "t2"), 0, "and t2 verifies")
 
 
+def test_identity_hidden(story):
+    """Both copies of tidemark.repo: nobody is led to make a new repository over the old one."""
+    names = ("tidemark.repo", "tidemark.repo.copy")
+    for name in names:
+        is_(story.client.delete(story.path(name)).status, 204, f"{name} is hidden")
+    for verb in (("list",), ("snapshot", "--tag", "none", "--local"), ("check",)):
+        done = story.world.cli(*verb)
+        ok(done.status != 0, f"{verb[0]} fails")
+        like(done.out + done.err, "hint: 'tidemark.repo' is there as an older version.* README",
+             "and says how the repository can be had back")
+        unlike(done.out + done.err, "tidemark init", "not how a new one is made")
+    done = story.world.cli("init")
+    is_status(done, "refused", "init is refused")
+    like(done.err, "'tidemark.repo' is hidden", "and says why")
+    for name in names:
+        for key, version, is_marker in story.client.versions("locked", name):
+            if is_marker and key == name:
+                story.client.delete(story.path(key), query={"versionId": version})
+    is_(check_row(story.world)["result"], "ok", "without the markers check is content")
+    is_(story.world.tags(), ["t1", "t2"], "and the snapshots are there")
+
+
 def test_withdrawn(story):
     """Expire withdraws nothing that is locked: who does hides it, as all that has keys can."""
     identity = story.records()["t1"]["id"]
@@ -482,6 +504,7 @@ def main():
     test_locked(story)
     test_told(story)
     test_hidden(story)
+    test_identity_hidden(story)
     test_withdrawn(story)
     test_readme(story)
     test_killed(story)

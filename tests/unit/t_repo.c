@@ -32,6 +32,21 @@ static void drop(const char *name)
     (void)unlink(path);
 }
 
+/* Objects whose identity is lost, or hidden: nobody could read them beside a new one. */
+static void test_lost(struct store *store)
+{
+    static const char *const names[] = {"wal/main/1/00000001/000000010000000000000001",
+                                        "snapshot/main/db1/0123456789abcdef0123456789abcdef.json",
+                                        "pack/0123456789abcdef0123456789abcdef/a/00000000"};
+    struct repo made;
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        is_good(store_put(store, names[i], "x", 1, &err), &err, "%s", names[i]);
+        is_err(repo_create(store, 32768, &made, &err), &err, ERR_REFUSED, names[i],
+               "no new identity beside it");
+        is_good(store_remove(store, names[i], &err), &err, "removed");
+    }
+}
+
 static void test_create_and_open(struct store *store)
 {
     struct repo made, got;
@@ -145,6 +160,7 @@ int main(void)
         printf("Bail out! %s\n", err.text);
         return 1;
     }
+    test_lost(store);
     test_create_and_open(store);
     test_copy(store);
     test_ids();
