@@ -486,6 +486,7 @@ static void release_restore(struct restore *restore)
         free(restore->volumes[i].manifest_buf);
     restore_forget_settings(restore);
     json_decref(restore->second_ways);
+    json_decref(restore->second_before);
     if (restore->record_read)
         record_release(&restore->record);
     store_close(restore->store);

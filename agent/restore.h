@@ -159,8 +159,9 @@ struct restore {
     bool went_back;       /* to `fenced`, because of that: once a run */
     struct err kept_down; /* why restore_fence_lift() did not start the old server; code 0: none */
     json_t *second_ways;  /* conninfos of whoever may be the primary; of this run's plan */
-    unsigned own_port;    /* of the server here, as configured; 0: not known, of this run's plan */
-    bool conninfo_changed;      /* since it was reserved: the call has another primary_conninfo */
+    json_t *second_before; /* "other_primary" of the restore that was given up here, or NULL */
+    unsigned own_port;     /* of the server here, as configured; 0: not known, of this run's plan */
+    bool conninfo_changed; /* since it was reserved: the call has another primary_conninfo */
     enum restore_step hold;     /* the last step of this run; STEP_COMPLETE = no hold */
     struct restore_fork fork;   /* of a standby, from its coordinator */
     struct wal_history history; /* of fork.timeline; empty before it is known */
@@ -297,6 +298,8 @@ bool restore_wal_is_local(struct restore *restore, uint32_t timeline, uint64_t l
 /* --- restore_config.c: postgresql.conf and its kin --- */
 int restore_save_config(struct restore *restore, struct err *err);
 int restore_put_config(struct restore *restore, struct err *err);
+/* The directory of the newest restore that touched this node, when that was given up. */
+bool restore_given_up_before(const struct restore *restore, char ret_dir[JOB_DIR_MAX]);
 /* mkdir -p of everything above path; mode 0755. */
 int restore_make_parents(const char *path, struct err *err);
 

@@ -27,9 +27,9 @@ static void saved_path(const struct restore *restore, size_t index, char *ret, s
     (void)snprintf(ret, size, "%s/config-%zu.json", restore->job->dir, index);
 }
 
-/* The newest restore that touched this node, when it was given up: what lies on the volumes is
- * half of some snapshot, and what was there before is in that job's directory. */
-static bool given_up_before(const struct restore *restore, char ret_dir[JOB_DIR_MAX])
+/* What lies on the volumes is half of some snapshot, and what was there before is in that job's
+ * directory. */
+bool restore_given_up_before(const struct restore *restore, char ret_dir[JOB_DIR_MAX])
 {
     free_json json_t *jobs = NULL;
     struct err ignored;
@@ -55,7 +55,7 @@ static bool given_up_before(const struct restore *restore, char ret_dir[JOB_DIR_
 static int take_saved(struct restore *restore, const char *path, const char *to, struct err *err)
 {
     char dir[JOB_DIR_MAX], from[JOB_DIR_MAX + 64];
-    if (!given_up_before(restore, dir))
+    if (!restore_given_up_before(restore, dir))
         return err_set(err, ERR_MISSING, "no restore was given up");
     for (size_t i = 0; i < restore->record.config_file_count; i++) {
         free_json json_t *saved = NULL;

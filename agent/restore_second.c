@@ -90,12 +90,38 @@ static bool add_way(json_t *ways, const char *conninfo)
     return conninfo && conninfo[0] && json_array_append_new(ways, json_string(conninfo)) == 0;
 }
 
+static void add_ways(json_t *ways, const json_t *more)
+{
+    size_t i;
+    json_t *way;
+    json_array_foreach(more, i, way)
+    {
+        (void)add_way(ways, json_string_value(way));
+    }
+}
+
 static bool runs_here(const struct restore *restore)
 {
     return restore->server_was_running && !restore_is_standby(restore);
 }
 
-/* As configured, as this standby follows it, and as the others of a cluster snapshot did. */
+/* Of a standby whose restore was given up the volumes do not say any more that it was one. */
+static void load_given_up(struct restore *restore)
+{
+    char dir[JOB_DIR_MAX], path[JOB_DIR_MAX + 32];
+    free_json json_t *journal = NULL;
+    struct err ignored;
+    json_decref(take_ptr(&restore->second_before));
+    if (restore_is_standby(restore) || runs_here(restore) || !restore_given_up_before(restore, dir))
+        return;
+    (void)snprintf(path, sizeof(path), "%s/journal.json", dir);
+    if (json_load_path(path, &journal, &ignored) == 0)
+        restore->second_before =
+            json_incref(json_object_get(json_object_get(journal, "plan"), "other_primary"));
+}
+
+/* As configured, as this standby follows it, as the others of a cluster snapshot did, and as a
+ * restore that was given up knew it. */
 static json_t *ways_to_primary(struct restore *restore)
 {
     json_t *ways = json_array(), *member;
@@ -111,6 +137,7 @@ static json_t *ways_to_primary(struct restore *restore)
         if (json_is(member, "role", "standby") && !is_own)
             (void)add_way(ways, json_str(member, "primary_conninfo"));
     }
+    add_ways(ways, json_object_get(restore->second_before, "asked"));
     return ways;
 }
 
@@ -307,7 +334,8 @@ static bool is_strict(const struct restore *restore, const json_t *servers)
     if (runs_here(restore))
         return any_untold(servers);
     return (restore->conf.primary_connection[0] && names_others(servers)) ||
-           restore_is_standby(restore) || is_recorded_as_standby(restore);
+           restore_is_standby(restore) || is_recorded_as_standby(restore) ||
+           json_is_true(json_object_get(restore->second_before, "strict"));
 }
 
 static bool only_plans(const struct restore *restore)
@@ -370,8 +398,9 @@ static json_t *public_ways(const json_t *ways)
 
 static json_t *not_asked(const struct restore *restore, const char *why, bool clone)
 {
-    return json_pack("{s:s, s:s, s:b, s:o}", "state", "not asked", "text", why, "clone", clone,
-                     "asked", public_ways(restore->second_ways));
+    return json_pack("{s:s, s:s, s:b, s:b, s:o}", "state", "not asked", "text", why, "clone", clone,
+                     "strict", is_strict(restore, NULL), "asked",
+                     public_ways(restore->second_ways));
 }
 
 int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret, struct err *err)
@@ -380,6 +409,7 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
     if (!is_concerned(restore))
         return 0;
     json_decref(restore->second_ways);
+    load_given_up(restore);
     restore->second_ways = ways_to_primary(restore);
     find_own_port(restore);
     bool none = json_array_size(restore->second_ways) == 0;
@@ -417,23 +447,18 @@ int restore_second_check(struct restore *restore, json_t *warnings, json_t **ret
         return rc;
     bool asks = state == SECOND_UNCLEAR && strict && !restore->request.allow_second_primary &&
                 !restore->request.primary_is_down;
-    *ret = json_pack("{s:s, s:s, s:b, s:b, s:O, s:o}", "state", state_names[state], "text", where,
-                     "runs_here", runs_here(restore), "needs_word", asks, "servers", servers,
-                     "asked", public_ways(restore->second_ways));
+    *ret = json_pack("{s:s, s:s, s:b, s:b, s:b, s:O, s:o}", "state", state_names[state], "text",
+                     where, "runs_here", runs_here(restore), "strict", strict, "needs_word", asks,
+                     "servers", servers, "asked", public_ways(restore->second_ways));
     return 0;
 }
 
 /* The plan keeps no passwords: who resumes has those of the configuration. */
 static json_t *ways_again(const struct restore *restore, const json_t *plan)
 {
-    json_t *ways = json_array(), *way;
-    size_t i;
+    json_t *ways = json_array();
     (void)add_way(ways, restore->conf.primary_connection);
-    json_array_foreach(restore->second_ways ? restore->second_ways : json_object_get(plan, "asked"),
-                       i, way)
-    {
-        (void)add_way(ways, json_string_value(way));
-    }
+    add_ways(ways, restore->second_ways ? restore->second_ways : json_object_get(plan, "asked"));
     return ways;
 }
 

@@ -256,6 +256,40 @@ def test_lifted(node, standby):
     ok(not node.server.running(), "promoted meanwhile: the old server stays down")
 
 
+def test_promoted_while_pulling(node, standby):
+    """node was the primary and ran when its restore began."""
+    follow(standby, node)
+    node.sections["tidemark"]["resume"] = "wait"
+    configure(node, primary_connection=both(standby, node))
+    running, pid = stopped_at(node, "pulling", "p1")
+    standby.server.psql("select pg_promote()")
+    os.kill(pid, signal.SIGCONT)
+    done = running.wait()
+    is_status(done, "refused", "its standby was promoted while it was restored: refused")
+    like(done.err, f"runs and takes writes, at {standby.server.socket}:", "and says where")
+    ok(not node.server.running(), "its standby was promoted while it was restored: it is down")
+    is_status(node.cli("cancel", os.path.basename(running.job())), 0, "given up")
+
+
+def test_given_up(node, primary):
+    """The volumes of a standby say no more that it was one; the restore that was given up does."""
+    follow(node, primary)
+    configure(node, primary_connection=None)
+    primary.server.stop("immediate")
+    running, pid = stopped_at(node, "pulling", "p1")
+    tm.kill_pid(pid)
+    running.wait()
+    is_status(node.cli("cancel", os.path.basename(running.job())), 0, "a standby's is given up")
+    done = node.cli("restore", "p1", "--dry-run")
+    is_status(done, 0, "given up, the primary is down: planned")
+    like(done.out, f"primary +nobody: .*{primary.server.socket}:{primary.server.port}",
+         "given up, the primary is down: it is asked")
+    primary.server.start()
+    done = node.cli("restore", "p1", "--yes", "--verify=quick")
+    is_status(done, "refused", "given up, the primary is back: refused")
+    like(done.err, f"runs and takes writes, at {primary.server.socket}:", "and says where")
+
+
 def main():
     box = need_root() or Sandbox("cascade")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
@@ -282,6 +316,8 @@ def main():
     test_restored(node, second, load, rows, cascading)
     test_repointed(node, later, rows, repointed)
     test_lifted(node, first)
+    test_promoted_while_pulling(first, node)
+    test_given_up(first, node)
     cluster.stop()
 
 
