@@ -2,7 +2,9 @@
  * the cluster failed over to another node since, there may be one already, and what clients commit
  * on the two are two branches that nobody can merge. So whoever may be the primary is asked: as the
  * plan is made, as it is executed, and once more before the server starts, because hours may lie
- * between.
+ * between. Nobody is asked between that start and the promotion, which PostgreSQL does by itself:
+ * a pause at the target that we end would not cover `latest` and the image's own end, which have
+ * no target to pause at.
  *
  *   it runs     refused (19); --allow-second-primary says that both shall run
  *   unclear     it cannot be asked (no password, no answer, a standby answers and no primary): a
