@@ -113,8 +113,9 @@ struct expire_item {
     const char *why;        /* it stays or goes, for people; static */
     int64_t locked_until_s; /* by the store, when that is not over; else 0 */
     bool held;              /* its record is under a legal hold */
-    bool unseen;            /* its record says that it is locked, and the store shows no lock */
-    uint64_t left;          /* objects of it that somebody else reaches */
+    bool unseen; /* its record says that it is locked, and the store, which could, shows no lock */
+    bool by_id;  /* asked for by its whole id: then its record's word does not keep it */
+    uint64_t left; /* objects of it that somebody else reaches */
     /* of a record of this cluster that could be read, unless dead */
     bool known;
     bool is_newest; /* of its node */
@@ -159,6 +160,7 @@ struct expire {
     size_t abandoned;
     uint64_t locked_objects; /* that would have been removed */
     uint64_t locks_extended;
+    enum expire_locking { EXPIRE_LOCKING_UNASKED, EXPIRE_LOCKS, EXPIRE_LOCKS_NOT } locking;
 };
 
 int expire_names_add(struct expire_names *names, const char *name, uint64_t size, struct err *err);
@@ -230,6 +232,10 @@ int expire_wal(struct expire *expire, struct err *err);
 int expire_lock_prepare(struct expire *expire, struct err *err);
 /* Until when the store has its record locked, if that is not over; a legal hold. */
 int expire_lock_ask(const struct expire *expire, struct expire_item *item, struct err *err);
+/* Fills unseen, of one whose record claims a lock and of which expire_lock_ask() has shown none. In
+ * a store that locks nothing, where the repository may be a copy of another one, none is missing.
+ */
+int expire_lock_unseen(struct expire *expire, struct expire_item *item, struct err *err);
 /* Those whose grace is over are not dead while they are locked. */
 int expire_lock_revive(struct expire *expire, struct err *err);
 /* Nor does one go. ERR_REFUSED when it was asked for by name. */

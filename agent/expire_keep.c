@@ -123,6 +123,8 @@ static int choose_named(struct expire *expire, struct err *err)
             (void)err_set(err, ERR_REFUSED, "snapshot '%.64s' is pinned", what);
             return err_hint(err, "`tidemark unpin %.64s` first", what);
         }
+        uint8_t id[ID_LEN];
+        item->by_id = id_from_text(what, id);
         item->goes = true;
         item->why = "asked for";
     }

@@ -131,8 +131,7 @@ static int take_record(struct expire *expire, const struct record *record, struc
     if (record->locked_until_s <= expire->now_s || item->locked_until_s > 0)
         return 0;
     int rc = expire_lock_ask(expire, item, err);
-    item->unseen = rc == 0 && item->locked_until_s == 0;
-    return rc;
+    return rc == 0 && item->locked_until_s == 0 ? expire_lock_unseen(expire, item, err) : rc;
 }
 
 static int read_records(struct expire *expire, struct err *err)

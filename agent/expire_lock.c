@@ -49,6 +49,19 @@ int expire_lock_ask(const struct expire *expire, struct expire_item *item, struc
     return 0;
 }
 
+int expire_lock_unseen(struct expire *expire, struct expire_item *item, struct err *err)
+{
+    if (expire->locking == EXPIRE_LOCKING_UNASKED) {
+        int rc = store_check_lock(expire->store, err);
+        if (rc < 0 && rc != -ERR_CONFIG && rc != -ERR_AUTH)
+            return rc;
+        expire->locking = rc == -ERR_CONFIG ? EXPIRE_LOCKS_NOT : EXPIRE_LOCKS; /* or may */
+        err_clear(err);
+    }
+    item->unseen = expire->locking == EXPIRE_LOCKS;
+    return 0;
+}
+
 int expire_lock_revive(struct expire *expire, struct err *err)
 {
     int rc = 0;
@@ -76,8 +89,9 @@ static int refuse(const struct expire_item *item, struct err *err)
                       "snapshot '%s' is locked by its record, and the store shows no lock", name);
         return err_hint(err,
                         "does the key have s3:GetObjectRetention? `tidemark show %s` says until "
-                        "when the snapshot stays",
-                        name);
+                        "when the snapshot stays; in a repository that was copied here `tidemark "
+                        "expire --confirm %s` withdraws it",
+                        name, id);
     }
     text_time(item->locked_until_s, date);
     (void)err_set(err, ERR_REFUSED, "snapshot '%s' is locked until %s", name, date);
@@ -87,7 +101,7 @@ static int refuse(const struct expire_item *item, struct err *err)
 
 static bool is_kept(const struct expire_item *item)
 {
-    return item->locked_until_s > 0 || item->held || item->unseen;
+    return item->locked_until_s > 0 || item->held || (item->unseen && !item->by_id);
 }
 
 /* One whose record claims a lock was asked about when that was read. */

@@ -138,6 +138,12 @@ static int unreadable(const struct expire *expire, const struct expire_manifest 
         return err_hint(err, "it has no record: when its last object is as old as the grace period "
                              "it is given up, and another grace later the rest goes on");
     text_time(item->locked_until_s, date);
+    if (!expire_is_ours(expire, item))
+        return err_hint(err,
+                        "it is of cluster '%s': `tidemark expire --confirm %s` on a host of that "
+                        "cluster gives it up, and the rest goes on when an expire there has "
+                        "removed it",
+                        item->name.cluster, id);
     if (item->locked_until_s > 0)
         return err_hint(err,
                         "it cannot be restored, nor given up before its lock ends, %s: until then "

@@ -38,7 +38,8 @@ static uint64_t number(const json_t *json, const char *key)
 
 static void format_why(const json_t *item, char *ret, size_t size)
 {
-    const char *why = cmd_text(item, "why"), *locked = strstr(why, "locked");
+    const char *why = cmd_text(item, "why");
+    bool locked = strstr(why, "locked") && json_object_get(item, "locked_until_s");
     char date[32];
     cmd_format_time(json_integer_value(json_object_get(item, "locked_until_s")), date);
     (void)snprintf(ret, size, "%s%s%s", why, locked ? " until " : "", locked ? date : "");

@@ -3,6 +3,7 @@
 that were suspended for longer than the grace while their parent went, WAL. Ages are made by setting
 the times of objects: the store's clock is that of its files.
 check: build=asan timeout=400"""
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from tm import *  # noqa: E402,F403
 import snapshots as snap  # noqa: E402
+import tidemark_reader as stranger  # noqa: E402
 from expire_lib import *  # noqa: E402,F403
 
 
@@ -285,6 +287,13 @@ def test_manifest_lost(node):
     like(done.err, f"what snapshot {IDENTITIES['second']} needs: its manifest '{name}' is not "
                    f"there\nhint: .*`tidemark expire --confirm {IDENTITIES['second']}`", "which")
     is_(objects(node), before, "nothing is removed, and nothing withdrawn as older than that one")
+    with open(os.path.join(top, name), "wb") as file:
+        file.write(b"no manifest")
+    done = node.cli("expire", "--local", TIDEMARK_TIDEMARK_CLUSTER="second",
+                    TIDEMARK_TIDEMARK_STATE_DIR=node.box.mkdir("other-state", 0o755))
+    is_status(done, "corrupt", "another cluster that shares the repository meets a damaged one")
+    like(done.err, "hint: it is of cluster 'main': `tidemark expire --confirm "
+                   f"{IDENTITIES['second']}` on a host of that cluster", "and hears whose it is")
     os.rename(aside, os.path.join(top, name))
     is_(sorted(reached(node, "second") - objects(node)), [], "with it the snapshot is whole")
     os.rename(os.path.join(top, name), aside)
@@ -318,6 +327,25 @@ def test_damaged_stray(node):
     is_status(sleeper.wake(), "busy", "its writer fails")
     is_status(node.cli("expire"), 0, "and its record goes")
     whole(node, "a damaged manifest without a record", "t1", "t3")
+
+
+def test_copied(node):
+    """A record that claims a lock, in a store that locks nothing: a copy of a bucket."""
+    take(node, "copied")
+    path = snap.record_path(node, "copied")
+    with open(path, "rb") as file:
+        raw = file.read()
+    text = json.loads(raw[192:])
+    text["locked_until_s"] = text["captured_s"] + 20 * 86400
+    body = json.dumps(text).encode()
+    head = raw[:24] + len(body).to_bytes(8, "little") + raw[32:88] + hashlib.sha256(body).digest()
+    head += raw[120:176]
+    os.chmod(path, 0o640)
+    with open(path, "wb") as file:
+        file.write(head + stranger.PLAIN.digest(head) + body)
+    is_status(node.cli("show", "copied"), 0, "a record with a lock")
+    forget(node, "copied")
+    is_({o for o in objects(node) if IDENTITIES["copied"] in o}, set(), "keeps nothing here")
 
 
 def test_damaged(node):
@@ -372,6 +400,7 @@ def main():
     test_manifest_gone(node)
     test_manifest_lost(node)
     test_damaged_stray(node)
+    test_copied(node)
     test_damaged(node)
 
 

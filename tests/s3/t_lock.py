@@ -351,7 +351,8 @@ def test_forged(story):
 
 def test_held(story):
     """A record without a date, under a legal hold: without it no rule would keep its snapshot."""
-    name = f"snapshot/main/db-locked/{story.records()['t1']['id']}.json"
+    identity = story.records()["t1"]["id"]
+    name = f"snapshot/main/db-locked/{identity}.json"
     body = story.client.get(story.path(name)).body
     is_(story.client.put(story.path(name), body).status, 200, "a record is put anew, unlocked")
     story.hold(name, "ON")
@@ -366,8 +367,13 @@ def test_held(story):
         "without the hold its own word keeps it")
     done = story.world.cli("expire", "t1", "--confirm")
     is_status(done, "refused", "by name it is refused, too")
-    like(done.err, "locked by its record, and the store shows no lock\n.*GetObjectRetention",
-         "with what may be missing")
+    like(done.err, "locked by its record, and the store shows no lock\n.*GetObjectRetention.*"
+         f"`tidemark expire --confirm {identity}`",
+         "with what may be missing, and what to do in a copy")
+    like(story.world.cli("expire", "--dry-run", "--local").out,
+         r"(?m)^keep +t1 .* locked, it says$", "for people: there is no date")
+    is_status(story.world.cli("expire", "--confirm", identity), 0, "its id withdraws it")
+    is_(story.client.delete(story.path(f"withdrawn/{identity}")).status, 204, "it is taken back")
     newest = story.client.versions("locked", name)[0]
     is_(story.client.delete(story.path(name), query={"versionId": newest[1]}).status, 204,
         "the first record again")
