@@ -160,10 +160,11 @@ def catches_interrupt(process):
 
 
 def run_unanswered(node, interrupts):
-    """`tidemark snapshot` whose agent does not answer until it got so many SIGINT."""
+    """`tidemark snapshot` whose agent does not answer until it got so many SIGINT. (With a named
+    configuration it would ask before that for the agent's own, and could just end.)"""
     node.agent.signal(signal.SIGSTOP)
     process = subprocess.Popen([os.path.join(node.programs, "tidemark"), "snapshot", "--tag",
-                                "interrupted"], env={**os.environ, "TIDEMARK_CONFIG": node.conf},
+                                "interrupted", f"--agent=unix:{node.socket}"],
                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
                                stderr=subprocess.PIPE, start_new_session=True)
     try:
