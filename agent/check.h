@@ -79,7 +79,8 @@ int check_server(struct check *check, struct err *err);
 int check_layout(struct check *check, struct err *err);
 int check_backlog(struct check *check, struct err *err);
 int check_archiving(struct check *check, struct err *err);
-/* Of a standby: what a snapshot of it needs of its primary. Not every standby has to give one. */
+/* Of a standby: what a snapshot of it needs of its primary. Not every standby has to give one. Of a
+ * primary: whether primary_connection finds another one. */
 int check_standby(struct check *check, struct err *err);
 
 /* check_cluster.c */

@@ -9,6 +9,7 @@
 #include "agent/archive_lag.h"
 #include "agent/archive_proof.h"
 #include "agent/check.h"
+#include "agent/other_primary.h"
 #include "agent/process.h"
 #include "agent/program.h"
 #include "agent/repository_access.h"
@@ -332,6 +333,24 @@ int check_archiving(struct check *check, struct err *err)
     return rc < 0 ? rc : check_by_role(check, err);
 }
 
+/* Of a primary: that no other one runs. Who cannot be reached holds nothing up. */
+static int check_alone(struct check *check, struct err *err)
+{
+    char where[OTHER_PRIMARY_TEXT];
+    free_mem char *system_id = NULL;
+    int rc =
+        pg_query_text(check->session, "select system_identifier::text from pg_control_system()",
+                      NULL, &system_id, err);
+    if (rc < 0 || !system_id || !other_primary_find(check->conf, system_id, true, where))
+        return rc < 0 ? rc : CHECK_NONE;
+    (void)err_set(err, ERR_REFUSED,
+                  "this server takes writes, and so does another one of this cluster, at %s: two "
+                  "branches that nobody can merge",
+                  where);
+    return err_hint(err, "stop the one that the cluster went on without, mostly the one on the "
+                         "lower timeline, and make it a standby (pg_rewind, pg_basebackup)");
+}
+
 int check_standby(struct check *check, struct err *err)
 {
     uint64_t standby = 0;
@@ -339,7 +358,7 @@ int check_standby(struct check *check, struct err *err)
         return CHECK_NONE;
     int rc = query_u64(check->session, "select pg_is_in_recovery()::int", &standby, err);
     if (rc < 0 || !standby)
-        return rc < 0 ? rc : CHECK_NONE;
+        return rc < 0 ? rc : check_alone(check, err);
     struct snapshot *snapshot = calloc(1, sizeof(*snapshot)); /* large */
     if (!snapshot)
         return err_set(err, ERR_INTERNAL, "out of memory");

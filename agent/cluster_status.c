@@ -73,6 +73,28 @@ static const json_t *find_leader(const json_t *members, const json_t *fork, size
     return found;
 }
 
+static json_int_t timeline_of(const json_t *member)
+{
+    return json_integer_value(json_object_get(member, "timeline"));
+}
+
+/* Of two primaries that nobody knows better the one promoted last is mostly the cluster's. */
+static void hint_two(json_t *member, const json_t *other)
+{
+    char text[256];
+    bool newer = timeline_of(member) > timeline_of(other);
+    if (!is_primary(member) || !is_primary(other) || timeline_of(member) == timeline_of(other))
+        return;
+    (void)snprintf(text, sizeof(text),
+                   newer ? "stop %s now, unless it is the cluster's: this one is on the newer "
+                           "timeline, %lld"
+                         : "stop it now, unless it is the cluster's: %s is on the newer timeline, "
+                           "%lld; then make it a standby (pg_rewind, pg_basebackup) or restore the "
+                           "cluster",
+                   json_str(other, "name"), (long long)timeline_of(newer ? member : other));
+    (void)json_object_set_new(member, "hint", json_string(text));
+}
+
 static void blame(json_t *member, const char *cause)
 {
     (void)json_object_set_new(member, "diverged", json_string(cause));
@@ -105,6 +127,8 @@ static void compare(json_t *member, const json_t *to, size_t primaries)
     else
         return;
     blame(member, text);
+    if (primaries > 1)
+        hint_two(member, to);
 }
 
 void cluster_find_diverged(json_t *members, const json_t *restored)

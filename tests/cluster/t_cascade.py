@@ -115,6 +115,9 @@ def test_old_primary_runs(first, second, node):
          rf"{second.server.socket}:{second.server.port}: .*hint: stop it first",
          "an old primary beside a promoted one: names the other one")
     unlike(done.err, own, "an old primary beside a promoted one: and not itself")
+    like(first.cli("check").out, "(?s)FAILED primary +this server takes writes, and so does another"
+         rf" .*{second.server.socket}:{second.server.port}.*hint: stop the one",
+         "an old primary beside a promoted one: check says so")
     for way, what in ((both(first, node), "as a standby"),
                       (both(first).replace("user=postgres", "user=looker"), "as anybody")):
         configure(first, primary_connection=way)

@@ -172,6 +172,11 @@ static void test_fork(void)
     }
 }
 
+static bool has_hint(const json_t *members, size_t index, const char *text)
+{
+    return strstr(json_str(json_array_get(members, index), "hint"), text) != NULL;
+}
+
 /* want: the names of those that have diverged. */
 static void test_diverged(void)
 {
@@ -216,6 +221,12 @@ static void test_diverged(void)
         for (size_t k = 0; k < json_array_size(members); k++)
             if (json_object_get(json_array_get(members, k), "diverged"))
                 (void)strncat(found, names[k], 1);
+        if (strcmp(rows[i].want, "ab") == 0) {
+            ok(has_hint(members, 0, "stop b now") && has_hint(members, 0, "this one is on the new"),
+               "the one on the newer timeline says which to stop");
+            ok(has_hint(members, 1, "stop it now") && has_hint(members, 1, "a is on the newer"),
+               "and so does the other");
+        }
         is_str(found, rows[i].want, "%s", rows[i].what);
     }
 }
