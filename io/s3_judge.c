@@ -232,6 +232,17 @@ static enum s3_verdict again_because(const struct answer *answer, const char *re
 }
 
 /* --- errors with something to say --------------------------------------------------------------*/
+/* Of what is asked of a bucket, not of an object; else NULL. The names are those of AWS: Action in
+ * "Amazon S3 API operations and permissions". */
+static const char *action_of(const struct s3_call *call)
+{
+    if (call->op == S3_ASK)
+        return strcmp(call->name, "versioning") == 0 ? "s3:GetBucketVersioning"
+                                                     : "s3:GetBucketObjectLockConfiguration";
+    return call->op == S3_LIST && strstr(call->query, "&versions=") ? "s3:ListBucketVersions"
+                                                                    : NULL;
+}
+
 static enum s3_verdict fail_auth(const struct answer *answer)
 {
     const char *code = answer->error.code;
@@ -244,6 +255,8 @@ static enum s3_verdict fail_auth(const struct answer *answer)
                                     "the endpoint");
     else if (strcmp(code, "ExpiredToken") == 0 || strcmp(code, "InvalidToken") == 0)
         (void)err_hint(answer->err, "the session token has ended: get a new one");
+    else if (action_of(answer->call))
+        (void)err_hint(answer->err, "the key needs the permission %s", action_of(answer->call));
     else
         (void)err_hint(answer->err,
                        "the key needs permission to %s objects, and to list the "

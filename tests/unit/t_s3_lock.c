@@ -127,6 +127,8 @@ static const struct {
     {S3_ASK, 200, "", S3_DONE, ERR_OK, ""},
     {S3_ASK, 404, "ObjectLockConfigurationNotFoundError", S3_ABSENT, ERR_MISSING, "it has none"},
     {S3_ASK, 404, "NoSuchKey", S3_AGAIN, ERR_OK, ""},
+    {S3_ASK, 403, "AccessDenied", S3_FAILED, ERR_AUTH, "s3:GetBucketObjectLockConfiguration"},
+    {S3_LIST, 403, "AccessDenied", S3_FAILED, ERR_AUTH, "s3:ListBucketVersions"},
     {S3_GET, 404, "NoSuchVersion", S3_ABSENT, ERR_MISSING, "no such object"},
     {S3_PUT, 403, "AccessDenied", S3_FAILED, ERR_AUTH, "permission to write and lock"},
 };
@@ -136,8 +138,11 @@ static void check_answer(size_t i)
     struct http_exchange *x = &call->exchange;
     struct err err = {.code = ERR_OK};
     unsigned delay;
+    static char versions[4096];
     if (answers[i].op == S3_ASK)
         s3_call_ask(call, service, "object-lock", 1000);
+    else if (answers[i].op == S3_LIST)
+        s3_call_list_versions(call, service, "", "", "", versions, sizeof(versions), 1000);
     else if (answers[i].op == S3_RETAIN)
         s3_call_retain(call, service, "n", STORE_LOCK_COMPLIANCE, 1369353600, 1000);
     else if (answers[i].op == S3_PUT)
