@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 
+#include "agent/log.h"
 #include "agent/mark.h"
 #include "agent/pg_names.h"
 #include "agent/wal_lineage.h"
@@ -29,6 +30,20 @@ int wal_horizon_put(const struct wal_archive *archive, const char *segment, cons
     char name[STORE_NAME_MAX + 1];
     name_of(archive, segment, job, name);
     return mark_put_as(archive->store, archive->repo, name, because, NULL, by, err);
+}
+
+/* In a bucket with a default retention marks are locked, too: an older one goes another time. It
+ * says less than the one that stays. */
+static int remove_unlocked(struct store *store, const char *name, struct err *err)
+{
+    int rc = store_remove(store, name, err);
+    if (rc != -ERR_REFUSED)
+        return rc;
+    log_info("a mark stays for now: the bucket has a default retention, which Tidemark does not "
+             "need err=\"%s\"",
+             err->text);
+    err_clear(err);
+    return 0;
 }
 
 int wal_horizon_remove(const struct wal_archive *archive, const char *segment, const char *job,
@@ -61,7 +76,7 @@ int wal_horizon_settle(const struct wal_archive *archive, const char *segment, c
     int rc = list(archive, &all, err);
     for (size_t i = 0; rc == 0 && i < all.count; i++)
         if (strncmp(all.items[i], own, same) == 0 && strcmp(all.items[i], own) < 0)
-            rc = store_remove(archive->store, all.items[i], err);
+            rc = remove_unlocked(archive->store, all.items[i], err);
     free(all.items);
     return rc;
 }

@@ -15,7 +15,7 @@ int wal_horizon_put(const struct wal_archive *archive, const char *segment, cons
                     const uint8_t because[ID_LEN], const char *by, struct err *err);
 int wal_horizon_remove(const struct wal_archive *archive, const char *segment, const char *job,
                        struct err *err);
-/* Removes the other marks of the timeline that say less. */
+/* Removes the other marks of the timeline that say less, but for what is locked. */
 int wal_horizon_settle(const struct wal_archive *archive, const char *segment, const char *job,
                        struct err *err);
 

@@ -31,7 +31,10 @@ static int no_lock(void *ctx, const char *name, int64_t until_s, struct err *err
     if (until_s == STORE_LOCK_HELD)
         return err_set(err, ERR_REFUSED, "'%s' is under a legal hold", name);
     s3_date_format(until_s, date);
-    return err_set(err, ERR_REFUSED, "'%s' is locked until %s", name, date);
+    (void)err_set(err, ERR_REFUSED, "'%s' is locked until %s", name, date);
+    return err_hint(err,
+                    "a default retention of the bucket locks marks, too: take it off, lock_days "
+                    "does without");
 }
 
 int store_s3_remove(struct store *store, const char *name, struct err *err)

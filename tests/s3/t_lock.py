@@ -3,6 +3,7 @@
 snapshot is there, nobody removes it before its date, and expire takes it, with all versions, behind
 it. Locks of a day for what must hold, of seconds (TIDEMARK_TEST_LOCK_S) for what must end.
 check: build=release timeout=300"""
+import argparse
 import base64
 import hashlib
 import json
@@ -500,6 +501,30 @@ def test_sealed(box, store):
     world.stop()
 
 
+def test_default_retention(box, store):
+    """It locks marks, too: a horizon mark that is to go stays, and expire goes on."""
+    world = World(box, store, "default", proxy=False, lock=True).start()
+    client, story = store.client(), argparse.Namespace(world=world)
+    for tag in ("t1", "t2"):
+        is_status(world.snapshot(tag), 0, f"snapshot {tag}")
+    body = (b"<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule>"
+            b"<DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule>"
+            b"</ObjectLockConfiguration>")
+    digest = base64.b64encode(hashlib.md5(body).digest()).decode()
+    is_(client.request("PUT", "default", {"object-lock": ""}, {"content-md5": digest}, body).status,
+        200, "a default retention")
+    system = world.server.psql("select system_identifier from pg_control_system()")
+    old = f"horizon/main/{system}/{1:08X}{0:08X}{1:08X}-{0:032x}"
+    digest = base64.b64encode(hashlib.md5(b"old").digest()).decode()
+    is_(client.put(f"default/{old}", b"old", headers={"content-md5": digest}).status, 200,
+        "an older mark, which it locks")
+    retention(story, count=1)
+    poll(lambda: expire(story)[1].get("wal_objects"), 60, "expire to remove WAL", 1)
+    is_(len(world.place.keys_below("horizon/")), 2, "its mark is there, and the older one")
+    expire(story)
+    world.stop()
+
+
 def main():
     s3.need_ceph()
     box = need_root() or Sandbox("s3lock")
@@ -519,6 +544,7 @@ def main():
     test_held(story)
     test_removed(story)
     story.world.stop()
+    test_default_retention(box, store)
     test_sealed(box, store)
 
 
