@@ -299,8 +299,15 @@ def test_minimal(story):
     """The server ran with wal_level = minimal for a while, all within one segment."""
     node, server = story.node, story.server
     timeline = server.timeline()
-    for level, mode, senders in (("minimal", "off", 0), ("replica", "on", 4)):
+    status = os.path.join(server.data, "pg_wal/archive_status")
+    server.stop()
+    while any(name.endswith(".ready") for name in os.listdir(status)):
+        server.start()  # what waits now would go unarchived while archive_mode is off
+        node.wait_archived(server.switch_wal())
         server.stop()
+    for level, mode, senders in (("minimal", "off", 0), ("replica", "on", 4)):
+        if server.running():
+            server.stop()
         server.configure(wal_level=level, archive_mode=mode, max_wal_senders=senders)
         server.start()
         mark(server, level)
