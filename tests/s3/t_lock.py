@@ -388,7 +388,7 @@ def test_removed(story):
     world.server.psql("create table junk (pad bytea); alter table junk alter pad set storage "
                       "external; insert into junk select (select string_agg(sha512(convert_to("
                       "random()::text || j || i, 'UTF8')), ''::bytea) from"
-                      " generate_series(1, 16384) j) from generate_series(1, 32) i")
+                      " generate_series(1, 16384) j) from generate_series(1, 64) i")
     is_status(world.snapshot("short"), 0, "a snapshot that is locked for seconds")
     world.server.psql("drop table junk")
     story.restart(lock_mode="governance")
