@@ -75,7 +75,8 @@ static int check_rights(const struct conf *conf, struct err *err)
         struct stat st;
         (void)snprintf(path, sizeof(path), "%s%s%s", directory, kinds[i][0] ? "/" : "", kinds[i]);
         if (stat(path, &st) < 0 ||
-            !((st.st_mode & S_IWOTH) || ((st.st_mode & S_IWGRP) && st.st_gid != 0)))
+            !((st.st_mode & S_IWOTH) || ((st.st_mode & S_IWGRP) && st.st_gid != 0) ||
+              ((st.st_mode & S_IWUSR) && st.st_uid != 0)))
             continue;
         (void)snprintf(text, sizeof(text),
                        "who is not root can write to '%s' (mode %04o), so can remove snapshots",

@@ -240,7 +240,9 @@ static int run(struct expire *expire, struct err *err)
         rc = phase(expire, "reading manifests", err);
     if (rc == 0) {
         rc = expire_reach_load(expire, &reach, err);
-        if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED)
+        /* By name one may go whatever it was that could not be read: a bad block, a permission. */
+        if (rc == -ERR_CORRUPT || rc == -ERR_REFUSED ||
+            (expire->wanted && (rc == -ERR_STORE || rc == -ERR_AUTH)))
             rc = go_on_blind(expire, err);
         else if (rc == 0)
             rc = withdraw(expire, err);

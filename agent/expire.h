@@ -67,24 +67,23 @@
  *
  * Every pair of steps of a writer, of a reader and of expire, and what proves it:
  *
- *     who sleeps, where             and expire meanwhile …         then                    test
- *     a writer before its manifest  removes the parent             fails, looks behind it  slept
- *     between look and record       removes the parent             its manifest counts     slept
- *     behind its record             removes the parent             the same                slept
- *     before manifest or record     takes it for dead              fails, finds the mark abandoned
- *     before its record             is about to mark it, sleeps    the record is found     woken
- *     before its record             sleeps, while another expire,  the mark stays          two
- * graces of a shorter grace, removes before its record             has removed its WAL fails, finds
- * the        wal 1 horizon before its record             has listed WAL, sleeps         the record
- * is found     wal 2 before its record             has looked, sleeps             withdraws itself
- * wal 3 a pin between the listing of pins and the mark               the mark is taken back  pinned
- *     a pin before its put          withdraws the snapshot         fails, the mark stays   late pin
- *     a reader before its mark      withdraws the snapshot         is told that it is gone reading
- * 1 a reader behind its mark      both phases                    everything stays        reading 2
- *     a reader is killed            both phases, in a week         it goes then            reading
- * 3 a reader before its mark      has listed WAL, sleeps         its mark is found       reading 4
- *     a restore before its mark     has looked, sleeps             fails, finds the        reading
- * 5 horizon
+ *   who sleeps, where            and expire meanwhile …      then                     test
+ *   a writer before its manifest removes the parent          fails, looks behind it   slept 1
+ *   between look and record      removes the parent          its manifest counts      slept 2
+ *   behind its record            removes the parent          the same                 slept 3
+ *   before manifest or record    takes it for dead           fails, finds the mark    abandoned
+ *   before its record            is about to mark it, sleeps the record is found      woken
+ *   before its record            sleeps; another one removes the mark stays           two graces
+ *   before its record            has removed its WAL         fails, finds the horizon wal 1
+ *   before its record            has listed WAL, sleeps      the record is found      wal 2
+ *   before its record            has looked, sleeps          withdraws itself         wal 3
+ *   a pin after pins are listed  marks the snapshot          the mark is taken back   pinned
+ *   a pin before its put         withdraws the snapshot      fails, the mark stays    late pin
+ *   a reader before its mark     withdraws the snapshot      is told that it is gone  reading 1
+ *   a reader behind its mark     both phases                 everything stays         reading 2
+ *   a reader is killed           both phases, in a week      it goes then             reading 3
+ *   a reader before its mark     has listed WAL, sleeps      its mark is found        reading 4
+ *   a restore before its mark    has looked, sleeps          fails, finds the horizon reading 5
  *
  * A writer that wakes between two steps of expire sees what it would have seen before the first or
  * behind the second: a listing of manifests that began before its put has that manifest or not; if

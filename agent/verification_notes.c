@@ -147,12 +147,12 @@ int verification_save(struct verification *own, const uint8_t *bitmap, size_t bi
     uint64_t *counts[6];
     list_counts(own, counts);
     (void)pthread_mutex_lock(&own->mutex);
-    json_t *position =
-        json_pack("{s:O,s:O,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:b,s:b}", "snapshots", own->snapshots,
-                  "gone", own->gone, "affected", json_deep_copy(own->affected), "unsure",
-                  json_deep_copy(own->unsure), "names", save_names(own), "at", (json_int_t)own->at,
-                  "volume", (json_int_t)own->volume, "seed", (json_int_t)own->seed, "damaged_count",
-                  (json_int_t)own->damaged_count, "corrupt", own->corrupt, "met", own->met);
+    json_t *position = json_pack(
+        "{s:O,s:o,s:o,s:o,s:o,s:I,s:I,s:I,s:I,s:b,s:b}", "snapshots", own->snapshots, "gone",
+        json_deep_copy(own->gone), "affected", json_deep_copy(own->affected), "unsure",
+        json_deep_copy(own->unsure), "names", save_names(own), "at", (json_int_t)own->at, "volume",
+        (json_int_t)own->volume, "seed", (json_int_t)own->seed, "damaged_count",
+        (json_int_t)own->damaged_count, "corrupt", own->corrupt, "met", own->met);
     for (size_t i = 0; i < ARRAY_LEN(counts); i++)
         (void)json_object_set_new(position, count_names[i],
                                   json_integer((json_int_t)total(own, i, counts[i])));
@@ -181,7 +181,7 @@ static int load_lists(struct verification *own, const json_t *position, struct e
     const char *name;
     json_t *entry;
     bool good = load_list(position, "snapshots", &own->snapshots) &&
-                load_list(position, "gone", &own->gone) &&
+                (!json_object_get(position, "gone") || load_list(position, "gone", &own->gone)) &&
                 load_list(position, "affected", &own->affected) &&
                 load_list(position, "unsure", &own->unsure) &&
                 load_list(own->job->journal, "damaged", &own->damaged);

@@ -300,6 +300,8 @@ int wal_object_store(const struct wal_archive *archive, const struct wal_object 
 {
     /* First a look: a server that crashed after a push offers the same segment again. */
     int rc = compare_with_archive(archive, object->name, &object->wal, err);
+    if (rc == 0) /* whoever pushed it may have died before its name was durable */
+        return store_flush_name(archive->store, object->name, err);
     if (rc == -ERR_MISSING)
         rc = store_put_absent(archive->store, object->name, object->bytes, object->len, err);
     if (rc == STORE_EXISTS)

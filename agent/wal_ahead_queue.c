@@ -146,30 +146,35 @@ static bool is_young(const struct wal_file_id *id)
     return id->changed_s * 1000 + id->changed_ns / 1000000 + TICK_MS > now_in_ms;
 }
 
-/* Of what is at work: no other file has begun before it. */
-static bool is_first(const struct ahead_queue *queue, const char *name)
+enum turn { TURN_NOW, TURN_LATER, TURN_NEVER };
+
+/* Until one file is stored, no other than the first of those at work may be. */
+static enum turn turn_of(const struct ahead_queue *queue, const char *name)
 {
+    bool first = true;
     for (size_t i = 0; i < queue->count; i++) {
         if (strcmp(queue->files[i].name, name) == 0)
-            return true;
-        if (queue->files[i].state == FILE_AT_WORK)
-            return false;
+            return queue->proven    ? TURN_NOW
+                   : queue->stopped ? TURN_NEVER
+                   : first          ? TURN_NOW
+                                    : TURN_LATER;
+        first = first && queue->files[i].state != FILE_AT_WORK;
     }
-    return false; /* a scan has dropped it: somebody else has pushed it */
+    return TURN_NEVER; /* a scan has dropped it: somebody else has pushed it */
 }
 
-/* Until one file is stored, no other than the first may be. False when it never may. */
+/* False when it may never be stored. */
 static bool wait_turn(struct ahead_queue *queue, const char *name)
 {
     (void)pthread_mutex_lock(&queue->lock);
     if (!queue->led)
         (void)pthread_cond_broadcast(&queue->moved);
     queue->led = true;
-    while (!queue->proven && !queue->stopped && !is_first(queue, name))
+    enum turn turn;
+    while ((turn = turn_of(queue, name)) == TURN_LATER)
         (void)pthread_cond_wait(&queue->moved, &queue->lock);
-    bool may = queue->proven || (!queue->stopped && is_first(queue, name));
     (void)pthread_mutex_unlock(&queue->lock);
-    return may;
+    return turn == TURN_NOW;
 }
 
 /* FILE_STORED, FILE_WAITING when it may not be, or FILE_FAILED with err. */

@@ -60,7 +60,7 @@ def test_plan(world):
                  "application_name=db2, slot db2\n +tried: the primary answers"):
         like(done.out, f"(?m)^{line}", f"the plan: {line}")
     unlike(done.out, "synchronous", "db2, for whom commits wait, will be there: no warning")
-    plan = json.loads(world.dry_run("--json").out)
+    plan = json.loads(world.dry_run("--json").out)["plan"]
     is_([m["connection"]["tried"] for m in plan["members"][1:]], ["yes"], "the same as JSON")
     is_([[v["device"] for v in m["volumes"]] for m in plan["members"]],
         [[m.volumes[0].device] for m in world.cluster.members], "with every device")
