@@ -9,6 +9,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import s3  # noqa: E402
+from faultproxy import Rule  # noqa: E402
 from s3_node import World, credentials_file  # noqa: E402
 from tm import *  # noqa: E402,F403
 
@@ -24,7 +25,11 @@ def test_killed(world, short):
     world.change(2)
     is_status(world.snapshot("t4"), 0, "snapshot t4")
     identity = identities(world)["t4"]
-    is_status(world.cli("expire", "--local", "t4", "--confirm", **short), 0, "t4 is withdrawn")
+    world.proxy.rules(Rule(f"^GET .*/volume/.*{identity}", "status", code=403))
+    done = world.cli("expire", "--local", "t4", "--confirm", **short)
+    is_status(done, "auth", "its manifest cannot be read")
+    ok("t4" not in world.tags(), "by its name it is withdrawn all the same")
+    world.proxy.rules()
     before, stops = set(world.place.keys_below()), 0
     for point in range(0, 100 if CAMPAIGN else 4):
         def ended():  # killed, or at its end; until then it is within its grace
@@ -46,7 +51,7 @@ def main():
     box = need_root() or Sandbox("s3expire")
     need_programs("tidemark", "tidemark-agent", "tidemark-wal", "tidemark-guardian")
     store = s3.ceph(box)
-    world = World(box, store, "expire", proxy=False)
+    world = World(box, store, "expire")
     world.node.encrypt()
     world.start()
     is_status(world.snapshot("t1"), 0, "snapshot t1")
