@@ -83,7 +83,7 @@ def test_wrong_target(story):
     like(done.err, same, "the hint: with another target")
     job = journal_of(node)["id"]
     done = node.cli("status")
-    is_status(done, "partial", "status")
+    is_status(done, "postgres", "status")
     like(done.err, rf"restore {job} stopped at step recovering: the server ended before the target",
          "says why")
     like(done.err, same, "and the same hint")

@@ -266,7 +266,7 @@ def test_full(story):
     write_some(story)
     after = take(story, "after-full")
     is_tracked(story, after, "the one after it")
-    ok(bytes_read(after) < bytes_read(record) // 5,
+    ok(bytes_read(after) < bytes_read(record) // 2,  # a segment of WAL or two are a fifth
        f"and reads {bytes_read(after) >> 10} KiB, not {bytes_read(record) >> 10}")
 
 
@@ -287,7 +287,7 @@ def test_lost_marks(story):
     take_lossy(story, "lossy")
     story.server.psql("update pgbench_accounts set abalance = abalance where aid % 500 = 0")
     story.server.psql("checkpoint")
-    is_tracked(story, take_lossy(story, "lost-marks"), "with lost marks")
+    is_tracked(story, take_lossy(story, "lost-marks"), "with lost marks", share=0.8)
     like("".join(tm.tail(log, 400) for log in glob.glob(story.node.state_dir + "/jobs/*/log")),
          "a TIDEMARK_TEST_ variable damages this snapshot on purpose", "and the log says so")
     found = story.compare("lost-marks")

@@ -142,7 +142,8 @@ def full(box, store):
          "and does not call it a server that does not archive")
     done = world.cli("check")
     is_status(done, "store", "a check, too")
-    like(done.out, r"FAILED archiving +archiving of .* fails: .*QuotaExceeded", "says why")
+    like(done.out, r"FAILED archiving +archiving of .* fails, last at .*: .*QuotaExceeded",
+         "says why")
     store.quota("small", 4 << 30)
     store.gateway.kill()  # it caches the quota
     store.gateway.start()
