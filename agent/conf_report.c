@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "agent/conf_table.h"
+#include "agent/conninfo.h"
 
 enum { VALUE_MAX = 4096, KEY_MAX = 2 * CONF_NAME_MAX };
 
@@ -25,6 +26,13 @@ static void add(json_t *report, const char *section, const char *name, const cha
 {
     char value[VALUE_MAX], full[KEY_MAX];
     option_format(option_find(section, key), base, value, sizeof(value));
+    if (strcmp(key, "connection") == 0 &&
+        value[0]) { /* passwords do not belong there, but may be */
+        char raw[VALUE_MAX];
+        memcpy(raw, value, sizeof(raw));
+        if (!conninfo_public(raw, value, sizeof(value)))
+            (void)snprintf(value, sizeof(value), "(cannot be read)");
+    }
     (void)snprintf(full, sizeof(full), "%s%s%s.%s", section, name[0] ? " " : "", name, key);
     (void)json_object_set_new(report, full, json_string(value));
 }

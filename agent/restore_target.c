@@ -127,10 +127,28 @@ static void choose_default(struct restore *restore, json_t *warnings)
                      "of the snapshot itself");
 }
 
+/* Without a recovery_target PostgreSQL ignores recovery_target_action and promotes at the end of
+ * the WAL ("recovery_target_action" in its documentation, validateRecoveryParameters()). */
+static int check_action(const struct restore *restore, struct err *err)
+{
+    bool ends = restore->target == TARGET_LATEST || restore->target == TARGET_SNAPSHOT;
+    if (!ends || restore->request.action == ACTION_PROMOTE)
+        return 0;
+    (void)err_set(err, ERR_REFUSED,
+                  "at the end of the %s there is no point to pause or to shut down at: PostgreSQL "
+                  "would promote itself",
+                  restore->target == TARGET_LATEST ? "WAL" : "snapshot's own WAL");
+    return err_hint(err,
+                    "choose the tag, a time, an LSN, a name or a transaction as the target; or "
+                    "--action=promote");
+}
+
 int restore_resolve_target(struct restore *restore, json_t *warnings, struct err *err)
 {
     choose_default(restore, warnings);
     int rc = check_value(restore, err);
+    if (rc == 0)
+        rc = check_action(restore, err);
     if (rc < 0)
         return rc;
     restore->target_timeline = restore->record.timeline;

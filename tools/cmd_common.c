@@ -44,6 +44,11 @@ static int check_same(const struct cmd *cmd, struct client *client, struct err *
     if (rc < 0)
         return rc;
     const char *file = json_str(version, "configuration_file");
+    if (!json_is_object(json_object_get(version, "configuration"))) {
+        log_warn("the agent is older than this program and does not tell its configuration: "
+                 "restart it");
+        return 0;
+    }
     if (is_same_file(cmd->conf.file, file) ||
         !conf_report_differs(ours, json_object_get(version, "configuration"), difference))
         return 0;

@@ -178,6 +178,9 @@ def test_other_configuration(box, agent, conf, sections):
                           ("another cluster", {"tidemark": {"cluster": "other"}}),
                           ("a volume", {"volume pgdata": {"mount": "/nonexistent"}})):
         is_status(named("other.conf", "list", **changes), "refused", f"{what} differs")
+    done = named("secret.conf", "list", postgresql={"connection": "host=/x password=open-sesame"})
+    is_status(done, "refused", "another server differs")
+    like(done.err, "postgresql.connection is host=/x there and not set", "without its password")
     is_status(named("same.conf", "list", tidemark={"lanes": 3}), 0, "another file, the same target")
     link = box.join("link.conf")
     os.symlink(conf, link)

@@ -336,6 +336,10 @@ def test_exclusive(story):
                       "--target-exclusive")
     story.refused("exclusive without a target", "usage", "needs --target-time",
                   "--target-exclusive")
+    for action in ("pause", "shutdown"):
+        story.refused(f"--action={action} at the WAL's end, where PostgreSQL promotes", "refused",
+                      r"no point to pause or to shut down at.*\nhint: choose the tag",
+                      "--target=latest", f"--action={action}")
 
 
 def test_wrong_targets(story):
