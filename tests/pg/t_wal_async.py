@@ -173,7 +173,7 @@ def test_kills(box):
             break
         killed += 1
     is_(wrong, [], f"killed at each of {killed} steps: every call ended well, and rightly")
-    ok(killed >= 2 * files, "steps of every file")
+    ok(killed >= files, "a step for each file, at least: a successor may end what is left")
     is_(len(a.stored()), files * (killed + 1), "nothing is missing")
     sockets = [x for x in os.listdir(os.path.join(a.data.path, "pg_wal/tidemark-spool"))]
     is_(len(sockets), 1, "a killed process leaves its socket")
